@@ -1,0 +1,326 @@
+// The table of contents of the mathematics: every operation the engine is made of, with its
+// formula, shapes and dtypes. One abstract `Ops`; `kernels/cpu` implements it for fp32 on the CPU.
+//
+// Symbols: B sequences, T positions, N = B*T rows, C channels, H query heads, G key/value heads
+// (H % G == 0, query head h reads key/value head h / (H/G)), D head dim, F MLP hidden size,
+// V vocabulary, K sink positions that are watched.
+//
+// Conventions
+// - Arguments travel in plain structs built by the caller with designated initialisers. A view
+//   whose `data` is null is an optional argument that was not given; "optional" marks those.
+// - "+=" outputs are accumulated into; every other output is overwritten, whatever it held.
+// - `real` tensors hold the compute dtype of the backend (fp32 on the CPU). Statistics are f32.
+// - Wrong shapes or dtypes throw std::invalid_argument naming the op and the tensor.
+// - Operations are enqueued on the stream of the Ops object; on the CPU they run at once.
+// - For a fixed thread count every operation is deterministic, bit for bit.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/tensor.h"
+
+namespace sinkscope {
+
+enum class NormKind : std::uint8_t { layernorm, rmsnorm };
+
+/// out[n,:] = wte[tokens[n],:] (+ wpe[n % T,:]).
+struct EmbeddingForward {
+  Tensor out;     // (N, C) real
+  Tensor tokens;  // (B, T) i32, each in [0, V)
+  Tensor wte;     // (V, C) real
+  Tensor wpe;     // optional (>= T, C) real, learned positions
+};
+
+/// dwte[tokens[n],:] += dout[n,:]; dwpe[t,:] += sum_b dout[b,t,:].
+struct EmbeddingBackward {
+  Tensor dout;    // (N, C) real
+  Tensor tokens;  // (B, T) i32
+  Tensor dwte;    // (V, C) +=
+  Tensor dwpe;    // optional (>= T, C) +=
+};
+
+/// Residual add and normalisation in one pass over a row x of `sum = x + delta` (or of x alone):
+/// layernorm: out = (s - mean) * rstd * weight + bias, rstd = 1/sqrt(mean((s-mean)^2) + eps)
+///   (Ba et al. 2016); rmsnorm: out = s * rstd * weight, rstd = 1/sqrt(mean(s^2) + eps)
+///   (Zhang and Sennrich 2019).
+struct NormForward {
+  NormKind kind = NormKind::rmsnorm;
+  Tensor x;       // (N, C) real
+  Tensor delta;   // optional (N, C) real, added to x first
+  Tensor sum;     // (N, C) real, output, given exactly when delta is; may alias x
+  Tensor weight;  // (C) real
+  Tensor bias;    // optional (C) real; layernorm only
+  float eps = 1e-5F;
+  Tensor out;   // (N, C) real
+  Tensor mean;  // (N) f32; layernorm only
+  Tensor rstd;  // (N) f32
+  Tensor l2;    // optional (N) f32: the Euclidean norm of each row of the sum
+};
+
+/// Gradient of NormForward with respect to the normalised row and the parameters.
+struct NormBackward {
+  NormKind kind = NormKind::rmsnorm;
+  Tensor x;       // (N, C) real: the row that was normalised (the sum)
+  Tensor dout;    // (N, C) real
+  Tensor weight;  // (C)
+  Tensor mean;    // (N) f32; layernorm only
+  Tensor rstd;    // (N) f32
+  Tensor dx;      // (N, C) +=, the gradient of the residual stream
+  Tensor dweight; // (C) +=
+  Tensor dbias;   // optional (C) +=
+};
+
+/// out = x weight^T + bias.
+struct LinearForward {
+  Tensor out;     // (N, O) real
+  Tensor x;       // (N, I) real
+  Tensor weight;  // (O, I) real
+  Tensor bias;    // optional (O) real
+};
+
+/// dx = dout weight (or dx += when `accumulate`); dweight += dout^T x; dbias += column sums of dout.
+struct LinearBackward {
+  Tensor dout;    // (N, O) real
+  Tensor x;       // (N, I) real; needed for dweight
+  Tensor weight;  // (O, I) real; needed for dx
+  Tensor dx;      // optional (N, I)
+  Tensor dweight; // optional (O, I) +=
+  Tensor dbias;   // optional (O) +=
+  bool accumulate = false;
+};
+
+/// Rotary position embedding, "rotate half" form as in Llama checkpoints of the transformers
+/// library (Su et al. 2021): pairs (d, d + D/2), angle t * theta^(-2d/D). In place on the first
+/// `heads` heads of every row (queries then keys; values come after and stay).
+struct Rope {
+  Tensor qkv;           // (B, T, heads_total, D) real, in and out
+  int heads = 0;        // H + G
+  double theta = 1e4;
+  bool inverse = false; // true: rotate by minus the angle, which is the backward pass
+};
+
+/// RMS normalisation of every query and key head vector, before rotary embedding (Qwen3's QK-norm):
+/// out = in * rstd * weight; values are copied.
+struct QkNormForward {
+  Tensor in;         // (B, T, H+2G, D) real
+  Tensor out;        // (B, T, H+2G, D) real, not aliasing `in`
+  int query_heads = 0;
+  int kv_heads = 0;
+  Tensor q_weight;   // (D)
+  Tensor k_weight;   // (D)
+  float eps = 1e-6F;
+  Tensor rstd;       // (B*T, H+G) f32
+};
+
+/// In place: `dqkv` holds the gradient of `out` and becomes the gradient of `in`.
+struct QkNormBackward {
+  Tensor in;         // (B, T, H+2G, D) real, as given to forward
+  Tensor dqkv;       // (B, T, H+2G, D) real, in and out
+  int query_heads = 0;
+  int kv_heads = 0;
+  Tensor q_weight;   // (D)
+  Tensor k_weight;   // (D)
+  Tensor rstd;       // (B*T, H+G) f32
+  Tensor dq_weight;  // (D) +=
+  Tensor dk_weight;  // (D) +=
+};
+
+/// Causal attention, online softmax, never a T x T matrix in memory:
+/// A[t,k] = exp(scale q_t.k_k - lse_t) for k <= t, out_t = sum_k A[t,k] v_k, scale = 1/sqrt(D).
+/// Sink scores (Gu et al., ICLR 2025), out of the same pass, for k < K:
+/// sink[b,h,k] = 1/(T-k) sum_{t>=k} A[t,k].
+struct AttentionForward {
+  Tensor qkv;   // (B, T, H+2G, D) real: queries, keys, values
+  int query_heads = 0;
+  int kv_heads = 0;
+  Tensor out;   // (B, T, H, D) real
+  Tensor lse;   // (B, H, T) f32, natural logarithm
+  Tensor sink;  // optional (B, H, K) f32, K <= T
+};
+
+/// Gradient of AttentionForward, recomputing A from lse block by block.
+struct AttentionBackward {
+  Tensor qkv;   // (B, T, H+2G, D) real
+  int query_heads = 0;
+  int kv_heads = 0;
+  Tensor out;   // (B, T, H, D) real
+  Tensor dout;  // (B, T, H, D) real
+  Tensor lse;   // (B, H, T) f32
+  Tensor dqkv;  // (B, T, H+2G, D) real
+};
+
+/// Everything about A that needs a second pass over the scores (probe passes only). Recomputes
+/// A from lse; means over queries t >= 1 unless said otherwise. T >= 2.
+struct AttentionStatistics {
+  Tensor qkv;           // (B, T, H+2G, D) real
+  int query_heads = 0;
+  int kv_heads = 0;
+  Tensor lse;           // (B, H, T) f32
+  Tensor sink;          // (B, H, K) f32: as in AttentionForward
+  Tensor first_mass;    // (B, H) f32: mean of A[t,0]
+  Tensor first_argmax;  // (B, H) f32: share of queries with A[t,0] >= every other A[t,k]
+  Tensor entropy;       // (B, H) f32: mean over all t of -sum_k A ln A, nats
+  Tensor key_mass;      // (B, H, T) f32: sum_t A[t,k]
+  Tensor cos_first;     // (B, H) f32: mean of cos(q_t, k_0)
+  Tensor cos_rest;      // (B, H) f32: mean over t >= 1 and 1 <= j <= t of cos(q_t, k_j)
+};
+
+/// GELU, tanh form (Hendrycks and Gimpel 2016): out = x/2 (1 + tanh(sqrt(2/pi)(x + 0.044715 x^3))).
+struct GeluForward {
+  Tensor x;    // (N, F) real
+  Tensor out;  // (N, F) real
+};
+
+struct GeluBackward {
+  Tensor x;     // (N, F) real
+  Tensor dout;  // (N, F) real
+  Tensor dx;    // (N, F) real, may alias dout
+};
+
+/// SwiGLU (Shazeer 2020): out = silu(gate) * up; gate is the first F columns, up the last F.
+struct SwigluForward {
+  Tensor gate_up;  // (N, 2F) real
+  Tensor out;      // (N, F) real
+};
+
+struct SwigluBackward {
+  Tensor gate_up;   // (N, 2F) real
+  Tensor dout;      // (N, F) real
+  Tensor dgate_up;  // (N, 2F) real
+};
+
+/// Softmax cross-entropy. losses[n] = logsumexp(logits[n,:]) - logits[n,targets[n]]; with
+/// `gradient`, logits are overwritten by scale * (softmax - onehot). A target of -1 is ignored:
+/// loss 0, gradient row 0.
+struct CrossEntropy {
+  Tensor logits;   // (N, V) real, in and out
+  Tensor targets;  // (N) i32, -1 or in [0, V)
+  Tensor losses;   // (N) f32
+  bool gradient = false;
+  float scale = 1.0F;  // of the gradient, e.g. 1 / number of targets
+};
+
+/// A named stretch of the flat parameter, gradient and optimizer arrays.
+struct Segment {
+  std::int64_t begin = 0;
+  std::int64_t size = 0;
+  bool decay = false;  // decoupled weight decay applies
+};
+
+/// sums[s] = sum of x[i]^2 over segment s, accumulated in f64 in a fixed order.
+struct SumOfSquares {
+  Tensor x;                           // (P) real
+  std::span<const Segment> segments;  // S of them
+  Tensor sums;                        // (S) f64
+};
+
+/// norm = sqrt(sum of sums), scale = min(1, max_norm / norm) (1 when max_norm <= 0).
+/// The scale of a non-finite norm is NaN.
+struct ClipScale {
+  Tensor sums;  // (S) f64
+  double max_norm = 0;
+  Tensor out;   // (2) f32: norm, scale
+};
+
+/// AdamW with decoupled decay (Loshchilov and Hutter 2019), g = scale * grad:
+/// m = beta1 m + (1-beta1) g; v = beta2 v + (1-beta2) g^2;
+/// p -= lr * (m/(1-beta1^t) / (sqrt(v/(1-beta2^t)) + eps) + decay*wd*p).
+/// Does nothing when the scale is not finite.
+struct AdamwStep {
+  Tensor param;                       // (P) f32
+  Tensor grad;                        // (P) real
+  Tensor m;                           // (P) f32
+  Tensor v;                           // (P) f32
+  std::span<const Segment> segments;
+  Tensor clip;                        // (2) f32 of ClipScale
+  double lr = 0;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0;
+  std::int64_t step = 1;              // t, from 1
+};
+
+/// out[n] = Euclidean norm of row n.
+struct RowL2 {
+  Tensor x;    // (N, C) real
+  Tensor out;  // (N) f32
+};
+
+/// Result of Ops::abs_statistics over all elements of a matrix.
+struct AbsStatistics {
+  double max = 0;             // max |x|
+  std::int64_t max_row = 0;   // first place of the maximum in row-major order
+  std::int64_t max_column = 0;
+  double median = 0;          // of |x|; the lower of the two middle ones for an even count
+};
+
+/// Frees what Ops::allocate returned.
+class Ops;
+struct BufferDeleter {
+  Ops* ops = nullptr;
+  void operator()(std::byte* data) const;
+};
+using Buffer = std::unique_ptr<std::byte[], BufferDeleter>;
+
+class Ops {
+ public:
+  virtual ~Ops() = default;
+
+  /// "cpu" and the compute dtype's name, the GEMM library and the thread count, for logs.
+  virtual std::string device_name() const = 0;
+  virtual std::string description() const = 0;
+  virtual DType compute_dtype() const = 0;
+
+  // Memory of the device. Buffers are aligned to at least 256 bytes and not initialised.
+  virtual Buffer allocate(std::size_t bytes) = 0;
+  virtual void copy_from_host(const Tensor& dst, const void* src) = 0;
+  virtual void copy_to_host(void* dst, const Tensor& src) = 0;
+  virtual void copy(const Tensor& dst, const Tensor& src) = 0;  // same dtype and size
+  virtual void zero(const Tensor& dst) = 0;
+  virtual void synchronize() = 0;
+
+  virtual void embedding_forward(const EmbeddingForward& args) = 0;
+  virtual void embedding_backward(const EmbeddingBackward& args) = 0;
+  virtual void norm_forward(const NormForward& args) = 0;
+  virtual void norm_backward(const NormBackward& args) = 0;
+  virtual void linear_forward(const LinearForward& args) = 0;
+  virtual void linear_backward(const LinearBackward& args) = 0;
+  virtual void rope(const Rope& args) = 0;
+  virtual void qk_norm_forward(const QkNormForward& args) = 0;
+  virtual void qk_norm_backward(const QkNormBackward& args) = 0;
+  virtual void attention_forward(const AttentionForward& args) = 0;
+  virtual void attention_backward(const AttentionBackward& args) = 0;
+  virtual void gelu_forward(const GeluForward& args) = 0;
+  virtual void gelu_backward(const GeluBackward& args) = 0;
+  virtual void swiglu_forward(const SwigluForward& args) = 0;
+  virtual void swiglu_backward(const SwigluBackward& args) = 0;
+  /// out = a + b, (N, C) each; `out` may alias either.
+  virtual void add(const Tensor& out, const Tensor& a, const Tensor& b) = 0;
+  virtual void cross_entropy(const CrossEntropy& args) = 0;
+  virtual void sum_of_squares(const SumOfSquares& args) = 0;
+  virtual void clip_scale(const ClipScale& args) = 0;
+  virtual void adamw_step(const AdamwStep& args) = 0;
+
+  // Probe passes only.
+  virtual void attention_statistics(const AttentionStatistics& args) = 0;
+  virtual void row_l2(const RowL2& args) = 0;
+  virtual AbsStatistics abs_statistics(const Tensor& x) = 0;  // (N, C), waits for the result
+
+ protected:
+  friend struct BufferDeleter;
+  virtual void release(std::byte* data) noexcept = 0;
+};
+
+/// The CPU backend: fp32, OpenMP, GEMM through OpenBLAS. `threads` 0 takes OpenMP's default.
+std::unique_ptr<Ops> make_cpu_ops(int threads = 0);
+
+/// Name and version of a backend's GEMM library and the cores it was tuned for, for `doctor`.
+std::string gemm_library_description();
+
+}  // namespace sinkscope
