@@ -1,0 +1,36 @@
+// The switches of a configuration. Their JSON names are in enums.cpp, one table an enum.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <utility>
+
+namespace sinkscope {
+
+enum class ModelPreset : std::uint8_t { gpt2, llama, qwen3 };
+enum class NormType : std::uint8_t { layernorm, rmsnorm };
+enum class PositionEncoding : std::uint8_t { learned, rope, none };
+enum class MlpType : std::uint8_t { gelu, swiglu };
+/// gpt2: normal(0, std), residual projections scaled by 1/sqrt(2L), positions std/2 (Radford et al.
+/// 2019); llama, qwen3: normal(0, std) everywhere, as their reference implementations do.
+enum class InitScheme : std::uint8_t { gpt2, llama };
+/// none: windows of the packed stream; sequence: one BOS at position 0 of every window; document:
+/// one BOS at each document start.
+enum class BosPolicy : std::uint8_t { none, sequence, document };
+enum class ScheduleType : std::uint8_t { cosine, linear, wsd, constant };
+enum class Device : std::uint8_t { automatic, cpu, cuda };
+
+/// The JSON names of an enum's values, in order.
+template <class Enum>
+std::span<const std::pair<Enum, std::string_view>> enum_names();
+
+/// The JSON name of a value, e.g. "rmsnorm"; `Device::automatic` is "auto".
+template <class Enum>
+std::string_view to_string(Enum value) {
+  for (const auto& [candidate, name] : enum_names<Enum>())
+    if (candidate == value) return name;
+  return "unknown";
+}
+
+}  // namespace sinkscope

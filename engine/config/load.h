@@ -1,0 +1,51 @@
+// From JSON files and `--set` overrides to a validated, resolved Config, and back.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+#include <span>
+#include <stdexcept>
+#include <string>
+
+#include "engine/config/config.h"
+
+namespace sinkscope {
+
+/// What is wrong with a configuration: file, key path, and what was expected.
+class ConfigError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// Reads `file`, applies `key=value` overrides in order (value: JSON, or a bare string), fills in
+/// the defaults of the preset and the derived sizes (kv_heads, head_dim, hidden), and validates.
+/// vocab_size and max_sequence_length may still be 0; see resolve_with_dataset.
+/// Throws ConfigError for unknown, duplicate or mistyped keys (with the nearest known key), values
+/// out of range, impossible combinations, nesting beyond 32, and files that cannot be read.
+Config load_config(const std::filesystem::path& file, std::span<const std::string> overrides = {});
+
+/// The same from JSON text; `origin` stands for the file in messages.
+Config parse_config(const std::string& text, const std::string& origin,
+                    std::span<const std::string> overrides = {});
+
+/// Takes vocab_size, bos_id and eos_id from the dataset where the config leaves them open, sets
+/// max_sequence_length, and checks that they fit. Throws ConfigError.
+void resolve_with_dataset(Config& config, std::int64_t vocab_size, std::int64_t bos_id, std::int64_t eos_id);
+
+/// Every field with its value, in declaration order (nlohmann::ordered_json).
+nlohmann::ordered_json to_json(const Config& config);
+nlohmann::ordered_json to_json(const ModelConfig& config);
+
+/// JSON Schema (2020-12) of a configuration file.
+nlohmann::ordered_json config_schema();
+
+/// The configuration reference as a Markdown table, for the README.
+std::string config_reference();
+
+/// The arms of an ablation: one config for each combination of the axes' values, named
+/// "<name>/<key>-<value>[,...]" with the run directory below output/<name>. All arms share every
+/// other field; when `data.bos` varies, `data.common_targets` becomes the varied policies.
+/// Throws ConfigError when there is no axis, or an arm is invalid.
+std::vector<Config> expand_ablation(const Config& config);
+
+}  // namespace sinkscope

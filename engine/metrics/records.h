@@ -1,0 +1,97 @@
+// What a run writes down: one record a line in metrics.jsonl, probes.jsonl and events.jsonl. These
+// structs are the one definition of the log formats; training writes them, compare, monitor and the
+// report read them.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace sinkscope {
+
+/// One training step (metrics.jsonl). Steps count from 1; `tokens` seen after it. Losses in nats.
+struct StepRecord {
+  std::int64_t step = 0;
+  std::int64_t tokens = 0;
+  double loss = 0;                 // mean over all targets of the step
+  double loss_common = 0;          // mean over the targets common to the ablation's BOS policies
+  std::optional<double> validation_loss;         // on evaluation steps
+  std::optional<double> validation_loss_common;
+  double learning_rate = 0;
+  double gradient_norm = 0;        // global, before clipping
+  double step_seconds = 0;
+  double tokens_per_second = 0;
+  // Per-step probes of the training batch; empty when probes are off.
+  std::vector<double> sink_score;           // [K] mean over sequences, layers, heads
+  std::vector<double> sink_rate;            // [K] share of (sequence, layer, head) above eps
+  std::vector<double> sink_score_layer;     // [L] of position 0
+  std::vector<double> residual_norm_first;  // [L+1] position 0, index 0 the embedding output
+  std::vector<double> residual_norm_rest;   // [L+1] mean over t >= 1
+  std::vector<double> gradient_norm_attention;  // [L]
+  std::vector<double> gradient_norm_mlp;        // [L]
+};
+
+/// One probe set of one probe pass (probes.jsonl); METRICS.md sections 1 and 2. Layer-major.
+/// Means over the set's sequences unless said otherwise.
+struct ProbeRecord {
+  std::int64_t step = 0;
+  std::int64_t tokens = 0;
+  std::string set;        // "natural", "natural_bos", "natural_short", "natural_short_bos", "random", "repeated"
+  std::int64_t length = 0;     // T
+  std::int64_t sequences = 0;
+  bool with_bos = false;
+  double loss = 0;
+  std::int64_t layers = 0, heads = 0, kv_heads = 0, positions = 0;
+  // Section 1.
+  std::vector<double> sink_score;        // [L*H*K] mean over sequences
+  std::vector<double> sink_rate;         // [K] over (sequence, layer, head)
+  std::vector<double> sink_rate_layer;   // [L*K]
+  std::vector<double> sink_rate_from;    // [K] over layers >= from_layer
+  std::vector<double> sink_excess;       // [K] (mean sink score / u_k)
+  std::int64_t dominant_position = 0;
+  std::vector<std::int64_t> dominant_position_layer;  // [L]
+  std::vector<double> first_token_mass;   // [L*H]
+  std::vector<double> first_token_argmax; // [L*H]
+  std::vector<double> entropy;            // [L*H]
+  std::vector<double> key_mass;           // [L*T] mean over sequences and heads
+  // Section 2. "h" index 0 is the embedding output, so L+1 rows.
+  std::vector<double> residual_norm;       // [(L+1)*K]
+  std::vector<double> residual_norm_rest;  // [L+1] mean over t >= K
+  std::vector<double> norm_ratio;          // [L+1] R of h^-1, h^0, ...
+  std::vector<double> attention_output_norm, attention_output_norm_rest;  // [L*K], [L]
+  std::vector<double> mlp_output_norm, mlp_output_norm_rest;              // [L*K], [L]
+  std::vector<double> mlp_amplification;   // [L] G
+  std::vector<double> key_norm_first, key_norm_rest;      // [L*G]: P0, mean over t >= 1
+  std::vector<double> value_norm_first, value_norm_rest;  // [L*G]
+  std::vector<double> cosine_first, cosine_rest;          // [L*H]
+  std::vector<double> massive_ratio;       // [L]
+  std::vector<std::int64_t> massive_position, massive_channel;  // [L]
+  std::vector<double> direction_stability, direction_stability_middle;  // [L]
+  // Section 3, from the norms above; absent when undefined.
+  std::optional<std::int64_t> step_up_layer;     // l*
+  std::optional<double> concentration;           // C2
+};
+
+/// Something that happened (events.jsonl): "start", "resume", "phase", "checkpoint", "warning",
+/// "sample", "end". `data` is JSON text of an object with the details.
+struct EventRecord {
+  std::int64_t step = 0;
+  std::int64_t tokens = 0;
+  std::string kind;
+  std::string message;
+  std::string data = "{}";
+};
+
+// JSON of a record. Non-finite numbers become the strings "NaN", "Infinity", "-Infinity", and are
+// read back from them, so that every line is valid JSON.
+nlohmann::ordered_json to_json(const StepRecord& record);
+nlohmann::ordered_json to_json(const ProbeRecord& record);
+nlohmann::ordered_json to_json(const EventRecord& record);
+// Throw std::runtime_error naming the key that is missing or has the wrong type.
+StepRecord step_record_from_json(const nlohmann::ordered_json& json);
+ProbeRecord probe_record_from_json(const nlohmann::ordered_json& json);
+EventRecord event_record_from_json(const nlohmann::ordered_json& json);
+
+}  // namespace sinkscope
