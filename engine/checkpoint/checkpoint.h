@@ -1,0 +1,65 @@
+// Checkpoints: a folder in Hugging Face layout (model.safetensors, config.json, tokenizer files)
+// with the optimizer and loop state beside it, written atomically and verified by hash.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/config/config.h"
+#include "engine/model/parameters.h"
+
+namespace sinkscope {
+
+/// What a training run saves. Arrays are flat in the layout's order, on the host.
+struct CheckpointData {
+  ModelConfig model;
+  std::int64_t step = 0;
+  std::int32_t bos_id = -1;
+  std::int32_t eos_id = -1;
+  std::span<const float> parameters;
+  std::span<const float> first_moment;    // AdamW m; may be empty (export only)
+  std::span<const float> second_moment;   // AdamW v
+  std::string state = "{}";               // JSON text of the loop's state
+  std::vector<std::filesystem::path> tokenizer_files;
+};
+
+/// Writes `checkpoints/step_XXXXXXXX` (8 digits or more): a temporary folder beside it, every file
+/// and the folder fsynced, manifest.json with the XXH3-128 and size of every file written last,
+/// then renamed. Then removes the oldest ones beyond `keep` (0: none). Returns the folder. Throws
+/// std::runtime_error naming the file; nothing that existed before is touched in that case.
+std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, const CheckpointData& data,
+                                      std::int64_t keep);
+
+/// The newest folder whose manifest verifies, or nothing. Folders that do not verify are reported
+/// in `rejected` as "folder: reason".
+std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& checkpoints,
+                                                       std::vector<std::string>* rejected = nullptr);
+
+/// Throws std::runtime_error naming the file that is missing, truncated or differs in hash.
+void verify_checkpoint(const std::filesystem::path& checkpoint);
+
+/// Reads parameters and, when the spans are not empty, the optimizer's moments back. Throws
+/// std::runtime_error naming file and tensor for anything missing, unexpected or of another shape.
+/// Returns the state JSON text.
+std::string load_checkpoint(const std::filesystem::path& checkpoint, const ModelConfig& model,
+                            std::span<float> parameters, std::span<float> first_moment,
+                            std::span<float> second_moment);
+
+/// Only model.safetensors and config.json (and tokenizer files): what `sinkscope export` writes.
+/// `config.json` is that of LlamaForCausalLM, GPT2LMHeadModel or Qwen3ForCausalLM; a model that
+/// none of them can express is refused with the field that stands in the way named.
+void export_hugging_face(const std::filesystem::path& folder, const CheckpointData& data);
+
+/// The ModelConfig of a Hugging Face folder (the three architectures above). Throws
+/// std::runtime_error naming config.json and the unsupported or missing key.
+ModelConfig model_config_from_hugging_face(const std::filesystem::path& folder);
+
+/// Parameters of a Hugging Face folder (model.safetensors, f32/bf16/f16; sharded with an index too)
+/// in the flat layout of `model`.
+void load_hugging_face(const std::filesystem::path& folder, const ModelConfig& model, std::span<float> parameters);
+
+}  // namespace sinkscope

@@ -1,0 +1,95 @@
+// A pre-norm decoder with explicit forward and backward passes, switched by its ModelConfig:
+//   h^-1 = wte[token] (+ wpe[t])
+//   m^l  = h^(l-1) + W_o attention(rope(qk_norm(W_qkv norm1(h^(l-1)))))
+//   h^l  = m^l + W_down act(W_up norm2(m^l))
+//   logits = W_head final_norm(h^(L-1))
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "engine/config/config.h"
+#include "engine/model/arena.h"
+#include "engine/model/parameters.h"
+#include "kernels/ops.h"
+
+namespace sinkscope {
+
+/// What a block computed, alive during ActivationObserver::block only. Rows are (B, T).
+struct BlockActivations {
+  std::int64_t layer = 0;
+  Tensor input;             // (B*T, C)  h^(l-1)
+  Tensor qkv;               // (B, T, H+2G, D) after QK-norm and rotary embedding
+  Tensor lse;               // (B, H, T) f32
+  Tensor attention_output;  // (B*T, C)  the attention sub-block's contribution
+  Tensor middle;            // (B*T, C)  m^l
+  Tensor mlp_output;        // (B*T, C)  the MLP's contribution
+  Tensor output;            // (B*T, C)  h^l
+};
+
+/// Looks at a forward pass; must not change anything it is shown.
+class ActivationObserver {
+ public:
+  virtual ~ActivationObserver() = default;
+  virtual void embedding(const Tensor& h) = 0;  // (B*T, C) h^-1
+  virtual void block(const BlockActivations& activations) = 0;
+};
+
+struct DecoderOptions {
+  std::int64_t max_sequences = 0;   // B
+  std::int64_t max_length = 0;      // T; any batch with B*T <= max_sequences * max_length, T <= max_length fits
+  std::int64_t sink_positions = 0;  // K of the per-step sink scores; 0: none
+  bool residual_norms = false;      // per-step norms of the residual stream
+  bool training = true;             // false: no gradients, no backward
+};
+
+/// The memory a decoder will take, before it takes it.
+struct MemoryLine {
+  std::string arena;   // "parameters", "gradients", "activations", "scratch", ...
+  std::string buffer;
+  std::size_t bytes = 0;
+};
+
+class Decoder {
+ public:
+  Decoder(Ops& ops, const ModelConfig& config, const DecoderOptions& options);
+  ~Decoder();
+  Decoder(Decoder&&) noexcept;
+
+  static std::vector<MemoryLine> memory_plan(const ModelConfig& config, const DecoderOptions& options,
+                                             DType compute_dtype);
+
+  const ModelConfig& config() const;
+  const ParameterLayout& layout() const;
+  Tensor parameters() const;                                 // (flat_size) real
+  Tensor gradients() const;                                  // (flat_size) real; training only
+  Tensor parameter(const ParameterSpec& spec) const;         // in its own shape
+  void zero_gradients();
+
+  /// Runs the blocks on inputs (B, T) given on the host. Throws std::invalid_argument when the
+  /// batch does not fit or a token is outside the vocabulary.
+  void forward(std::int64_t sequences, std::int64_t length, const std::int32_t* inputs,
+               ActivationObserver* observer = nullptr);
+
+  /// LM head and cross-entropy of the last forward, in chunks of rows. `targets` (B*T) on the host,
+  /// -1 ignored. Losses per target are written to `losses` (B*T, host). With `gradient_scale` > 0
+  /// also the head's backward, each target's gradient times gradient_scale.
+  void loss(const std::int32_t* targets, float* losses, float gradient_scale = 0.0F);
+
+  /// Backward through the blocks, after loss() with a gradient scale; gradients accumulate.
+  void backward();
+
+  /// Logits of one row of the last forward, (V) on the host: for sampling and checks.
+  void logits(std::int64_t row, float* out);
+
+  // Per-step statistics of the last forward (as DecoderOptions asked), copied to the host.
+  std::vector<float> sink_scores() const;     // (L, B, H, K)
+  std::vector<float> residual_norms() const;  // (L+1, B, T), index 0 the embedding output
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace sinkscope
