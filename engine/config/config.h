@@ -135,6 +135,10 @@ struct Config {
   CheckpointConfig checkpoint;
   LogConfig log;
   std::vector<AblationAxis> ablation;  // used by `sinkscope ablate` only
+  /// Dotted keys of the model whose values follow from the preset or from other sizes, not from the
+  /// file or an override. Not part of the JSON: an ablation that varies what they follow from
+  /// derives them anew for each arm.
+  std::vector<std::string> derived;
 };
 
 }  // namespace sinkscope

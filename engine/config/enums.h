@@ -25,6 +25,23 @@ enum class Device : std::uint8_t { automatic, cpu, cuda };
 template <class Enum>
 std::span<const std::pair<Enum, std::string_view>> enum_names();
 
+template <>
+std::span<const std::pair<ModelPreset, std::string_view>> enum_names<ModelPreset>();
+template <>
+std::span<const std::pair<NormType, std::string_view>> enum_names<NormType>();
+template <>
+std::span<const std::pair<PositionEncoding, std::string_view>> enum_names<PositionEncoding>();
+template <>
+std::span<const std::pair<MlpType, std::string_view>> enum_names<MlpType>();
+template <>
+std::span<const std::pair<InitScheme, std::string_view>> enum_names<InitScheme>();
+template <>
+std::span<const std::pair<BosPolicy, std::string_view>> enum_names<BosPolicy>();
+template <>
+std::span<const std::pair<ScheduleType, std::string_view>> enum_names<ScheduleType>();
+template <>
+std::span<const std::pair<Device, std::string_view>> enum_names<Device>();
+
 /// The JSON name of a value, e.g. "rmsnorm"; `Device::automatic` is "auto".
 template <class Enum>
 std::string_view to_string(Enum value) {

@@ -21,10 +21,11 @@ class ConfigError : public std::runtime_error {
 /// the defaults of the preset and the derived sizes (kv_heads, head_dim, hidden), and validates.
 /// vocab_size and max_sequence_length may still be 0; see resolve_with_dataset.
 /// Throws ConfigError for unknown, duplicate or mistyped keys (with the nearest known key), values
-/// out of range, impossible combinations, nesting beyond 32, and files that cannot be read.
+/// out of range, impossible combinations, nesting beyond 32, files that cannot be read, and a config
+/// that names neither data.path nor data.train.
 Config load_config(const std::filesystem::path& file, std::span<const std::string> overrides = {});
 
-/// The same from JSON text; `origin` stands for the file in messages.
+/// The same from JSON text, but a config without data is fine; `origin` stands for the file in messages.
 Config parse_config(const std::string& text, const std::string& origin,
                     std::span<const std::string> overrides = {});
 
@@ -43,9 +44,12 @@ nlohmann::ordered_json config_schema();
 std::string config_reference();
 
 /// The arms of an ablation: one config for each combination of the axes' values, named
-/// "<name>/<key>-<value>[,...]" with the run directory below output/<name>. All arms share every
-/// other field; when `data.bos` varies, `data.common_targets` becomes the varied policies.
-/// Throws ConfigError when there is no axis, or an arm is invalid.
+/// "<name>/<key>-<value>[,...]" with the run directory below output/<name>; the first axis varies
+/// slowest. The key is the last part of the dotted one ("bos-none"), all of it where two axes share
+/// that part; values that make no file name count from 1 ("train-1"). All arms share every other
+/// field; when `data.bos` varies, `data.common_targets` becomes the varied policies.
+/// For a config as loaded, before resolve_with_dataset. Throws ConfigError when there is no axis,
+/// there are more than 1000 arms, or an arm is invalid.
 std::vector<Config> expand_ablation(const Config& config);
 
 }  // namespace sinkscope

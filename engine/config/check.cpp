@@ -1,0 +1,287 @@
+// What a value must be for its field, and the messages when it is not.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "engine/config/json_text.h"
+#include "engine/config/load.h"
+#include "engine/config/spec.h"
+
+namespace sinkscope {
+namespace {
+
+constexpr std::size_t kMaxSuggestions = 3;
+
+/// Insertions, deletions, substitutions and swaps of neighbours that turn one word into the other
+/// (optimal string alignment).
+std::size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<std::size_t> before(b.size() + 1), previous(b.size() + 1), current(b.size() + 1);
+  std::iota(previous.begin(), previous.end(), std::size_t{0});
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    current[0] = i;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      current[j] = std::min({previous[j] + 1, current[j - 1] + 1, previous[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+        current[j] = std::min(current[j], before[j - 2] + 1);
+    }
+    before.swap(previous);
+    previous.swap(current);
+  }
+  return previous[b.size()];
+}
+
+/// Whether one may have been meant by the other: at most a third of its letters differ.
+bool is_near(const std::string& typed, const std::string& known) {
+  if (typed.size() > 2 * known.size() + 2) return false;
+  return edit_distance(typed, known) <= std::max<std::size_t>(1, known.size() / 3);
+}
+
+std::string nearest(const std::string& typed, const std::vector<std::string>& known) {
+  std::string best;
+  std::size_t best_distance = 0;
+  for (const std::string& candidate : known) {
+    if (!is_near(typed, candidate)) continue;
+    const std::size_t distance = edit_distance(typed, candidate);
+    if (best.empty() || distance < best_distance) {
+      best = candidate;
+      best_distance = distance;
+    }
+  }
+  return best;
+}
+
+void collect_all(const FieldSpec& spec, std::vector<const FieldSpec*>& all) {
+  for (const FieldSpec& child : spec.children) {
+    all.push_back(&child);
+    collect_all(child, all);
+  }
+}
+
+std::string either(const std::vector<std::string>& options) {
+  std::string text;
+  for (std::size_t i = 0; i < options.size(); ++i)
+    text += (i == 0 ? "" : i + 1 == options.size() ? " or " : ", ") + in_quotes(options[i]);
+  return text;
+}
+
+/// The fields that a mistyped path may have meant: the same key elsewhere, else the nearest key
+/// beside it, else the nearest keys anywhere.
+std::vector<std::string> suggestions(const std::string& path) {
+  std::vector<const FieldSpec*> all;
+  collect_all(config_spec(), all);
+  const std::size_t dot = path.rfind('.');
+  const std::string key = dot == std::string::npos ? path : path.substr(dot + 1);
+  const std::string parent = dot == std::string::npos ? "" : path.substr(0, dot);
+
+  std::vector<std::string> found;
+  for (const FieldSpec* spec : all)
+    if (spec->key == key) found.push_back(spec->path);
+  if (!found.empty() && found.size() <= kMaxSuggestions) return found;
+
+  const FieldSpec* section = parent.empty() ? &config_spec() : find_spec(parent);
+  if (section != nullptr) {
+    std::vector<std::string> siblings;
+    for (const FieldSpec& child : section->children) siblings.push_back(child.key);
+    const std::string sibling = nearest(key, siblings);
+    if (!sibling.empty()) return {join_path(parent, sibling)};
+  }
+  if (!found.empty()) return {found.begin(), found.begin() + kMaxSuggestions};
+
+  std::vector<std::string> keys;
+  for (const FieldSpec* spec : all) keys.push_back(spec->key);
+  const std::string elsewhere = nearest(key, keys);
+  for (const FieldSpec* spec : all)
+    if (!elsewhere.empty() && spec->key == elsewhere && found.size() < kMaxSuggestions) found.push_back(spec->path);
+  return found;
+}
+
+[[noreturn]] void fail(const std::string& origin, const std::string& path, const std::string& expected,
+                       const Json& found, const std::string& hint = {}) {
+  throw ConfigError(origin + ": " + (path.empty() ? "" : path + ": ") + "expected " + expected + ", found " +
+                    describe_value(found) + hint);
+}
+
+bool is_name(const std::string& text) {
+  const auto starts = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+  };
+  bool at_start = true;
+  for (const char c : text) {
+    if (c == '/' && !at_start) {
+      at_start = true;
+    } else if (starts(c) || (!at_start && std::string_view(".,=+-").find(c) != std::string_view::npos)) {
+      at_start = false;
+    } else {
+      return false;
+    }
+  }
+  return !at_start;
+}
+
+bool fits(const std::string& text, TextForm form) {
+  if (!is_valid_utf8(text)) return false;
+  switch (form) {
+    case TextForm::any: return true;
+    case TextForm::path: return text.find('\0') == std::string::npos;
+    case TextForm::required: return !text.empty() && text.find('\0') == std::string::npos;
+    case TextForm::name: return is_name(text);
+  }
+  return false;
+}
+
+void check_choice(const FieldSpec& spec, const std::string& expected, const Json& value, const std::string& origin,
+                  const std::string& path) {
+  if (!value.is_string()) fail(origin, path, expected, value);
+  const auto& text = value.get_ref<const std::string&>();
+  if (std::find(spec.choices.begin(), spec.choices.end(), text) != spec.choices.end()) return;
+  const std::string meant = nearest(text, spec.choices);
+  fail(origin, path, expected, value, meant.empty() ? "" : "; did you mean " + in_quotes(meant) + "?");
+}
+
+void check_list(const FieldSpec& spec, const Json& value, const std::string& origin, const std::string& path) {
+  if (!value.is_array()) fail(origin, path, describe_expected(spec), value);
+  if (spec.list.nonempty_and_unique && value.empty()) fail(origin, path, describe_expected(spec), value);
+  for (std::size_t i = 0; i < value.size(); ++i) {
+    const std::string item_path = path + "[" + std::to_string(i) + "]";
+    if (spec.kind == FieldKind::choice_list) {
+      check_choice(spec, "one of " + either(spec.choices), value[i], origin, item_path);
+    } else if (!value[i].is_string() || !fits(value[i].get_ref<const std::string&>(), TextForm::required)) {
+      fail(origin, item_path, "a file name", value[i]);
+    }
+    const auto here = value.begin() + static_cast<std::ptrdiff_t>(i);
+    if (spec.list.nonempty_and_unique && std::find(value.begin(), here, value[i]) != here)
+      throw ConfigError(origin + ": " + item_path + ": " + describe_value(value[i]) + " is listed twice");
+  }
+}
+
+void check_axes(const FieldSpec& spec, const Json& value, const std::string& origin, const std::string& path) {
+  if (!value.is_object()) fail(origin, path, describe_expected(spec), value);
+  for (const auto& [key, values] : value.items()) {
+    const std::string axis_path = join_path(path, key);
+    const FieldSpec* varied = find_spec(key);
+    if (varied == nullptr) {
+      const std::vector<std::string> meant = suggestions(key);
+      throw ConfigError(origin + ": " + path + ": unknown key " + in_quotes(key) +
+                        (meant.empty() ? "" : "; did you mean " + either(meant) + "?"));
+    }
+    if (!can_vary(*varied))
+      throw ConfigError(origin + ": " + path + ": " + in_quotes(key) + " cannot be varied; name one field, not " +
+                        (varied->kind == FieldKind::section ? "a section of them" : "the run's own place"));
+    if (!values.is_array() || values.empty())
+      fail(origin, axis_path, "a list of one value or more, each " + describe_expected(*varied), values);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const std::string item_path = axis_path + "[" + std::to_string(i) + "]";
+      check_value(*varied, values[i], origin, item_path);
+      const auto here = values.begin() + static_cast<std::ptrdiff_t>(i);
+      if (std::find(values.begin(), here, values[i]) != here)
+        throw ConfigError(origin + ": " + item_path + ": " + describe_value(values[i]) + " is listed twice");
+    }
+  }
+}
+
+bool within(double value, const NumberLimits& limits) {
+  if (!std::isfinite(value)) return false;
+  if (limits.above ? value <= limits.minimum : value < limits.minimum) return false;
+  return limits.below ? value < limits.maximum : value <= limits.maximum;
+}
+
+std::string number_text(double value) {
+  if (value == std::floor(value) && std::abs(value) < 1e15) return std::to_string(static_cast<std::int64_t>(value));
+  return Json(value).dump();
+}
+
+}  // namespace
+
+std::string describe_expected(const FieldSpec& spec) {
+  switch (spec.kind) {
+    case FieldKind::section: return "an object";
+    case FieldKind::integer:
+      return "an integer " + (spec.integers.maximum == std::numeric_limits<std::int64_t>::max()
+                                  ? "of at least " + std::to_string(spec.integers.minimum)
+                                  : "from " + std::to_string(spec.integers.minimum) + " to " +
+                                        std::to_string(spec.integers.maximum));
+    case FieldKind::number: {
+      std::string text = std::string("a number ") + (spec.numbers.above ? "above " : "of at least ") +
+                         number_text(spec.numbers.minimum);
+      if (std::isfinite(spec.numbers.maximum))
+        text += (spec.numbers.below ? " and below " : " and at most ") + number_text(spec.numbers.maximum);
+      return text;
+    }
+    case FieldKind::boolean: return "true or false";
+    case FieldKind::text:
+      switch (spec.text.form) {
+        case TextForm::any: return "a string";
+        case TextForm::path: return "a string that is a path";
+        case TextForm::required: return "a string that is a path and not empty";
+        case TextForm::name:
+          return "a string of letters, digits and \"_.,=+-\" in parts separated by \"/\", each beginning with a "
+                 "letter, digit or \"_\"";
+      }
+      return "a string";
+    case FieldKind::choice: return "one of " + either(spec.choices);
+    case FieldKind::text_list: return "a list of file names";
+    case FieldKind::choice_list: return "a list of one or more of " + either(spec.choices);
+    case FieldKind::axes: return "an object of dotted keys, each with a list of values";
+  }
+  return "a value";
+}
+
+void check_value(const FieldSpec& spec, const Json& value, const std::string& origin, const std::string& path) {
+  switch (spec.kind) {
+    case FieldKind::section:
+      if (!value.is_object()) fail(origin, path, describe_expected(spec), value);
+      for (const auto& [key, item] : value.items()) {
+        const std::string item_path = join_path(path, key);
+        if (path.empty() && key == "$schema") {
+          if (!item.is_string()) fail(origin, item_path, "a string", item);
+          continue;
+        }
+        const FieldSpec* child = spec.child(key);
+        if (child == nullptr && find_spec(item_path) != nullptr)
+          throw ConfigError(origin + ": " + in_quotes(item_path) + " must be nested, one object for each part before a dot");
+        if (child == nullptr) throw_unknown_key(item_path, origin);
+        check_value(*child, item, origin, item_path);
+      }
+      return;
+    case FieldKind::integer:
+      if (!value.is_number_integer() || value.get<std::int64_t>() < spec.integers.minimum ||
+          value.get<std::int64_t>() > spec.integers.maximum)
+        fail(origin, path, describe_expected(spec), value);
+      return;
+    case FieldKind::number:
+      if (!value.is_number() || !within(value.get<double>(), spec.numbers))
+        fail(origin, path, describe_expected(spec), value);
+      return;
+    case FieldKind::boolean:
+      if (!value.is_boolean()) fail(origin, path, describe_expected(spec), value);
+      return;
+    case FieldKind::text:
+      if (!value.is_string() || !fits(value.get_ref<const std::string&>(), spec.text.form))
+        fail(origin, path, describe_expected(spec), value,
+             value.is_string() && !is_valid_utf8(value.get_ref<const std::string&>()) ? ", which is not UTF-8" : "");
+      return;
+    case FieldKind::choice: check_choice(spec, describe_expected(spec), value, origin, path); return;
+    case FieldKind::text_list:
+    case FieldKind::choice_list: check_list(spec, value, origin, path); return;
+    case FieldKind::axes: check_axes(spec, value, origin, path); return;
+  }
+}
+
+void throw_unknown_key(const std::string& path, const std::string& origin) {
+  const std::vector<std::string> meant = suggestions(path);
+  std::string message = origin + ": unknown key " + in_quotes(path);
+  if (!meant.empty()) {
+    message += "; did you mean " + either(meant) + "?";
+  } else {
+    const std::size_t dot = path.rfind('.');
+    const FieldSpec* section = dot == std::string::npos ? &config_spec() : find_spec(path.substr(0, dot));
+    if (section != nullptr && !section->children.empty()) {
+      message += "; known here are ";
+      for (std::size_t i = 0; i < section->children.size(); ++i)
+        message += (i == 0 ? "" : ", ") + section->children[i].key;
+    }
+  }
+  throw ConfigError(message);
+}
+
+}  // namespace sinkscope

@@ -1,0 +1,62 @@
+#include "engine/config/enums.h"
+
+#include <array>
+
+namespace sinkscope {
+namespace {
+
+template <class Enum, std::size_t N>
+using Names = std::array<std::pair<Enum, std::string_view>, N>;
+
+constexpr Names<ModelPreset, 3> kModelPresets{{
+    {ModelPreset::gpt2, "gpt2"}, {ModelPreset::llama, "llama"}, {ModelPreset::qwen3, "qwen3"}}};
+constexpr Names<NormType, 2> kNormTypes{{{NormType::layernorm, "layernorm"}, {NormType::rmsnorm, "rmsnorm"}}};
+constexpr Names<PositionEncoding, 3> kPositionEncodings{{{PositionEncoding::learned, "learned"},
+                                                         {PositionEncoding::rope, "rope"},
+                                                         {PositionEncoding::none, "none"}}};
+constexpr Names<MlpType, 2> kMlpTypes{{{MlpType::gelu, "gelu"}, {MlpType::swiglu, "swiglu"}}};
+constexpr Names<InitScheme, 2> kInitSchemes{{{InitScheme::gpt2, "gpt2"}, {InitScheme::llama, "llama"}}};
+constexpr Names<BosPolicy, 3> kBosPolicies{{
+    {BosPolicy::none, "none"}, {BosPolicy::sequence, "sequence"}, {BosPolicy::document, "document"}}};
+constexpr Names<ScheduleType, 4> kScheduleTypes{{{ScheduleType::cosine, "cosine"},
+                                                 {ScheduleType::linear, "linear"},
+                                                 {ScheduleType::wsd, "wsd"},
+                                                 {ScheduleType::constant, "constant"}}};
+constexpr Names<Device, 3> kDevices{{{Device::automatic, "auto"}, {Device::cpu, "cpu"}, {Device::cuda, "cuda"}}};
+
+}  // namespace
+
+template <>
+std::span<const std::pair<ModelPreset, std::string_view>> enum_names<ModelPreset>() {
+  return kModelPresets;
+}
+template <>
+std::span<const std::pair<NormType, std::string_view>> enum_names<NormType>() {
+  return kNormTypes;
+}
+template <>
+std::span<const std::pair<PositionEncoding, std::string_view>> enum_names<PositionEncoding>() {
+  return kPositionEncodings;
+}
+template <>
+std::span<const std::pair<MlpType, std::string_view>> enum_names<MlpType>() {
+  return kMlpTypes;
+}
+template <>
+std::span<const std::pair<InitScheme, std::string_view>> enum_names<InitScheme>() {
+  return kInitSchemes;
+}
+template <>
+std::span<const std::pair<BosPolicy, std::string_view>> enum_names<BosPolicy>() {
+  return kBosPolicies;
+}
+template <>
+std::span<const std::pair<ScheduleType, std::string_view>> enum_names<ScheduleType>() {
+  return kScheduleTypes;
+}
+template <>
+std::span<const std::pair<Device, std::string_view>> enum_names<Device>() {
+  return kDevices;
+}
+
+}  // namespace sinkscope
