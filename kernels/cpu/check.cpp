@@ -1,0 +1,83 @@
+#include "kernels/cpu/check.h"
+
+#include <limits>
+#include <stdexcept>
+
+namespace sinkscope {
+namespace {
+
+std::string expected(DType dtype, std::initializer_list<std::int64_t> extents) {
+  std::string out = "(";
+  for (const std::int64_t extent : extents) {
+    if (out.size() > 1) out += ", ";
+    out += std::to_string(extent);
+  }
+  return out + ") " + name_of(dtype);
+}
+
+bool has_shape(const Tensor& tensor, DType dtype, std::initializer_list<std::int64_t> extents) {
+  if (tensor.dtype != dtype || tensor.rank != static_cast<int>(extents.size())) return false;
+  int i = 0;
+  for (const std::int64_t extent : extents)
+    if (tensor.extent(i++) != extent) return false;
+  return true;
+}
+
+}  // namespace
+
+void Check::fail(const char* name, const std::string& message) const {
+  throw std::invalid_argument(std::string(op_) + ": " + name + " " + message);
+}
+
+void Check::rank(const char* name, const Tensor& tensor, DType dtype, int rank) const {
+  if (!tensor) fail(name, "is not given");
+  if (tensor.dtype != dtype || tensor.rank != rank)
+    fail(name, "is " + describe(tensor) + ", expected " + std::to_string(rank) + " dimensions of " + name_of(dtype));
+}
+
+void Check::shape(const char* name, const Tensor& tensor, DType dtype,
+                  std::initializer_list<std::int64_t> extents) const {
+  if (!tensor) fail(name, "is not given, expected " + expected(dtype, extents));
+  optional_shape(name, tensor, dtype, extents);
+}
+
+void Check::optional_shape(const char* name, const Tensor& tensor, DType dtype,
+                           std::initializer_list<std::int64_t> extents) const {
+  if (tensor && !has_shape(tensor, dtype, extents))
+    fail(name, "is " + describe(tensor) + ", expected " + expected(dtype, extents));
+}
+
+void Check::indices(const char* name, const Tensor& tensor, std::int64_t limit, const char* limit_name,
+                    bool ignore) const {
+  const auto* values = tensor.as<std::int32_t>();
+  const std::int64_t lowest = ignore ? -1 : 0;
+  for (std::int64_t i = 0; i < tensor.size(); ++i) {
+    if (values[i] >= lowest && values[i] < limit) continue;
+    fail(name, "holds " + std::to_string(values[i]) + " at index " + std::to_string(i) + ", expected " +
+                   (ignore ? "-1 or " : "") + "a value in [0, " + limit_name + " = " + std::to_string(limit) + ")");
+  }
+}
+
+int Check::blas_int(const char* name, std::int64_t value) const {
+  if (value > std::numeric_limits<int>::max()) fail(name, "has an extent of " + std::to_string(value) + ", over 2^31 - 1");
+  return static_cast<int>(value);
+}
+
+AttentionExtents check_attention(const Check& check, const char* name, const Tensor& qkv, int query_heads,
+                                 int kv_heads) {
+  check.rank(name, qkv, DType::f32, 4);
+  check.that(query_heads > 0 && kv_heads > 0 && query_heads % kv_heads == 0, name,
+             "has " + std::to_string(query_heads) + " query heads, not a positive multiple of its " +
+                 std::to_string(kv_heads) + " key/value heads");
+  AttentionExtents extents;
+  extents.sequences = qkv.extent(0);
+  extents.length = qkv.extent(1);
+  extents.query_heads = query_heads;
+  extents.kv_heads = kv_heads;
+  extents.head_dim = qkv.extent(3);
+  check.that(extents.head_dim > 0, name, "is " + describe(qkv) + ", expected a head dimension over 0");
+  check.shape(name, qkv, DType::f32, {extents.sequences, extents.length, extents.row_heads(), extents.head_dim});
+  return extents;
+}
+
+}  // namespace sinkscope

@@ -1,0 +1,61 @@
+// Argument checks of the CPU backend. Every failure is a std::invalid_argument whose message starts
+// with the operation and names the tensor: "norm_forward: x is (2, 3) f32, expected (4, 3) f32".
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+
+#include "kernels/tensor.h"
+
+namespace sinkscope {
+
+class Check {
+ public:
+  explicit Check(const char* op) : op_(op) {}
+
+  /// The tensor is given, of this dtype and this many dimensions.
+  void rank(const char* name, const Tensor& tensor, DType dtype, int rank) const;
+  /// The tensor is given, of this dtype and exactly these extents.
+  void shape(const char* name, const Tensor& tensor, DType dtype, std::initializer_list<std::int64_t> extents) const;
+  /// As shape(), unless the tensor was not given.
+  void optional_shape(const char* name, const Tensor& tensor, DType dtype,
+                      std::initializer_list<std::int64_t> extents) const;
+  /// Throws "op: name message" unless `condition` holds.
+  void that(bool condition, const char* name, const std::string& message) const {
+    if (!condition) fail(name, message);
+  }
+  [[noreturn]] void fail(const char* name, const std::string& message) const;
+
+  /// Every element of the i32 tensor is in [0, limit), or equal to -1 when `ignore` is set; the
+  /// message names the first other index and its value.
+  void indices(const char* name, const Tensor& tensor, std::int64_t limit, const char* limit_name, bool ignore) const;
+
+  /// The value as the int that BLAS takes.
+  int blas_int(const char* name, std::int64_t value) const;
+
+ private:
+  const char* op_;
+};
+
+/// Extents of grouped-query attention, checked: qkv is (B, T, H+2G, D) f32, H % G == 0.
+struct AttentionExtents {
+  std::int64_t sequences = 0;    // B
+  std::int64_t length = 0;       // T
+  std::int64_t query_heads = 0;  // H
+  std::int64_t kv_heads = 0;     // G
+  std::int64_t head_dim = 0;     // D
+
+  std::int64_t group() const { return query_heads / kv_heads; }
+  std::int64_t row_heads() const { return query_heads + 2 * kv_heads; }
+  std::int64_t row_stride() const { return row_heads() * head_dim; }
+  /// Offset of the vector of `head` (of H+2G) at position t of sequence b.
+  std::int64_t offset(std::int64_t b, std::int64_t t, std::int64_t head) const {
+    return ((b * length + t) * row_heads() + head) * head_dim;
+  }
+};
+
+AttentionExtents check_attention(const Check& check, const char* name, const Tensor& qkv, int query_heads,
+                                 int kv_heads);
+
+}  // namespace sinkscope

@@ -1,0 +1,82 @@
+// The fp32 CPU backend: reference and product at once. One .cpp file per family of operations.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu/workspace.h"
+#include "kernels/ops.h"
+
+namespace sinkscope {
+
+class CpuOps final : public Ops {
+ public:
+  /// `threads` 0: OpenMP's default (OMP_NUM_THREADS or the processors). Throws
+  /// std::invalid_argument when negative.
+  explicit CpuOps(int threads);
+
+  std::string device_name() const override;
+  std::string description() const override;
+  DType compute_dtype() const override { return DType::f32; }
+
+  Buffer allocate(std::size_t bytes) override;
+  void copy_from_host(const Tensor& dst, const void* src) override;
+  void copy_to_host(void* dst, const Tensor& src) override;
+  void copy(const Tensor& dst, const Tensor& src) override;
+  void zero(const Tensor& dst) override;
+  void synchronize() override {}
+
+  void embedding_forward(const EmbeddingForward& args) override;
+  void embedding_backward(const EmbeddingBackward& args) override;
+  void norm_forward(const NormForward& args) override;
+  void norm_backward(const NormBackward& args) override;
+  void linear_forward(const LinearForward& args) override;
+  void linear_backward(const LinearBackward& args) override;
+  void rope(const Rope& args) override;
+  void qk_norm_forward(const QkNormForward& args) override;
+  void qk_norm_backward(const QkNormBackward& args) override;
+  void attention_forward(const AttentionForward& args) override;
+  void attention_backward(const AttentionBackward& args) override;
+  void gelu_forward(const GeluForward& args) override;
+  void gelu_backward(const GeluBackward& args) override;
+  void swiglu_forward(const SwigluForward& args) override;
+  void swiglu_backward(const SwigluBackward& args) override;
+  void add(const Tensor& out, const Tensor& a, const Tensor& b) override;
+  void cross_entropy(const CrossEntropy& args) override;
+  void sum_of_squares(const SumOfSquares& args) override;
+  void clip_scale(const ClipScale& args) override;
+  void adamw_step(const AdamwStep& args) override;
+
+  void attention_statistics(const AttentionStatistics& args) override;
+  void row_l2(const RowL2& args) override;
+  AbsStatistics abs_statistics(const Tensor& x) override;
+
+ private:
+  void release(std::byte* data) noexcept override;
+
+  /// Part of a segment that one thread works on: optimizer.cpp.
+  struct SegmentPart {
+    std::int64_t segment = 0;
+    std::int64_t begin = 0;
+    std::int64_t end = 0;
+  };
+  void cut_segments(const char* op, std::span<const Segment> segments, std::int64_t size);
+
+  /// cos and sin of t * theta^(-2d/D), (length, D/2) each: rope.cpp.
+  struct RotaryTable {
+    double theta = 0;
+    std::int64_t half = 0;
+    std::int64_t length = 0;
+    std::vector<float> cosine;
+    std::vector<float> sine;
+  };
+  const RotaryTable& rotary_table(double theta, std::int64_t half, std::int64_t length);
+
+  int threads_ = 1;
+  Workspace workspace_;
+  std::vector<SegmentPart> segment_parts_;
+  std::vector<RotaryTable> rotary_tables_;
+};
+
+}  // namespace sinkscope

@@ -1,0 +1,100 @@
+#include <cblas.h>
+#include <omp.h>
+
+#include "kernels/cpu/check.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/parallel.h"
+#include "kernels/cpu/workspace.h"
+
+namespace sinkscope {
+namespace {
+
+/// OpenBLAS takes its thread count from the calling thread's OpenMP setting.
+void set_gemm_threads(int threads) {
+  if (omp_get_max_threads() != threads) omp_set_num_threads(threads);
+}
+
+}  // namespace
+
+void CpuOps::linear_forward(const LinearForward& args) {
+  const Check check("linear_forward");
+  check.rank("x", args.x, DType::f32, 2);
+  check.rank("weight", args.weight, DType::f32, 2);
+  const std::int64_t rows = args.x.extent(0);
+  const std::int64_t inputs = args.x.extent(1);
+  const std::int64_t outputs = args.weight.extent(0);
+  check.shape("weight", args.weight, DType::f32, {outputs, inputs});
+  check.shape("out", args.out, DType::f32, {rows, outputs});
+  check.optional_shape("bias", args.bias, DType::f32, {outputs});
+  check.that(inputs > 0, "x", "is " + describe(args.x) + ", expected at least one input");
+  if (rows == 0 || outputs == 0) return;
+  const int m = check.blas_int("x", rows);
+  const int n = check.blas_int("weight", outputs);
+  const int k = check.blas_int("x", inputs);
+
+  float* out = args.out.as<float>();
+  set_gemm_threads(threads_);
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, 1.0F, args.x.as<float>(), k, args.weight.as<float>(),
+              k, 0.0F, out, n);
+  if (!args.bias) return;
+  const float* bias = args.bias.as<float>();
+  parallel_range(threads_, rows, outputs, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) {
+      float* row = out + r * outputs;
+#pragma omp simd
+      for (std::int64_t o = 0; o < outputs; ++o) row[o] += bias[o];
+    }
+  });
+}
+
+void CpuOps::linear_backward(const LinearBackward& args) {
+  const Check check("linear_backward");
+  check.rank("dout", args.dout, DType::f32, 2);
+  const std::int64_t rows = args.dout.extent(0);
+  const std::int64_t outputs = args.dout.extent(1);
+  const int m = check.blas_int("dout", rows);
+  const int n = check.blas_int("dout", outputs);
+  if (args.dx) {
+    check.rank("dx", args.dx, DType::f32, 2);
+    const std::int64_t inputs = args.dx.extent(1);
+    check.shape("dx", args.dx, DType::f32, {rows, inputs});
+    check.shape("weight", args.weight, DType::f32, {outputs, inputs});
+  }
+  if (args.dweight) {
+    check.rank("dweight", args.dweight, DType::f32, 2);
+    const std::int64_t inputs = args.dweight.extent(1);
+    check.shape("dweight", args.dweight, DType::f32, {outputs, inputs});
+    check.shape("x", args.x, DType::f32, {rows, inputs});
+  }
+  check.optional_shape("dbias", args.dbias, DType::f32, {outputs});
+  check.that(outputs > 0, "dout", "is " + describe(args.dout) + ", expected at least one output");
+
+  const float* dout = args.dout.as<float>();
+  set_gemm_threads(threads_);
+  if (args.dx && args.dx.size() > 0) {
+    const int k = check.blas_int("dx", args.dx.extent(1));
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, k, n, 1.0F, dout, n, args.weight.as<float>(), k,
+                args.accumulate ? 1.0F : 0.0F, args.dx.as<float>(), k);
+  }
+  if (args.dweight && args.dweight.size() > 0 && rows > 0) {
+    const int k = check.blas_int("dweight", args.dweight.extent(1));
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, n, k, m, 1.0F, dout, n, args.x.as<float>(), k, 1.0F,
+                args.dweight.as<float>(), k);
+  }
+  if (!args.dbias) return;
+  const int parts = part_count(threads_, rows, outputs);
+  const std::int64_t stride = round_to_line(outputs);
+  float* partials = workspace_.take<float>(parts * stride);
+  parallel_parts(parts, rows, [&](int part, std::int64_t begin, std::int64_t end) {
+    float* sums = partials + part * stride;
+    std::fill_n(sums, outputs, 0.0F);
+    for (std::int64_t r = begin; r < end; ++r) {
+      const float* row = dout + r * outputs;
+#pragma omp simd
+      for (std::int64_t o = 0; o < outputs; ++o) sums[o] += row[o];
+    }
+  });
+  add_partials(threads_, parts, partials, stride, outputs, args.dbias.as<float>());
+}
+
+}  // namespace sinkscope

@@ -1,0 +1,70 @@
+// Buffers and copies. The device is the host, so copies are plain ones.
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "kernels/cpu/check.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/parallel.h"
+
+namespace sinkscope {
+namespace {
+
+void copy_bytes(int threads, void* dst, const void* src, std::size_t bytes) {
+  parallel_range(threads, static_cast<std::int64_t>(bytes), 1, [&](std::int64_t begin, std::int64_t end) {
+    if (begin < end)
+      std::memmove(static_cast<std::byte*>(dst) + begin, static_cast<const std::byte*>(src) + begin,
+                   static_cast<std::size_t>(end - begin));
+  });
+}
+
+}  // namespace
+
+void BufferDeleter::operator()(std::byte* data) const {
+  if (ops != nullptr) ops->release(data);
+}
+
+Buffer CpuOps::allocate(std::size_t bytes) {
+  const std::size_t rounded = (bytes / Workspace::kAlignment + 1) * Workspace::kAlignment;
+  if (rounded < bytes) throw std::bad_alloc();
+  void* data = std::aligned_alloc(Workspace::kAlignment, rounded);
+  if (data == nullptr) throw std::bad_alloc();
+  return Buffer(static_cast<std::byte*>(data), BufferDeleter{this});
+}
+
+void CpuOps::release(std::byte* data) noexcept { std::free(data); }
+
+void CpuOps::copy_from_host(const Tensor& dst, const void* src) {
+  const Check check("copy_from_host");
+  if (dst.bytes() == 0) return;
+  check.that(static_cast<bool>(dst), "dst", "is not given");
+  check.that(src != nullptr, "src", "is null");
+  copy_bytes(threads_, dst.data, src, dst.bytes());
+}
+
+void CpuOps::copy_to_host(void* dst, const Tensor& src) {
+  const Check check("copy_to_host");
+  if (src.bytes() == 0) return;
+  check.that(static_cast<bool>(src), "src", "is not given");
+  check.that(dst != nullptr, "dst", "is null");
+  copy_bytes(threads_, dst, src.data, src.bytes());
+}
+
+void CpuOps::copy(const Tensor& dst, const Tensor& src) {
+  const Check check("copy");
+  check.that(static_cast<bool>(dst), "dst", "is not given");
+  check.that(static_cast<bool>(src), "src", "is not given");
+  check.that(dst.dtype == src.dtype && dst.size() == src.size(), "dst",
+             "is " + describe(dst) + ", expected the dtype and size of src, " + describe(src));
+  copy_bytes(threads_, dst.data, src.data, dst.bytes());
+}
+
+void CpuOps::zero(const Tensor& dst) {
+  if (dst.bytes() == 0) return;
+  Check("zero").that(static_cast<bool>(dst), "dst", "is not given");
+  parallel_range(threads_, static_cast<std::int64_t>(dst.bytes()), 1, [&](std::int64_t begin, std::int64_t end) {
+    std::memset(static_cast<std::byte*>(dst.data) + begin, 0, static_cast<std::size_t>(end - begin));
+  });
+}
+
+}  // namespace sinkscope

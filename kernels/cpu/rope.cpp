@@ -1,0 +1,72 @@
+#include <cmath>
+
+#include "kernels/cpu/check.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/parallel.h"
+
+namespace sinkscope {
+
+const CpuOps::RotaryTable& CpuOps::rotary_table(double theta, std::int64_t half, std::int64_t length) {
+  RotaryTable* found = nullptr;
+  for (RotaryTable& table : rotary_tables_)
+    if (table.theta == theta && table.half == half) found = &table;
+  if (found == nullptr) {
+    found = &rotary_tables_.emplace_back();
+    found->theta = theta;
+    found->half = half;
+  }
+  if (found->length < length) {
+    found->cosine.resize(static_cast<std::size_t>(length * half));
+    found->sine.resize(static_cast<std::size_t>(length * half));
+    for (std::int64_t t = found->length; t < length; ++t) {
+      for (std::int64_t d = 0; d < half; ++d) {
+        const double angle =
+            static_cast<double>(t) * std::pow(theta, -static_cast<double>(d) / static_cast<double>(half));
+        found->cosine[static_cast<std::size_t>(t * half + d)] = static_cast<float>(std::cos(angle));
+        found->sine[static_cast<std::size_t>(t * half + d)] = static_cast<float>(std::sin(angle));
+      }
+    }
+    found->length = length;
+  }
+  return *found;
+}
+
+void CpuOps::rope(const Rope& args) {
+  const Check check("rope");
+  check.rank("qkv", args.qkv, DType::f32, 4);
+  const std::int64_t length = args.qkv.extent(1);
+  const std::int64_t row_heads = args.qkv.extent(2);
+  const std::int64_t head_dim = args.qkv.extent(3);
+  check.that(head_dim % 2 == 0 && head_dim > 0, "qkv",
+             "is " + describe(args.qkv) + ", expected an even head dimension");
+  check.that(args.heads >= 0 && args.heads <= row_heads, "qkv",
+             "is " + describe(args.qkv) + ", which has no " + std::to_string(args.heads) + " heads to rotate");
+  check.that(args.theta > 0 && std::isfinite(args.theta), "theta",
+             "is " + std::to_string(args.theta) + ", expected a positive number");
+  const std::int64_t rows = args.qkv.extent(0) * length;
+  const std::int64_t half = head_dim / 2;
+  const std::int64_t heads = args.heads;
+  const RotaryTable& table = rotary_table(args.theta, half, length);
+  const float sign = args.inverse ? -1.0F : 1.0F;
+  float* qkv = args.qkv.as<float>();
+  parallel_range(threads_, rows, heads * head_dim, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t n = begin; n < end; ++n) {
+      const float* cosine = table.cosine.data() + n % length * half;
+      const float* sine = table.sine.data() + n % length * half;
+      for (std::int64_t h = 0; h < heads; ++h) {
+        float* low = qkv + (n * row_heads + h) * head_dim;
+        float* high = low + half;
+#pragma omp simd
+        for (std::int64_t d = 0; d < half; ++d) {
+          const float first = low[d];
+          const float second = high[d];
+          const float s = sign * sine[d];
+          low[d] = first * cosine[d] - second * s;
+          high[d] = second * cosine[d] + first * s;
+        }
+      }
+    }
+  });
+}
+
+}  // namespace sinkscope
