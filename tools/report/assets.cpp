@@ -1,0 +1,71 @@
+#include "tools/report/assets.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <stdexcept>
+#include <vector>
+
+namespace sinkscope {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? std::string() : std::string(value);
+}
+
+std::vector<fs::path> asset_folders() {
+  if (const std::string chosen = environment("SINKSCOPE_ASSETS"); !chosen.empty()) return {chosen};
+  std::vector<fs::path> folders = {SINKSCOPE_ASSET_DIR};
+  std::error_code error;
+  const fs::path program = fs::read_symlink("/proc/self/exe", error);
+  if (!error) folders.push_back(program.parent_path().parent_path() / "share" / "sinkscope");
+  folders.emplace_back(SINKSCOPE_INSTALLED_ASSET_DIR);
+  if (const std::string cache = environment("XDG_CACHE_HOME"); !cache.empty())
+    folders.push_back(fs::path(cache) / "sinkscope");
+  else if (const std::string home = environment("HOME"); !home.empty())
+    folders.push_back(fs::path(home) / ".cache" / "sinkscope");
+  return folders;
+}
+
+std::string read_file(const fs::path& file) {
+  std::ifstream stream(file, std::ios::binary);
+  std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
+  if (!stream || text.empty()) throw std::runtime_error(file.string() + ": cannot be read or is empty");
+  return text;
+}
+
+/// Only text that cannot end its element early may be written into the page as it is.
+void check_embeddable(const std::string& text, const char* closing, const fs::path& file) {
+  if (text.find(closing) != std::string::npos)
+    throw std::runtime_error(file.string() + ": contains '" + closing + "' and cannot be embedded in a page");
+}
+
+}  // namespace
+
+ChartLibrary load_chart_library() {
+  std::string tried;
+  for (const fs::path& folder : asset_folders()) {
+    const fs::path script = folder / "uplot" / "uPlot.iife.min.js";
+    std::error_code error;
+    if (!fs::exists(script, error)) {
+      tried += "\n  " + folder.string();
+      continue;
+    }
+    const fs::path style = folder / "uplot" / "uPlot.min.css";
+    const fs::path licence = folder / "uplot" / "LICENSE";
+    ChartLibrary library{read_file(script), read_file(style), read_file(licence)};
+    check_embeddable(library.script, "</script", script);
+    check_embeddable(library.script, "<!--", script);
+    check_embeddable(library.style, "</style", style);
+    check_embeddable(library.licence, "-->", licence);
+    return library;
+  }
+  throw std::runtime_error("the page's chart library (uPlot) is not installed; run scripts/fetch_assets " +
+                           std::string(SINKSCOPE_ASSET_DIR) + " once (it needs npm). Looked in:" + tried);
+}
+
+}  // namespace sinkscope

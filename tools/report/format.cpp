@@ -1,0 +1,71 @@
+#include "tools/report/format.h"
+
+#include <array>
+#include <cmath>
+#include <cstdio>
+
+namespace sinkscope {
+namespace {
+
+std::string print(const char* format, double value) {
+  std::array<char, 64> buffer{};
+  std::snprintf(buffer.data(), buffer.size(), format, value);
+  return buffer.data();
+}
+
+}  // namespace
+
+std::string format_number(std::optional<double> value) {
+  if (!value) return "-";
+  if (std::isnan(*value)) return "NaN";
+  if (std::isinf(*value)) return *value > 0 ? "inf" : "-inf";
+  const double size = std::abs(*value);
+  if (size == 0) return "0";
+  if (size < 1e-3) return print("%.2e", *value);
+  if (size < 1) return print("%.4f", *value);
+  if (size < 10) return print("%.3f", *value);
+  if (size < 100) return print("%.2f", *value);
+  if (size < 1e5) return print("%.0f", *value);
+  return print("%.4g", *value);
+}
+
+std::string format_count(std::int64_t value) {
+  const double number = static_cast<double>(value);
+  const double size = std::abs(number);
+  if (size < 1e3) return std::to_string(value);
+  if (size < 1e6) return print("%.3g k", number / 1e3);
+  if (size < 1e9) return print("%.3g M", number / 1e6);
+  return print("%.3g B", number / 1e9);
+}
+
+std::string format_seconds(double seconds) {
+  if (!std::isfinite(seconds)) return "-";
+  if (seconds < 120) return print("%.3g s", seconds);
+  if (seconds < 7200) return print("%.3g min", seconds / 60);
+  return print("%.3g h", seconds / 3600);
+}
+
+std::string escape_html(std::string_view text) {
+  std::string result;
+  result.reserve(text.size());
+  for (const char c : text) {
+    switch (c) {
+      case '&': result += "&amp;"; break;
+      case '<': result += "&lt;"; break;
+      case '>': result += "&gt;"; break;
+      case '"': result += "&quot;"; break;
+      case '\'': result += "&#39;"; break;
+      default: result += c;
+    }
+  }
+  return result;
+}
+
+std::size_t text_width(std::string_view text) {
+  std::size_t width = 0;
+  for (const char c : text)
+    if ((static_cast<unsigned char>(c) & 0xc0) != 0x80) ++width;
+  return width;
+}
+
+}  // namespace sinkscope

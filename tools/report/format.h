@@ -1,0 +1,23 @@
+// Numbers and names as text, for the terminal and for HTML.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace sinkscope {
+
+/// Four significant digits; "NaN", "inf", and "-" for nothing.
+std::string format_number(std::optional<double> value);
+/// "812", "65.5 k", "4.1 M", "1.64 B".
+std::string format_count(std::int64_t value);
+/// 12 s, 3.4 min, 2.1 h.
+std::string format_seconds(double seconds);
+
+/// The text with & < > " ' as entities: safe as HTML content and in quoted attributes.
+std::string escape_html(std::string_view text);
+/// Code points of UTF-8 text: its width in a terminal, near enough.
+std::size_t text_width(std::string_view text);
+
+}  // namespace sinkscope

@@ -1,0 +1,45 @@
+// Reads finished or running runs and reports on them: a table and a plain-language summary for the
+// terminal, and one self-contained HTML page. What each number means is METRICS.md.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "engine/metrics/records.h"
+
+namespace sinkscope {
+
+/// What a run directory holds. `settings`: the leaves of config.json in order, as (dotted key, JSON
+/// text) pairs, e.g. ("data.bos", "\"none\""); arrays are leaves. The "run" object's are among them.
+struct RunData {
+  std::filesystem::path directory;
+  std::string name;
+  std::vector<std::pair<std::string, std::string>> settings;
+  std::vector<StepRecord> steps;
+  std::vector<ProbeRecord> probes;
+  std::vector<EventRecord> events;
+};
+
+/// Reads `directory`. Logs that are not there count as empty (probes off, a run that has just
+/// started); throws std::runtime_error naming the file when the folder or its config.json is
+/// missing or a line of a log is malformed.
+RunData load_run(const std::filesystem::path& directory);
+
+/// The JSON text of a setting, or nothing when config.json does not have it.
+std::optional<std::string> find_setting(const RunData& run, std::string_view key);
+
+/// A table, one column an arm: losses, sink scores and rates first -> last, norms, phases, speed.
+std::string summary_table(const std::vector<RunData>& runs);
+
+/// What the numbers say in sentences, whether the arms are comparable, and residual norms by layer.
+std::string plain_summary(const std::vector<RunData>& runs);
+
+/// Writes the page (by a temporary file and a rename). Throws std::runtime_error when the chart
+/// library is not found, naming the command that fetches it, or when `file` cannot be written.
+void write_report(const std::vector<RunData>& runs, const std::filesystem::path& file);
+
+}  // namespace sinkscope

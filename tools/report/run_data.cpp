@@ -1,0 +1,73 @@
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+
+#include "engine/metrics/sinks.h"
+#include "tools/report/report.h"
+
+namespace sinkscope {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr int kMaximumNesting = 32;
+
+void collect_settings(const Json& json, const std::string& prefix, int depth, const fs::path& file,
+                      std::vector<std::pair<std::string, std::string>>& settings) {
+  if (depth > kMaximumNesting)
+    throw std::runtime_error(file.string() + ": '" + prefix + "' is nested deeper than 32 levels");
+  for (const auto& [key, value] : json.items()) {
+    const std::string path = prefix.empty() ? key : prefix + "." + key;
+    if (value.is_object())
+      collect_settings(value, path, depth + 1, file, settings);
+    else
+      settings.emplace_back(path, value.dump(-1, ' ', false, Json::error_handler_t::replace));
+  }
+}
+
+Json read_config(const fs::path& file) {
+  std::ifstream stream(file);
+  if (!stream) throw std::runtime_error(file.string() + ": cannot be read");
+  Json json;
+  try {
+    // The callback stops hostile nesting before the parsed value is built.
+    json = Json::parse(stream, [&](int depth, Json::parse_event_t, Json&) {
+      if (depth > kMaximumNesting) throw std::runtime_error(file.string() + ": nested deeper than 32 levels");
+      return true;
+    });
+  } catch (const Json::exception& error) {
+    throw std::runtime_error(file.string() + ": not valid JSON: " + error.what());
+  }
+  if (!json.is_object()) throw std::runtime_error(file.string() + ": expected a JSON object");
+  return json;
+}
+
+}  // namespace
+
+RunData load_run(const fs::path& directory) {
+  if (!fs::is_directory(directory))
+    throw std::runtime_error(directory.string() + ": not a run directory: no such folder");
+  const fs::path config_file = directory / "config.json";
+  if (!fs::exists(config_file))
+    throw std::runtime_error(directory.string() + ": not a run directory: it holds no config.json");
+  RunData run;
+  run.directory = directory;
+  const Json config = read_config(config_file);
+  collect_settings(config, "", 0, config_file, run.settings);
+  const auto name = config.find("name");
+  if (name != config.end() && name->is_string()) run.name = name->get<std::string>();
+  if (run.name.empty()) run.name = fs::weakly_canonical(directory).filename().string();
+  if (fs::exists(directory / "metrics.jsonl")) run.steps = read_step_records(directory);
+  if (fs::exists(directory / "probes.jsonl")) run.probes = read_probe_records(directory);
+  if (fs::exists(directory / "events.jsonl")) run.events = read_event_records(directory);
+  return run;
+}
+
+std::optional<std::string> find_setting(const RunData& run, std::string_view key) {
+  for (const auto& [candidate, text] : run.settings)
+    if (candidate == key) return text;
+  return std::nullopt;
+}
+
+}  // namespace sinkscope

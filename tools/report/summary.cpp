@@ -1,0 +1,376 @@
+#include "tools/report/summary.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "tools/report/format.h"
+
+namespace sinkscope {
+namespace {
+
+using Json = nlohmann::json;
+
+std::optional<double> number_setting(const RunData& run, std::string_view key) {
+  const auto text = find_setting(run, key);
+  if (!text) return std::nullopt;
+  const Json json = Json::parse(*text, nullptr, false);
+  if (!json.is_number()) return std::nullopt;
+  return json.get<double>();
+}
+
+std::string string_setting(const RunData& run, std::string_view key, const std::string& fallback) {
+  const auto text = find_setting(run, key);
+  if (!text) return fallback;
+  const Json json = Json::parse(*text, nullptr, false);
+  return json.is_string() ? json.get<std::string>() : fallback;
+}
+
+/// Names without the leading folders that all share; equal ones get their run directory's name, then a number.
+std::vector<std::string> arm_labels(const std::vector<RunData>& runs) {
+  std::size_t shared = std::string::npos;
+  if (runs.size() > 1) {
+    std::string common = runs.front().name;
+    for (const RunData& run : runs) {
+      std::size_t length = 0;
+      while (length < common.size() && length < run.name.size() && common[length] == run.name[length]) ++length;
+      common.resize(length);
+    }
+    shared = common.rfind('/');
+  }
+  std::vector<std::string> labels;
+  std::map<std::string, int> uses;
+  for (const RunData& run : runs) {
+    std::string label = shared == std::string::npos ? run.name : run.name.substr(shared + 1);
+    if (label.empty()) label = run.name;
+    ++uses[label];
+    labels.push_back(label);
+  }
+  for (std::size_t i = 0; i < labels.size(); ++i)
+    if (uses[labels[i]] > 1) labels[i] += " (" + std::filesystem::path(runs[i].directory).lexically_normal().string() + ")";
+  std::map<std::string, int> seen;
+  for (std::string& label : labels)
+    if (const int count = ++seen[label]; count > 1) label += " #" + std::to_string(count);
+  return labels;
+}
+
+/// Mean over the last `tail` records; non-finite when one of them is, so that a diverged run says so.
+template <class Get>
+std::optional<FirstLast> first_and_tail(const std::vector<StepRecord>& steps, std::int64_t tail, Get get) {
+  if (steps.empty()) return std::nullopt;
+  double sum = 0;
+  for (std::size_t i = steps.size() - static_cast<std::size_t>(tail); i < steps.size(); ++i) sum += get(steps[i]);
+  return FirstLast{get(steps.front()), sum / static_cast<double>(tail)};
+}
+
+template <class Get>
+std::optional<FirstLast> first_and_last_present(const std::vector<StepRecord>& steps, Get get) {
+  std::optional<FirstLast> result;
+  for (const StepRecord& step : steps) {
+    const std::optional<double> value = get(step);
+    if (!value) continue;
+    if (!result) result = FirstLast{*value, *value};
+    result->last = *value;
+  }
+  return result;
+}
+
+/// Probe passes at the training length whose BOS matches the arm's: what METRICS.md section 4 reads.
+void choose_probe_set(const RunData& run, ArmSummary& arm) {
+  const bool with_bos = arm.bos != "none";
+  const std::string preferred = with_bos ? "natural_bos" : "natural";
+  const std::string second = with_bos ? "natural" : "natural_bos";
+  for (const std::string& name : {preferred, second}) {
+    for (const ProbeRecord& probe : run.probes)
+      if (probe.set == name) arm.probes.push_back(&probe);
+    if (!arm.probes.empty()) {
+      arm.probe_set = name;
+      break;
+    }
+  }
+  std::stable_sort(arm.probes.begin(), arm.probes.end(),
+                   [](const ProbeRecord* a, const ProbeRecord* b) { return a->step < b->step; });
+}
+
+void find_onset(ArmSummary& arm) {
+  std::int64_t held = 0;
+  for (std::size_t i = 0; i < arm.probes.size(); ++i) {
+    const ProbeRecord& probe = *arm.probes[i];
+    if (probe.sink_excess.empty()) continue;
+    const double excess = probe.sink_excess.front();
+    if (excess > arm.highest_excess) arm.highest_excess = excess;
+    if (!(excess >= arm.onset_threshold)) {
+      held = 0;
+      continue;
+    }
+    if (!arm.first_crossing) arm.first_crossing = Point{probe.step, probe.tokens};
+    ++held;
+    if (held == arm.onset_window && !arm.onset) {
+      const ProbeRecord& first = *arm.probes[i + 1 - static_cast<std::size_t>(held)];
+      arm.onset = Point{first.step, first.tokens};
+    }
+  }
+}
+
+void read_phases(const RunData& run, ArmSummary& arm) {
+  for (const EventRecord& event : run.events) {
+    if (event.kind != "phase") continue;
+    const Json data = Json::parse(event.data, nullptr, false);
+    if (!data.is_object()) continue;
+    const auto text = [&](const char* key) {
+      const auto found = data.find(key);
+      return found != data.end() && found->is_string() ? found->get<std::string>() : std::string();
+    };
+    const std::string to = text("to");
+    if (to.empty()) continue;
+    if (arm.phases.empty()) {
+      const std::string from = text("from");
+      if (event.step > 0) arm.phases.push_back({from.empty() ? "wandering" : from, 0, event.step});
+    } else {
+      arm.phases.back().to = event.step;
+    }
+    arm.phases.push_back({to, event.step, event.step});
+  }
+  if (arm.phases.empty() && !arm.probes.empty()) arm.phases.push_back({"wandering", 0, 0});
+  if (!arm.phases.empty()) arm.phases.back().to = std::max(arm.phases.back().from, arm.steps);
+  arm.phase = arm.phases.empty() ? "not measured" : arm.phases.back().phase;
+}
+
+void find_low_rate(const RunData& run, ArmSummary& arm) {
+  double peak = 0;
+  std::size_t peak_index = 0;
+  for (std::size_t i = 0; i < run.steps.size(); ++i) {
+    if (run.steps[i].learning_rate <= peak) continue;
+    peak = run.steps[i].learning_rate;
+    peak_index = i;
+  }
+  bool open = false;
+  for (std::size_t i = peak_index; i < run.steps.size(); ++i) {
+    // A schedule that ends at exactly a tenth is not under it; allow for rounding.
+    const bool low = run.steps[i].learning_rate < 0.1 * peak * (1 - 1e-9);
+    if (low && !open) arm.low_rate.push_back({"low", run.steps[i].step, run.steps[i].step});
+    if (low) arm.low_rate.back().to = run.steps[i].step;
+    open = low;
+  }
+}
+
+void summarize_scores(const RunData& run, ArmSummary& arm) {
+  if (!arm.probes.empty()) {
+    const ProbeRecord& first = *arm.probes.front();
+    const ProbeRecord& last = *arm.probes.back();
+    arm.score_source = "probe set " + arm.probe_set;
+    for (std::size_t p = 0; p < kShownPositions; ++p) {
+      const auto position = static_cast<std::int64_t>(p);
+      if (position < first.positions && position < last.positions)
+        arm.sink_score[p] = FirstLast{mean_sink_score(first, position), mean_sink_score(last, position)};
+      if (p < first.sink_rate.size() && p < last.sink_rate.size())
+        arm.sink_rate[p] = FirstLast{first.sink_rate[p], last.sink_rate[p]};
+      if (p < first.sink_excess.size() && p < last.sink_excess.size())
+        arm.sink_excess[p] = FirstLast{first.sink_excess[p], last.sink_excess[p]};
+    }
+  } else if (!run.steps.empty() && !run.steps.front().sink_score.empty()) {
+    arm.score_source = "training batches";
+    const StepRecord& first = run.steps.front();
+    const StepRecord& last = run.steps.back();
+    for (std::size_t p = 0; p < kShownPositions; ++p) {
+      if (p < first.sink_score.size() && p < last.sink_score.size())
+        arm.sink_score[p] = FirstLast{first.sink_score[p], last.sink_score[p]};
+      if (p < first.sink_rate.size() && p < last.sink_rate.size())
+        arm.sink_rate[p] = FirstLast{first.sink_rate[p], last.sink_rate[p]};
+    }
+  }
+}
+
+void summarize_norms(const RunData& run, ArmSummary& arm) {
+  if (!arm.probes.empty()) {
+    const ProbeRecord& last = *arm.probes.back();
+    arm.norm_ratio_first = norm_ratio_peak(*arm.probes.front());
+    arm.norm_ratio = norm_ratio_peak(last);
+    arm.step_up_layer = last.step_up_layer;
+    arm.concentration = last.concentration;
+    LayerNorms norms;
+    const auto positions = static_cast<std::size_t>(last.positions);
+    for (std::size_t row = 1; row < last.residual_norm_rest.size(); ++row) {
+      if (row * positions >= last.residual_norm.size() || row >= last.norm_ratio.size()) break;
+      norms.first.push_back(last.residual_norm[row * positions]);
+      norms.rest.push_back(last.residual_norm_rest[row]);
+      norms.ratio.push_back(last.norm_ratio[row]);
+    }
+    if (!norms.first.empty()) arm.layer_norms = norms;
+    const std::vector<double> ratios = value_ratios(last);
+    if (!ratios.empty()) {
+      const auto smallest = std::min_element(ratios.begin(), ratios.end());
+      arm.value_ratio = *smallest;
+      arm.value_ratio_layer = smallest - ratios.begin();
+    }
+  } else if (!run.steps.empty()) {
+    const StepRecord& last = run.steps.back();
+    arm.norm_ratio_first = norm_ratio_peak(run.steps.front());
+    arm.norm_ratio = norm_ratio_peak(last);
+    LayerNorms norms;
+    for (std::size_t row = 1; row < last.residual_norm_first.size() && row < last.residual_norm_rest.size(); ++row) {
+      norms.first.push_back(last.residual_norm_first[row]);
+      norms.rest.push_back(last.residual_norm_rest[row]);
+      norms.ratio.push_back(last.residual_norm_first[row] / last.residual_norm_rest[row]);
+    }
+    if (!norms.first.empty()) arm.layer_norms = norms;
+  }
+}
+
+void summarize_training(const RunData& run, ArmSummary& arm) {
+  const auto& steps = run.steps;
+  if (steps.empty()) return;
+  arm.steps = steps.back().step;
+  arm.tokens = steps.back().tokens;
+  arm.tokens_per_step = arm.steps > 0 ? static_cast<double>(arm.tokens) / static_cast<double>(arm.steps) : 0;
+  arm.tail = std::clamp<std::int64_t>(static_cast<std::int64_t>(steps.size()) / 20, 1, 50);
+  arm.train_loss = first_and_tail(steps, arm.tail, [](const StepRecord& s) { return s.loss; });
+  arm.train_loss_common = first_and_tail(steps, arm.tail, [](const StepRecord& s) { return s.loss_common; });
+  arm.validation_loss = first_and_last_present(steps, [](const StepRecord& s) { return s.validation_loss; });
+  arm.validation_loss_common = first_and_last_present(steps, [](const StepRecord& s) { return s.validation_loss_common; });
+  std::vector<double> speeds;
+  for (const StepRecord& step : steps) {
+    if (!std::isfinite(step.loss)) {
+      if (arm.bad_losses++ == 0) arm.first_bad_loss = step.step;
+    }
+    if (std::isfinite(step.tokens_per_second)) speeds.push_back(step.tokens_per_second);
+    if (std::isfinite(step.step_seconds)) arm.training_seconds += step.step_seconds;
+  }
+  if (!speeds.empty()) {
+    const auto middle = speeds.begin() + static_cast<std::ptrdiff_t>(speeds.size() / 2);
+    std::nth_element(speeds.begin(), middle, speeds.end());
+    arm.tokens_per_second = *middle;
+  }
+}
+
+std::string first_to_last(const std::optional<FirstLast>& value) {
+  if (!value) return "-";
+  return format_number(value->first) + " → " + format_number(value->last);
+}
+
+std::string peak_text(const std::optional<NormRatioPeak>& peak) {
+  if (!peak) return "-";
+  return format_number(peak->ratio) + " (layer " + std::to_string(peak->layer) + ")";
+}
+
+std::string onset_text(const ArmSummary& arm) {
+  if (arm.probes.empty()) return "not measured";
+  if (!arm.onset) return "none";
+  return "step " + std::to_string(arm.onset->step) + " (" + format_count(arm.onset->tokens) + " tokens)";
+}
+
+}  // namespace
+
+NormRatioPeak norm_ratio_peak(const ProbeRecord& probe) {
+  NormRatioPeak peak{-std::numeric_limits<double>::infinity(), 0};
+  for (std::size_t row = 1; row < probe.norm_ratio.size(); ++row)
+    if (probe.norm_ratio[row] > peak.ratio) peak = {probe.norm_ratio[row], static_cast<std::int64_t>(row) - 1};
+  if (!std::isfinite(peak.ratio)) peak.ratio = std::numeric_limits<double>::quiet_NaN();
+  return peak;
+}
+
+std::optional<NormRatioPeak> norm_ratio_peak(const StepRecord& step) {
+  std::optional<NormRatioPeak> peak;
+  for (std::size_t row = 1; row < step.residual_norm_first.size() && row < step.residual_norm_rest.size(); ++row) {
+    const double ratio = step.residual_norm_first[row] / step.residual_norm_rest[row];
+    if (!peak || ratio > peak->ratio) peak = NormRatioPeak{ratio, static_cast<std::int64_t>(row) - 1};
+  }
+  return peak;
+}
+
+std::vector<double> value_ratios(const ProbeRecord& probe) {
+  std::vector<double> ratios;
+  const auto groups = static_cast<std::size_t>(std::max<std::int64_t>(probe.kv_heads, 1));
+  const std::size_t layers = std::min(probe.value_norm_first.size(), probe.value_norm_rest.size()) / groups;
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    double sum = 0;
+    for (std::size_t g = 0; g < groups; ++g)
+      sum += probe.value_norm_first[layer * groups + g] / probe.value_norm_rest[layer * groups + g];
+    ratios.push_back(sum / static_cast<double>(groups));
+  }
+  return ratios;
+}
+
+double mean_sink_score(const ProbeRecord& probe, std::int64_t position) {
+  const auto positions = static_cast<std::size_t>(probe.positions);
+  const std::size_t heads = positions == 0 ? 0 : probe.sink_score.size() / positions;
+  if (heads == 0) return std::numeric_limits<double>::quiet_NaN();
+  double sum = 0;
+  for (std::size_t head = 0; head < heads; ++head)
+    sum += probe.sink_score[head * positions + static_cast<std::size_t>(position)];
+  return sum / static_cast<double>(heads);
+}
+
+std::vector<ArmSummary> summarize(const std::vector<RunData>& runs) {
+  const std::vector<std::string> labels = arm_labels(runs);
+  std::vector<ArmSummary> arms;
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    const RunData& run = runs[i];
+    ArmSummary arm;
+    arm.label = labels[i];
+    arm.bos = string_setting(run, "data.bos", "unknown");
+    arm.planned_steps = static_cast<std::int64_t>(number_setting(run, "train.steps").value_or(0));
+    arm.sequence_length = static_cast<std::int64_t>(number_setting(run, "train.sequence_length").value_or(0));
+    arm.onset_threshold = number_setting(run, "probes.phase.onset").value_or(arm.onset_threshold);
+    arm.onset_window = static_cast<std::int64_t>(number_setting(run, "probes.phase.window").value_or(10));
+    arm.sink_threshold = number_setting(run, "probes.sink_threshold").value_or(arm.sink_threshold);
+    summarize_training(run, arm);
+    choose_probe_set(run, arm);
+    if (arm.steps == 0 && !arm.probes.empty()) arm.steps = arm.probes.back()->step;
+    find_onset(arm);
+    read_phases(run, arm);
+    find_low_rate(run, arm);
+    summarize_scores(run, arm);
+    summarize_norms(run, arm);
+    arms.push_back(std::move(arm));
+  }
+  return arms;
+}
+
+std::vector<TableRow> summary_rows(const std::vector<ArmSummary>& arms) {
+  std::vector<TableRow> rows;
+  const auto add = [&](const std::string& label, auto&& text) {
+    TableRow row{label, {}};
+    for (const ArmSummary& arm : arms) row.values.push_back(text(arm));
+    rows.push_back(std::move(row));
+  };
+  add("BOS policy", [](const ArmSummary& a) { return a.bos; });
+  add("steps (tokens seen)", [](const ArmSummary& a) {
+    return std::to_string(a.steps) + " (" + format_count(a.tokens) + ")";
+  });
+  add("training loss", [](const ArmSummary& a) { return first_to_last(a.train_loss); });
+  add("training loss, common targets", [](const ArmSummary& a) { return first_to_last(a.train_loss_common); });
+  add("validation loss, common targets", [](const ArmSummary& a) { return first_to_last(a.validation_loss_common); });
+  add("phase at the end", [](const ArmSummary& a) { return a.phase; });
+  add("sink onset", onset_text);
+  for (std::size_t p = 0; p < kShownPositions; ++p)
+    add("sink excess P" + std::to_string(p), [p](const ArmSummary& a) { return first_to_last(a.sink_excess[p]); });
+  for (std::size_t p = 0; p < kShownPositions; ++p)
+    add("mean sink score P" + std::to_string(p), [p](const ArmSummary& a) { return first_to_last(a.sink_score[p]); });
+  const std::string threshold = arms.empty() ? "" : " above " + format_number(arms.front().sink_threshold);
+  for (std::size_t p = 0; p < kShownPositions; ++p)
+    add("sink rate P" + std::to_string(p) + " (share" + threshold + ")",
+        [p](const ArmSummary& a) { return first_to_last(a.sink_rate[p]); });
+  add("largest P0 norm ratio, first", [](const ArmSummary& a) { return peak_text(a.norm_ratio_first); });
+  add("largest P0 norm ratio, last", [](const ArmSummary& a) { return peak_text(a.norm_ratio); });
+  add("step-up layer l*", [](const ArmSummary& a) {
+    return a.step_up_layer ? std::to_string(*a.step_up_layer) : std::string(a.probes.empty() ? "-" : "undefined");
+  });
+  add("first-two-layer share C2", [](const ArmSummary& a) {
+    return a.concentration ? format_number(a.concentration) : std::string(a.probes.empty() ? "-" : "undefined");
+  });
+  add("P0 value norm / rest, smallest", [](const ArmSummary& a) {
+    if (!a.value_ratio) return std::string("-");
+    return format_number(a.value_ratio) + " (layer " + std::to_string(*a.value_ratio_layer) + ")";
+  });
+  add("scores read on", [](const ArmSummary& a) {
+    return a.score_source.empty() ? std::string("nothing: probes off") : a.score_source;
+  });
+  add("tokens per second, median", [](const ArmSummary& a) { return format_number(a.tokens_per_second); });
+  add("time in training steps", [](const ArmSummary& a) { return format_seconds(a.training_seconds); });
+  return rows;
+}
+
+}  // namespace sinkscope
