@@ -1,0 +1,134 @@
+#include "tests/catch.h"
+#include "tests/kernels/reference_ops.h"
+
+using namespace sinkscope;
+using namespace sinkscope::test;
+
+namespace {
+
+struct Extents {
+  std::int64_t rows, inputs, outputs;
+};
+
+}  // namespace
+
+TEST_CASE("linear_forward and linear_backward follow their formulas") {
+  const auto ops = make_cpu_ops(2);
+  Random random(21);
+  for (const auto [n, i, o] : {Extents{1, 1, 1}, {3, 7, 5}, {65, 17, 129}, {200, 64, 33}}) {
+    INFO(n << " x " << i << " -> " << o);
+    const Doubles x = random.normals(n * i);
+    const Doubles weight = random.normals(o * i);
+    const Doubles bias = random.normals(o);
+    const Floats x_single({n, i}, x), weight_single({o, i}, weight), bias_single({o}, bias);
+    Floats out({n, o});
+    ops->linear_forward({.out = out, .x = x_single, .weight = weight_single, .bias = {}});
+    CHECK(relative_error(out, linear_forward(x, weight, {}, i, o)) < kSingle);
+    out.spoil();
+    ops->linear_forward({.out = out, .x = x_single, .weight = weight_single, .bias = bias_single});
+    CHECK(relative_error(out, linear_forward(x, weight, bias, i, o)) < kSingle);
+
+    const Doubles dout = random.normals(n * o);
+    const LinearGradients gradients = linear_backward(x, weight, dout, i, o);
+    const Doubles dx0 = random.normals(n * i);
+    const Doubles dweight0 = random.normals(o * i);
+    const Doubles dbias0 = random.normals(o);
+    const Floats dout_single({n, o}, dout);
+    Floats dx({n, i}), dweight({o, i}, dweight0), dbias({o}, dbias0);
+    LinearBackward args{.dout = dout_single, .x = x_single, .weight = weight_single, .dx = dx, .dweight = dweight,
+                        .dbias = dbias, .accumulate = false};
+    ops->linear_backward(args);
+    CHECK(relative_error(dx, gradients.dx) < kSingle);
+    CHECK(relative_error(dweight, plus(dweight0, gradients.dweight)) < kSingle);
+    CHECK(relative_error(dbias, plus(dbias0, gradients.dbias)) < kSingle);
+
+    // Each output alone, and dx accumulated into.
+    dx.set(dx0);
+    ops->linear_backward({.dout = dout_single, .x = {}, .weight = weight_single, .dx = dx, .dweight = {}, .dbias = {},
+                          .accumulate = true});
+    CHECK(relative_error(dx, plus(dx0, gradients.dx)) < kSingle);
+    dweight.set(dweight0);
+    ops->linear_backward({.dout = dout_single, .x = x_single, .weight = {}, .dx = {}, .dweight = dweight, .dbias = {},
+                          .accumulate = false});
+    CHECK(relative_error(dweight, plus(dweight0, gradients.dweight)) < kSingle);
+  }
+}
+
+TEST_CASE("The reference gradients of the linear map agree with finite differences") {
+  Random random(22);
+  const Extents e{4, 3, 5};
+  const Doubles x = random.normals(e.rows * e.inputs);
+  const Doubles weight = random.normals(e.outputs * e.inputs);
+  const Doubles bias = random.normals(e.outputs);
+  const Doubles dout = random.normals(e.rows * e.outputs);
+  const auto loss = [&](const Doubles& a, const Doubles& w, const Doubles& b) {
+    return dot(linear_forward(a, w, b, e.inputs, e.outputs), dout);
+  };
+  const LinearGradients gradients = linear_backward(x, weight, dout, e.inputs, e.outputs);
+  CHECK(relative_error(gradients.dx, finite_differences([&](const Doubles& a) { return loss(a, weight, bias); }, x)) <
+        kDifferences);
+  CHECK(relative_error(gradients.dweight,
+                       finite_differences([&](const Doubles& w) { return loss(x, w, bias); }, weight)) < kDifferences);
+  CHECK(relative_error(gradients.dbias,
+                       finite_differences([&](const Doubles& b) { return loss(x, weight, b); }, bias)) < kDifferences);
+}
+
+TEST_CASE("Embeddings are looked up, and their gradients collect in the rows of their tokens") {
+  const auto ops = make_cpu_ops(2);
+  Random random(23);
+  struct Case {
+    std::int64_t sequences, length, channels, vocabulary;
+  };
+  for (const auto [b, t, c, v] : {Case{1, 1, 1, 1}, {2, 5, 7, 3}, {3, 17, 129, 11}, {4, 64, 64, 500}})
+    for (const bool learned : {false, true}) {
+      INFO("B " << b << ", T " << t << ", C " << c << ", learned positions " << learned);
+      const std::int64_t positions = learned ? t + 2 : 0;  // more than are used
+      const Tokens tokens = random.tokens(b * t, v);
+      const Doubles wte = random.normals(v * c);
+      const Doubles wpe = random.normals(positions * c);
+      const Indices ids = indices({b, t}, tokens);
+      const Floats wte_single({v, c}, wte), wpe_single({positions, c}, wpe);
+      Floats out({b * t, c});
+      ops->embedding_forward({.out = out, .tokens = ids, .wte = wte_single, .wpe = learned ? wpe_single.view() : Tensor{}});
+      CHECK(relative_error(out, embedding_forward(tokens, wte, wpe, t, c)) < kSingle);
+
+      const Doubles dout = random.normals(b * t * c);
+      const Doubles dwte0 = random.normals(v * c);
+      const Doubles dwpe0 = random.normals(positions * c);
+      const Floats dout_single({b * t, c}, dout);
+      Floats dwte({v, c}, dwte0), dwpe({positions, c}, dwpe0);
+      ops->embedding_backward({.dout = dout_single, .tokens = ids, .dwte = dwte, .dwpe = learned ? dwpe.view() : Tensor{}});
+      const EmbeddingGradients gradients = embedding_backward(tokens, dout, v, positions, t, c);
+      CHECK(relative_error(dwte, plus(dwte0, gradients.dwte)) < kSingle);
+      CHECK(relative_error(dwpe, plus(dwpe0, gradients.dwpe)) < kSingle);
+    }
+}
+
+TEST_CASE("The reference gradients of the embedding agree with finite differences") {
+  Random random(24);
+  const std::int64_t t = 3, c = 2, v = 4, positions = 5;
+  const Tokens tokens = random.tokens(2 * t, v);
+  const Doubles wte = random.normals(v * c);
+  const Doubles wpe = random.normals(positions * c);
+  const Doubles dout = random.normals(2 * t * c);
+  const EmbeddingGradients gradients = embedding_backward(tokens, dout, v, positions, t, c);
+  const auto loss = [&](const Doubles& a, const Doubles& b) { return dot(embedding_forward(tokens, a, b, t, c), dout); };
+  CHECK(relative_error(gradients.dwte, finite_differences([&](const Doubles& a) { return loss(a, wpe); }, wte)) <
+        kDifferences);
+  CHECK(relative_error(gradients.dwpe, finite_differences([&](const Doubles& b) { return loss(wte, b); }, wpe)) <
+        kDifferences);
+}
+
+TEST_CASE("A token outside the vocabulary is named") {
+  const auto ops = make_cpu_ops(1);
+  Indices ids = indices({1, 3}, {0, 4, 1});
+  const Floats wte({4, 2}, Doubles(8, 1.0));
+  Floats out({3, 2}), dwte({4, 2}, Doubles(8, 0.0));
+  const EmbeddingForward forward{.out = out, .tokens = ids, .wte = wte, .wpe = {}};
+  const EmbeddingBackward backward{.dout = out, .tokens = ids, .dwte = dwte, .dwpe = {}};
+  CHECK(message_of<std::invalid_argument>([&] { ops->embedding_forward(forward); }) ==
+        "embedding_forward: tokens holds 4 at index 1, expected a value in [0, V = 4)");
+  ids[1] = -1;
+  CHECK(message_of<std::invalid_argument>([&] { ops->embedding_backward(backward); }) ==
+        "embedding_backward: tokens holds -1 at index 1, expected a value in [0, V = 4)");
+}
