@@ -12,26 +12,43 @@
 
 namespace sinkscope {
 
-/// A tensor to write: fp32, row-major, contiguous; or gathered by a callback for transposed ones.
+class OutputFile;
+
+/// A tensor to write: fp32, row-major, contiguous. With `transposed`, `shape` is (rows, columns) as
+/// in the file and `data` holds its transpose, (columns, rows).
 struct SafetensorsEntry {
   std::string name;
   std::vector<std::int64_t> shape;
   std::span<const float> data;
+  bool transposed = false;
 };
 
-/// Writes fp32 tensors in the given order, data aligned to 64 bytes, with string metadata
-/// (e.g. {"format", "pt"}), then fsyncs. Throws std::runtime_error naming the file.
+/// Writes fp32 tensors in the given order, the data section aligned to 64 bytes (the format allows
+/// no gaps between tensors), with string metadata (e.g. {"format", "pt"}), then fsyncs and puts the
+/// file in place in one step. Throws std::runtime_error naming the file, std::invalid_argument for
+/// a name given twice or data that do not fit their shape.
 void write_safetensors(const std::filesystem::path& file, const std::vector<SafetensorsEntry>& tensors,
                        const std::map<std::string, std::string>& metadata);
 
-/// A safetensors file opened by mmap. Headers are checked in full: sizes, overlaps, bounds.
+/// The same content into a file that the caller finishes.
+void write_safetensors(OutputFile& file, const std::vector<SafetensorsEntry>& tensors,
+                       const std::map<std::string, std::string>& metadata);
+
+/// "(2, 3)", for messages.
+std::string describe_shape(std::span<const std::int64_t> shape);
+
+/// A safetensors file opened by mmap. Headers are checked in full: sizes, overlaps, gaps, bounds.
+/// Throws std::runtime_error naming the file, and the tensor where one is at fault.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& file);
   ~SafetensorsFile();
   SafetensorsFile(SafetensorsFile&&) noexcept;
-  std::vector<std::string> names() const;
+  SafetensorsFile& operator=(SafetensorsFile&&) noexcept;
+  const std::filesystem::path& path() const;
+  std::vector<std::string> names() const;  // in alphabetical order
   bool contains(const std::string& name) const;
+  /// Throws std::runtime_error naming file and tensor when there is none of this name.
   const std::vector<std::int64_t>& shape(const std::string& name) const;
   /// Converts F32, BF16 or F16 to fp32. Throws std::runtime_error naming file and tensor.
   void read(const std::string& name, std::span<float> out) const;
