@@ -1,0 +1,277 @@
+// What the numbers of the arms mean in words: settings that differ, whether that leaves a fair
+// comparison, and the result.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <functional>
+#include <string_view>
+
+#include "tools/report/format.h"
+#include "tools/report/summary.h"
+
+namespace sinkscope {
+namespace {
+
+const char* const kAbsent = "(absent)";
+
+std::string setting_or_absent(const RunData& run, std::string_view key) {
+  return find_setting(run, key).value_or(kAbsent);
+}
+
+/// What differs between any two runs and says nothing about what was trained.
+bool is_bookkeeping(std::string_view key) {
+  static constexpr std::array<std::string_view, 2> kNames = {"name", "output"};
+  if (std::find(kNames.begin(), kNames.end(), key) != kNames.end()) return true;
+  if (!key.starts_with("run.")) return false;
+  for (const std::string_view word : {"start", "time", "date", "host", "process", "directory"})
+    if (key.find(word) != std::string_view::npos) return true;
+  return false;
+}
+
+bool all_equal(const std::vector<std::string>& values) {
+  return std::adjacent_find(values.begin(), values.end(), std::not_equal_to<>()) == values.end();
+}
+
+std::vector<std::string> values_of(const std::vector<RunData>& runs, std::string_view key) {
+  std::vector<std::string> values;
+  for (const RunData& run : runs) values.push_back(setting_or_absent(run, key));
+  return values;
+}
+
+std::string by_arm(const std::vector<ArmSummary>& arms, const std::vector<std::string>& values) {
+  std::string text;
+  for (std::size_t i = 0; i < arms.size(); ++i)
+    text += (i == 0 ? "" : ", ") + arms[i].label + ": " + values[i];
+  return text;
+}
+
+std::string layer_text(std::int64_t layer) { return "layer " + std::to_string(layer); }
+
+/// The first key of config.json that holds the identity of the tokens.
+std::optional<std::string> fingerprint_key(const std::vector<RunData>& runs) {
+  for (const RunData& run : runs)
+    for (const auto& [key, value] : run.settings)
+      if (key.starts_with("run.") && key.find("fingerprint") != std::string::npos && value != "\"\"" && value != "null")
+        return key;
+  return std::nullopt;
+}
+
+Statement data_statement(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
+  if (const auto key = fingerprint_key(runs)) {
+    const std::vector<std::string> values = values_of(runs, *key);
+    if (std::find(values.begin(), values.end(), kAbsent) != values.end())
+      return {false, "Not every arm records which data it read, so that they cannot be checked to be the same."};
+    if (all_equal(values)) return {true, "All arms read the same data (fingerprint " + values.front() + ")."};
+    return {false, "The arms read different data (fingerprints: " + by_arm(arms, values) + ")."};
+  }
+  for (const char* key : {"data.path", "data.train", "data.validation"}) {
+    const std::vector<std::string> values = values_of(runs, key);
+    if (!all_equal(values))
+      return {false, "The arms read different data (" + std::string(key) + ": " + by_arm(arms, values) + ")."};
+  }
+  return {true, "All arms name the same data; no fingerprint was recorded to prove it."};
+}
+
+Statement equal_statement(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms, std::string_view key,
+                          const std::string& when_equal, const std::string& when_not) {
+  const std::vector<std::string> values = values_of(runs, key);
+  if (all_equal(values)) {
+    if (values.front() == kAbsent) return {false, "No arm records " + std::string(key) + "."};
+    return {true, when_equal + " (" + std::string(key) + " " + values.front() + ")."};
+  }
+  return {false, when_not + " (" + std::string(key) + ": " + by_arm(arms, values) + ")."};
+}
+
+Statement token_statement(const std::vector<ArmSummary>& arms) {
+  std::vector<std::string> values;
+  bool equal = true;
+  for (const ArmSummary& arm : arms) {
+    values.push_back(format_count(arm.tokens) + " at step " + std::to_string(arm.steps));
+    equal = equal && arm.tokens == arms.front().tokens && arm.steps == arms.front().steps;
+  }
+  if (equal) return {true, "All arms have seen the same number of tokens (" + values.front() + ")."};
+  return {false, "The arms have not seen the same number of tokens (" + by_arm(arms, values) +
+                     "): compare curves at equal steps, not the last values."};
+}
+
+Statement target_statement(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
+  const std::vector<std::string> values = values_of(runs, "data.common_targets");
+  if (all_equal(values) && values.front() != kAbsent)
+    return {true, "Losses on common targets count the same target tokens in every arm (those that each of " +
+                      values.front() + " predicts). The plain losses do not, when BOS differs."};
+  return {false, "Losses on common targets count different targets (data.common_targets: " + by_arm(arms, values) +
+                     "), so losses cannot be compared."};
+}
+
+std::string progress_sentence(const ArmSummary& arm) {
+  if (arm.steps == 0) return "has no logged step yet.";
+  std::string text = "is at step " + std::to_string(arm.steps);
+  if (arm.planned_steps > 0) text += " of " + std::to_string(arm.planned_steps);
+  text += " (" + format_count(arm.tokens) + " tokens)";
+  if (arm.planned_steps > arm.steps) text += "; it is unfinished";
+  return text + ".";
+}
+
+std::string loss_sentence(const ArmSummary& arm) {
+  if (arm.bad_losses > 0)
+    return " Its training loss was not finite at " + std::to_string(arm.bad_losses) + " steps, first at step " +
+           std::to_string(arm.first_bad_loss) + ".";
+  if (arm.validation_loss_common)
+    return " Validation loss on common targets: " + format_number(arm.validation_loss_common->first) + " → " +
+           format_number(arm.validation_loss_common->last) + ".";
+  if (arm.train_loss_common)
+    return " Training loss on common targets: " + format_number(arm.train_loss_common->first) + " → " +
+           format_number(arm.train_loss_common->last) + ".";
+  return "";
+}
+
+std::string sink_sentence(const ArmSummary& arm) {
+  if (!arm.sink_excess[0]) {
+    if (!arm.sink_score[0]) return " Its probes were off: nothing is known about its sink.";
+    return " It has no probe pass; in its training batches the mean sink score of position 0 went " +
+           format_number(arm.sink_score[0]->first) + " → " + format_number(arm.sink_score[0]->last) + ".";
+  }
+  std::string text = " Position 0 draws " + format_number(arm.sink_excess[0]->last) +
+                     " times the attention that uniform weights would give it (at first " +
+                     format_number(arm.sink_excess[0]->first) + ")";
+  if (arm.onset)
+    text += ": a sink, formed at step " + std::to_string(arm.onset->step) + " (" + format_count(arm.onset->tokens) +
+            " tokens)";
+  else if (arm.first_crossing)
+    text += ": above the threshold of " + format_number(arm.onset_threshold) + " since or around step " +
+            std::to_string(arm.first_crossing->step) + ", but not for the " + std::to_string(arm.onset_window) +
+            " probes in a row that count as onset";
+  else
+    text += ": no sink so far (threshold " + format_number(arm.onset_threshold) + ", highest value " +
+            format_number(arm.highest_excess) + ")";
+  text += ".";
+  for (std::size_t p = 1; p < kShownPositions; ++p)
+    if (arm.sink_excess[p] && arm.sink_excess[p]->last > arm.sink_excess[0]->last &&
+        arm.sink_excess[p]->last >= arm.onset_threshold) {
+      text += " Position " + std::to_string(p) + " leads instead, with " + format_number(arm.sink_excess[p]->last) + ".";
+      break;
+    }
+  if (arm.sink_rate[0])
+    text += " " + format_number(100 * arm.sink_rate[0]->last) + " % of its heads give it more than " +
+            format_number(arm.sink_threshold) + ".";
+  return text;
+}
+
+std::string norm_sentence(const ArmSummary& arm) {
+  if (!arm.norm_ratio) return "";
+  std::string text = " Its residual norm is at most " + format_number(arm.norm_ratio->ratio) +
+                     " times the others' (" + layer_text(arm.norm_ratio->layer) + ")";
+  if (arm.step_up_layer) text += ", stepping up in " + layer_text(*arm.step_up_layer);
+  if (arm.value_ratio && arm.value_ratio_layer)
+    text += "; its value norm falls to " + format_number(arm.value_ratio) + " of the others' (" +
+            layer_text(*arm.value_ratio_layer) + ")";
+  return text + ".";
+}
+
+std::string phase_sentence(const ArmSummary& arm) {
+  if (arm.phases.empty()) return "";
+  std::string text = " Phase: " + arm.phase;
+  if (arm.phases.back().from > 0) text += " since step " + std::to_string(arm.phases.back().from);
+  if (arm.phases.size() == 1 && arm.phase == "wandering") text += " throughout";
+  return text + ".";
+}
+
+/// The contrast that the ablation is about.
+std::string contrast(const std::vector<ArmSummary>& arms) {
+  const ArmSummary* highest = nullptr;
+  const ArmSummary* lowest = nullptr;
+  for (const ArmSummary& arm : arms) {
+    if (!arm.sink_excess[0] || !std::isfinite(arm.sink_excess[0]->last)) continue;
+    if (highest == nullptr || arm.sink_excess[0]->last > highest->sink_excess[0]->last) highest = &arm;
+    if (lowest == nullptr || arm.sink_excess[0]->last < lowest->sink_excess[0]->last) lowest = &arm;
+  }
+  if (highest == nullptr || highest == lowest) return "";
+  std::string text = "The sink at position 0 is strongest in " + highest->label + " (" +
+                     format_number(highest->sink_excess[0]->last) + " times uniform) and weakest in " + lowest->label +
+                     " (" + format_number(lowest->sink_excess[0]->last) + ")";
+  if (highest->norm_ratio && lowest->norm_ratio)
+    text += "; the largest norm ratios of position 0 are " + format_number(highest->norm_ratio->ratio) + " and " +
+            format_number(lowest->norm_ratio->ratio);
+  return text + ".";
+}
+
+}  // namespace
+
+std::vector<Difference> differences(const std::vector<RunData>& runs) {
+  std::vector<std::string> keys;
+  for (const RunData& run : runs)
+    for (const auto& [key, value] : run.settings)
+      if (std::find(keys.begin(), keys.end(), key) == keys.end()) keys.push_back(key);
+  std::vector<Difference> result;
+  for (const std::string& key : keys) {
+    if (is_bookkeeping(key)) continue;
+    std::vector<std::string> values = values_of(runs, key);
+    if (!all_equal(values)) result.push_back({key, std::move(values)});
+  }
+  return result;
+}
+
+std::vector<Statement> comparability(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
+  if (runs.size() < 2) return {};
+  std::vector<Statement> result;
+  result.push_back(data_statement(runs, arms));
+  result.push_back(equal_statement(runs, arms, "train.seed", "All arms share one seed: initial weights and data order",
+                                   "The arms have different seeds: initial weights and data order differ"));
+  result.push_back(token_statement(arms));
+  result.push_back(equal_statement(runs, arms, "train.sequence_length", "All arms train on one sequence length",
+                                   "The arms train on different sequence lengths; sink scores at different lengths "
+                                   "must not be compared, the excess over uniform may"));
+  result.push_back(target_statement(runs, arms));
+  std::vector<std::string> bos;
+  for (const ArmSummary& arm : arms) bos.push_back(arm.bos);
+  if (!all_equal(bos) && runs.size() > 1)
+    result.push_back({true, "BOS differs between arms (" + by_arm(arms, bos) +
+                                "): window i of every arm covers the same text, less what BOS displaces."});
+  std::size_t others = 0;
+  for (const Difference& difference : differences(runs))
+    if (!difference.key.starts_with("run.") && difference.key != "data.bos") ++others;
+  const bool bos_varies = !all_equal(bos);
+  if (bos_varies && others > 0)
+    result.push_back({false, "Besides BOS " + std::to_string(others) + (others == 1 ? " other setting differs" : " other settings differ") +
+                                 " (listed below): what follows from BOS and what from them is not separated."});
+  else if (others > 1)
+    result.push_back({false, std::to_string(others) + " settings differ (listed below): their effects are not separated."});
+  return result;
+}
+
+std::vector<std::string> reading(const std::vector<ArmSummary>& arms) {
+  std::vector<std::string> result;
+  if (const std::string text = contrast(arms); !text.empty()) result.push_back(text);
+  for (const ArmSummary& arm : arms)
+    result.push_back(arm.label + " (BOS " + arm.bos + ") " + progress_sentence(arm) + sink_sentence(arm) +
+                     norm_sentence(arm) + phase_sentence(arm) + loss_sentence(arm));
+  return result;
+}
+
+std::vector<std::string> reading_notes(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
+  std::vector<std::string> notes;
+  notes.push_back("The sink excess is the mean sink score of a position over what uniform attention would give it; "
+                  "1 means no sink. Its onset is the first probe from which it stays at or above the threshold for a "
+                  "whole window of probes.");
+  notes.push_back("The sink rate counts single heads above a fixed score and stays near zero long after the mean has "
+                  "moved: in short runs read the excess and the P0 norm ratio first.");
+  for (const ArmSummary& arm : arms)
+    if (!arm.low_rate.empty()) {
+      notes.push_back("From step " + std::to_string(arm.low_rate.front().from) + " the learning rate of " + arm.label +
+                      " is under a tenth of its peak; a curve that flattens there may do so because of the schedule.");
+    }
+  bool probes_missing = false, other_set = false;
+  for (const ArmSummary& arm : arms) {
+    if (arm.probes.empty()) probes_missing = true;
+    const bool with_bos = arm.probe_set == "natural_bos";
+    if (!arm.probe_set.empty() && with_bos != (arm.bos != "none")) other_set = true;
+  }
+  if (probes_missing && std::any_of(arms.begin(), arms.end(), [](const ArmSummary& a) { return !a.probes.empty(); }))
+    notes.push_back("Some arms have no probe pass; their scores come from training batches or are missing.");
+  if (other_set) notes.push_back("An arm was probed only on a set whose BOS is not the one it trains with.");
+  const bool one_seed = runs.size() < 2 || all_equal(values_of(runs, "train.seed"));
+  if (one_seed) notes.push_back("One seed an arm: differences between arms of the size that seeds make prove nothing.");
+  return notes;
+}
+
+}  // namespace sinkscope
