@@ -61,6 +61,7 @@ class Decoder {
                                              DType compute_dtype);
 
   const ModelConfig& config() const;
+  const DecoderOptions& options() const;
   const ParameterLayout& layout() const;
   Tensor parameters() const;                                 // (flat_size) real
   Tensor gradients() const;                                  // (flat_size) real; training only
