@@ -1,0 +1,484 @@
+#include "engine/model/decoder.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "engine/model/decoder_memory.h"
+
+namespace sinkscope {
+namespace {
+
+/// A parameter and the place of its gradient; both absent when the model does not have it.
+struct Parameter {
+  Tensor value;
+  Tensor gradient;
+};
+
+struct NormParameters {
+  Parameter weight, bias;
+};
+
+struct LinearParameters {
+  Parameter weight, bias;
+};
+
+struct BlockParameters {
+  NormParameters norm1, norm2;
+  LinearParameters qkv, output, up, down;
+  Parameter q_norm, k_norm;
+};
+
+/// What a norm remembers for its backward pass.
+struct NormStatistics {
+  Tensor mean, rstd;
+};
+
+}  // namespace
+
+struct Decoder::State {
+  State(Ops& ops_in, const ModelConfig& config_in, const DecoderOptions& options_in)
+      : ops(ops_in),
+        config(config_in),
+        options(options_in),
+        layout(config_in),
+        real(ops_in.compute_dtype()),
+        memory(config_in, options_in, ops_in.compute_dtype(), layout) {
+    memory.parameters.allocate(ops);
+    if (options.training) memory.gradients.allocate(ops);
+    memory.activations.allocate(ops);
+    memory.scratch.allocate(ops);
+    bind_parameters();
+  }
+
+  void bind_parameters();
+  Parameter bind(const std::string& name) const;
+  NormParameters bind_norm(const std::string& name) const;
+  LinearParameters bind_linear(const std::string& name) const;
+
+  // Views of the current batch.
+  std::int64_t rows() const { return B * T; }
+  Tensor act(std::size_t buffer, std::int64_t width) const { return memory.activations.tensor(buffer, {rows(), width}); }
+  Tensor tmp(std::size_t buffer, std::int64_t width) const { return memory.scratch.tensor(buffer, {rows(), width}); }
+  Tensor row_statistic(std::size_t buffer) const { return memory.activations.tensor(buffer, {rows()}); }
+  const BlockBuffers& buffers(std::int64_t layer) const {
+    return memory.blocks[static_cast<std::size_t>(layer % memory.slots)];
+  }
+  NormStatistics norm_statistics(std::size_t mean, std::size_t rstd) const {
+    return {config.norm == NormType::layernorm ? row_statistic(mean) : Tensor(), row_statistic(rstd)};
+  }
+  Tensor residual(std::int64_t layer) const {  // h^(layer-1), (N, C)
+    return act(layer == config.layers ? memory.final_residual : buffers(layer).residual, config.channels);
+  }
+  Tensor qkv_heads(const Tensor& qkv) const {
+    return qkv.view({B, T, config.heads + 2 * config.kv_heads, config.head_dim});
+  }
+  Tensor norm_row(std::int64_t index) const {  // residual norms of one layer, (N) of the (L+1, N)
+    if (!options.residual_norms) return {};
+    return memory.activations.tensor(memory.residual_norms, {config.layers + 1, rows()}).rows(index, 1).view({rows()});
+  }
+  Tensor sink_block(std::int64_t layer) const {  // (B, H, K) of the (L, B, H, K)
+    if (options.sink_positions == 0) return {};
+    const std::int64_t K = options.sink_positions;
+    return memory.activations.tensor(memory.sink, {config.layers, B * config.heads * K})
+        .rows(layer, 1)
+        .view({B, config.heads, K});
+  }
+  const Parameter& head() const { return config.tied_embedding ? token_embedding : lm_head; }
+  Tensor final_norm_output() const { return act(memory.final_norm, config.channels); }
+  NormKind norm_kind() const { return config.norm == NormType::layernorm ? NormKind::layernorm : NormKind::rmsnorm; }
+
+  void check_batch(std::int64_t sequences, std::int64_t length, const std::int32_t* inputs) const;
+  void norm_forward(const NormParameters& parameters, const Tensor& x, const Tensor& delta, const Tensor& sum,
+                    const Tensor& out, const NormStatistics& statistics, const Tensor& l2);
+  void norm_backward(const NormParameters& parameters, const Tensor& x, const Tensor& dout,
+                     const NormStatistics& statistics, const Tensor& dx);
+  void linear_forward(const LinearParameters& parameters, const Tensor& x, const Tensor& out);
+  void linear_backward(const LinearParameters& parameters, const Tensor& x, const Tensor& dout, const Tensor& dx);
+  void attention_forward(std::int64_t layer);
+  void attention_backward(std::int64_t layer);
+  void mlp_forward(std::int64_t layer);
+  void mlp_backward(std::int64_t layer);
+  void show_block(std::int64_t layer, ActivationObserver& observer) const;
+
+  Ops& ops;
+  ModelConfig config;
+  DecoderOptions options;
+  ParameterLayout layout;
+  DType real;
+  DecoderMemory memory;
+
+  Parameter token_embedding, position_embedding, lm_head;
+  NormParameters final_norm;
+  std::vector<BlockParameters> blocks;
+
+  std::int64_t B = 0, T = 0;     // of the last forward
+  bool head_gradient = false;    // d_final holds the gradient of the last forward's loss
+};
+
+// ---- parameters --------------------------------------------------------------------------------
+
+Parameter Decoder::State::bind(const std::string& name) const {
+  if (!layout.contains(name)) return {};
+  const ParameterSpec& spec = layout.find(name);
+  const auto place = [&](const Arena& arena, std::size_t flat) {
+    const Tensor all = arena.tensor(flat, {layout.flat_size()});
+    const Tensor part = all.rows(spec.offset, spec.size);
+    return spec.shape.size() == 2 ? part.view({spec.shape[0], spec.shape[1]}) : part;
+  };
+  Parameter parameter;
+  parameter.value = place(memory.parameters, memory.parameter_flat);
+  if (options.training) parameter.gradient = place(memory.gradients, memory.gradient_flat);
+  return parameter;
+}
+
+NormParameters Decoder::State::bind_norm(const std::string& name) const {
+  return {bind(name + ".weight"), bind(name + ".bias")};
+}
+
+LinearParameters Decoder::State::bind_linear(const std::string& name) const {
+  return {bind(name + ".weight"), bind(name + ".bias")};
+}
+
+void Decoder::State::bind_parameters() {
+  token_embedding = bind("embed.token.weight");
+  position_embedding = bind("embed.position.weight");
+  lm_head = bind("head.weight");
+  final_norm = bind_norm("final_norm");
+  for (std::int64_t layer = 0; layer < config.layers; ++layer) {
+    const std::string block = "blocks." + std::to_string(layer);
+    blocks.push_back({.norm1 = bind_norm(block + ".norm1"),
+                      .norm2 = bind_norm(block + ".norm2"),
+                      .qkv = bind_linear(block + ".attention.qkv"),
+                      .output = bind_linear(block + ".attention.output"),
+                      .up = bind_linear(block + (config.mlp == MlpType::swiglu ? ".mlp.gate_up" : ".mlp.up")),
+                      .down = bind_linear(block + ".mlp.down"),
+                      .q_norm = bind(block + ".attention.q_norm.weight"),
+                      .k_norm = bind(block + ".attention.k_norm.weight")});
+  }
+}
+
+// ---- layers, forward and backward side by side ---------------------------------------------------
+
+void Decoder::State::norm_forward(const NormParameters& parameters, const Tensor& x, const Tensor& delta,
+                                  const Tensor& sum, const Tensor& out, const NormStatistics& statistics,
+                                  const Tensor& l2) {
+  ops.norm_forward({.kind = norm_kind(),
+                    .x = x,
+                    .delta = delta,
+                    .sum = sum,
+                    .weight = parameters.weight.value,
+                    .bias = parameters.bias.value,
+                    .eps = static_cast<float>(config.norm_eps),
+                    .out = out,
+                    .mean = statistics.mean,
+                    .rstd = statistics.rstd,
+                    .l2 = l2});
+}
+
+void Decoder::State::norm_backward(const NormParameters& parameters, const Tensor& x, const Tensor& dout,
+                                   const NormStatistics& statistics, const Tensor& dx) {
+  ops.norm_backward({.kind = norm_kind(),
+                     .x = x,
+                     .dout = dout,
+                     .weight = parameters.weight.value,
+                     .mean = statistics.mean,
+                     .rstd = statistics.rstd,
+                     .dx = dx,
+                     .dweight = parameters.weight.gradient,
+                     .dbias = parameters.bias.gradient});
+}
+
+void Decoder::State::linear_forward(const LinearParameters& parameters, const Tensor& x, const Tensor& out) {
+  ops.linear_forward({.out = out, .x = x, .weight = parameters.weight.value, .bias = parameters.bias.value});
+}
+
+void Decoder::State::linear_backward(const LinearParameters& parameters, const Tensor& x, const Tensor& dout,
+                                     const Tensor& dx) {
+  ops.linear_backward({.dout = dout,
+                       .x = x,
+                       .weight = parameters.weight.value,
+                       .dx = dx,
+                       .dweight = parameters.weight.gradient,
+                       .dbias = parameters.bias.gradient});
+}
+
+/// delta = W_o attention(rope(qk_norm(W_qkv norm1))), from norm1 (N, C) into attention_delta (N, C).
+void Decoder::State::attention_forward(std::int64_t layer) {
+  const BlockParameters& p = blocks[static_cast<std::size_t>(layer)];
+  const BlockBuffers& b = buffers(layer);
+  const std::int64_t H = config.heads, G = config.kv_heads, D = config.head_dim;
+  const Tensor qkv = act(b.qkv, (H + 2 * G) * D);
+  if (config.qk_norm) {
+    const Tensor raw = act(b.qkv_raw, (H + 2 * G) * D);
+    linear_forward(p.qkv, act(b.norm1, config.channels), raw);
+    ops.qk_norm_forward({.in = qkv_heads(raw),
+                         .out = qkv_heads(qkv),
+                         .query_heads = static_cast<int>(H),
+                         .kv_heads = static_cast<int>(G),
+                         .q_weight = p.q_norm.value,
+                         .k_weight = p.k_norm.value,
+                         .eps = static_cast<float>(config.norm_eps),
+                         .rstd = act(b.qk_rstd, H + G)});
+  } else {
+    linear_forward(p.qkv, act(b.norm1, config.channels), qkv);
+  }
+  if (config.position == PositionEncoding::rope)
+    ops.rope({.qkv = qkv_heads(qkv), .heads = static_cast<int>(H + G), .theta = config.rope_theta, .inverse = false});
+  ops.attention_forward({.qkv = qkv_heads(qkv),
+                         .query_heads = static_cast<int>(H),
+                         .kv_heads = static_cast<int>(G),
+                         .out = act(b.attention, H * D).view({B, T, H, D}),
+                         .lse = memory.activations.tensor(b.lse, {B, H, T}),
+                         .sink = sink_block(layer)});
+  linear_forward(p.output, act(b.attention, H * D), tmp(memory.attention_delta, config.channels));
+}
+
+/// From d_residual (N, C), the gradient of m^l, adds what flows through the attention branch to it.
+void Decoder::State::attention_backward(std::int64_t layer) {
+  const BlockParameters& p = blocks[static_cast<std::size_t>(layer)];
+  const BlockBuffers& b = buffers(layer);
+  const std::int64_t H = config.heads, G = config.kv_heads, D = config.head_dim, C = config.channels;
+  const Tensor qkv = qkv_heads(act(b.qkv, (H + 2 * G) * D));
+  const Tensor d_qkv = tmp(memory.d_qkv, (H + 2 * G) * D);
+  const Tensor d_attention = tmp(memory.d_attention, H * D);
+  const Tensor d_residual = tmp(memory.d_residual, C), d_norm = tmp(memory.d_norm, C);
+
+  linear_backward(p.output, act(b.attention, H * D), d_residual, d_attention);
+  ops.attention_backward({.qkv = qkv,
+                          .query_heads = static_cast<int>(H),
+                          .kv_heads = static_cast<int>(G),
+                          .out = act(b.attention, H * D).view({B, T, H, D}),
+                          .dout = d_attention.view({B, T, H, D}),
+                          .lse = memory.activations.tensor(b.lse, {B, H, T}),
+                          .dqkv = qkv_heads(d_qkv)});
+  if (config.position == PositionEncoding::rope)
+    ops.rope({.qkv = qkv_heads(d_qkv), .heads = static_cast<int>(H + G), .theta = config.rope_theta, .inverse = true});
+  if (config.qk_norm)
+    ops.qk_norm_backward({.in = qkv_heads(act(b.qkv_raw, (H + 2 * G) * D)),
+                          .dqkv = qkv_heads(d_qkv),
+                          .query_heads = static_cast<int>(H),
+                          .kv_heads = static_cast<int>(G),
+                          .q_weight = p.q_norm.value,
+                          .k_weight = p.k_norm.value,
+                          .rstd = act(b.qk_rstd, H + G),
+                          .dq_weight = p.q_norm.gradient,
+                          .dk_weight = p.k_norm.gradient});
+  linear_backward(p.qkv, act(b.norm1, C), d_qkv, d_norm);
+  norm_backward(p.norm1, residual(layer), d_norm, norm_statistics(b.mean1, b.rstd1), d_residual);
+}
+
+/// delta = W_down act(W_up norm2), from norm2 (N, C) into mlp_delta (N, C).
+void Decoder::State::mlp_forward(std::int64_t layer) {
+  const BlockParameters& p = blocks[static_cast<std::size_t>(layer)];
+  const BlockBuffers& b = buffers(layer);
+  const std::int64_t F = config.hidden;
+  const Tensor act_out = act(b.act, F);
+  const Tensor up = act(b.up, config.mlp == MlpType::swiglu ? 2 * F : F);
+  linear_forward(p.up, act(b.norm2, config.channels), up);
+  if (config.mlp == MlpType::swiglu)
+    ops.swiglu_forward({.gate_up = up, .out = act_out});
+  else
+    ops.gelu_forward({.x = up, .out = act_out});
+  linear_forward(p.down, act_out, tmp(memory.mlp_delta, config.channels));
+}
+
+/// From d_residual (N, C), the gradient of h^l, adds what flows through the MLP branch to it.
+void Decoder::State::mlp_backward(std::int64_t layer) {
+  const BlockParameters& p = blocks[static_cast<std::size_t>(layer)];
+  const BlockBuffers& b = buffers(layer);
+  const std::int64_t F = config.hidden, C = config.channels;
+  const Tensor d_residual = tmp(memory.d_residual, C), d_norm = tmp(memory.d_norm, C);
+  const Tensor d_act = tmp(memory.d_act, F);
+  const std::int64_t up_width = config.mlp == MlpType::swiglu ? 2 * F : F;
+  const Tensor up = act(b.up, up_width), d_up = tmp(memory.d_up, up_width);
+
+  linear_backward(p.down, act(b.act, F), d_residual, d_act);
+  if (config.mlp == MlpType::swiglu)
+    ops.swiglu_backward({.gate_up = up, .dout = d_act, .dgate_up = d_up});
+  else
+    ops.gelu_backward({.x = up, .dout = d_act, .dx = d_up});
+  linear_backward(p.up, act(b.norm2, C), d_up, d_norm);
+  norm_backward(p.norm2, act(b.middle, C), d_norm, norm_statistics(b.mean2, b.rstd2), d_residual);
+}
+
+void Decoder::State::show_block(std::int64_t layer, ActivationObserver& observer) const {
+  const BlockBuffers& b = buffers(layer);
+  observer.block({.layer = layer,
+                  .input = residual(layer),
+                  .qkv = qkv_heads(act(b.qkv, (config.heads + 2 * config.kv_heads) * config.head_dim)),
+                  .lse = memory.activations.tensor(b.lse, {B, config.heads, T}),
+                  .attention_output = tmp(memory.attention_delta, config.channels),
+                  .middle = act(b.middle, config.channels),
+                  .mlp_output = tmp(memory.mlp_delta, config.channels),
+                  .output = residual(layer + 1)});
+}
+
+void Decoder::State::check_batch(std::int64_t sequences, std::int64_t length, const std::int32_t* inputs) const {
+  const auto fail = [&](const std::string& message) {
+    throw std::invalid_argument("Decoder::forward: a batch of " + std::to_string(sequences) + " x " +
+                                std::to_string(length) + " tokens " + message);
+  };
+  if (sequences < 1 || length < 1) fail("is empty");
+  if (length > options.max_length)
+    fail("is longer than the " + std::to_string(options.max_length) + " positions planned for");
+  if (sequences > memory.rows / length)
+    fail("does not fit into the " + std::to_string(memory.rows) + " rows planned for");
+  if (config.position == PositionEncoding::learned && length > config.max_sequence_length)
+    fail("is longer than the " + std::to_string(config.max_sequence_length) + " learned positions");
+  if (length < options.sink_positions)
+    fail("is shorter than the " + std::to_string(options.sink_positions) + " sink positions that are watched");
+  for (std::int64_t i = 0; i < sequences * length; ++i)
+    if (inputs[i] < 0 || inputs[i] >= config.vocab_size)
+      fail("holds token " + std::to_string(inputs[i]) + " at index " + std::to_string(i) +
+           "; the vocabulary has " + std::to_string(config.vocab_size));
+}
+
+// ---- the public interface ------------------------------------------------------------------------
+
+Decoder::Decoder(Ops& ops, const ModelConfig& config, const DecoderOptions& options)
+    : state_(std::make_unique<State>(ops, config, options)) {}
+Decoder::~Decoder() = default;
+Decoder::Decoder(Decoder&&) noexcept = default;
+
+const ModelConfig& Decoder::config() const { return state_->config; }
+const DecoderOptions& Decoder::options() const { return state_->options; }
+const ParameterLayout& Decoder::layout() const { return state_->layout; }
+
+Tensor Decoder::parameters() const {
+  return state_->memory.parameters.tensor(state_->memory.parameter_flat, {state_->layout.flat_size()});
+}
+
+Tensor Decoder::gradients() const {
+  if (!state_->options.training) throw std::logic_error("Decoder::gradients: the decoder is not for training");
+  return state_->memory.gradients.tensor(state_->memory.gradient_flat, {state_->layout.flat_size()});
+}
+
+Tensor Decoder::parameter(const ParameterSpec& spec) const { return state_->bind(spec.name).value; }
+
+void Decoder::zero_gradients() { state_->ops.zero(gradients()); }
+
+void Decoder::forward(std::int64_t sequences, std::int64_t length, const std::int32_t* inputs,
+                      ActivationObserver* observer) {
+  State& s = *state_;
+  s.check_batch(sequences, length, inputs);
+  s.B = sequences;
+  s.T = length;
+  s.head_gradient = false;
+  const std::int64_t C = s.config.channels, L = s.config.layers;
+  const Tensor tokens = s.memory.scratch.tensor(s.memory.tokens, {s.B, s.T});
+  s.ops.copy_from_host(tokens, inputs);
+  s.ops.embedding_forward({.out = s.residual(0),
+                           .tokens = tokens,
+                           .wte = s.token_embedding.value,
+                           .wpe = s.position_embedding.value});
+  if (observer != nullptr) observer->embedding(s.residual(0));
+
+  const Tensor attention_delta = s.tmp(s.memory.attention_delta, C), mlp_delta = s.tmp(s.memory.mlp_delta, C);
+  // Norms add the branch before them to the residual stream and measure it: h^(l-1) = m^(l-1) + mlp.
+  const auto norm_of_residual = [&](std::int64_t layer, const NormParameters& parameters, const Tensor& out,
+                                    const NormStatistics& statistics) {
+    const Tensor h = s.residual(layer);
+    if (layer == 0) {
+      s.norm_forward(parameters, h, {}, {}, out, statistics, s.norm_row(0));
+      return;
+    }
+    s.norm_forward(parameters, s.act(s.buffers(layer - 1).middle, C), mlp_delta, h, out, statistics,
+                   s.norm_row(layer));
+    if (observer != nullptr) s.show_block(layer - 1, *observer);
+  };
+  for (std::int64_t layer = 0; layer < L; ++layer) {
+    const BlockParameters& p = s.blocks[static_cast<std::size_t>(layer)];
+    const BlockBuffers& b = s.buffers(layer);
+    norm_of_residual(layer, p.norm1, s.act(b.norm1, C), s.norm_statistics(b.mean1, b.rstd1));
+    s.attention_forward(layer);
+    s.norm_forward(p.norm2, s.residual(layer), attention_delta, s.act(b.middle, C), s.act(b.norm2, C),
+                   s.norm_statistics(b.mean2, b.rstd2), {});
+    s.mlp_forward(layer);
+  }
+  norm_of_residual(L, s.final_norm, s.final_norm_output(),
+                   s.norm_statistics(s.memory.final_mean, s.memory.final_rstd));
+}
+
+void Decoder::loss(const std::int32_t* targets, float* losses, float gradient_scale) {
+  State& s = *state_;
+  if (s.B == 0) throw std::logic_error("Decoder::loss: no forward pass came before");
+  if (gradient_scale > 0 && !s.options.training)
+    throw std::logic_error("Decoder::loss: gradients asked of a decoder that is not for training");
+  const std::int64_t N = s.rows(), C = s.config.channels, V = s.config.vocab_size;
+  for (std::int64_t i = 0; i < N; ++i)
+    if (targets[i] < -1 || targets[i] >= V)
+      throw std::invalid_argument("Decoder::loss: target " + std::to_string(targets[i]) + " at index " +
+                                  std::to_string(i) + "; expected -1 or one of " + std::to_string(V) + " tokens");
+  const Tensor all_targets = s.memory.scratch.tensor(s.memory.targets, {N});
+  const Tensor all_losses = s.memory.scratch.tensor(s.memory.losses, {N});
+  s.ops.copy_from_host(all_targets, targets);
+  const Tensor x = s.final_norm_output();
+  for (std::int64_t begin = 0; begin < N; begin += s.memory.head_rows) {
+    const std::int64_t count = std::min(s.memory.head_rows, N - begin);
+    const Tensor logits = s.memory.scratch.tensor(s.memory.logits, {count, V});
+    s.ops.linear_forward({.out = logits, .x = x.rows(begin, count), .weight = s.head().value, .bias = {}});
+    s.ops.cross_entropy({.logits = logits,
+                         .targets = all_targets.rows(begin, count),
+                         .losses = all_losses.rows(begin, count),
+                         .gradient = gradient_scale > 0,
+                         .scale = gradient_scale});
+    if (gradient_scale > 0)
+      s.ops.linear_backward({.dout = logits,
+                             .x = x.rows(begin, count),
+                             .weight = s.head().value,
+                             .dx = s.tmp(s.memory.d_final, C).rows(begin, count),
+                             .dweight = s.head().gradient,
+                             .dbias = {}});
+  }
+  s.head_gradient = gradient_scale > 0;
+  s.ops.copy_to_host(losses, all_losses);
+}
+
+void Decoder::backward() {
+  State& s = *state_;
+  if (!s.head_gradient)
+    throw std::logic_error("Decoder::backward: no loss with a gradient scale came before it");
+  s.head_gradient = false;
+  const std::int64_t C = s.config.channels, L = s.config.layers;
+  const Tensor d_residual = s.tmp(s.memory.d_residual, C);
+  s.ops.zero(d_residual);
+  s.norm_backward(s.final_norm, s.residual(L), s.tmp(s.memory.d_final, C),
+                  s.norm_statistics(s.memory.final_mean, s.memory.final_rstd), d_residual);
+  for (std::int64_t layer = L - 1; layer >= 0; --layer) {
+    s.mlp_backward(layer);
+    s.attention_backward(layer);
+  }
+  s.ops.embedding_backward({.dout = d_residual,
+                            .tokens = s.memory.scratch.tensor(s.memory.tokens, {s.B, s.T}),
+                            .dwte = s.token_embedding.gradient,
+                            .dwpe = s.position_embedding.gradient});
+}
+
+void Decoder::logits(std::int64_t row, float* out) {
+  State& s = *state_;
+  if (s.B == 0) throw std::logic_error("Decoder::logits: no forward pass came before");
+  const Tensor logits = s.memory.scratch.tensor(s.memory.logits, {1, s.config.vocab_size});
+  s.ops.linear_forward({.out = logits, .x = s.final_norm_output().rows(row, 1), .weight = s.head().value, .bias = {}});
+  s.ops.copy_to_host(out, logits);
+}
+
+std::vector<float> Decoder::sink_scores() const {
+  const State& s = *state_;
+  if (s.options.sink_positions == 0 || s.B == 0) return {};
+  const std::int64_t size = s.config.layers * s.B * s.config.heads * s.options.sink_positions;
+  std::vector<float> out(static_cast<std::size_t>(size));
+  s.ops.copy_to_host(out.data(), s.memory.activations.tensor(s.memory.sink, {size}));
+  return out;
+}
+
+std::vector<float> Decoder::residual_norms() const {
+  const State& s = *state_;
+  if (!s.options.residual_norms || s.B == 0) return {};
+  const std::int64_t size = (s.config.layers + 1) * s.rows();
+  std::vector<float> out(static_cast<std::size_t>(size));
+  s.ops.copy_to_host(out.data(), s.memory.activations.tensor(s.memory.residual_norms, {size}));
+  return out;
+}
+
+}  // namespace sinkscope

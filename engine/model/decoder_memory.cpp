@@ -1,0 +1,94 @@
+#include "engine/model/decoder_memory.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace sinkscope {
+namespace {
+
+// Logits are the widest rows by far: made, turned into gradients and dropped a chunk at a time.
+constexpr std::int64_t kLogitsBytes = std::int64_t{8} << 20;
+
+}  // namespace
+
+DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& options, DType real,
+                             const ParameterLayout& layout) {
+  if (options.max_sequences < 1 || options.max_length < 1)
+    throw std::invalid_argument("Decoder: a batch of " + std::to_string(options.max_sequences) + " x " +
+                                std::to_string(options.max_length) + " tokens; expected at least 1 x 1");
+  const std::int64_t N = options.max_sequences * options.max_length;
+  const std::int64_t C = config.channels, H = config.heads, G = config.kv_heads, D = config.head_dim;
+  const std::int64_t F = config.hidden, L = config.layers, V = config.vocab_size;
+  const std::int64_t up_width = config.mlp == MlpType::swiglu ? 2 * F : F;
+  const std::int64_t qkv_width = (H + 2 * G) * D;
+  const bool layernorm = config.norm == NormType::layernorm;
+  rows = N;
+  head_rows = std::min(N, std::max<std::int64_t>(32, kLogitsBytes / (V * static_cast<std::int64_t>(size_of(real)))));
+  slots = options.training ? L : std::min<std::int64_t>(L, 2);
+
+  parameter_flat = parameters.request("parameters", real, layout.flat_size());
+  if (options.training) gradient_flat = gradients.request("gradients", real, layout.flat_size());
+
+  const auto keep = [&](const std::string& name, DType dtype, std::int64_t size) {
+    return activations.request(name, dtype, size);
+  };
+  for (std::int64_t slot = 0; slot < slots; ++slot) {
+    const std::string block = "block " + std::to_string(slot) + " ";
+    BlockBuffers b;
+    b.residual = keep(block + "residual", real, N * C);
+    b.norm1 = keep(block + "norm1", real, N * C);
+    if (layernorm) b.mean1 = keep(block + "norm1 mean", DType::f32, N);
+    b.rstd1 = keep(block + "norm1 rstd", DType::f32, N);
+    if (config.qk_norm) {
+      b.qkv_raw = keep(block + "qkv before qk-norm", real, N * qkv_width);
+      b.qk_rstd = keep(block + "qk-norm rstd", DType::f32, N * (H + G));
+    }
+    b.qkv = keep(block + "qkv", real, N * qkv_width);
+    b.attention = keep(block + "attention", real, N * H * D);
+    b.lse = keep(block + "lse", DType::f32, N * H);
+    b.middle = keep(block + "middle", real, N * C);
+    b.norm2 = keep(block + "norm2", real, N * C);
+    if (layernorm) b.mean2 = keep(block + "norm2 mean", DType::f32, N);
+    b.rstd2 = keep(block + "norm2 rstd", DType::f32, N);
+    b.up = keep(block + "mlp up", real, N * up_width);
+    b.act = keep(block + "mlp activation", real, N * F);
+    blocks.push_back(b);
+  }
+  final_residual = keep("final residual", real, N * C);
+  final_norm = keep("final norm", real, N * C);
+  if (layernorm) final_mean = keep("final norm mean", DType::f32, N);
+  final_rstd = keep("final norm rstd", DType::f32, N);
+  if (options.sink_positions > 0) sink = keep("sink scores", DType::f32, L * H * N);
+  if (options.residual_norms) residual_norms = keep("residual norms", DType::f32, (L + 1) * N);
+
+  const auto use = [&](const std::string& name, DType dtype, std::int64_t size) {
+    return scratch.request(name, dtype, size);
+  };
+  tokens = use("tokens", DType::i32, N);
+  targets = use("targets", DType::i32, N);
+  losses = use("losses", DType::f32, N);
+  logits = use("logits", real, head_rows * V);
+  attention_delta = use("attention output", real, N * C);
+  mlp_delta = use("mlp output", real, N * C);
+  if (!options.training) return;
+  d_residual = use("gradient of residual", real, N * C);
+  d_norm = use("gradient of norm", real, N * C);
+  d_final = use("gradient of final norm", real, N * C);
+  d_act = use("gradient of mlp activation", real, N * F);
+  d_up = use("gradient of mlp up", real, N * up_width);
+  d_attention = use("gradient of attention", real, N * H * D);
+  d_qkv = use("gradient of qkv", real, N * qkv_width);
+}
+
+std::vector<MemoryLine> Decoder::memory_plan(const ModelConfig& config, const DecoderOptions& options,
+                                             DType compute_dtype) {
+  const ParameterLayout layout(config);
+  const DecoderMemory memory(config, options, compute_dtype, layout);
+  std::vector<MemoryLine> lines;
+  for (const Arena* arena : {&memory.parameters, &memory.gradients, &memory.activations, &memory.scratch})
+    for (const ArenaEntry& entry : arena->entries()) lines.push_back({arena->name(), entry.name, entry.bytes});
+  return lines;
+}
+
+}  // namespace sinkscope
