@@ -12,6 +12,24 @@ namespace {
 
 constexpr std::int64_t kSegmentPart = 16384;  // elements; 64 KiB of fp32
 
+/// Sum of x[i]^2, in enough running sums that an addition need not wait for the one before it.
+double squares(const float* x, std::int64_t size) {
+  constexpr std::int64_t kSums = 64;
+  double sums[kSums] = {};
+  std::int64_t i = 0;
+  for (; i + kSums <= size; i += kSums) {
+#pragma omp simd
+    for (std::int64_t j = 0; j < kSums; ++j) {
+      const auto value = static_cast<double>(x[i + j]);
+      sums[j] += value * value;
+    }
+  }
+  double total = 0;
+  for (; i < size; ++i) total += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  for (const double sum : sums) total += sum;
+  return total;
+}
+
 }  // namespace
 
 void CpuOps::cut_segments(const char* op, std::span<const Segment> segments, std::int64_t size) {
@@ -40,10 +58,7 @@ void CpuOps::sum_of_squares(const SumOfSquares& args) {
   parallel_range(threads_, parts, kSegmentPart, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t p = begin; p < end; ++p) {
       const SegmentPart& part = segment_parts_[static_cast<std::size_t>(p)];
-      double sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (std::int64_t i = part.begin; i < part.end; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-      part_sums[p] = sum;
+      part_sums[p] = squares(x + part.begin, part.end - part.begin);
     }
   });
   auto* sums = args.sums.as<double>();
