@@ -1,3 +1,5 @@
+#include <sys/resource.h>
+
 #include "tests/catch.h"
 #include "tests/kernels/reference_ops.h"
 
@@ -189,4 +191,22 @@ TEST_CASE("Equal keys give uniform attention, whose statistics are known") {
   CHECK(argmax[0] == 1.0F);  // a tie counts for position 0
   CHECK(first[0] == Approx(1.0));
   CHECK(rest[0] == Approx(1.0));
+}
+
+TEST_CASE("Attention needs no memory that grows with the square of the length") {
+  const auto ops = make_cpu_ops(2);
+  Random random(48);
+  const Heads heads{1, 8192, 1, 1, 4};  // T x T floats are 256 MiB
+  Run run(heads, 8, random.normals(heads.size()), random.normals(heads.out_size()));
+  const auto peak = [] {
+    rusage usage = {};
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_maxrss;  // KiB
+  };
+  const long before = peak();
+  forward(*ops, heads, run, true);
+  backward(*ops, heads, run);
+  CHECK(peak() - before < 32 * 1024);
+  CHECK(static_cast<double>(run.out[0]) == Approx(static_cast<double>(run.qkv[heads.at(0, 0, 2)])));
+  for (std::int64_t i = 0; i < run.dqkv.size(); ++i) REQUIRE(std::isfinite(run.dqkv[i]));
 }
