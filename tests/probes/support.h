@@ -1,0 +1,40 @@
+// A probe record computed from the reference decoder by the definitions alone, and small models.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/config/config.h"
+#include "engine/metrics/records.h"
+#include "engine/model/parameters.h"
+#include "engine/probes/probe_sets.h"
+
+namespace sinkscope::test {
+
+/// Resolved models of 3 layers that differ in every switch.
+std::vector<ModelConfig> small_models();
+
+/// Initial values scaled up, so that attention is far from uniform and norms differ by position.
+std::vector<float> strong_parameters(const ParameterLayout& layout, std::uint64_t seed);
+
+/// Every field of the record in double precision, from METRICS sections 1 to 3 as they are written.
+/// `margin` receives the smallest distance of a sink score from the threshold.
+ProbeRecord expected_record(const ModelConfig& model, const ParameterLayout& layout, std::span<const float> parameters,
+                            const ProbeConfig& config, const ProbeSet& set, double& margin);
+
+/// A stream of `tokens` tokens in [0, vocab) with an EOS now and then, in memory.
+class MemoryStream final : public TokenStream {
+ public:
+  MemoryStream(std::int64_t tokens, std::int64_t vocab, std::int32_t eos_id);
+  std::int64_t size() const override { return static_cast<std::int64_t>(tokens_.size()); }
+  void read(std::int64_t begin, std::span<std::int32_t> out) const override;
+  const std::vector<ShardInfo>& shards() const override { return shards_; }
+  const std::vector<std::int32_t>& tokens() const { return tokens_; }
+
+ private:
+  std::vector<std::int32_t> tokens_;
+  std::vector<ShardInfo> shards_;
+};
+
+}  // namespace sinkscope::test
