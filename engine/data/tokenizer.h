@@ -37,16 +37,20 @@ std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(const std::filesystem::p
 /// both <|endoftext|>.
 std::unique_ptr<Tokenizer> make_gpt2_tokenizer(const std::filesystem::path& encoder_json,
                                                const std::filesystem::path& vocab_bpe);
-/// By what lies at `path`: "byte", a .model file, or a folder holding encoder.json and vocab.bpe.
+/// By what lies at `path`: "byte", a .model file, or a folder holding encoder.json and vocab.bpe (or
+/// tokenizer.model). Throws std::runtime_error naming what is missing.
 std::unique_ptr<Tokenizer> open_tokenizer(const std::filesystem::path& path);
 
 struct SentencepieceTraining {
-  std::vector<std::filesystem::path> inputs;  // text files
+  std::vector<std::filesystem::path> inputs;  // as TokenizeOptions takes them
   std::filesystem::path model;                // output, e.g. data/tokenizer.model
   std::int64_t vocab_size = 1024;
   std::int64_t seed = 1;
+  std::string text_key = "text";              // as in TokenizeOptions
+  std::string document_separator = "<|endoftext|>";
 };
-/// Trains a sentencepiece BPE model with byte fallback, BOS and EOS, deterministic.
+/// Trains a sentencepiece BPE model with byte fallback, BOS and EOS, deterministic. Throws
+/// std::runtime_error when the model exists already, or the text does not support the vocabulary.
 void train_sentencepiece(const SentencepieceTraining& options);
 
 }  // namespace sinkscope

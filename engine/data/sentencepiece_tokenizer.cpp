@@ -1,0 +1,136 @@
+#include <stdexcept>
+
+#include "engine/data/tokenizer.h"
+
+#ifdef SINKSCOPE_SENTENCEPIECE
+
+#include <sentencepiece_processor.h>
+#include <sentencepiece_trainer.h>
+
+#include "engine/data/output_file.h"
+#include "engine/data/text_source.h"
+#include "engine/data/vocabulary.h"
+
+namespace sinkscope {
+namespace {
+
+void require_ok(const sentencepiece::util::Status& status, const std::filesystem::path& file) {
+  if (!status.ok()) throw std::runtime_error(file.string() + ": sentencepiece: " + status.ToString());
+}
+
+class SentencepieceTokenizer final : public Tokenizer {
+ public:
+  explicit SentencepieceTokenizer(const std::filesystem::path& model) : model_(model) {
+    if (!std::filesystem::is_regular_file(model)) throw std::runtime_error(model.string() + ": no such file");
+    require_ok(processor_.Load(model.string()), model);
+    std::vector<std::string> pieces;
+    for (int id = 0; id < processor_.GetPieceSize(); ++id) pieces.push_back(processor_.IdToPiece(id));
+    hash_ = hash_vocabulary(pieces);
+  }
+
+  std::string kind() const override { return "sentencepiece"; }
+  std::int64_t vocab_size() const override { return processor_.GetPieceSize(); }
+  std::int32_t bos_id() const override { return processor_.bos_id(); }
+  std::int32_t eos_id() const override { return processor_.eos_id(); }
+  std::uint64_t vocab_hash() const override { return hash_; }
+  std::vector<std::filesystem::path> files() const override { return {model_}; }
+
+  std::vector<std::int32_t> encode(std::string_view text) const override {
+    require_utf8(text);  // sentencepiece itself replaces what it cannot read
+    std::vector<int> ids;
+    require_ok(processor_.Encode(text, &ids), model_);
+    return ids;
+  }
+
+  std::string decode(std::span<const std::int32_t> ids) const override {
+    require_ids(ids, vocab_size());
+    std::string text;
+    require_ok(processor_.Decode(std::vector<int>(ids.begin(), ids.end()), &text), model_);
+    return text;
+  }
+
+ private:
+  std::filesystem::path model_;
+  sentencepiece::SentencePieceProcessor processor_;
+  std::uint64_t hash_ = 0;
+};
+
+/// The lines of the documents, as the trainer takes them: it counts words within lines.
+class Lines final : public sentencepiece::SentenceIterator {
+ public:
+  explicit Lines(std::vector<std::string> lines) : lines_(std::move(lines)) {}
+  bool done() const override { return at_ >= lines_.size(); }
+  void Next() override { ++at_; }
+  const std::string& value() const override { return lines_[at_]; }
+  sentencepiece::util::Status status() const override { return {}; }
+
+ private:
+  std::vector<std::string> lines_;
+  std::size_t at_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(const std::filesystem::path& model) {
+  return std::make_unique<SentencepieceTokenizer>(model);
+}
+
+// Llama's settings (Touvron et al. 2023): BPE, digits apart, bytes for rare characters, and no
+// normalization, so that decoding gives back the text.
+void train_sentencepiece(const SentencepieceTraining& options) {
+  if (std::filesystem::exists(options.model)) throw std::runtime_error(options.model.string() + ": exists already");
+  constexpr std::size_t kLongestLine = 4000;  // bytes; the trainer drops lines above 4192
+  std::vector<std::string> lines;
+  for_each_document(list_text_files(options.inputs), {options.text_key, options.document_separator},
+                    [&](std::string_view document) {
+                      while (!document.empty()) {
+                        std::size_t end = std::min(document.find('\n'), document.size());
+                        if (end > kLongestLine) {  // cut at a space; without one the line is no prose
+                          const std::size_t space = document.rfind(' ', kLongestLine);
+                          if (space != std::string_view::npos && space > 0) end = space;
+                        }
+                        if (end > 0) lines.emplace_back(document.substr(0, end));
+                        document.remove_prefix(std::min(end + 1, document.size()));
+                      }
+                      return true;
+                    });
+  if (lines.empty()) throw std::runtime_error(options.model.string() + ": there is no text to train a tokenizer on");
+  Lines iterator(std::move(lines));
+  sentencepiece::SetRandomGeneratorSeed(static_cast<unsigned>(options.seed));
+  std::string model;
+  require_ok(sentencepiece::SentencePieceTrainer::Train(
+                 {{"model_type", "bpe"},
+                  {"vocab_size", std::to_string(options.vocab_size)},
+                  {"byte_fallback", "true"},
+                  {"split_digits", "true"},
+                  {"normalization_rule_name", "identity"},
+                  {"remove_extra_whitespaces", "false"},
+                  {"allow_whitespace_only_pieces", "true"},
+                  {"character_coverage", "0.9995"},
+                  {"input_sentence_size", "1000000"},
+                  {"shuffle_input_sentence", "true"},
+                  {"num_threads", "1"},
+                  {"minloglevel", "2"}},
+                 &iterator, &model),
+             options.model);
+  write_new_file(options.model, model);
+}
+
+}  // namespace sinkscope
+
+#else
+
+namespace sinkscope {
+
+std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(const std::filesystem::path& model) {
+  throw std::runtime_error(model.string() + ": this build has no sentencepiece; install libsentencepiece-dev and rebuild");
+}
+
+void train_sentencepiece(const SentencepieceTraining& options) {
+  throw std::runtime_error(options.model.string() +
+                           ": this build has no sentencepiece; install libsentencepiece-dev and rebuild");
+}
+
+}  // namespace sinkscope
+
+#endif
