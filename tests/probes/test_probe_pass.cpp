@@ -122,7 +122,7 @@ TEST_CASE("every field of a probe record follows its definition") {
     // The BOS embedding stands out, so that position 0 of those sets has a circuit to find.
     const ParameterSpec& wte = layout.find("embed.token.weight");
     for (std::int64_t c = 0; c < model.channels; ++c)
-      parameters[static_cast<std::size_t>(wte.offset + kBos * model.channels + c)] *= 8.0F;
+      parameters[static_cast<std::size_t>(wte.offset + kBos * model.channels + c)] *= 100.0F;
     for (const std::int64_t batch : {5, 2}) {  // whole sets, and sets in parts
       INFO("sequences at once " << batch);
       Decoder decoder = make_decoder(*ops, model, batch, parameters, false);
