@@ -1,0 +1,107 @@
+// The configurations that come with the project, and the schema that describes them.
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "engine/config/load.h"
+#include "tests/catch.h"
+#include "tests/config/json_schema.h"
+
+using namespace sinkscope;
+using namespace sinkscope::test;
+using Json = nlohmann::ordered_json;
+
+namespace {
+
+std::string read_file(const std::filesystem::path& file) {
+  std::ifstream stream(file, std::ios::binary);
+  REQUIRE(stream);
+  std::ostringstream text;
+  text << stream.rdbuf();
+  return text.str();
+}
+
+std::map<std::string, std::filesystem::path> shipped() {
+  std::map<std::string, std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(SINKSCOPE_CONFIGS))
+    if (entry.path().extension() == ".json" && entry.path().filename() != "schema.json")
+      files[entry.path().stem().string()] = entry.path();
+  return files;
+}
+
+}  // namespace
+
+TEST_CASE("the schema in the repository is the one that the program generates") {
+  CHECK(read_file(std::filesystem::path(SINKSCOPE_CONFIGS) / "schema.json") == config_schema().dump(2) + "\n");
+}
+
+TEST_CASE("every shipped config loads and conforms to the schema") {
+  const auto files = shipped();
+  for (const char* name : {"quickstart", "gpt2-124m", "llama-1.3b", "llama-42m", "qwen3-0.6b", "ablation-bos"})
+    CHECK(files.count(name) == 1);
+  const Json schema = config_schema();
+  for (const auto& [name, file] : files) {
+    INFO(name);
+    const Json json = Json::parse(read_file(file));
+    CHECK(schema_violations(schema, json) == std::vector<std::string>{});
+    const Config config = load_config(file);
+    CHECK(config.name == name);
+    CHECK(schema_violations(schema, to_json(config)) == std::vector<std::string>{});
+    if (!config.ablation.empty()) CHECK(expand_ablation(config).size() >= 2);
+  }
+}
+
+TEST_CASE("the shipped presets have the sizes that their names say") {
+  const auto files = shipped();
+  const Config gpt2 = load_config(files.at("gpt2-124m"));
+  CHECK(gpt2.model.hidden == 3072);
+  CHECK(gpt2.model.norm == NormType::layernorm);
+  CHECK(gpt2.model.tied_embedding);
+  const Config qwen3 = load_config(files.at("qwen3-0.6b"));
+  CHECK(qwen3.model.qk_norm);
+  CHECK(qwen3.model.rope_theta == 1e6);
+  CHECK(qwen3.model.head_dim == 128);
+  const Config quickstart = load_config(files.at("quickstart"));
+  CHECK(quickstart.model.preset == ModelPreset::llama);
+  CHECK(quickstart.train.steps == 1000);
+  CHECK(quickstart.train.optimizer.learning_rate == 3e-3);
+  const auto arms = expand_ablation(quickstart);
+  REQUIRE(arms.size() == 2);
+  CHECK(arms[0].name == "quickstart/bos-sequence");
+  CHECK(arms[1].name == "quickstart/bos-none");
+  CHECK(arms[1].data.common_targets == std::vector<BosPolicy>{BosPolicy::sequence, BosPolicy::none});
+}
+
+TEST_CASE("schema and parser refuse the same values") {
+  const Json schema = config_schema();
+  const auto accepted = [&](const std::string& text) {
+    bool parses = true;
+    try {
+      parse_config(text, "test");
+    } catch (const ConfigError&) {
+      parses = false;
+    }
+    const bool conforms = schema_violations(schema, Json::parse(text)).empty();
+    INFO(text);
+    CHECK(parses == conforms);
+    return parses;
+  };
+  for (const char* text :
+       {R"({})", R"({"$schema": "x"})", R"({"name": "a/b-1"})", R"({"model": {"layers": 7}})",
+        R"({"train": {"optimizer": {"beta1": 0.0}}})", R"({"data": {"common_targets": ["none"]}})",
+        R"({"ablation": {"train.seed": [1, 2]}})", R"({"probes": {"sink_threshold": 1}})"})
+    CHECK(accepted(text));
+  for (const char* text :
+       {R"([])", R"({"nam": "a"})", R"({"name": ""})", R"({"name": "/a"})", R"({"name": "../a"})", R"({"output": ""})",
+        R"({"model": {"layers": 0}})", R"({"model": {"layers": 1025}})", R"({"model": {"layers": "4"}})",
+        R"({"model": {"layers": 1.5}})", R"({"model": {"norm": "batchnorm"}})", R"({"model": 3})",
+        R"({"model": {"norm_eps": 0}})", R"({"train": {"optimizer": {"beta1": 1}}})",
+        R"({"train": {"sequence_length": 1}})", R"({"data": {"common_targets": []}})",
+        R"({"data": {"common_targets": ["none", "none"]}})", R"({"data": {"train": [""]}})",
+        R"({"ablation": {"train.sed": [1]}})", R"({"ablation": {"train.seed": []}})",
+        R"({"ablation": {"train.seed": [1, 1]}})", R"({"ablation": {"train.seed": ["x"]}})",
+        R"({"ablation": {"name": ["a"]}})", R"({"log": {"tensorboard": 1}})", R"({"probes": {"sink_threshold": 1.1}})"})
+    CHECK_FALSE(accepted(text));
+}
