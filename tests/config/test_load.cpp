@@ -1,0 +1,232 @@
+// What a configuration may say, and what it is told when it says something else.
+#include <stdlib.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "engine/config/load.h"
+#include "tests/catch.h"
+
+using namespace sinkscope;
+
+namespace {
+
+Config parse(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  return parse_config(text, "test.json", overrides);
+}
+
+struct TemporaryFolder {
+  TemporaryFolder() {
+    std::string name = (std::filesystem::temp_directory_path() / "sinkscope_config_XXXXXX").string();
+    if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot create a folder " + name);
+    path = name;
+  }
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path, ignored);
+  }
+  std::filesystem::path path;
+};
+
+}  // namespace
+
+TEST_CASE("an unknown key is named with the nearest known one") {
+  CHECK_THROWS_WITH(parse(R"({"modle": {}})"), R"(test.json: unknown key "modle"; did you mean "model"?)");
+  CHECK_THROWS_WITH(parse(R"({"model": {"layer": 3}})"),
+                    R"(test.json: unknown key "model.layer"; did you mean "model.layers"?)");
+  CHECK_THROWS_WITH(parse(R"({"model": {"sequence_length": 3}})"),
+                    R"(test.json: unknown key "model.sequence_length"; did you mean "train.sequence_length"?)");
+  CHECK_THROWS_WITH(parse(R"({"train": {"learning_rate": 3}})"),
+                    R"(test.json: unknown key "train.learning_rate"; did you mean "train.optimizer.learning_rate"?)");
+  CHECK_THROWS_WITH(parse(R"({"log": {"qqqqqqqqqq": 3}})"),
+                    R"(test.json: unknown key "log.qqqqqqqqqq"; known here are every, console_every, tensorboard, )"
+                    "heatmap_every");
+  CHECK_THROWS_WITH(parse(R"({"model.layers": 3})"),
+                    R"(test.json: "model.layers" must be nested, one object for each part before a dot)");
+}
+
+TEST_CASE("a key given twice is named with its path") {
+  CHECK_THROWS_WITH(parse(R"({"name": "a", "name": "a"})"), R"(test.json: duplicate key "name")");
+  CHECK_THROWS_WITH(parse(R"({"train": {"optimizer": {"eps": 1e-8, "beta1": 0.9, "eps": 1e-8}}})"),
+                    R"(test.json: duplicate key "train.optimizer.eps")");
+}
+
+TEST_CASE("a value of the wrong type is named with what was expected") {
+  CHECK_THROWS_WITH(parse(R"({"model": {"layers": "four"}})"),
+                    R"(test.json: model.layers: expected an integer from 1 to 1024, found the string "four")");
+  CHECK_THROWS_WITH(parse(R"({"model": {"layers": 4.5}})"),
+                    "test.json: model.layers: expected an integer from 1 to 1024, found the number 4.5");
+  CHECK_THROWS_WITH(parse(R"({"model": []})"), "test.json: model: expected an object, found an empty list");
+  CHECK_THROWS_WITH(parse(R"({"model": {"bias": 1}})"),
+                    "test.json: model.bias: expected true or false, found the integer 1");
+  CHECK_THROWS_WITH(parse(R"({"model": {"norm": "rmsnrm"}})"),
+                    R"(test.json: model.norm: expected one of "layernorm" or "rmsnorm", found the string "rmsnrm"; )"
+                    R"(did you mean "rmsnorm"?)");
+  CHECK_THROWS_WITH(parse(R"({"data": {"train": "a.bin"}})"),
+                    R"(test.json: data.train: expected a list of file names, found the string "a.bin")");
+  CHECK_THROWS_WITH(parse("null"), "test.json: expected an object, found null");
+}
+
+TEST_CASE("a number out of range is named with its limits") {
+  CHECK_THROWS_WITH(parse(R"({"model": {"layers": 0}})"),
+                    "test.json: model.layers: expected an integer from 1 to 1024, found the integer 0");
+  CHECK_THROWS_WITH(parse(R"({"train": {"optimizer": {"beta1": 1.0}}})"),
+                    "test.json: train.optimizer.beta1: expected a number of at least 0 and below 1, found the number 1.0");
+  CHECK_THROWS_WITH(parse(R"({"train": {"optimizer": {"eps": 0}}})"),
+                    "test.json: train.optimizer.eps: expected a number above 0, found the integer 0");
+  CHECK_THROWS_WITH(parse(R"({"train": {"seed": 18446744073709551616}})"),
+                    "test.json: train.seed: the integer 18446744073709551616 does not fit 64 bits");
+  CHECK_THROWS_WITH(parse(R"({"train": {"seed": 9223372036854775808}})"),
+                    "test.json: train.seed: the integer 9223372036854775808 does not fit 64 bits");
+  CHECK(parse(R"({"train": {"seed": 9223372036854775807}})").train.seed == 9223372036854775807);
+}
+
+TEST_CASE("fields that do not go together are named together") {
+  CHECK_THROWS_WITH(parse(R"({"model": {"channels": 130, "heads": 4}})"),
+                    "test.json: model.channels (130) must be divisible by model.heads (4) unless model.head_dim is given");
+  CHECK(parse(R"({"model": {"channels": 130, "heads": 4, "head_dim": 32}})").model.head_dim == 32);
+  CHECK_THROWS_WITH(parse(R"({"model": {"heads": 4, "kv_heads": 3}})"),
+                    "test.json: model.heads (4) must be divisible by model.kv_heads (3)");
+  CHECK_THROWS_WITH(parse(R"({"model": {"head_dim": 33}})"),
+                    R"(test.json: model.head_dim (33) must be even with model.position "rope", which rotates pairs of )"
+                    "channels");
+  CHECK_THROWS_WITH(parse(R"({"train": {"steps": 50}})"),
+                    "test.json: train.schedule.warmup_steps (100) must be at most train.steps (50)");
+  CHECK_THROWS_WITH(parse(R"({"model": {"layers": 2}})"),
+                    "test.json: probes.from_layer (2) must be at most model.layers - 1 (1), since layers count from 0 "
+                    "(probes.enabled false lifts this)");
+  CHECK(parse(R"({"model": {"layers": 2}, "probes": {"enabled": false}})").model.layers == 2);
+  CHECK_THROWS_WITH(parse(R"({"train": {"sequence_length": 32}})"),
+                    "test.json: probes.short_length (64) must be at most train.sequence_length (32) (probes.enabled "
+                    "false lifts this)");
+  CHECK_THROWS_WITH(parse(R"({"data": {"path": "a", "train": ["b"]}})"),
+                    "test.json: data.path and data.train are both given; the data come from one of them");
+  CHECK_THROWS_WITH(parse(R"({"model": {"preset": "gpt2", "qk_norm": true}})"),
+                    R"(test.json: model.qk_norm needs model.norm "rmsnorm", not "layernorm")");
+}
+
+TEST_CASE("text that is no JSON is placed by line and column, nesting is capped") {
+  CHECK_THROWS_AS(parse("{\n  \"name\": ,\n}"), ConfigError);
+  try {
+    parse("{\n  \"name\": ,\n}");
+  } catch (const ConfigError& error) {
+    CHECK(std::string(error.what()).find("test.json:2:11: line 2, column 11: invalid JSON: ") == 0);
+  }
+  CHECK_THROWS_WITH(parse(std::string(33, '[') + std::string(33, ']')), "test.json: nested deeper than 32 levels");
+  CHECK_THROWS_AS(parse(std::string(1'000'000, '[')), ConfigError);
+  CHECK_THROWS_AS(parse(""), ConfigError);
+}
+
+TEST_CASE("presets set the switches that the file leaves open, and sizes are derived") {
+  const Config gpt2 = parse(R"({"model": {"preset": "gpt2", "channels": 96, "heads": 3}})");
+  CHECK(gpt2.model.position == PositionEncoding::learned);
+  CHECK(gpt2.model.mlp == MlpType::gelu);
+  CHECK(gpt2.model.hidden == 384);
+  CHECK(gpt2.model.head_dim == 32);
+  CHECK(gpt2.model.kv_heads == 3);
+  const Config mixed = parse(R"({"model": {"preset": "gpt2", "mlp": "swiglu", "channels": 96, "heads": 3}})");
+  CHECK(mixed.model.hidden == 256);
+  CHECK(mixed.model.norm == NormType::layernorm);
+  CHECK(parse(R"({"model": {"preset": "qwen3"}})").model.head_dim == 128);
+}
+
+TEST_CASE("overrides apply in order, as JSON or as a bare string") {
+  const Config config = parse(R"({"model": {"layers": 3}})",
+                              {"model.layers=5", "model.layers=6", "name=bare", "data.bos=sequence",
+                               "train.optimizer.learning_rate=1e-2", "model={\"channels\": 64}",
+                               "ablation.train.seed=[1,2]"});
+  CHECK(config.model.layers == 6);
+  CHECK(config.model.channels == 64);
+  CHECK(config.name == "bare");
+  CHECK(config.data.bos == BosPolicy::sequence);
+  CHECK(config.train.optimizer.learning_rate == 1e-2);
+  REQUIRE(config.ablation.size() == 1);
+  CHECK(config.ablation[0].key == "train.seed");
+  CHECK(config.ablation[0].values == std::vector<std::string>{"1", "2"});
+
+  CHECK_THROWS_WITH(parse("{}", {"model.layers"}), "--set model.layers: expected key=value, e.g. model.layers=6");
+  CHECK_THROWS_WITH(parse("{}", {"model.layer=6"}),
+                    R"(--set model.layer=6: unknown key "model.layer"; did you mean "model.layers"?)");
+  CHECK_THROWS_WITH(parse("{}", {"model.layers=six"}),
+                    R"(--set model.layers=six: model.layers: expected an integer from 1 to 1024, found the string "six")");
+  CHECK_THROWS_WITH(parse("{}", {"train.steps=9"}),
+                    "test.json with --set train.steps=9: train.schedule.warmup_steps (100) must be at most train.steps (9)");
+}
+
+TEST_CASE("an ablation gives one arm for each combination, the first axis slowest") {
+  const Config config = parse(
+      R"({"name": "grid", "ablation": {"data.bos": ["none", "document"], "train.seed": [1, 2, 3]}})");
+  const std::vector<Config> arms = expand_ablation(config);
+  REQUIRE(arms.size() == 6);
+  CHECK(arms[0].name == "grid/bos-none,seed-1");
+  CHECK(arms[2].name == "grid/bos-none,seed-3");
+  CHECK(arms[5].name == "grid/bos-document,seed-3");
+  CHECK(arms[5].data.bos == BosPolicy::document);
+  CHECK(arms[5].train.seed == 3);
+  for (const Config& arm : arms) {
+    CHECK(arm.ablation.empty());
+    CHECK(arm.data.common_targets == std::vector<BosPolicy>{BosPolicy::none, BosPolicy::document});
+    CHECK(arm.model.hidden == config.model.hidden);
+  }
+}
+
+TEST_CASE("an ablation derives sizes anew for each arm") {
+  const Config config = parse(R"({"ablation": {"model.preset": ["llama", "gpt2"], "model.channels": [96, 192]}})");
+  const std::vector<Config> arms = expand_ablation(config);
+  REQUIRE(arms.size() == 4);
+  CHECK(arms[0].model.hidden == 256);
+  CHECK(arms[1].model.hidden == 512);
+  CHECK(arms[2].model.hidden == 384);
+  CHECK(arms[3].model.norm == NormType::layernorm);
+  CHECK(arms[3].model.head_dim == 96);
+}
+
+TEST_CASE("impossible ablations are refused") {
+  CHECK_THROWS_WITH(expand_ablation(parse("{}")),
+                    R"(run: ablation names no key to vary; give e.g. {"data.bos": ["none", "sequence"]})");
+  CHECK_THROWS_WITH(parse(R"({"ablation": {"data.boss": ["none"]}})"),
+                    R"(test.json: ablation: unknown key "data.boss"; did you mean "data.bos"?)");
+  CHECK_THROWS_WITH(parse(R"({"ablation": {"train.seed": [1, 1]}})"),
+                    "test.json: ablation.train.seed[1]: the integer 1 is listed twice");
+  std::string seeds = "0";
+  for (int i = 1; i <= 1000; ++i) seeds += "," + std::to_string(i);
+  CHECK_THROWS_WITH(expand_ablation(parse(R"({"ablation": {"train.seed": [)" + seeds + "]}}")),
+                    "run: ablation has more than 1000 arms");
+  CHECK_THROWS_WITH(expand_ablation(parse(R"({"ablation": {"train.steps": [200, 50]}})")),
+                    "run/steps-50: train.schedule.warmup_steps (100) must be at most train.steps (50)");
+}
+
+TEST_CASE("a dataset completes a config or is refused") {
+  Config config = parse("{}");
+  resolve_with_dataset(config, 258, 256, 257);
+  CHECK(config.model.vocab_size == 258);
+  CHECK(config.model.max_sequence_length == 128);
+  CHECK(config.data.bos_id == 256);
+  CHECK(config.data.eos_id == 257);
+  Config small = parse(R"({"model": {"vocab_size": 100}})");
+  CHECK_THROWS_WITH(resolve_with_dataset(small, 258, 256, 257),
+                    "run: model.vocab_size (100) must be at least the dataset's vocabulary (258)");
+  Config bos = parse(R"({"data": {"bos": "sequence"}})");
+  CHECK_THROWS_WITH(resolve_with_dataset(bos, 258, -1, 257),
+                    R"(run: data.bos_id must be given for data.bos "sequence", since the dataset has no BOS token)");
+}
+
+TEST_CASE("files are read whole or named") {
+  const TemporaryFolder folder;
+  const std::filesystem::path file = folder.path / "config.json";
+  const auto write = [&](const std::string& text) { std::ofstream(file, std::ios::binary) << text; };
+  write(R"({"data": {"path": "somewhere"}, "name": "from-file"})");
+  CHECK(load_config(file).name == "from-file");
+  write("{}");
+  CHECK_THROWS_WITH(load_config(file), file.string() +
+                                           ": data.path (a folder written by `sinkscope tokenize`) or data.train "
+                                           "(shard files) must be given");
+  CHECK_THROWS_WITH(load_config(folder.path), folder.path.string() + ": is a folder, not a configuration file");
+  CHECK_THROWS_WITH(load_config(folder.path / "none.json"),
+                    (folder.path / "none.json").string() + ": cannot be opened: No such file or directory");
+  write(std::string((std::size_t{4} << 20) + 1, ' '));
+  CHECK_THROWS_WITH(load_config(file), file.string() + ": is larger than 4194304 bytes");
+}
