@@ -192,7 +192,7 @@ TEST_CASE("impossible ablations are refused") {
   CHECK_THROWS_WITH(parse(R"({"ablation": {"train.seed": [1, 1]}})"),
                     "test.json: ablation.train.seed[1]: the integer 1 is listed twice");
   std::string seeds = "0";
-  for (int i = 1; i <= 1000; ++i) seeds += "," + std::to_string(i);
+  for (int i = 1; i <= 1000; ++i) seeds.append(",").append(std::to_string(i));
   CHECK_THROWS_WITH(expand_ablation(parse(R"({"ablation": {"train.seed": [)" + seeds + "]}}")),
                     "run: ablation has more than 1000 arms");
   CHECK_THROWS_WITH(expand_ablation(parse(R"({"ablation": {"train.steps": [200, 50]}})")),
