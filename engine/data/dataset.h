@@ -42,7 +42,7 @@ std::unique_ptr<TokenStream> open_token_stream(const std::vector<std::filesystem
 /// What a config's `data` section names.
 struct Dataset {
   std::unique_ptr<TokenStream> train;
-  std::unique_ptr<TokenStream> validation;
+  std::unique_ptr<TokenStream> validation;  // null: the dataset has none
   std::int64_t vocab_size = 0;
   std::int32_t bos_id = -1;
   std::int32_t eos_id = -1;
@@ -52,7 +52,9 @@ struct Dataset {
 };
 
 /// Opens data.path/dataset.json or the shard lists (globs expanded, sorted). GPT-2-style shards
-/// alone give vocab_size 50257 and bos = eos = 50256. Throws std::runtime_error / ConfigError.
+/// alone give vocab_size 50257 and bos = eos = 50256; ours take theirs from the dataset.json beside
+/// them. Reads all shards once to check their checksums and tokens, and refuses a tokenizer whose
+/// vocabulary is not that of the shards. Throws std::runtime_error / ConfigError.
 Dataset open_dataset(const DataConfig& config);
 
 struct TokenizeOptions {
