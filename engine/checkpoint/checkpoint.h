@@ -30,7 +30,10 @@ struct CheckpointData {
 /// Writes `checkpoints/step_XXXXXXXX` (8 digits or more): a temporary folder beside it, every file
 /// and the folder fsynced, manifest.json with the XXH3-128 and size of every file written last,
 /// then renamed. Then removes the oldest ones beyond `keep` (0: none). Returns the folder. Throws
-/// std::runtime_error naming the file; nothing that existed before is touched in that case.
+/// std::runtime_error naming the file; nothing that existed before is touched in that case. A folder
+/// of the same step is replaced in one step. Throws std::invalid_argument for arrays that are not of
+/// the layout's flat size and for a state that is no JSON.
+/// A model that no Hugging Face architecture expresses is saved too, under the engine's own names.
 std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, const CheckpointData& data,
                                       std::int64_t keep);
 
@@ -42,14 +45,28 @@ std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::pa
 /// Throws std::runtime_error naming the file that is missing, truncated or differs in hash.
 void verify_checkpoint(const std::filesystem::path& checkpoint);
 
+/// What a checkpoint says of itself, without its arrays.
+struct CheckpointInfo {
+  ModelConfig model;
+  std::int64_t step = 0;
+  std::int32_t bos_id = -1;
+  std::int32_t eos_id = -1;
+  std::vector<std::filesystem::path> tokenizer_files;  // inside the checkpoint
+};
+
+/// Throws std::runtime_error naming checkpoint.json and the key at fault.
+CheckpointInfo read_checkpoint_info(const std::filesystem::path& checkpoint);
+
 /// Reads parameters and, when the spans are not empty, the optimizer's moments back. Throws
-/// std::runtime_error naming file and tensor for anything missing, unexpected or of another shape.
-/// Returns the state JSON text.
+/// std::runtime_error naming file and tensor for anything missing, unexpected or of another shape,
+/// and for a checkpoint whose model computes another function than `model`. Does not check hashes:
+/// verify_checkpoint and newest_checkpoint do. Returns the state JSON text.
 std::string load_checkpoint(const std::filesystem::path& checkpoint, const ModelConfig& model,
                             std::span<float> parameters, std::span<float> first_moment,
                             std::span<float> second_moment);
 
-/// Only model.safetensors and config.json (and tokenizer files): what `sinkscope export` writes.
+/// Only model.safetensors, config.json, generation_config.json (and tokenizer files): what
+/// `sinkscope export` writes. `folder` must not exist, or be empty; it appears whole or not at all.
 /// `config.json` is that of LlamaForCausalLM, GPT2LMHeadModel or Qwen3ForCausalLM; a model that
 /// none of them can express is refused with the field that stands in the way named.
 void export_hugging_face(const std::filesystem::path& folder, const CheckpointData& data);
