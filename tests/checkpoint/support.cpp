@@ -1,0 +1,141 @@
+#include "support.h"
+
+#include <stdlib.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <stdexcept>
+
+#include "engine/model/random.h"
+
+namespace sinkscope::test {
+
+TemporaryFolder::TemporaryFolder() {
+  std::string name = (std::filesystem::temp_directory_path() / "sinkscope_checkpoint_XXXXXX").string();
+  if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot create a folder " + name);
+  path_ = name;
+}
+
+TemporaryFolder::~TemporaryFolder() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+FileSizeLimit::FileSizeLimit(std::size_t bytes) {
+  std::signal(SIGXFSZ, SIG_IGN);
+  rlimit limit = {};
+  if (::getrlimit(RLIMIT_FSIZE, &limit) != 0) throw std::runtime_error("cannot read the file size limit");
+  before_ = limit.rlim_cur;
+  limit.rlim_cur = bytes;
+  if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) throw std::runtime_error("cannot set the file size limit");
+}
+
+FileSizeLimit::~FileSizeLimit() {
+  rlimit limit = {};
+  ::getrlimit(RLIMIT_FSIZE, &limit);
+  limit.rlim_cur = before_;
+  ::setrlimit(RLIMIT_FSIZE, &limit);
+  std::signal(SIGXFSZ, SIG_DFL);
+}
+
+std::string read_file(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error("cannot read " + path.string());
+  std::ostringstream content;
+  content << file.rdbuf();
+  return content.str();
+}
+
+void write_file(const std::filesystem::path& path, const std::string& content) {
+  std::ofstream file(path, std::ios::binary);
+  file << content;
+  if (!file.flush()) throw std::runtime_error("cannot write " + path.string());
+}
+
+void replace_in_file(const std::filesystem::path& path, const std::string& from, const std::string& to) {
+  std::string content = read_file(path);
+  const std::size_t at = content.find(from);
+  if (at == std::string::npos) throw std::runtime_error(path.string() + " does not hold " + from);
+  write_file(path, content.replace(at, from.size(), to));
+}
+
+void write_raw_safetensors(const std::filesystem::path& path, const std::string& header, const std::string& data) {
+  const std::uint64_t length = header.size();
+  std::string prefix(8, '\0');
+  std::memcpy(prefix.data(), &length, 8);
+  write_file(path, prefix + header + data);
+}
+
+std::vector<std::string> names_in(const std::filesystem::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::string message_of(const std::filesystem::path& folder, const std::function<void()>& action) {
+  std::string message;
+  try {
+    action();
+  } catch (const std::exception& error) {
+    message = error.what();
+  }
+  const std::string prefix = folder.string(), shown = "@";
+  for (std::size_t at = message.find(prefix); at != std::string::npos; at = message.find(prefix))
+    message.replace(at, prefix.size(), shown);
+  return message;
+}
+
+ModelConfig small_model(ModelPreset preset) {
+  ModelConfig model;
+  model.preset = preset;
+  model.layers = 2;
+  model.channels = 12;
+  model.heads = 3;
+  model.kv_heads = preset == ModelPreset::gpt2 ? 3 : 1;
+  model.head_dim = preset == ModelPreset::qwen3 ? 6 : 4;
+  model.hidden = 20;
+  model.vocab_size = 17;
+  model.max_sequence_length = 9;
+  if (preset == ModelPreset::gpt2) {
+    model.norm = NormType::layernorm;
+    model.position = PositionEncoding::learned;
+    model.mlp = MlpType::gelu;
+    model.bias = true;
+    model.tied_embedding = true;
+    model.init = InitScheme::gpt2;
+  }
+  model.qk_norm = preset == ModelPreset::qwen3;
+  return model;
+}
+
+Arrays::Arrays(const ModelConfig& model, std::uint64_t seed) {
+  const ParameterLayout layout(model);
+  std::uint64_t key = seed * 1000;
+  for (std::vector<float>* flat : {&parameters, &first, &second}) {
+    ++key;
+    flat->resize(static_cast<std::size_t>(layout.flat_size()));
+    for (const ParameterSpec& spec : layout.specs())
+      for (std::int64_t i = spec.offset; i < spec.offset + spec.size; ++i)
+        (*flat)[static_cast<std::size_t>(i)] = static_cast<float>(random_normal(key, static_cast<std::uint64_t>(i)));
+  }
+}
+
+CheckpointData checkpoint_data(const ModelConfig& model, const Arrays& arrays, std::int64_t step) {
+  CheckpointData data;
+  data.model = model;
+  data.step = step;
+  data.bos_id = 1;
+  data.eos_id = 2;
+  data.parameters = arrays.parameters;
+  data.first_moment = arrays.first;
+  data.second_moment = arrays.second;
+  data.state = "{\"step\": " + std::to_string(step) + "}";
+  return data;
+}
+
+}  // namespace sinkscope::test

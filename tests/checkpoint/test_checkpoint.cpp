@@ -1,0 +1,218 @@
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+
+#include "support.h"
+#include "tests/catch.h"
+
+using namespace sinkscope;
+using namespace sinkscope::test;
+
+namespace {
+
+const std::vector<std::string> kFiles = {"checkpoint.json", "config.json", "manifest.json", "model.safetensors",
+                                         "optimizer.safetensors", "state.json"};
+
+}  // namespace
+
+TEST_CASE("a checkpoint gives back every bit of parameters, moments and state") {
+  const TemporaryFolder folder;
+  const auto preset = GENERATE(ModelPreset::gpt2, ModelPreset::llama, ModelPreset::qwen3);
+  const ModelConfig model = small_model(preset);
+  const Arrays arrays(model);
+  const auto saved = save_checkpoint(folder.path() / "checkpoints", checkpoint_data(model, arrays, 1200), 0);
+  CHECK(saved == folder.path() / "checkpoints" / "step_00001200");
+  CHECK(names_in(saved) == kFiles);
+  verify_checkpoint(saved);
+
+  Arrays read(model, 7);
+  const std::string state = load_checkpoint(saved, model, read.parameters, read.first, read.second);
+  CHECK(state == "{\"step\": 1200}");
+  CHECK(read.parameters == arrays.parameters);
+  CHECK(read.first == arrays.first);
+  CHECK(read.second == arrays.second);
+
+  const CheckpointInfo info = read_checkpoint_info(saved);
+  CHECK(info.step == 1200);
+  CHECK(info.bos_id == 1);
+  CHECK(info.eos_id == 2);
+  CHECK(info.model.preset == preset);
+  CHECK(info.model.head_dim == model.head_dim);
+  CHECK(info.model.max_sequence_length == 9);
+}
+
+TEST_CASE("a model of no known architecture is checkpointed under the engine's own names") {
+  const TemporaryFolder folder;
+  ModelConfig model = small_model(ModelPreset::llama);
+  model.position = PositionEncoding::none;
+  const Arrays arrays(model);
+  const auto saved = save_checkpoint(folder.path(), checkpoint_data(model, arrays, 3), 0);
+  Arrays read(model, 7);
+  load_checkpoint(saved, model, read.parameters, {}, {});
+  CHECK(read.parameters == arrays.parameters);
+  CHECK(message_of(saved, [&] { model_config_from_hugging_face(saved); }) ==
+        "@/config.json: \"architectures\": the string \"SinkscopeDecoder\" is not supported, expected "
+        "GPT2LMHeadModel, LlamaForCausalLM or Qwen3ForCausalLM");
+}
+
+TEST_CASE("the same data make the same bytes") {
+  const TemporaryFolder folder;
+  const ModelConfig model = small_model(ModelPreset::gpt2);
+  const Arrays arrays(model);
+  const auto first = save_checkpoint(folder.path() / "a", checkpoint_data(model, arrays, 5), 0);
+  const auto second = save_checkpoint(folder.path() / "b", checkpoint_data(model, arrays, 5), 0);
+  for (const std::string& name : kFiles) CHECK(read_file(first / name) == read_file(second / name));
+}
+
+TEST_CASE("one flipped or missing byte in any file is found") {
+  const TemporaryFolder folder;
+  const ModelConfig model = small_model(ModelPreset::llama);
+  const Arrays arrays(model);
+  save_checkpoint(folder.path(), checkpoint_data(model, arrays, 5), 0);
+  const auto saved = save_checkpoint(folder.path(), checkpoint_data(model, arrays, 6), 0);
+  const auto verify = [&] { verify_checkpoint(saved); };
+  for (const std::string& name : kFiles) {
+    const std::string content = read_file(saved / name);
+    for (const std::size_t at : {std::size_t{0}, content.size() / 2, content.size() - 1}) {
+      std::string damaged = content;
+      damaged[at] = static_cast<char>(damaged[at] ^ 1);
+      write_file(saved / name, damaged);
+      INFO(name << " at " << at);
+      if (name == "manifest.json")
+        CHECK(message_of(saved, verify).rfind("@/manifest.json: is damaged: it", 0) == 0);
+      else
+        CHECK(message_of(saved, verify) ==
+              "@/" + name + ": is damaged: its content does not match the hash in manifest.json");
+      CHECK(newest_checkpoint(folder.path()) == folder.path() / "step_00000005");
+    }
+    const std::string sizes =
+        std::to_string(content.size() - 1) + " bytes, expected " + std::to_string(content.size());
+    write_file(saved / name, content.substr(0, content.size() - 1));
+    if (name != "manifest.json") CHECK(message_of(saved, verify) == "@/" + name + ": is truncated: " + sizes);
+    CHECK(!message_of(saved, verify).empty());
+    std::filesystem::remove(saved / name);
+    CHECK(message_of(saved, verify) == "@/" + name + ": is missing");
+    write_file(saved / name, content);
+    CHECK(message_of(saved, verify).empty());
+  }
+}
+
+TEST_CASE("the newest checkpoint is the newest that verifies, and the others are named") {
+  const TemporaryFolder folder;
+  const ModelConfig model = small_model(ModelPreset::llama);
+  const Arrays arrays(model);
+  CHECK(!newest_checkpoint(folder.path() / "nowhere"));
+  for (const std::int64_t step : {90, 100, 123456789})
+    save_checkpoint(folder.path(), checkpoint_data(model, arrays, step), 0);
+  CHECK(newest_checkpoint(folder.path())->filename() == "step_123456789");
+  std::filesystem::remove(folder.path() / "step_123456789" / "manifest.json");
+  std::filesystem::create_directory(folder.path() / ".step_00000200.partial");
+  std::filesystem::create_directory(folder.path() / "step_notes");
+  std::vector<std::string> rejected;
+  CHECK(newest_checkpoint(folder.path(), &rejected)->filename() == "step_00000100");
+  REQUIRE(rejected.size() == 1);
+  const std::string damaged = (folder.path() / "step_123456789").string();
+  CHECK(rejected[0] == damaged + ": " + damaged + "/manifest.json: is missing");
+}
+
+TEST_CASE("only the newest checkpoints are kept, the one just written always") {
+  const TemporaryFolder folder;
+  const ModelConfig model = small_model(ModelPreset::llama);
+  const Arrays arrays(model);
+  for (std::int64_t step = 1; step <= 4; ++step) save_checkpoint(folder.path(), checkpoint_data(model, arrays, step), 2);
+  CHECK(names_in(folder.path()) == std::vector<std::string>{"step_00000003", "step_00000004"});
+  save_checkpoint(folder.path(), checkpoint_data(model, arrays, 2), 1);
+  CHECK(names_in(folder.path()) == std::vector<std::string>{"step_00000002"});
+}
+
+TEST_CASE("a checkpoint of the same step is replaced") {
+  const TemporaryFolder folder;
+  const ModelConfig model = small_model(ModelPreset::llama);
+  save_checkpoint(folder.path(), checkpoint_data(model, Arrays(model, 1), 4), 0);
+  const Arrays arrays(model, 2);
+  const auto saved = save_checkpoint(folder.path(), checkpoint_data(model, arrays, 4), 0);
+  CHECK(names_in(folder.path()) == std::vector<std::string>{"step_00000004"});
+  verify_checkpoint(saved);
+  Arrays read(model, 7);
+  load_checkpoint(saved, model, read.parameters, {}, {});
+  CHECK(read.parameters == arrays.parameters);
+}
+
+TEST_CASE("a full disk names the file and leaves what was there") {
+  const TemporaryFolder folder;
+  const ModelConfig model = small_model(ModelPreset::llama);
+  const Arrays arrays(model);
+  save_checkpoint(folder.path(), checkpoint_data(model, arrays, 1), 1);
+  const std::size_t limit = GENERATE(std::size_t{0}, std::size_t{1000}, std::size_t{20000});
+  std::string message;
+  {
+    const FileSizeLimit full(limit);
+    message = message_of(folder.path(), [&] { save_checkpoint(folder.path(), checkpoint_data(model, arrays, 2), 1); });
+  }
+  const std::string file = limit == 20000 ? "optimizer.safetensors" : "model.safetensors";
+  CHECK(message == "@/.step_00000002.partial/" + file + ": cannot write: File too large");
+  CHECK(names_in(folder.path()) == std::vector<std::string>{"step_00000001"});
+  verify_checkpoint(folder.path() / "step_00000001");
+}
+
+TEST_CASE("a process killed while saving leaves the earlier checkpoint newest, and the next save clears up") {
+  const TemporaryFolder folder;
+  const ModelConfig model = small_model(ModelPreset::llama);
+  const Arrays arrays(model);
+  const CheckpointData data = checkpoint_data(model, arrays, 2);
+  save_checkpoint(folder.path(), checkpoint_data(model, arrays, 1), 0);
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    const FileSizeLimit full(1000);
+    std::signal(SIGXFSZ, SIG_DFL);
+    save_checkpoint(folder.path(), data, 0);
+    ::_exit(0);
+  }
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(WIFSIGNALED(status));
+  CHECK(names_in(folder.path()) == std::vector<std::string>{".step_00000002.partial", "step_00000001"});
+  CHECK(newest_checkpoint(folder.path())->filename() == "step_00000001");
+  save_checkpoint(folder.path(), data, 0);
+  CHECK(names_in(folder.path()) == std::vector<std::string>{"step_00000001", "step_00000002"});
+  CHECK(newest_checkpoint(folder.path())->filename() == "step_00000002");
+}
+
+TEST_CASE("a checkpoint of another model is refused with the field named") {
+  const TemporaryFolder folder;
+  const ModelConfig model = small_model(ModelPreset::llama);
+  const Arrays arrays(model);
+  const auto saved = save_checkpoint(folder.path(), checkpoint_data(model, arrays, 1), 0);
+  Arrays read(model, 7);
+  ModelConfig other = model;
+  other.rope_theta = 500000.0;
+  CHECK(message_of(saved, [&] { load_checkpoint(saved, other, read.parameters, {}, {}); }) ==
+        "@/checkpoint.json: model.rope_theta is 10000.0, expected 500000.0 as configured");
+  std::filesystem::remove(saved / "optimizer.safetensors");
+  CHECK(message_of(saved, [&] { load_checkpoint(saved, model, read.parameters, read.first, read.second); }) ==
+        "@/optimizer.safetensors: is missing; the checkpoint holds no optimizer state");
+  CHECK(message_of(saved, [&] { load_checkpoint(saved, model, std::span(read.parameters).first(3), {}, {}); })
+            .rfind("parameters: expected ", 0) == 0);
+  replace_in_file(saved / "checkpoint.json", "\"layers\": 2", "\"layers\": -2");
+  CHECK(message_of(saved, [&] { read_checkpoint_info(saved); }) ==
+        "@/checkpoint.json: model.layers: expected an integer from 1 to 1024, found the integer -2");
+}
+
+TEST_CASE("what cannot be saved is refused before anything is written") {
+  const TemporaryFolder folder;
+  const ModelConfig model = small_model(ModelPreset::llama);
+  const Arrays arrays(model);
+  CheckpointData data = checkpoint_data(model, arrays, 1);
+  data.state = "{";
+  CHECK(message_of(folder.path(), [&] { save_checkpoint(folder.path(), data, 0); }) ==
+        "the loop's state is no valid JSON");
+  data = checkpoint_data(model, arrays, -1);
+  CHECK(message_of(folder.path(), [&] { save_checkpoint(folder.path(), data, 0); }) ==
+        "checkpoint step -1 is negative");
+  data = checkpoint_data(model, arrays, 1);
+  data.second_moment = {};
+  CHECK(message_of(folder.path(), [&] { save_checkpoint(folder.path(), data, 0); }).rfind("second moment: expected", 0) == 0);
+  CHECK(names_in(folder.path()).empty());
+}
