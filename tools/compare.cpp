@@ -1,0 +1,65 @@
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "tools/commands.h"
+#include "tools/report/report.h"
+
+namespace sinkscope {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct CompareOptions {
+  std::vector<std::string> runs;
+  std::string html;
+  bool no_html = false;
+};
+
+/// The run's own folder for one run, else the deepest folder that holds all of them.
+fs::path default_report(const std::vector<std::string>& runs) {
+  fs::path common = fs::weakly_canonical(fs::absolute(runs.front()) / "").parent_path();
+  if (runs.size() > 1) {
+    common = common.parent_path();
+    for (const std::string& run : runs) {
+      const fs::path parent = fs::weakly_canonical(fs::absolute(run) / "").parent_path().parent_path();
+      fs::path shared;
+      for (auto a = common.begin(), b = parent.begin(); a != common.end() && b != parent.end() && *a == *b; ++a, ++b)
+        shared /= *a;
+      common = shared;
+    }
+    if (common == common.root_path())
+      throw std::runtime_error("the runs have no folder in common for the page; say where with --html FILE");
+  }
+  return common / "report.html";
+}
+
+void compare(const CompareOptions& options) {
+  std::vector<RunData> runs;
+  for (const std::string& run : options.runs) runs.push_back(load_run(run));
+  std::cout << summary_table(runs) << "\n" << plain_summary(runs) << std::flush;
+  if (options.no_html) return;
+  const fs::path file = options.html.empty() ? default_report(options.runs) : fs::path(options.html);
+  write_report(runs, file);
+  std::cout << "\nreport: " << file.string() << std::endl;
+}
+
+}  // namespace
+
+void add_compare_command(CLI::App& app) {
+  const auto options = std::make_shared<CompareOptions>();
+  CLI::App* command = app.add_subcommand("compare", "Compare runs: a table, a reading and an HTML page");
+  command->add_option("runs", options->runs, "run directories, 1 to 8")->required()->expected(1, 8)->type_name("RUN");
+  CLI::Option* html = command->add_option("--html", options->html,
+                                          "the page (default: report.html in the folder that holds the runs, or in "
+                                          "the run's own when there is one)");
+  html->type_name("FILE");
+  command->add_flag("--no-html", options->no_html, "print only")->excludes(html);
+  command->callback([options] { compare(*options); });
+}
+
+}  // namespace sinkscope

@@ -1,0 +1,104 @@
+#include "tools/report/page.h"
+
+#include <map>
+#include <stdexcept>
+#include <string_view>
+
+#include "tools/report/assets.h"
+#include "tools/report/format.h"
+#include "tools/report/page_parts.h"
+
+namespace sinkscope {
+namespace {
+
+/// Replaces every {{name}} of the template in one pass, so that a value that looks like a
+/// placeholder stays as it is.
+std::string fill(std::string_view page, const std::map<std::string, std::string, std::less<>>& values) {
+  std::string result;
+  while (true) {
+    const std::size_t open = page.find("{{");
+    if (open == std::string_view::npos) return result.append(page);
+    const std::size_t close = page.find("}}", open);
+    if (close == std::string_view::npos) throw std::runtime_error("page.html: '{{' without '}}'");
+    const std::string_view name = page.substr(open + 2, close - open - 2);
+    const auto value = values.find(name);
+    if (value == values.end()) throw std::runtime_error("page.html: unknown part '" + std::string(name) + "'");
+    result.append(page.substr(0, open)).append(value->second);
+    page.remove_prefix(close + 2);
+  }
+}
+
+/// Text as HTML; a setting written as JSON keeps its quotes.
+std::string cell(const char* element, const std::string& text) {
+  const std::string name = element;
+  return "<" + name + ">" + escape_html(text) + "</" + name + ">";
+}
+
+std::string head_row(const std::string& corner, const std::vector<ArmSummary>& arms) {
+  std::string html = "<thead><tr>" + cell("th", corner);
+  for (std::size_t i = 0; i < arms.size(); ++i)
+    html += "<th class=\"arm arm" + std::to_string(i % 8) + "\">" + escape_html(arms[i].label) + "</th>";
+  return html + "</tr></thead>";
+}
+
+std::string table_html(const std::string& corner, const std::vector<ArmSummary>& arms, const std::vector<TableRow>& rows) {
+  std::string html = "<div class=\"scroll\"><table>" + head_row(corner, arms) + "<tbody>";
+  for (const TableRow& row : rows) {
+    html += "<tr>" + cell("th", row.label);
+    for (const std::string& value : row.values) html += cell("td", value);
+    html += "</tr>";
+  }
+  return html + "</tbody></table></div>";
+}
+
+std::string list_html(const std::vector<std::string>& items) {
+  std::string html = "<ul>";
+  for (const std::string& item : items) html += cell("li", item);
+  return html + "</ul>";
+}
+
+std::string comparability_html(const std::vector<Statement>& statements) {
+  if (statements.empty()) return "";
+  std::string html = "<section><h2>May the arms be compared?</h2><ul class=\"statements\">";
+  for (const Statement& statement : statements)
+    html += std::string("<li class=\"") + (statement.good ? "good" : "bad") + "\">" + escape_html(statement.text) + "</li>";
+  return html + "</ul></section>";
+}
+
+std::string differences_html(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
+  if (runs.size() < 2) return "";
+  std::vector<TableRow> rows;
+  for (Difference& difference : differences(runs)) rows.push_back({difference.key, std::move(difference.values)});
+  std::string html = "<section><h2>Settings that differ</h2>";
+  html += rows.empty() ? "<p>None.</p>" : table_html("setting", arms, rows);
+  return html + "</section>";
+}
+
+std::string title_of(const std::vector<ArmSummary>& arms) {
+  std::string title;
+  for (const ArmSummary& arm : arms) title += (title.empty() ? "" : " · ") + arm.label;
+  return title;
+}
+
+}  // namespace
+
+std::string page_html(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
+  const ChartLibrary library = load_chart_library();
+  std::string paragraphs;
+  for (const std::string& paragraph : reading(arms)) paragraphs += cell("p", paragraph);
+  return fill(kPageHtml, {{"title", escape_html(title_of(arms))},
+                          {"licence", library.licence},
+                          {"library_style", library.style},
+                          {"style", std::string(kPageCss)},
+                          {"reading", paragraphs},
+                          {"summary", table_html("", arms, summary_rows(arms))},
+                          {"comparability", comparability_html(comparability(runs, arms))},
+                          {"differences", differences_html(runs, arms)},
+                          {"notes", list_html(reading_notes(runs, arms))},
+                          {"payload", page_payload(runs, arms)},
+                          {"library_script", library.script},
+                          {"heatmap_script", std::string(kHeatmapJs)},
+                          {"script", std::string(kPageJs)}});
+}
+
+}  // namespace sinkscope

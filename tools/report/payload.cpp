@@ -1,0 +1,317 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "tools/report/page.h"
+#include "tools/report/series.h"
+
+namespace sinkscope {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr std::size_t kMaximumPoints = 1500;   // of one curve
+constexpr std::size_t kMaximumColumns = 400;   // of one map
+constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
+
+/// Six significant digits: what a chart can show, at half the bytes.
+Json number(double value) {
+  if (!std::isfinite(value)) return nullptr;
+  char text[32];
+  std::snprintf(text, sizeof text, "%.6g", value);
+  return std::strtod(text, nullptr);
+}
+
+Json numbers(const std::vector<double>& values) {
+  Json result = Json::array();
+  for (const double value : values) result.push_back(number(value));
+  return result;
+}
+
+double at(const std::vector<double>& values, std::size_t index) {
+  return index < values.size() ? values[index] : kMissing;
+}
+
+class Chart {
+ public:
+  Chart(const char* id, const char* title, const char* note, const char* y, std::vector<std::string> groups, bool log = false)
+      : json_({{"id", id}, {"title", title}, {"note", note}, {"x", "step"}, {"y", y}, {"log", log},
+               {"lines", Json::array()}, {"groups", groups}, {"series", Json::array()}}) {}
+
+  void set_x(const char* label) { json_["x"] = label; }
+  void add_line(double y) {
+    const Json value = number(y);
+    Json& lines = json_["lines"];
+    if (std::find(lines.begin(), lines.end(), value) == lines.end()) lines.push_back(value);
+  }
+  /// A curve without any finite value is left out.
+  void add(std::size_t arm, std::size_t group, const std::string& name, const char* style, const Series& series) {
+    if (std::none_of(series.y.begin(), series.y.end(), [](double y) { return std::isfinite(y); })) return;
+    const Series shown = downsample(series, kMaximumPoints);
+    json_["series"].push_back({{"arm", arm}, {"group", group}, {"name", name}, {"style", style},
+                               {"x", numbers(shown.x)}, {"y", numbers(shown.y)}});
+  }
+  void move_to(Json& charts) {
+    if (!json_["series"].empty()) charts.push_back(std::move(json_));
+  }
+
+ private:
+  Json json_;
+};
+
+Series of_steps(const RunData& run, const std::function<double(const StepRecord&)>& get) {
+  Series series;
+  for (const StepRecord& step : run.steps) {
+    series.x.push_back(static_cast<double>(step.step));
+    series.y.push_back(get(step));
+  }
+  return series;
+}
+
+/// Only the steps that have the value.
+Series of_evaluations(const RunData& run, std::optional<double> StepRecord::*member) {
+  Series series;
+  for (const StepRecord& step : run.steps) {
+    if (!(step.*member)) continue;
+    series.x.push_back(static_cast<double>(step.step));
+    series.y.push_back(*(step.*member));
+  }
+  return series;
+}
+
+Series of_probes(const std::vector<const ProbeRecord*>& probes, const std::function<double(const ProbeRecord&)>& get) {
+  Series series;
+  for (const ProbeRecord* probe : probes) {
+    series.x.push_back(static_cast<double>(probe->step));
+    series.y.push_back(get(*probe));
+  }
+  return series;
+}
+
+void add_loss(const std::vector<RunData>& runs, Json& charts) {
+  Chart chart("loss", "Loss", "Nats per target. Common targets are those that every arm predicts: the only losses to "
+              "compare between arms that differ in BOS. The faint curve is each step, the bold one its running mean, "
+              "dots are validation.", "loss", {"common targets", "all targets"});
+  for (std::size_t arm = 0; arm < runs.size(); ++arm) {
+    const RunData& run = runs[arm];
+    const std::size_t window = std::max<std::size_t>(1, run.steps.size() / 50);
+    for (std::size_t group = 0; group < 2; ++group) {
+      const auto train = of_steps(run, [&](const StepRecord& s) { return group == 0 ? s.loss_common : s.loss; });
+      if (window > 1) chart.add(arm, group, "train", "faint", train);
+      chart.add(arm, group, window > 1 ? "train, mean" : "train", "line", {train.x, running_mean(train.y, window)});
+      chart.add(arm, group, "validation", "points",
+                of_evaluations(run, group == 0 ? &StepRecord::validation_loss_common : &StepRecord::validation_loss));
+    }
+  }
+  chart.move_to(charts);
+}
+
+void add_sink_charts(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms, Json& charts) {
+  std::vector<std::string> positions;
+  for (std::size_t p = 0; p < kShownPositions; ++p) positions.push_back(std::string("P").append(std::to_string(p)));
+  Chart excess("excess", "Sink excess", "Mean sink score over what uniform attention would give; 1 is no sink. The "
+               "dashed line is the onset threshold; a vertical mark shows where an arm's sink formed.", "times uniform",
+               positions);
+  Chart score("score", "Sink score", "Mean attention that later queries pay to the position, over sequences, layers and "
+              "heads: from the probe set, or from training batches where an arm has none.", "mean sink score", positions);
+  Chart rate("rate", "Sink rate", "Share of (sequence, layer, head) whose sink score is above the threshold.", "share",
+             positions);
+  for (std::size_t arm = 0; arm < runs.size(); ++arm) {
+    const ArmSummary& summary = arms[arm];
+    for (std::size_t p = 0; p < kShownPositions; ++p) {
+      const std::string& name = positions[p];
+      if (summary.probes.empty()) {
+        score.add(arm, p, name, "line", of_steps(runs[arm], [p](const StepRecord& s) { return at(s.sink_score, p); }));
+        rate.add(arm, p, name, "line", of_steps(runs[arm], [p](const StepRecord& s) { return at(s.sink_rate, p); }));
+        continue;
+      }
+      excess.add(arm, p, name, "line", of_probes(summary.probes, [p](const ProbeRecord& r) { return at(r.sink_excess, p); }));
+      score.add(arm, p, name, "line", of_probes(summary.probes, [p](const ProbeRecord& r) {
+                  const auto position = static_cast<std::int64_t>(p);
+                  return position < r.positions ? mean_sink_score(r, position) : kMissing;
+                }));
+      rate.add(arm, p, name, "line", of_probes(summary.probes, [p](const ProbeRecord& r) { return at(r.sink_rate, p); }));
+    }
+    if (!summary.probes.empty()) excess.add_line(summary.onset_threshold);
+  }
+  excess.move_to(charts);
+  score.move_to(charts);
+  rate.move_to(charts);
+}
+
+void add_probe_sets(const std::vector<RunData>& runs, Json& charts) {
+  std::vector<std::string> sets;
+  for (const RunData& run : runs)
+    for (const ProbeRecord& probe : run.probes)
+      if (std::find(sets.begin(), sets.end(), probe.set) == sets.end()) sets.push_back(probe.set);
+  if (sets.size() < 2) return;
+  Chart chart("sets", "Sink excess of position 0 on every probe set", "Natural text with and without BOS, at the training "
+              "length and short, and the controls: random tokens, and one token repeated (where no sink can form by "
+              "content).", "times uniform", sets);
+  for (std::size_t arm = 0; arm < runs.size(); ++arm)
+    for (std::size_t set = 0; set < sets.size(); ++set) {
+      std::vector<const ProbeRecord*> probes;
+      for (const ProbeRecord& probe : runs[arm].probes)
+        if (probe.set == sets[set]) probes.push_back(&probe);
+      chart.add(arm, set, sets[set], "line", of_probes(probes, [](const ProbeRecord& r) { return at(r.sink_excess, 0); }));
+    }
+  chart.move_to(charts);
+}
+
+void add_norms(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms, Json& charts) {
+  Chart ratio("ratio", "Largest P0 norm ratio", "Residual norm of position 0 over the mean of the others, in the block "
+              "where it is largest. It grows before attention moves.", "ratio", {"over blocks"});
+  Chart value("value", "Value drain", "Value norm of position 0 over the others, in the layer where it is smallest.",
+              "ratio", {"smallest layer"});
+  Chart layers("layers", "Residual norms by layer", "After each block, at the end of the run (l2, mean over sequences). "
+               "Solid: position 0; dashed: the others.", "norm", {"norm", "P0 / others"}, true);
+  layers.set_x("layer");
+  for (std::size_t arm = 0; arm < runs.size(); ++arm) {
+    const ArmSummary& summary = arms[arm];
+    if (summary.probes.empty())
+      ratio.add(arm, 0, "P0 / others", "line", of_steps(runs[arm], [](const StepRecord& s) {
+                  const auto peak = norm_ratio_peak(s);
+                  return peak ? peak->ratio : kMissing;
+                }));
+    else
+      ratio.add(arm, 0, "P0 / others", "line",
+                of_probes(summary.probes, [](const ProbeRecord& r) { return norm_ratio_peak(r).ratio; }));
+    value.add(arm, 0, "P0 / others", "line", of_probes(summary.probes, [](const ProbeRecord& r) {
+                const std::vector<double> ratios = value_ratios(r);
+                return ratios.empty() ? kMissing : *std::min_element(ratios.begin(), ratios.end());
+              }));
+    if (!summary.layer_norms) continue;
+    std::vector<double> index;
+    for (std::size_t l = 0; l < summary.layer_norms->first.size(); ++l) index.push_back(static_cast<double>(l));
+    layers.add(arm, 0, "P0", "line", {index, summary.layer_norms->first});
+    layers.add(arm, 0, "others", "dashed", {index, summary.layer_norms->rest});
+    layers.add(arm, 1, "P0 / others", "line", {index, summary.layer_norms->ratio});
+  }
+  ratio.move_to(charts);
+  value.move_to(charts);
+  layers.move_to(charts);
+}
+
+void add_optimization(const std::vector<RunData>& runs, Json& charts) {
+  Chart chart("optimization", "Optimization", "Learning rate; global gradient norm before clipping; tokens a second.", "",
+              {"learning rate", "gradient norm", "tokens per second"});
+  for (std::size_t arm = 0; arm < runs.size(); ++arm) {
+    chart.add(arm, 0, "learning rate", "line", of_steps(runs[arm], [](const StepRecord& s) { return s.learning_rate; }));
+    chart.add(arm, 1, "gradient norm", "line", of_steps(runs[arm], [](const StepRecord& s) { return s.gradient_norm; }));
+    chart.add(arm, 2, "tokens per second", "line", of_steps(runs[arm], [](const StepRecord& s) { return s.tokens_per_second; }));
+  }
+  chart.move_to(charts);
+}
+
+/// Rows are layers; a column a probe pass, or a step where the arm has no passes.
+using RowsOf = std::function<std::vector<double>(const StepRecord*, const ProbeRecord*)>;
+
+Json heatmap(const char* id, const char* title, const char* note, const char* unit, bool log,
+             const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms, const RowsOf& rows_of) {
+  Json maps = Json::array();
+  double low = std::numeric_limits<double>::infinity(), high = -low;
+  for (std::size_t arm = 0; arm < runs.size(); ++arm) {
+    std::vector<double> x;
+    std::vector<std::vector<double>> rows;
+    const auto add = [&](std::int64_t step, const std::vector<double>& column) {
+      if (column.empty()) return;
+      if (rows.size() < column.size()) rows.resize(column.size(), std::vector<double>(x.size(), kMissing));
+      x.push_back(static_cast<double>(step));
+      for (std::size_t row = 0; row < rows.size(); ++row) rows[row].push_back(at(column, row));
+    };
+    for (const ProbeRecord* probe : arms[arm].probes) add(probe->step, rows_of(nullptr, probe));
+    if (arms[arm].probes.empty())
+      for (const StepRecord& step : runs[arm].steps) add(step.step, rows_of(&step, nullptr));
+    if (x.empty()) continue;
+    const StepMap map = make_step_map(x, rows, kMaximumColumns);
+    Json values = Json::array();
+    for (const std::vector<double>& row : map.values) {
+      for (const double v : row) {
+        if (!std::isfinite(v) || (log && v <= 0)) continue;
+        low = std::min(low, v);
+        high = std::max(high, v);
+      }
+      values.push_back(numbers(row));
+    }
+    maps.push_back({{"arm", arm}, {"from", numbers(map.from)}, {"to", numbers(map.to)}, {"values", values}});
+  }
+  if (!(low <= high)) return nullptr;
+  return {{"id", id}, {"title", title}, {"note", note}, {"unit", unit}, {"log", log},
+          {"low", number(low)}, {"high", number(high)}, {"maps", maps}};
+}
+
+Json heatmaps(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
+  Json result = Json::array();
+  const auto add = [&](Json map) {
+    if (!map.is_null()) result.push_back(std::move(map));
+  };
+  add(heatmap("score_map", "Sink score of position 0 by layer", "Mean over heads. One colour scale for all arms.",
+              "sink score", false, runs, arms, [](const StepRecord* step, const ProbeRecord* probe) {
+                if (step != nullptr) return step->sink_score_layer;
+                std::vector<double> column;
+                const auto heads = static_cast<std::size_t>(std::max<std::int64_t>(probe->heads, 1));
+                const auto positions = static_cast<std::size_t>(std::max<std::int64_t>(probe->positions, 1));
+                for (std::size_t l = 0; (l + 1) * heads * positions <= probe->sink_score.size(); ++l) {
+                  double sum = 0;
+                  for (std::size_t h = 0; h < heads; ++h) sum += probe->sink_score[(l * heads + h) * positions];
+                  column.push_back(sum / static_cast<double>(heads));
+                }
+                return column;
+              }));
+  add(heatmap("ratio_map", "P0 norm ratio by layer", "Residual norm of position 0 over the mean of the others after each "
+              "block; logarithmic colours, one scale for all arms.", "P0 / others", true, runs, arms,
+              [](const StepRecord* step, const ProbeRecord* probe) {
+                std::vector<double> column;
+                if (probe != nullptr) {
+                  if (!probe->norm_ratio.empty()) column.assign(probe->norm_ratio.begin() + 1, probe->norm_ratio.end());
+                  return column;
+                }
+                for (std::size_t row = 1; row < step->residual_norm_first.size(); ++row)
+                  column.push_back(step->residual_norm_first[row] / at(step->residual_norm_rest, row));
+                return column;
+              }));
+  return result;
+}
+
+Json spans(const std::vector<PhaseSpan>& list) {
+  Json result = Json::array();
+  for (const PhaseSpan& span : list) result.push_back({{"phase", span.phase}, {"from", span.from}, {"to", span.to}});
+  return result;
+}
+
+}  // namespace
+
+std::string page_payload(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
+  Json payload = {{"arms", Json::array()}, {"last_step", 0}, {"charts", Json::array()}, {"heatmaps", Json::array()}};
+  std::int64_t last_step = 0;
+  for (const ArmSummary& arm : arms) {
+    last_step = std::max(last_step, arm.steps);
+    payload["arms"].push_back({{"label", arm.label}, {"bos", arm.bos}, {"phases", spans(arm.phases)},
+                               {"low_rate", spans(arm.low_rate)},
+                               {"onset", arm.onset ? Json(arm.onset->step) : Json(nullptr)}});
+  }
+  payload["last_step"] = last_step;
+  Json& charts = payload["charts"];
+  add_sink_charts(runs, arms, charts);
+  add_loss(runs, charts);
+  add_norms(runs, arms, charts);
+  add_probe_sets(runs, charts);
+  add_optimization(runs, charts);
+  payload["heatmaps"] = heatmaps(runs, arms);
+  const std::string text = payload.dump(-1, ' ', false, Json::error_handler_t::replace);
+  std::string safe;
+  safe.reserve(text.size());
+  for (const char c : text) {
+    if (c == '<')
+      safe += "\\u003c";
+    else
+      safe += c;
+  }
+  return safe;
+}
+
+}  // namespace sinkscope

@@ -1,0 +1,114 @@
+#include "tools/report/report.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "engine/metrics/append_file.h"
+#include "engine/metrics/console.h"
+#include "tools/report/format.h"
+#include "tools/report/page.h"
+#include "tools/report/summary.h"
+
+namespace sinkscope {
+namespace {
+
+/// Columns as wide as their widest cell; the first one and all others flush left.
+std::string text_table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()), 0);
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], text_width(row[i]));
+  }
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line;
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      line += row[i];
+      if (i + 1 < row.size()) line.append(widths[i] - text_width(row[i]) + 2, ' ');
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    text += line + "\n";
+  }
+  return text;
+}
+
+std::vector<std::vector<std::string>> with_head(const std::string& corner, const std::vector<ArmSummary>& arms,
+                                                const std::vector<TableRow>& rows) {
+  std::vector<std::vector<std::string>> cells = {{corner}};
+  for (const ArmSummary& arm : arms) cells.front().push_back(printable(arm.label));
+  for (const TableRow& row : rows) {
+    cells.push_back({printable(row.label)});
+    for (const std::string& value : row.values) cells.back().push_back(printable(value));
+  }
+  return cells;
+}
+
+/// P0 / others after each block, at the end.
+std::vector<TableRow> layer_rows(const std::vector<ArmSummary>& arms) {
+  std::size_t layers = 0;
+  for (const ArmSummary& arm : arms)
+    if (arm.layer_norms) layers = std::max(layers, arm.layer_norms->first.size());
+  std::vector<TableRow> rows;
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    TableRow row{std::to_string(layer), {}};
+    for (const ArmSummary& arm : arms) {
+      if (!arm.layer_norms || layer >= arm.layer_norms->first.size())
+        row.values.emplace_back("-");
+      else
+        row.values.push_back(format_number(arm.layer_norms->first[layer]) + " / " +
+                             format_number(arm.layer_norms->rest[layer]));
+    }
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+void append_section(std::string& text, const std::string& title, const std::string& body) {
+  if (body.empty()) return;
+  if (!text.empty()) text += "\n";
+  text += title + "\n" + body;
+}
+
+void require_runs(const std::vector<RunData>& runs) {
+  if (runs.empty()) throw std::runtime_error("a report needs at least one run");
+}
+
+}  // namespace
+
+std::string summary_table(const std::vector<RunData>& runs) {
+  require_runs(runs);
+  const std::vector<ArmSummary> arms = summarize(runs);
+  return text_table(with_head("", arms, summary_rows(arms)));
+}
+
+std::string plain_summary(const std::vector<RunData>& runs) {
+  require_runs(runs);
+  const std::vector<ArmSummary> arms = summarize(runs);
+  std::string text, body;
+  for (const std::string& paragraph : reading(arms)) body += "  " + printable(paragraph) + "\n";
+  append_section(text, "What the numbers say", body);
+  body.clear();
+  for (const Statement& statement : comparability(runs, arms))
+    body += (statement.good ? "  [ok] " : "  [!!] ") + printable(statement.text) + "\n";
+  append_section(text, "May the arms be compared?", body);
+  std::vector<TableRow> rows;
+  for (Difference& difference : differences(runs)) rows.push_back({difference.key, std::move(difference.values)});
+  if (!rows.empty()) append_section(text, "Settings that differ", text_table(with_head("setting", arms, rows)));
+  if (const std::vector<TableRow> layers = layer_rows(arms); !layers.empty())
+    append_section(text, "Residual norm of position 0 / of the others, after each block, at the end",
+                   text_table(with_head("layer", arms, layers)));
+  body.clear();
+  for (const std::string& note : reading_notes(runs, arms)) body += "  - " + printable(note) + "\n";
+  append_section(text, "Keep in mind", body);
+  return text;
+}
+
+void write_report(const std::vector<RunData>& runs, const std::filesystem::path& file) {
+  require_runs(runs);
+  const std::string page = page_html(runs, summarize(runs));
+  FileReplacement replacement(file, file.filename().string() + ".partial");
+  replacement.append(page);
+  replacement.commit();
+}
+
+}  // namespace sinkscope
