@@ -9,9 +9,11 @@
 namespace sinkscope {
 namespace {
 
-/// OpenBLAS takes its thread count from the calling thread's OpenMP setting.
+/// An OpenBLAS built on OpenMP takes its thread count from the calling thread's OpenMP setting, any
+/// other build from its own, which another backend of this process may have changed.
 void set_gemm_threads(int threads) {
   if (omp_get_max_threads() != threads) omp_set_num_threads(threads);
+  if (openblas_get_num_threads() != threads) openblas_set_num_threads(threads);
 }
 
 }  // namespace
