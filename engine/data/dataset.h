@@ -64,7 +64,7 @@ struct TokenizeOptions {
   std::string text_key = "text";
   std::string document_separator = "<|endoftext|>";  // a line of its own in .txt; empty: one document a file
   double validation_fraction = 0.0;           // of the documents, or of the text when there are few; by hash, deterministic
-  std::vector<std::filesystem::path> validation_inputs;  // instead of a fraction
+  std::vector<std::filesystem::path> validation_inputs = {};  // instead of a fraction
   std::int64_t shard_tokens = 100'000'000;
 };
 struct TokenizeSummary {
