@@ -22,11 +22,11 @@ struct CompareOptions {
 
 /// The run's own folder for one run, else the deepest folder that holds all of them.
 fs::path default_report(const std::vector<std::string>& runs) {
-  fs::path common = fs::weakly_canonical(fs::absolute(runs.front()) / "").parent_path();
+  fs::path common = fs::canonical(runs.front());
   if (runs.size() > 1) {
     common = common.parent_path();
     for (const std::string& run : runs) {
-      const fs::path parent = fs::weakly_canonical(fs::absolute(run) / "").parent_path().parent_path();
+      const fs::path parent = fs::canonical(run).parent_path();
       fs::path shared;
       for (auto a = common.begin(), b = parent.begin(); a != common.end() && b != parent.end() && *a == *b; ++a, ++b)
         shared /= *a;

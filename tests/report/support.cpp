@@ -1,0 +1,137 @@
+#include "support.h"
+
+#include <stdlib.h>
+
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <stdexcept>
+
+#include "engine/metrics/sinks.h"
+
+namespace sinkscope::test {
+namespace {
+
+constexpr std::size_t kLayers = 2, kHeads = 2, kPositions = 8;
+
+StepRecord step_record(const ExampleRun& run, int step) {
+  StepRecord record;
+  record.step = step;
+  record.tokens = step * 1000;
+  record.loss = 4.0 - step / 100.0;
+  record.loss_common = record.loss - 0.5;
+  if (step == run.bad_step) record.loss = record.loss_common = std::numeric_limits<double>::quiet_NaN();
+  if (step % 10 == 0) {
+    record.validation_loss = 4.25 - step / 100.0;
+    record.validation_loss_common = 3.75 - step / 100.0;
+  }
+  record.learning_rate = step <= 90 ? 1e-3 : 5e-5;
+  record.gradient_norm = 1.5;
+  record.step_seconds = 0.5;
+  record.tokens_per_second = 2000;
+  if (run.step_probes) {
+    record.sink_score.assign(kPositions, 0.05);
+    record.sink_score[0] = 0.05 * (1 + run.sink * step);
+    record.sink_rate.assign(kPositions, 0.0);
+    record.sink_score_layer.assign(kLayers, record.sink_score[0]);
+    record.residual_norm_first = {10, 20, 40};
+    record.residual_norm_rest = {10, 10, 10};
+  }
+  return record;
+}
+
+ProbeRecord probe_record(const ExampleRun& run, int step, const std::string& set) {
+  const double excess = 1 + run.sink * step;
+  ProbeRecord record;
+  record.step = step;
+  record.tokens = step * 1000;
+  record.set = set;
+  record.length = 128;
+  record.sequences = 4;
+  record.with_bos = set == "natural_bos";
+  record.layers = kLayers;
+  record.heads = kHeads;
+  record.kv_heads = 1;
+  record.positions = kPositions;
+  record.sink_score.assign(kLayers * kHeads * kPositions, 0.02);
+  for (std::size_t i = 0; i < kLayers * kHeads; ++i) record.sink_score[i * kPositions] = 0.05 * excess;
+  record.sink_rate.assign(kPositions, 0.0);
+  record.sink_rate[0] = 0.25;
+  record.sink_excess.assign(kPositions, 0.5);
+  record.sink_excess[0] = set == "random" ? 0.9 : excess;
+  record.residual_norm.assign((kLayers + 1) * kPositions, 10.0);
+  record.residual_norm[kPositions] = 20;
+  record.residual_norm[2 * kPositions] = 40;
+  record.residual_norm_rest = {10, 10, 10};
+  record.norm_ratio = {1, 2, 4};
+  record.value_norm_first = {0.5, 0.25};
+  record.value_norm_rest = {1, 1};
+  record.step_up_layer = 1;
+  record.concentration = 0.5;
+  return record;
+}
+
+}  // namespace
+
+TemporaryFolder::TemporaryFolder() {
+  std::string name = (std::filesystem::temp_directory_path() / "sinkscope_report_XXXXXX").string();
+  if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot create a folder " + name);
+  path_ = name;
+}
+
+TemporaryFolder::~TemporaryFolder() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+AssetFolder::AssetFolder(const std::filesystem::path& folder) { ::setenv("SINKSCOPE_ASSETS", folder.c_str(), 1); }
+AssetFolder::~AssetFolder() { ::unsetenv("SINKSCOPE_ASSETS"); }
+
+std::string read_file(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error("cannot read " + path.string());
+  std::ostringstream content;
+  content << file.rdbuf();
+  return content.str();
+}
+
+void write_file(const std::filesystem::path& path, const std::string& content) {
+  std::filesystem::create_directories(path.parent_path());
+  std::ofstream file(path, std::ios::binary);
+  file << content;
+  if (!file.flush()) throw std::runtime_error("cannot write " + path.string());
+}
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+void write_run(const std::filesystem::path& folder, const ExampleRun& run) {
+  const nlohmann::ordered_json config = {
+      {"name", run.name},
+      {"output", "runs"},
+      {"data", {{"path", "corpus"}, {"bos", run.bos}, {"common_targets", {"none", "sequence"}}}},
+      {"train", {{"steps", 100}, {"sequence_length", 128}, {"seed", run.seed}}},
+      {"probes", {{"sink_threshold", 0.3}, {"phase", {{"onset", 1.5}, {"window", 3}}}}},
+      {"run", {{"started", run.name + " at noon"}, {"dataset_fingerprint", "abc"}}}};
+  write_file(folder / "config.json", config.dump());
+  const auto sink = make_jsonl_sink(folder, std::nullopt);
+  const std::string set = run.bos == "none" ? "natural" : "natural_bos";
+  for (int step = 1; step <= run.steps; ++step) {
+    sink->write(step_record(run, step));
+    if (!run.probes || step % 5 != 0) continue;
+    sink->write(probe_record(run, step, set));
+    sink->write(probe_record(run, step, "random"));
+  }
+  if (run.probes && run.sink > 0 && run.steps >= 60)
+    sink->write(EventRecord{60, 60000, "phase", "sink phase", R"({"from":"wandering","to":"transition"})"});
+  sink->flush(false);
+}
+
+void write_chart_library(const std::filesystem::path& folder) {
+  write_file(folder / "uplot" / "uPlot.iife.min.js", "var uPlot = 1;");
+  write_file(folder / "uplot" / "uPlot.min.css", ".uplot {}");
+  write_file(folder / "uplot" / "LICENSE", "The licence");
+}
+
+}  // namespace sinkscope::test

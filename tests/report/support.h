@@ -1,0 +1,65 @@
+// Run folders with known numbers, and a stand-in chart library.
+#pragma once
+
+#include <exception>
+#include <filesystem>
+#include <string>
+
+namespace sinkscope::test {
+
+/// A new empty folder, removed with everything in it at the end of the scope.
+class TemporaryFolder {
+ public:
+  TemporaryFolder();
+  ~TemporaryFolder();
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// Points SINKSCOPE_ASSETS at `folder` for the scope.
+class AssetFolder {
+ public:
+  explicit AssetFolder(const std::filesystem::path& folder);
+  ~AssetFolder();
+  AssetFolder(const AssetFolder&) = delete;
+  AssetFolder& operator=(const AssetFolder&) = delete;
+};
+
+std::string read_file(const std::filesystem::path& path);
+void write_file(const std::filesystem::path& path, const std::string& content);
+bool contains(const std::string& text, const std::string& part);
+
+template <class Action>
+std::string message_of(Action&& action) {
+  try {
+    action();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return {};
+}
+
+struct ExampleRun {
+  std::string name = "sweep/bos";
+  std::string bos = "sequence";
+  int steps = 100;          // logged; 100 are planned
+  double sink = 0.01;       // excess of position 0 grows by this every step from 1; 0: stays 1
+  bool probes = true;       // a pass every 5 steps, sets natural_bos (or natural) and random
+  bool step_probes = true;
+  int bad_step = 0;         // this step's loss is NaN
+  int seed = 1;
+};
+
+/// Writes config.json and the logs. Loss at step s is 4 - s/100, common loss a half less,
+/// validation (every 10 steps) a quarter more; u_0 is 0.05; 2 layers, 2 heads, 8 positions;
+/// residual norm 10, 20, 40 of position 0 (embedding, blocks) against 10.
+void write_run(const std::filesystem::path& folder, const ExampleRun& run);
+
+/// uplot/ with a tiny script and style in `folder`.
+void write_chart_library(const std::filesystem::path& folder);
+
+}  // namespace sinkscope::test
