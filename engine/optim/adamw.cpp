@@ -1,0 +1,74 @@
+#include "engine/optim/adamw.h"
+
+#include <cmath>
+
+namespace sinkscope {
+namespace {
+
+struct Requests {
+  std::size_t m, v, sums, clip;
+};
+
+Requests request_all(Arena& arena, const ParameterLayout& layout) {
+  return {.m = arena.request("first moment", DType::f32, layout.flat_size()),
+          .v = arena.request("second moment", DType::f32, layout.flat_size()),
+          .sums = arena.request("gradient norms", DType::f64, static_cast<std::int64_t>(layout.specs().size())),
+          .clip = arena.request("clip scale", DType::f32, 2)};
+}
+
+}  // namespace
+
+AdamW::AdamW(Ops& ops, const ParameterLayout& layout, const OptimizerConfig& config)
+    : ops_(&ops), layout_(&layout), config_(config), segments_(layout.segments()), arena_("optimizer") {
+  const Requests requests = request_all(arena_, layout);
+  m_ = requests.m;
+  v_ = requests.v;
+  sums_ = requests.sums;
+  clip_ = requests.clip;
+  arena_.allocate(ops);
+}
+
+UpdateResult AdamW::step(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step) {
+  const Tensor sums = arena_.tensor(sums_, {static_cast<std::int64_t>(segments_.size())});
+  const Tensor clip = arena_.tensor(clip_, {2});
+  ops_->sum_of_squares({.x = gradients, .segments = segments_, .sums = sums});
+
+  UpdateResult result;
+  result.squared_norms.resize(segments_.size());
+  ops_->copy_to_host(result.squared_norms.data(), sums);
+  double total = 0;
+  for (std::size_t i = 0; i < segments_.size(); ++i) {
+    total += result.squared_norms[i];
+    if (!result.non_finite && !std::isfinite(result.squared_norms[i])) result.non_finite = layout_->specs()[i].name;
+  }
+  result.gradient_norm = std::sqrt(total);
+  if (result.non_finite) return result;
+
+  ops_->clip_scale({.sums = sums, .max_norm = config_.clip_norm, .out = clip});
+  ops_->adamw_step({.param = parameters,
+                    .grad = gradients,
+                    .m = first_moment(),
+                    .v = second_moment(),
+                    .segments = segments_,
+                    .clip = clip,
+                    .lr = rate,
+                    .beta1 = config_.beta1,
+                    .beta2 = config_.beta2,
+                    .eps = config_.eps,
+                    .weight_decay = config_.weight_decay,
+                    .step = step});
+  return result;
+}
+
+Tensor AdamW::first_moment() const { return arena_.tensor(m_, {layout_->flat_size()}); }
+Tensor AdamW::second_moment() const { return arena_.tensor(v_, {layout_->flat_size()}); }
+
+std::vector<MemoryLine> AdamW::memory_plan(const ParameterLayout& layout) {
+  Arena arena("optimizer");
+  request_all(arena, layout);
+  std::vector<MemoryLine> lines;
+  for (const ArenaEntry& entry : arena.entries()) lines.push_back({arena.name(), entry.name, entry.bytes});
+  return lines;
+}
+
+}  // namespace sinkscope

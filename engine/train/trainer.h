@@ -1,0 +1,60 @@
+// A training run: from a resolved config to a run directory.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "engine/config/config.h"
+#include "engine/metrics/sinks.h"
+#include "engine/model/decoder.h"
+#include "kernels/ops.h"
+
+namespace sinkscope {
+
+struct TrainOptions {
+  bool resume = false;                       // continue the run directory instead of beginning one
+  std::string build;                         // version and compiler, for config.json
+  std::unique_ptr<MetricSink> console;       // optional; gets every step
+  const std::atomic<bool>* stop = nullptr;   // optional; when it turns true the run saves a checkpoint after the step
+};
+
+struct TrainResult {
+  std::filesystem::path run_directory;
+  std::int64_t steps = 0;      // done in total
+  bool finished = false;       // false: stopped by `stop`
+  double validation_loss = 0;  // of the last step
+};
+
+/// The run directory of a config: output/name.
+std::filesystem::path run_directory(const Config& config);
+
+/// Trains `config` (as loaded; the dataset completes it). Without `resume` the run directory must not
+/// hold a run. With it the newest checkpoint that verifies is continued, bit for bit as if there had
+/// been no stop on the same number of threads; a run without checkpoints begins anew.
+/// Throws ConfigError, std::runtime_error naming file, key or tensor. A loss or gradient that is not
+/// finite stops the run with the step and the first tensor that is not finite named; checkpoints
+/// written before stay.
+TrainResult train(const Config& config, TrainOptions options);
+
+/// Opens the dataset and completes the config with it; what a dry run prints.
+struct RunPlan {
+  Config config;
+  std::int64_t parameters = 0;
+  double flops_per_token = 0;        // of one training step
+  std::int64_t tokens_per_step = 0;
+  std::int64_t train_tokens = 0;     // of the dataset
+  std::string dataset_fingerprint;
+  std::vector<MemoryLine> memory;    // decoder, optimizer, probes
+};
+RunPlan plan_run(const Config& config);
+
+/// The Ops of a config's device. Throws ConfigError naming `device` when this build or machine lacks it.
+std::unique_ptr<Ops> make_ops(const Config& config);
+
+/// The decoder options a run of this (completed) config uses.
+DecoderOptions decoder_options(const Config& config);
+
+}  // namespace sinkscope

@@ -1,0 +1,108 @@
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "engine/model/random.h"
+#include "engine/optim/adamw.h"
+#include "tests/catch.h"
+
+namespace sinkscope {
+namespace {
+
+ModelConfig small_model() {
+  ModelConfig config;
+  config.layers = 2;
+  config.channels = 8;
+  config.heads = 2;
+  config.kv_heads = 1;
+  config.head_dim = 4;
+  config.hidden = 12;
+  config.vocab_size = 11;
+  config.max_sequence_length = 6;
+  return config;
+}
+
+struct Arrays {
+  Arrays(Ops& ops, const ParameterLayout& layout, std::uint64_t seed, double gradient_scale)
+      : arena("test"),
+        p(arena.request("parameters", DType::f32, layout.flat_size())),
+        g(arena.request("gradients", DType::f32, layout.flat_size())),
+        size(layout.flat_size()) {
+    arena.allocate(ops);
+    for (const ParameterSpec& spec : layout.specs())
+      for (std::int64_t i = spec.offset; i < spec.offset + spec.size; ++i) {
+        parameters().as<float>()[i] = static_cast<float>(random_normal(seed, static_cast<std::uint64_t>(i)));
+        gradients().as<float>()[i] =
+            static_cast<float>(gradient_scale * random_normal(seed + 1, static_cast<std::uint64_t>(i)));
+      }
+  }
+  Tensor parameters() const { return arena.tensor(p, {size}); }
+  Tensor gradients() const { return arena.tensor(g, {size}); }
+
+  Arena arena;
+  std::size_t p, g;
+  std::int64_t size;
+};
+
+TEST_CASE("AdamW follows its equations, decaying matrices only") {
+  const auto ops = make_cpu_ops(1);
+  const ParameterLayout layout(small_model());
+  Arrays arrays(*ops, layout, 3, 0.5);
+  OptimizerConfig config;
+  config.clip_norm = 1.0;
+  AdamW optimizer(*ops, layout, config);
+
+  const auto n = static_cast<std::size_t>(arrays.size);
+  const float* start = arrays.parameters().as<float>();
+  std::vector<double> p(start, start + n), m(n), v(n);
+  for (std::int64_t step = 1; step <= 4; ++step) {
+    for (std::size_t i = 0; i < n; ++i) arrays.gradients().as<float>()[i] *= step == 3 ? 0.01F : 1.1F;
+    const float* g = arrays.gradients().as<float>();
+    double squared = 0;
+    for (std::size_t i = 0; i < n; ++i) squared += static_cast<double>(g[i]) * g[i];
+    const double scale = std::min(1.0, 1.0 / std::sqrt(squared)), rate = 1e-2 / static_cast<double>(step);
+
+    const UpdateResult result = optimizer.step(arrays.parameters(), arrays.gradients(), rate, step);
+    CHECK(result.gradient_norm == Approx(std::sqrt(squared)));
+    CHECK(!result.non_finite);
+    const double t = static_cast<double>(step);
+    for (const ParameterSpec& spec : layout.specs())
+      for (auto i = static_cast<std::size_t>(spec.offset); i < static_cast<std::size_t>(spec.offset + spec.size); ++i) {
+        const double gradient = scale * g[i];
+        m[i] = 0.9 * m[i] + 0.1 * gradient;
+        v[i] = 0.95 * v[i] + 0.05 * gradient * gradient;
+        const double update = m[i] / (1 - std::pow(0.9, t)) / (std::sqrt(v[i] / (1 - std::pow(0.95, t))) + 1e-8);
+        p[i] -= rate * (update + (spec.shape.size() == 2 ? 0.1 * p[i] : 0.0));
+      }
+    double error = 0, norm = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+      const double difference = arrays.parameters().as<float>()[i] - p[i];
+      error += difference * difference;
+      norm += p[i] * p[i];
+    }
+    CHECK(std::sqrt(error / norm) < 1e-6);
+  }
+}
+
+TEST_CASE("a gradient that is not finite is named and changes nothing") {
+  const auto ops = make_cpu_ops(1);
+  const ParameterLayout layout(small_model());
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    Arrays arrays(*ops, layout, 5, 0.1);
+    AdamW optimizer(*ops, layout, OptimizerConfig{});
+    const ParameterSpec& spec = layout.find("blocks.1.mlp.down.weight");
+    arrays.gradients().as<float>()[spec.offset + spec.size - 1] = bad;
+    const float* values = arrays.parameters().as<float>();
+    const std::vector<float> before(values, values + arrays.size);
+    const UpdateResult result = optimizer.step(arrays.parameters(), arrays.gradients(), 1e-3, 1);
+    REQUIRE(result.non_finite);
+    CHECK(*result.non_finite == "blocks.1.mlp.down.weight");
+    CHECK(std::vector<float>(values, values + arrays.size) == before);
+    const float* m = optimizer.first_moment().as<float>();
+    CHECK(std::vector<float>(m, m + arrays.size) == std::vector<float>(before.size(), 0.0F));
+  }
+}
+
+}  // namespace
+}  // namespace sinkscope
