@@ -159,7 +159,7 @@ TEST_CASE("runs without probe passes, without any probe and with bad losses are 
   REQUIRE(value_of(rows, "sink onset", 0) == "not measured");
   REQUIRE(value_of(rows, "training loss", 2) == "3.990 → NaN");
   const std::string text = plain_summary(runs);
-  REQUIRE(contains(text, "Its training loss was not finite at 1 steps, first at step 98."));
+  REQUIRE(contains(text, "Its training loss was not finite at 1 step, first at step 98."));
   REQUIRE(contains(text, "Its probes were off"));
 }
 

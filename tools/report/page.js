@@ -245,7 +245,7 @@
         series: [{}, ...series.map(seriesOptions)],
         legend: {show: false},
         cursor: {sync: chart.x === "step" ? {key: "steps", scales: ["x", null]} : undefined, points: {show: false}},
-        hooks: {drawClear: [marks(chart)]},
+        hooks: {draw: [marks(chart)]},
       }, data, plotBox);
       const over = plot.over;
       over.addEventListener("mousemove", (event) => {

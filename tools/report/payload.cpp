@@ -150,8 +150,8 @@ void add_probe_sets(const std::vector<RunData>& runs, Json& charts) {
       if (std::find(sets.begin(), sets.end(), probe.set) == sets.end()) sets.push_back(probe.set);
   if (sets.size() < 2) return;
   Chart chart("sets", "Sink excess of position 0 on every probe set", "Natural text with and without BOS, at the training "
-              "length and short, and the controls: random tokens, and one token repeated (where no sink can form by "
-              "content).", "times uniform", sets);
+              "length and short, and the controls: random tokens, and one token repeated (the negative control).",
+              "times uniform", sets);
   for (std::size_t arm = 0; arm < runs.size(); ++arm)
     for (std::size_t set = 0; set < sets.size(); ++set) {
       std::vector<const ProbeRecord*> probes;

@@ -114,7 +114,7 @@ std::string progress_sentence(const ArmSummary& arm) {
 
 std::string loss_sentence(const ArmSummary& arm) {
   if (arm.bad_losses > 0)
-    return " Its training loss was not finite at " + std::to_string(arm.bad_losses) + " steps, first at step " +
+    return " Its training loss was not finite at " + std::to_string(arm.bad_losses) + (arm.bad_losses == 1 ? " step, first at step " : " steps, first at step ") +
            std::to_string(arm.first_bad_loss) + ".";
   if (arm.validation_loss_common)
     return " Validation loss on common targets: " + format_number(arm.validation_loss_common->first) + " → " +
@@ -138,8 +138,8 @@ std::string sink_sentence(const ArmSummary& arm) {
     text += ": a sink, formed at step " + std::to_string(arm.onset->step) + " (" + format_count(arm.onset->tokens) +
             " tokens)";
   else if (arm.first_crossing)
-    text += ": above the threshold of " + format_number(arm.onset_threshold) + " since or around step " +
-            std::to_string(arm.first_crossing->step) + ", but not for the " + std::to_string(arm.onset_window) +
+    text += ": it first reached the threshold of " + format_number(arm.onset_threshold) + " at step " +
+            std::to_string(arm.first_crossing->step) + ", but has not stayed there for the " + std::to_string(arm.onset_window) +
             " probes in a row that count as onset";
   else
     text += ": no sink so far (threshold " + format_number(arm.onset_threshold) + ", highest value " +
