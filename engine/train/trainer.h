@@ -4,6 +4,8 @@
 #include <atomic>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,7 +27,7 @@ struct TrainResult {
   std::filesystem::path run_directory;
   std::int64_t steps = 0;      // done in total
   bool finished = false;       // false: stopped by `stop`
-  double validation_loss = 0;  // of the last step
+  std::optional<double> validation_loss;  // after the last step; absent without validation data
 };
 
 /// The run directory of a config: output/name.

@@ -1,0 +1,47 @@
+#include "engine/train/non_finite.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace sinkscope {
+namespace {
+
+class FiniteCheck final : public ActivationObserver {
+ public:
+  explicit FiniteCheck(Ops& ops) : ops_(ops) {}
+
+  void embedding(const Tensor& h) override { look("embedding output", h); }
+  void block(const BlockActivations& b) override {
+    const std::string name = "blocks." + std::to_string(b.layer);
+    look(name + ".attention queries, keys and values", b.qkv);
+    look(name + ".attention log-sum-exp", b.lse);
+    look(name + ".attention output", b.attention_output);
+    look(name + ".residual after attention", b.middle);
+    look(name + ".mlp output", b.mlp_output);
+    look(name + ".residual", b.output);
+  }
+  void look(const std::string& name, const Tensor& tensor) {
+    if (!first_.empty()) return;
+    values_.resize(static_cast<std::size_t>(tensor.size()));
+    ops_.copy_to_host(values_.data(), tensor);
+    if (!std::all_of(values_.begin(), values_.end(), [](float x) { return std::isfinite(x); })) first_ = name;
+  }
+  const std::string& first() const { return first_; }
+
+ private:
+  Ops& ops_;
+  std::vector<float> values_;
+  std::string first_;
+};
+
+}  // namespace
+
+std::string first_non_finite(Ops& ops, Decoder& decoder, const Batch& batch) {
+  FiniteCheck check(ops);
+  for (const ParameterSpec& spec : decoder.layout().specs()) check.look("parameter " + spec.name, decoder.parameter(spec));
+  if (check.first().empty()) decoder.forward(batch.sequences, batch.length, batch.inputs.data(), &check);
+  return check.first().empty() ? "logits" : check.first();
+}
+
+}  // namespace sinkscope

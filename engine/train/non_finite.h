@@ -1,0 +1,17 @@
+// After a loss that is not finite: which tensor went wrong first.
+#pragma once
+
+#include <string>
+
+#include "engine/data/sampler.h"
+#include "engine/model/decoder.h"
+#include "kernels/ops.h"
+
+namespace sinkscope {
+
+/// Looks at the parameters in the layout's order, then runs the batch forward once more and looks at
+/// every activation in the order it is computed. Returns the name of the first tensor with an element
+/// that is not finite, e.g. "blocks.2.mlp output", or "logits" when all of them are finite.
+std::string first_non_finite(Ops& ops, Decoder& decoder, const Batch& batch);
+
+}  // namespace sinkscope

@@ -1,0 +1,139 @@
+#include "engine/train/run_files.h"
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <ctime>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+
+#include "engine/config/load.h"
+
+namespace sinkscope {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text;
+}
+
+/// Whether a resumed run may have another value at this JSON pointer.
+bool may_change(const std::string& pointer) {
+  for (const char* prefix : {"/log/", "/checkpoint/", "/sample/", "/ablation", "/run"})
+    if (pointer.starts_with(prefix)) return true;
+  return pointer == "/threads" || pointer == "/output" || pointer == "/$schema";
+}
+
+std::string dotted(const std::string& pointer) {
+  std::string key = pointer.substr(1);
+  for (char& c : key)
+    if (c == '/') c = '.';
+  return key;
+}
+
+template <class Value>
+Value take(const Json& json, const char* key, const std::string& origin) {
+  if (!json.contains(key)) throw std::runtime_error(origin + ": the key " + key + " is missing");
+  try {
+    return json.at(key).get<Value>();
+  } catch (const nlohmann::json::exception&) {
+    throw std::runtime_error(origin + ": " + key + " has the wrong type: " + json.at(key).dump());
+  }
+}
+
+}  // namespace
+
+void write_run_config(const std::filesystem::path& run_directory, const Config& config, const RunFacts& facts) {
+  Json json = to_json(config);
+  json["run"] = {{"build", facts.build},
+                 {"device", facts.device},
+                 {"dataset_fingerprint", facts.dataset_fingerprint},
+                 {"parameters", facts.parameters},
+                 {"started", utc_now()}};
+  const std::filesystem::path file = run_directory / "config.json";
+  std::filesystem::path temporary = file;
+  temporary += ".partial";
+  {
+    std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
+    out << json.dump(2) << '\n';
+    out.close();
+    if (!out) {
+      const std::string reason = std::strerror(errno);
+      std::error_code ignored;
+      std::filesystem::remove(temporary, ignored);
+      throw std::runtime_error(file.string() + ": cannot be written: " + reason);
+    }
+  }
+  std::filesystem::rename(temporary, file);
+}
+
+void check_run_config(const std::filesystem::path& run_directory, const Config& config,
+                      const std::string& dataset_fingerprint) {
+  const std::string file = (run_directory / "config.json").string();
+  std::ifstream in(file, std::ios::binary);
+  if (!in) throw std::runtime_error(file + ": cannot be read; there is no run to resume");
+  const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  Json stored;
+  try {
+    stored = Json::parse(text);
+  } catch (const nlohmann::json::exception& error) {
+    throw std::runtime_error(file + ": is no JSON: " + error.what());
+  }
+  if (!stored.is_object()) throw std::runtime_error(file + ": expected an object");
+
+  const Json before = stored.flatten(), now = to_json(config).flatten();
+  const auto differs = [&](const std::string& pointer, const std::string& old_text, const std::string& new_text) {
+    throw std::runtime_error(file + ": the run was begun with " + dotted(pointer) + " = " + old_text + ", not " +
+                             new_text + "; give the config it was begun with, or another name");
+  };
+  for (const auto& [pointer, value] : now.items()) {
+    if (may_change(pointer)) continue;
+    if (!before.contains(pointer)) differs(pointer, "nothing", value.dump());
+    if (before.at(pointer) != value) differs(pointer, before.at(pointer).dump(), value.dump());
+  }
+  for (const auto& [pointer, value] : before.items())
+    if (!may_change(pointer) && !now.contains(pointer)) differs(pointer, value.dump(), "nothing");
+
+  const auto run = stored.find("run");
+  const std::string fingerprint =
+      run != stored.end() && run->is_object() ? run->value("dataset_fingerprint", std::string()) : std::string();
+  if (fingerprint != dataset_fingerprint)
+    throw std::runtime_error(file + ": the run was begun on a dataset with fingerprint " + fingerprint + ", not " +
+                             dataset_fingerprint);
+}
+
+std::string to_text(const LoopState& state) {
+  Json json = {{"step", state.step}, {"sample", state.sample}};
+  // A number that JSON cannot hold is left out; the loop stops at such a loss anyway.
+  if (state.validation_loss && std::isfinite(*state.validation_loss)) json["validation_loss"] = *state.validation_loss;
+  json["phase_detector"] = state.phase_detector;
+  return json.dump(2);
+}
+
+LoopState loop_state_from_text(const std::string& text, const std::string& origin) {
+  Json json;
+  try {
+    json = Json::parse(text);
+  } catch (const nlohmann::json::exception& error) {
+    throw std::runtime_error(origin + ": is no JSON: " + error.what());
+  }
+  if (!json.is_object()) throw std::runtime_error(origin + ": expected an object");
+  LoopState state;
+  state.step = take<std::int64_t>(json, "step", origin);
+  state.sample = take<std::int64_t>(json, "sample", origin);
+  if (json.contains("validation_loss")) state.validation_loss = take<double>(json, "validation_loss", origin);
+  state.phase_detector = take<std::string>(json, "phase_detector", origin);
+  if (state.step < 0 || state.sample < 0)
+    throw std::runtime_error(origin + ": step and sample must not be negative");
+  return state;
+}
+
+}  // namespace sinkscope

@@ -1,0 +1,43 @@
+// What a run directory holds beside logs and checkpoints: config.json, and the loop's state inside a
+// checkpoint.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "engine/config/config.h"
+
+namespace sinkscope {
+
+/// Where a run was made, for config.json's "run" object.
+struct RunFacts {
+  std::string build;
+  std::string device;               // Ops::description()
+  std::string dataset_fingerprint;
+  std::int64_t parameters = 0;
+};
+
+/// Writes config.json: the resolved config and "run" (build, device, dataset_fingerprint, parameters,
+/// started), by a temporary file and a rename. Throws std::runtime_error naming the file.
+void write_run_config(const std::filesystem::path& run_directory, const Config& config, const RunFacts& facts);
+
+/// Throws std::runtime_error unless config.json in the directory describes the same run, naming the
+/// first key that differs. log.*, checkpoint.*, sample.*, threads, output and ablation may differ.
+void check_run_config(const std::filesystem::path& run_directory, const Config& config,
+                      const std::string& dataset_fingerprint);
+
+/// Everything the loop carries from step to step beside parameters and moments.
+struct LoopState {
+  std::int64_t step = 0;                       // steps done
+  std::int64_t sample = 0;                     // windows drawn: the place in the data
+  std::optional<double> validation_loss;       // the last one
+  std::string phase_detector;                  // PhaseDetector::state(); empty without probes
+};
+
+std::string to_text(const LoopState& state);
+/// Throws std::runtime_error naming `origin` and the key that is missing or malformed.
+LoopState loop_state_from_text(const std::string& text, const std::string& origin);
+
+}  // namespace sinkscope

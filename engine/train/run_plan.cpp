@@ -1,0 +1,54 @@
+#include <string>
+
+#include "engine/config/load.h"
+#include "engine/data/dataset.h"
+#include "engine/optim/adamw.h"
+#include "engine/probes/probe_pass.h"
+#include "engine/probes/probe_sets.h"
+#include "engine/train/trainer.h"
+
+namespace sinkscope {
+
+std::filesystem::path run_directory(const Config& config) { return std::filesystem::path(config.output) / config.name; }
+
+std::unique_ptr<Ops> make_ops(const Config& config) {
+  if (config.device == Device::cuda)
+    throw ConfigError("device is \"cuda\", and this build has no CUDA backend; expected \"cpu\" or \"automatic\"");
+  return make_cpu_ops(static_cast<int>(config.threads));
+}
+
+DecoderOptions decoder_options(const Config& config) {
+  return {.max_sequences = config.train.micro_batch,
+          .max_length = config.train.sequence_length,
+          .sink_positions = config.probes.enabled ? config.probes.positions : 0,
+          .residual_norms = config.probes.enabled,
+          .training = true};
+}
+
+RunPlan plan_run(const Config& config) {
+  RunPlan plan;
+  plan.config = config;
+  const Dataset dataset = open_dataset(config.data);
+  resolve_with_dataset(plan.config, dataset.vocab_size, dataset.bos_id, dataset.eos_id);
+  const Config& c = plan.config;
+  const ParameterLayout layout(c.model);
+  plan.parameters = layout.parameter_count();
+  plan.flops_per_token = training_flops_per_token(c.model, c.train.sequence_length);
+  plan.tokens_per_step = c.train.micro_batch * c.train.gradient_accumulation * c.train.sequence_length;
+  plan.train_tokens = dataset.train->size();
+  plan.dataset_fingerprint = dataset.fingerprint;
+
+  const auto append = [&](const std::vector<MemoryLine>& lines) {
+    plan.memory.insert(plan.memory.end(), lines.begin(), lines.end());
+  };
+  const std::unique_ptr<Ops> ops = make_ops(c);
+  append(Decoder::memory_plan(c.model, decoder_options(c), ops->compute_dtype()));
+  append(AdamW::memory_plan(layout));
+  if (c.probes.enabled && c.probes.every > 0 && dataset.validation) {
+    const std::vector<ProbeSet> sets = build_probe_sets(*dataset.validation, probe_set_options(c));
+    append(ProbePass::memory_plan(c.model, decoder_options(c), c.probes, sets, ops->compute_dtype()));
+  }
+  return plan;
+}
+
+}  // namespace sinkscope

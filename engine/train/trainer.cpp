@@ -1,0 +1,415 @@
+#include "engine/train/trainer.h"
+
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <spdlog/spdlog.h>
+#include <stdexcept>
+#include <utility>
+
+#include "engine/checkpoint/checkpoint.h"
+#include "engine/config/load.h"
+#include "engine/data/dataset.h"
+#include "engine/data/sampler.h"
+#include "engine/data/tokenizer.h"
+#include "engine/optim/adamw.h"
+#include "engine/optim/schedule.h"
+#include "engine/probes/phases.h"
+#include "engine/probes/probe_pass.h"
+#include "engine/probes/probe_sets.h"
+#include "engine/probes/step_probe.h"
+#include "engine/train/non_finite.h"
+#include "engine/train/run_files.h"
+#include "engine/train/text_sampler.h"
+
+namespace sinkscope {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+/// Sums of a loss over all targets and over the common ones.
+struct LossSums {
+  double all = 0, common = 0;
+  std::int64_t targets = 0, common_targets = 0;
+
+  void add(const std::vector<float>& losses, const Batch& batch) {
+    for (std::size_t i = 0; i < losses.size(); ++i) {
+      if (batch.targets[i] < 0) continue;
+      all += losses[i];
+      ++targets;
+      if (batch.common[i] == 0) continue;
+      common += losses[i];
+      ++common_targets;
+    }
+  }
+  double mean() const { return all / static_cast<double>(targets); }
+  double mean_common() const { return common / static_cast<double>(common_targets); }
+};
+
+Config complete(Config config, const Dataset& dataset) {
+  resolve_with_dataset(config, dataset.vocab_size, dataset.bos_id, dataset.eos_id);
+  return config;
+}
+
+Windows::Options window_options(const Config& config) {
+  return {.length = config.train.sequence_length,
+          .bos = config.data.bos,
+          .bos_id = static_cast<std::int32_t>(config.data.bos_id),
+          .eos_id = static_cast<std::int32_t>(config.data.eos_id),
+          .common_targets = config.data.common_targets};
+}
+
+/// True on every `every`-th step; never for 0.
+bool due(std::int64_t step, std::int64_t every) { return every > 0 && step % every == 0; }
+
+class Run {
+ public:
+  Run(const Config& config, TrainOptions options);
+  TrainResult execute();
+
+ private:
+  void begin();
+  void resume();
+  void load(const std::filesystem::path& checkpoint);
+  void initialize();
+  void open_logs(std::optional<std::int64_t> resume_step);
+
+  StepRecord training_step(std::int64_t step);
+  void probe_gradients(const UpdateResult& update, StepRecord& record) const;
+  void evaluate(StepRecord& record);
+  void probe(std::int64_t step, double loss);
+  void sample(std::int64_t step);
+  void save(std::int64_t step);
+  [[noreturn]] void stop_not_finite(std::int64_t step, const std::string& what, const std::string& tensor);
+  void event(std::int64_t step, const std::string& kind, const std::string& message, const Json& data);
+
+  std::int64_t tokens_after(std::int64_t step) const { return step * tokens_per_step_; }
+  bool needs_validation() const { return config_.probes.enabled && config_.probes.every > 0; }
+  std::span<const float> host_view(const Tensor& tensor, std::vector<float>& buffer);
+
+  TrainOptions options_;
+  Dataset dataset_;
+  Config config_;
+  std::filesystem::path directory_;
+  std::unique_ptr<Ops> ops_;
+  Decoder decoder_;
+  AdamW optimizer_;
+  Windows windows_;
+  ShuffledOrder order_;
+  std::optional<Windows> validation_windows_;
+  std::optional<ProbePass> probe_pass_;
+  PhaseDetector phases_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<MetricSink> logs_;
+  LoopState state_;
+  std::int64_t tokens_per_step_ = 0;
+
+  // Host buffers of a step.
+  Batch batch_;
+  std::vector<float> losses_;
+};
+
+Run::Run(const Config& config, TrainOptions options)
+    : options_(std::move(options)),
+      dataset_(open_dataset(config.data)),
+      config_(complete(config, dataset_)),
+      directory_(run_directory(config_)),
+      ops_(make_ops(config_)),
+      decoder_(*ops_, config_.model, decoder_options(config_)),
+      optimizer_(*ops_, decoder_.layout(), config_.train.optimizer),
+      windows_(*dataset_.train, window_options(config_)),
+      order_(windows_.count(), static_cast<std::uint64_t>(config_.train.seed)),
+      phases_(config_.probes.phase),
+      tokens_per_step_(config_.train.micro_batch * config_.train.gradient_accumulation *
+                       config_.train.sequence_length) {
+  if (dataset_.validation) validation_windows_.emplace(*dataset_.validation, window_options(config_));
+  if (needs_validation()) {
+    if (!dataset_.validation)
+      throw ConfigError(config_.name + ": probe passes need held-out text, and the dataset has none; give "
+                        "data.validation, or set probes.every to 0");
+    probe_pass_.emplace(*ops_, decoder_, config_.probes,
+                        build_probe_sets(*dataset_.validation, probe_set_options(config_)));
+  }
+  if (dataset_.tokenizer == "byte")
+    tokenizer_ = make_byte_tokenizer();
+  else if (!dataset_.tokenizer_path.empty())
+    tokenizer_ = open_tokenizer(dataset_.tokenizer_path);
+  if (config_.sample.every > 0 && !tokenizer_)
+    throw ConfigError(config_.name + ": sampling needs the tokenizer, which the dataset does not name; set "
+                      "sample.every to 0");
+  windows_.resize(batch_, config_.train.micro_batch);
+  losses_.resize(batch_.targets.size());
+}
+
+TrainResult Run::execute() {
+  if (options_.resume)
+    resume();
+  else
+    begin();
+
+  const std::int64_t steps = config_.train.steps;
+  bool stopped = false;
+  std::int64_t step = state_.step;
+  while (step < steps && !stopped) {
+    ++step;
+    StepRecord record = training_step(step);
+    if (due(step, config_.evaluation.every) || step == steps) evaluate(record);
+    if (step % config_.log.every == 0 || step == steps || record.validation_loss) logs_->write(record);
+    if (options_.console) options_.console->write(record);
+    if (probe_pass_ && (due(step, config_.probes.every) || step == steps))
+      probe(step, state_.validation_loss.value_or(record.loss));
+    if (due(step, config_.sample.every)) sample(step);
+    stopped = options_.stop != nullptr && options_.stop->load();
+    if (due(step, config_.checkpoint.every) || step == steps || stopped) save(step);
+  }
+  const bool finished = step == steps;
+  if (finished && options_.console) options_.console->flush(false);
+  logs_->flush(true);
+  return {.run_directory = directory_, .steps = step, .finished = finished, .validation_loss = state_.validation_loss};
+}
+
+void Run::begin() {
+  if (std::filesystem::exists(directory_ / "config.json"))
+    throw std::runtime_error(directory_.string() +
+                             ": holds a run already; resume it with --resume, or give another name with --set name=...");
+  std::filesystem::create_directories(directory_);
+  initialize();
+  write_run_config(directory_, config_,
+                   {.build = options_.build,
+                    .device = ops_->description(),
+                    .dataset_fingerprint = dataset_.fingerprint,
+                    .parameters = decoder_.layout().parameter_count()});
+  open_logs(std::nullopt);
+  event(0, "start", "training of " + std::to_string(decoder_.layout().parameter_count()) + " parameters begins",
+        {{"parameters", decoder_.layout().parameter_count()},
+         {"device", ops_->description()},
+         {"train_tokens", dataset_.train->size()},
+         {"tokens_per_step", tokens_per_step_}});
+  if (!dataset_.validation)
+    event(0, "warning", "the dataset has no validation data: validation losses are not measured", Json::object());
+  if (probe_pass_) probe(0, std::nan(""));
+}
+
+void Run::resume() {
+  check_run_config(directory_, config_, dataset_.fingerprint);
+  std::vector<std::string> rejected;
+  const auto checkpoint = newest_checkpoint(directory_ / "checkpoints", &rejected);
+  for (const std::string& reason : rejected) spdlog::warn("checkpoint left aside: {}", reason);
+  if (!checkpoint) {  // stopped before the first checkpoint: begin anew, in the same place
+    initialize();
+    open_logs(-1);
+    event(0, "start", "training of " + std::to_string(decoder_.layout().parameter_count()) +
+                          " parameters begins again: there was no checkpoint to resume",
+          {{"parameters", decoder_.layout().parameter_count()},
+           {"device", ops_->description()},
+           {"train_tokens", dataset_.train->size()},
+           {"tokens_per_step", tokens_per_step_}});
+    if (probe_pass_) probe(0, std::nan(""));
+    return;
+  }
+  load(*checkpoint);
+  open_logs(state_.step);
+  if (state_.step < config_.train.steps)
+    event(state_.step, "resume", "resumed from " + checkpoint->filename().string(),
+          {{"checkpoint", checkpoint->filename().string()}, {"device", ops_->description()}});
+}
+
+void Run::initialize() {
+  std::vector<float> values(static_cast<std::size_t>(decoder_.layout().flat_size()));
+  initialize_parameters(decoder_.layout(), static_cast<std::uint64_t>(config_.train.seed), values);
+  ops_->copy_from_host(decoder_.parameters(), values.data());
+}
+
+void Run::load(const std::filesystem::path& checkpoint) {
+  const auto size = static_cast<std::size_t>(decoder_.layout().flat_size());
+  std::vector<float> parameters(size), first(size), second(size);
+  const std::string text = load_checkpoint(checkpoint, config_.model, parameters, first, second);
+  const std::string origin = (checkpoint / "state.json").string();
+  state_ = loop_state_from_text(text, origin);
+  if (state_.step > config_.train.steps)
+    throw std::runtime_error(origin + ": step " + std::to_string(state_.step) + " is beyond train.steps = " +
+                             std::to_string(config_.train.steps));
+  if (probe_pass_) phases_.restore(state_.phase_detector);
+  ops_->copy_from_host(decoder_.parameters(), parameters.data());
+  ops_->copy_from_host(optimizer_.first_moment(), first.data());
+  ops_->copy_from_host(optimizer_.second_moment(), second.data());
+}
+
+void Run::open_logs(std::optional<std::int64_t> resume_step) {
+  std::vector<std::unique_ptr<MetricSink>> sinks;
+  sinks.push_back(make_jsonl_sink(directory_, resume_step));
+  if (config_.log.tensorboard)
+    sinks.push_back(make_tensorboard_sink(directory_, resume_step, {.heatmap_every = config_.log.heatmap_every}));
+  logs_ = make_tee(std::move(sinks));
+}
+
+/// One optimizer step: forward, loss and backward of every micro-batch, then clipping and AdamW.
+StepRecord Run::training_step(std::int64_t step) {
+  const auto begin = std::chrono::steady_clock::now();
+  const TrainConfig& train = config_.train;
+  const auto scale = static_cast<float>(1.0 / static_cast<double>(tokens_per_step_));
+  StepAccumulator probes;
+  LossSums sums;
+  decoder_.zero_gradients();
+  for (std::int64_t micro = 0; micro < train.gradient_accumulation; ++micro) {
+    for (std::int64_t row = 0; row < train.micro_batch; ++row)
+      windows_.fill(order_.window(state_.sample++), row, batch_);
+    decoder_.forward(batch_.sequences, batch_.length, batch_.inputs.data());
+    if (config_.probes.enabled)
+      summarize_step(decoder_.sink_scores(), decoder_.residual_norms(),
+                     {.layers = config_.model.layers,
+                      .sequences = batch_.sequences,
+                      .heads = config_.model.heads,
+                      .positions = config_.probes.positions,
+                      .length = batch_.length},
+                     config_.probes.sink_threshold, probes);
+    decoder_.loss(batch_.targets.data(), losses_.data(), scale);
+    sums.add(losses_, batch_);
+    if (!std::isfinite(sums.all))
+      stop_not_finite(step, "the loss", first_non_finite(*ops_, decoder_, batch_));
+    decoder_.backward();
+  }
+  StepRecord record;
+  record.learning_rate = learning_rate(train.schedule, train.optimizer.learning_rate, step, train.steps);
+  const UpdateResult update =
+      optimizer_.step(decoder_.parameters(), decoder_.gradients(), record.learning_rate, step);
+  if (update.non_finite) stop_not_finite(step, "the gradient", "the gradient of " + *update.non_finite);
+  state_.step = step;
+
+  record.step = step;
+  record.tokens = tokens_after(step);
+  record.loss = sums.mean();
+  record.loss_common = sums.mean_common();
+  record.gradient_norm = update.gradient_norm;
+  if (config_.probes.enabled) {
+    probes.fill(record);
+    probe_gradients(update, record);
+  }
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+  record.step_seconds = seconds.count();
+  record.tokens_per_second = static_cast<double>(tokens_per_step_) / record.step_seconds;
+  return record;
+}
+
+/// Gradient norms of each layer's attention and MLP weights, from what clipping summed anyway.
+void Run::probe_gradients(const UpdateResult& update, StepRecord& record) const {
+  const auto layers = static_cast<std::size_t>(config_.model.layers);
+  record.gradient_norm_attention.assign(layers, 0);
+  record.gradient_norm_mlp.assign(layers, 0);
+  const auto& specs = decoder_.layout().specs();
+  for (std::size_t i = 0; i < specs.size(); ++i) {
+    if (specs[i].layer < 0) continue;
+    const auto layer = static_cast<std::size_t>(specs[i].layer);
+    if (specs[i].group == ParameterGroup::attention) record.gradient_norm_attention[layer] += update.squared_norms[i];
+    if (specs[i].group == ParameterGroup::mlp) record.gradient_norm_mlp[layer] += update.squared_norms[i];
+  }
+  for (double& norm : record.gradient_norm_attention) norm = std::sqrt(norm);
+  for (double& norm : record.gradient_norm_mlp) norm = std::sqrt(norm);
+}
+
+/// Mean loss over the first windows of the validation stream, the same ones every time.
+void Run::evaluate(StepRecord& record) {
+  if (!validation_windows_) return;
+  const std::int64_t wanted = config_.evaluation.batches * config_.train.micro_batch;
+  const std::int64_t windows = std::min(wanted, validation_windows_->count());
+  LossSums sums;
+  Batch batch;
+  std::vector<float> losses;
+  for (std::int64_t first = 0; first < windows; first += config_.train.micro_batch) {
+    const std::int64_t rows = std::min(config_.train.micro_batch, windows - first);
+    validation_windows_->resize(batch, rows);
+    losses.resize(batch.targets.size());
+    for (std::int64_t row = 0; row < rows; ++row) validation_windows_->fill(first + row, row, batch);
+    decoder_.forward(batch.sequences, batch.length, batch.inputs.data());
+    decoder_.loss(batch.targets.data(), losses.data());
+    sums.add(losses, batch);
+  }
+  record.validation_loss = sums.mean();
+  record.validation_loss_common = sums.mean_common();
+  state_.validation_loss = record.validation_loss;
+}
+
+/// A probe pass over the fixed sets, and what the phase detector makes of it. `loss` NaN: that of the
+/// phase set itself.
+void Run::probe(std::int64_t step, double loss) {
+  const std::vector<ProbeRecord> records = probe_pass_->run(step, tokens_after(step));
+  const std::string phase_set = config_.data.bos == BosPolicy::sequence ? "natural_bos" : "natural";
+  for (const ProbeRecord& record : records) {
+    logs_->write(record);
+    if (options_.console) options_.console->write(record);
+  }
+  for (const ProbeRecord& record : records) {
+    if (record.set != phase_set) continue;
+    const OptimizerConfig& optimizer = config_.train.optimizer;
+    const double rate =
+        learning_rate(config_.train.schedule, optimizer.learning_rate, std::max<std::int64_t>(step, 1), config_.train.steps);
+    const double fraction = optimizer.learning_rate > 0 ? rate / optimizer.learning_rate : 1.0;
+    const auto change = phases_.update(phase_input(record, std::isnan(loss) ? record.loss : loss, fraction));
+    if (!change) continue;
+    const EventRecord entered = phase_event(*change);
+    logs_->write(entered);
+    if (options_.console) options_.console->write(entered);
+  }
+}
+
+void Run::sample(std::int64_t step) {
+  const std::string text = sample_text(decoder_, *tokenizer_, config_, step);
+  event(step, "sample", text, {{"prompt", config_.sample.prompt}, {"temperature", config_.sample.temperature}});
+}
+
+/// Logs first, then the checkpoint: what a resume finds in the logs reaches at least as far. The
+/// event stands before the save, so that it is there exactly once after a resume from it.
+void Run::save(std::int64_t step) {
+  char name[32];
+  std::snprintf(name, sizeof name, "step_%08lld", static_cast<long long>(step));
+  event(step, "checkpoint", std::string("checkpoint ") + name, {{"checkpoint", name}});
+  if (step == config_.train.steps) {
+    Json data = {{"steps", step}};
+    if (state_.validation_loss) data["validation_loss"] = *state_.validation_loss;
+    event(step, "end", "training ends after " + std::to_string(step) + " steps", data);
+  }
+  logs_->flush(true);
+  if (probe_pass_) state_.phase_detector = phases_.state();
+  std::vector<float> parameters, first, second;
+  save_checkpoint(directory_ / "checkpoints",
+                  {.model = config_.model,
+                   .step = step,
+                   .bos_id = static_cast<std::int32_t>(config_.data.bos_id),
+                   .eos_id = static_cast<std::int32_t>(config_.data.eos_id),
+                   .parameters = host_view(decoder_.parameters(), parameters),
+                   .first_moment = host_view(optimizer_.first_moment(), first),
+                   .second_moment = host_view(optimizer_.second_moment(), second),
+                   .state = to_text(state_),
+                   .tokenizer_files = tokenizer_ ? tokenizer_->files() : std::vector<std::filesystem::path>{}},
+                  config_.checkpoint.keep);
+}
+
+/// The tensor's elements on the host: in place on the CPU, else copied into `buffer`.
+std::span<const float> Run::host_view(const Tensor& tensor, std::vector<float>& buffer) {
+  if (ops_->device_name() == "cpu") return {tensor.as<float>(), static_cast<std::size_t>(tensor.size())};
+  buffer.resize(static_cast<std::size_t>(tensor.size()));
+  ops_->copy_to_host(buffer.data(), tensor);
+  return buffer;
+}
+
+void Run::stop_not_finite(std::int64_t step, const std::string& what, const std::string& tensor) {
+  const std::string message = "step " + std::to_string(step) + ": " + what +
+                              " is not finite; the first tensor that is not: " + tensor;
+  event(step, "warning", message, {{"tensor", tensor}});
+  logs_->flush(true);
+  throw std::runtime_error(directory_.string() + ": " + message);
+}
+
+void Run::event(std::int64_t step, const std::string& kind, const std::string& message, const Json& data) {
+  const EventRecord record{
+      .step = step, .tokens = tokens_after(step), .kind = kind, .message = message, .data = data.dump()};
+  logs_->write(record);
+  if (options_.console) options_.console->write(record);
+}
+
+}  // namespace
+
+TrainResult train(const Config& config, TrainOptions options) { return Run(config, std::move(options)).execute(); }
+
+}  // namespace sinkscope
