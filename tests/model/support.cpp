@@ -1,6 +1,5 @@
 #include "tests/model/support.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -18,11 +17,11 @@ ModelConfig resolved_model(const std::string& model, std::int64_t vocabulary, st
 }
 
 std::vector<ModelConfig> tiny_presets() {
-  return {resolved_model(R"({"preset": "gpt2", "layers": 2, "channels": 15, "heads": 3, "hidden": 22})", 13, 12),
-          resolved_model(R"({"preset": "llama", "layers": 2, "channels": 18, "heads": 3, "hidden": 21})", 13, 12),
-          resolved_model(R"({"preset": "qwen3", "layers": 2, "channels": 14, "heads": 4, "kv_heads": 2,
-                             "head_dim": 6, "hidden": 19})",
-                         13, 12)};
+  return {resolved_model(R"({"preset": "gpt2", "layers": 2, "channels": 9, "heads": 3, "hidden": 14})", 11, 12),
+          resolved_model(R"({"preset": "llama", "layers": 2, "channels": 12, "heads": 3, "hidden": 13})", 11, 12),
+          resolved_model(R"({"preset": "qwen3", "layers": 2, "channels": 10, "heads": 4, "kv_heads": 2,
+                             "head_dim": 6, "hidden": 11})",
+                         11, 12)};
 }
 
 ModelConfig random_model(Random& random) {
@@ -74,10 +73,6 @@ Values strong_parameters(const ParameterLayout& layout, std::uint64_t seed) {
           static_cast<float>(spec.init_value + spread * random_normal(key, static_cast<std::uint64_t>(i)));
   }
   return flat;
-}
-
-std::int64_t Batch::target_count() const {
-  return static_cast<std::int64_t>(targets.size()) - std::count(targets.begin(), targets.end(), -1);
 }
 
 Batch Batch::part(std::int64_t begin, std::int64_t count) const {

@@ -35,7 +35,6 @@ struct Batch {
   std::int64_t sequences = 0, length = 0;
   Tokens inputs, targets;  // (B*T)
 
-  std::int64_t target_count() const;
   /// Sequences [begin, begin + count).
   Batch part(std::int64_t begin, std::int64_t count) const;
 };
