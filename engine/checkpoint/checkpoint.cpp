@@ -91,7 +91,7 @@ FileDigest write_moments(const std::filesystem::path& path, const CheckpointData
     for (const ParameterSpec& spec : layout.specs())
       entries.push_back({kind + spec.name, spec.shape,
                          flat.subspan(static_cast<std::size_t>(spec.offset), static_cast<std::size_t>(spec.size))});
-  OutputFile file(path);
+  DurableFile file(path);
   write_safetensors(file, entries, {});
   return file.finish();
 }

@@ -66,7 +66,7 @@ class InputFile {
 
 }  // namespace
 
-struct OutputFile::Hash {
+struct DurableFile::Hash {
   Hash() : state(XXH3_createState(), &XXH3_freeState) {
     if (state == nullptr) throw std::bad_alloc();
     XXH3_128bits_reset(state.get());
@@ -74,17 +74,17 @@ struct OutputFile::Hash {
   std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state;
 };
 
-OutputFile::OutputFile(const std::filesystem::path& path)
+DurableFile::DurableFile(const std::filesystem::path& path)
     : path_(path), hash_(std::make_unique<Hash>()) {
   descriptor_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (descriptor_ < 0) fail(path_, "create", errno);
 }
 
-OutputFile::~OutputFile() {
+DurableFile::~DurableFile() {
   if (descriptor_ >= 0) ::close(descriptor_);
 }
 
-void OutputFile::write(std::span<const std::byte> bytes) {
+void DurableFile::write(std::span<const std::byte> bytes) {
   XXH3_128bits_update(hash_->state.get(), bytes.data(), bytes.size());
   size_ += static_cast<std::int64_t>(bytes.size());
   while (!bytes.empty()) {
@@ -97,7 +97,7 @@ void OutputFile::write(std::span<const std::byte> bytes) {
   }
 }
 
-FileDigest OutputFile::finish() {
+FileDigest DurableFile::finish() {
   if (::fsync(descriptor_) != 0) fail(path_, "sync", errno);
   // Some file systems report a full disk on close only.
   if (::close(std::exchange(descriptor_, -1)) != 0) fail(path_, "close", errno);
@@ -148,14 +148,14 @@ void sync_folder(const std::filesystem::path& folder) {
 }
 
 FileDigest write_text_file(const std::filesystem::path& path, std::string_view text) {
-  OutputFile file(path);
+  DurableFile file(path);
   file.write(text);
   return file.finish();
 }
 
 FileDigest copy_file_synced(const std::filesystem::path& from, const std::filesystem::path& to) {
   InputFile input(from);
-  OutputFile output(to);
+  DurableFile output(to);
   std::vector<std::byte> buffer(kCopyBytes);
   for (auto bytes = input.read(buffer); !bytes.empty(); bytes = input.read(buffer)) output.write(bytes);
   return output.finish();

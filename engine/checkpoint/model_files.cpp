@@ -159,7 +159,7 @@ FileDigests write_model_files(const std::filesystem::path& folder, const Checkpo
     entries.push_back({place.name, place.shape, data.parameters.subspan(begin, size), place.transposed});
   }
   FileDigests digests;
-  OutputFile file(folder / "model.safetensors");
+  DurableFile file(folder / "model.safetensors");
   write_safetensors(file, entries, {{"format", "pt"}});
   digests["model.safetensors"] = file.finish();
   std::string config;

@@ -44,7 +44,7 @@ void check_entry(const SafetensorsEntry& entry) {
     throw std::invalid_argument("tensor " + entry.name + ": only matrices can be transposed");
 }
 
-void write_data(OutputFile& file, const SafetensorsEntry& entry) {
+void write_data(DurableFile& file, const SafetensorsEntry& entry) {
   if (!entry.transposed) {
     file.write(std::as_bytes(entry.data));
     return;
@@ -94,7 +94,7 @@ std::string describe_shape(std::span<const std::int64_t> shape) {
   return text + ")";
 }
 
-void write_safetensors(OutputFile& file, const std::vector<SafetensorsEntry>& tensors,
+void write_safetensors(DurableFile& file, const std::vector<SafetensorsEntry>& tensors,
                        const std::map<std::string, std::string>& metadata) {
   SafetensorsHeader header;
   header.metadata = metadata;
@@ -124,7 +124,7 @@ void write_safetensors(const std::filesystem::path& file, const std::vector<Safe
   partial += ".partial";
   std::filesystem::remove(partial);
   try {
-    OutputFile output(partial);
+    DurableFile output(partial);
     write_safetensors(output, tensors, metadata);
     output.finish();
     if (::rename(partial.c_str(), file.c_str()) != 0) fail(file, "put in place", errno);

@@ -49,7 +49,7 @@ void write_new_file(const std::filesystem::path& path, std::string_view content)
   file.finish();
 }
 
-void sync_folder(const std::filesystem::path& folder) {
+void sync_dataset_folder(const std::filesystem::path& folder) {
   const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (descriptor < 0) throw std::runtime_error(folder.string() + ": cannot open: " + std::strerror(errno));
   const int result = ::fsync(descriptor);
@@ -79,11 +79,11 @@ PendingFolder::~PendingFolder() {
 }
 
 void PendingFolder::publish() {
-  sync_folder(path_);
+  sync_dataset_folder(path_);
   require_absent();
   std::filesystem::rename(path_, target_);
   path_.clear();
-  sync_folder(target_.parent_path());
+  sync_dataset_folder(target_.parent_path());
 }
 
 void PendingFolder::require_absent() const {

@@ -30,7 +30,7 @@ class OutputFile {
 };
 
 void write_new_file(const std::filesystem::path& path, std::string_view content);
-void sync_folder(const std::filesystem::path& folder);
+void sync_dataset_folder(const std::filesystem::path& folder);
 
 /// A folder next to `target`, renamed to it by `publish`; removed with its content otherwise.
 class PendingFolder {

@@ -88,7 +88,7 @@ std::string copy_tokenizer(const Tokenizer& tokenizer, const std::filesystem::pa
   }
   std::filesystem::create_directory(folder / "tokenizer");
   for (const auto& file : files) std::filesystem::copy_file(file, folder / "tokenizer" / file.filename());
-  sync_folder(folder / "tokenizer");
+  sync_dataset_folder(folder / "tokenizer");
   return "tokenizer";
 }
 

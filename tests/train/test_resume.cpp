@@ -1,0 +1,131 @@
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+
+#include "engine/metrics/sinks.h"
+#include "tests/catch.h"
+#include "tests/train/support.h"
+
+namespace sinkscope {
+namespace {
+
+namespace fs = std::filesystem;
+using test::small_config;
+using test::TemporaryFolder;
+using test::timeless_lines;
+using test::train_error;
+using test::train_quietly;
+
+const std::vector<std::string> kLogs = {"metrics.jsonl", "probes.jsonl", "events.jsonl"};
+
+/// Throws when step `at` is reached, as a crash between two writes would.
+class CrashAt final : public MetricSink {
+ public:
+  explicit CrashAt(std::int64_t at) : at_(at) {}
+  void write(const StepRecord& record) override {
+    if (record.step == at_) throw std::runtime_error("crash");
+  }
+  void write(const ProbeRecord&) override {}
+  void write(const EventRecord&) override {}
+  void flush(bool) override {}
+
+ private:
+  std::int64_t at_;
+};
+
+void crash_at(const Config& config, std::int64_t step, bool resume = false) {
+  TrainOptions options;
+  options.resume = resume;
+  options.build = "test";
+  options.console = std::make_unique<CrashAt>(step);
+  CHECK_THROWS_WITH(train(config, std::move(options)), "crash");
+}
+
+TEST_CASE("a run that crashed anywhere and was resumed equals one that was not, bit for bit") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const fs::path whole = train_quietly(small_config(folder.path(), {"name=whole"})).run_directory;
+  for (const std::int64_t step : {1, 4, 5, 6, 7, 10, 11, 12}) {
+    const Config config = small_config(folder.path(), {"name=crashed-" + std::to_string(step)});
+    crash_at(config, step);
+    if (step == 7) crash_at(config, 9, true);
+    const TrainResult result = train_quietly(config, true);
+    CHECK(result.finished);
+    for (const std::string& log : kLogs) {
+      auto expected = timeless_lines(whole / log), found = timeless_lines(result.run_directory / log);
+      if (log == "events.jsonl" && step <= 5) {  // no checkpoint yet: the start event says so
+        expected.erase(expected.begin());
+        found.erase(found.begin());
+      }
+      INFO("crash at " << step << ", " << log);
+      CHECK(found == expected);
+    }
+    for (const char* file : {"model.safetensors", "optimizer.safetensors"})
+      CHECK(test::read_file(result.run_directory / "checkpoints/step_00000012" / file) ==
+            test::read_file(whole / "checkpoints/step_00000012" / file));
+  }
+}
+
+TEST_CASE("a resume falls back to the newest checkpoint that verifies") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const fs::path whole = train_quietly(small_config(folder.path(), {"name=whole"})).run_directory;
+  const Config config = small_config(folder.path(), {"name=flipped"});
+  crash_at(config, 12);
+  const fs::path run = folder.path() / "runs/flipped";
+  {
+    std::fstream file(run / "checkpoints/step_00000010/optimizer.safetensors",
+                      std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(-1, std::ios::end);
+    file.put('\x55');
+  }
+  train_quietly(config, true);
+  const auto events = read_event_records(run);
+  const auto resumed = std::find_if(events.begin(), events.end(), [](const EventRecord& e) { return e.kind == "resume"; });
+  REQUIRE(resumed != events.end());
+  CHECK(resumed->step == 5);
+  for (const std::string& log : kLogs) CHECK(timeless_lines(run / log) == timeless_lines(whole / log));
+}
+
+TEST_CASE("resuming a finished run changes nothing") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const Config config = small_config(folder.path());
+  const fs::path run = train_quietly(config).run_directory;
+  std::vector<std::string> before;
+  for (const std::string& log : kLogs) before.push_back(test::read_file(run / log));
+  const TrainResult result = train_quietly(config, true);
+  CHECK(result.finished);
+  CHECK(result.steps == 12);
+  for (std::size_t i = 0; i < kLogs.size(); ++i) CHECK(test::read_file(run / kLogs[i]) == before[i]);
+}
+
+TEST_CASE("a stop saves a checkpoint after the step, and the run goes on from it") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const fs::path whole = train_quietly(small_config(folder.path(), {"name=whole"})).run_directory;
+  const Config config = small_config(folder.path(), {"name=stopped"});
+  const std::atomic<bool> stop = true;
+  TrainOptions options;
+  options.stop = &stop;
+  const TrainResult first = train(config, std::move(options));
+  CHECK(!first.finished);
+  CHECK(first.steps == 1);
+  train_quietly(config, true);
+  CHECK(timeless_lines(folder.path() / "runs/stopped/metrics.jsonl") == timeless_lines(whole / "metrics.jsonl"));
+}
+
+TEST_CASE("a resume with another config or without a run is refused") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const std::string file = (folder.path() / "runs/small/config.json").string();
+  CHECK(train_error(small_config(folder.path()), true) == file + ": cannot be read; there is no run to resume");
+  crash_at(small_config(folder.path()), 7);
+  CHECK(train_error(small_config(folder.path(), {"train.optimizer.beta2=0.9"}), true) ==
+        file + ": the run was begun with train.optimizer.beta2 = 0.95, not 0.9; give the config it was begun with, or "
+               "another name");
+  CHECK(train_error(small_config(folder.path(), {"checkpoint.every=3"}), true).empty());
+}
+
+}  // namespace
+}  // namespace sinkscope

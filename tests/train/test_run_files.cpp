@@ -1,0 +1,29 @@
+#include <string>
+
+#include "engine/train/run_files.h"
+#include "tests/catch.h"
+
+namespace sinkscope {
+namespace {
+
+TEST_CASE("the loop's state survives its text") {
+  const LoopState state{.step = 41, .sample = 123456789012, .validation_loss = 3.0000000000000004, .phase_detector = "{\"a\": [1]}"};
+  const LoopState back = loop_state_from_text(to_text(state), "state.json");
+  CHECK(back.step == state.step);
+  CHECK(back.sample == state.sample);
+  CHECK(back.validation_loss == state.validation_loss);
+  CHECK(back.phase_detector == state.phase_detector);
+  CHECK(!loop_state_from_text(to_text(LoopState{}), "state.json").validation_loss);
+}
+
+TEST_CASE("a malformed state names the key") {
+  CHECK_THROWS_WITH(loop_state_from_text("[]", "state.json"), "state.json: expected an object");
+  CHECK_THROWS_WITH(loop_state_from_text("{\"step\": 1}", "state.json"), "state.json: the key sample is missing");
+  CHECK_THROWS_WITH(loop_state_from_text("{\"step\": \"x\"}", "state.json"),
+                    "state.json: step has the wrong type: \"x\"");
+  CHECK_THROWS_WITH(loop_state_from_text("{\"step\": -1, \"sample\": 0, \"phase_detector\": \"\"}", "state.json"),
+                    "state.json: step and sample must not be negative");
+}
+
+}  // namespace
+}  // namespace sinkscope

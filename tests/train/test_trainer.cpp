@@ -1,0 +1,165 @@
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+
+#include "engine/checkpoint/checkpoint.h"
+#include "engine/config/load.h"
+#include "engine/metrics/sinks.h"
+#include "engine/optim/schedule.h"
+#include "tests/catch.h"
+#include "tests/train/support.h"
+
+namespace sinkscope {
+namespace {
+
+using test::small_config;
+using test::TemporaryFolder;
+using test::train_error;
+using test::train_quietly;
+
+TEST_CASE("a run logs every step once, and what each pass measured") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const Config config = small_config(folder.path());
+  const TrainResult result = train_quietly(config);
+  CHECK(result.finished);
+  CHECK(result.steps == 12);
+  REQUIRE(result.validation_loss);
+  CHECK(result.run_directory == folder.path() / "runs/small");
+
+  const auto steps = read_step_records(result.run_directory);
+  REQUIRE(steps.size() == 12);
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    const StepRecord& record = steps[i];
+    CHECK(record.step == static_cast<std::int64_t>(i) + 1);
+    CHECK(record.tokens == record.step * 3 * 2 * 24);
+    CHECK(record.learning_rate == learning_rate(config.train.schedule, 0.01, record.step, 12));
+    CHECK(std::isfinite(record.loss));
+    CHECK(record.validation_loss.has_value() == (record.step % 4 == 0));
+    CHECK(record.sink_score.size() == 4);
+    CHECK(record.sink_score_layer.size() == 2);
+    CHECK(record.residual_norm_first.size() == 3);
+    CHECK(record.sink_score[0] >= 1.0 / 24);  // A[0,0] = 1
+    double squared = 0;
+    for (const double norm : record.gradient_norm_attention) squared += norm * norm;
+    for (const double norm : record.gradient_norm_mlp) squared += norm * norm;
+    CHECK(std::sqrt(squared) <= record.gradient_norm * (1 + 1e-9));
+  }
+  CHECK(steps.back().loss < steps.front().loss);
+  CHECK(*steps.back().validation_loss == *result.validation_loss);
+  CHECK(*steps.back().validation_loss < std::log(258.0));
+
+  const auto probes = read_probe_records(result.run_directory);
+  REQUIRE(probes.size() == 6 * 5);  // steps 0, 3, 6, 9, 12
+  for (std::size_t i = 0; i < probes.size(); ++i) CHECK(probes[i].step == static_cast<std::int64_t>(i / 6) * 3);
+
+  const auto events = read_event_records(result.run_directory);
+  const auto count = [&](const std::string& kind) {
+    return std::count_if(events.begin(), events.end(), [&](const EventRecord& e) { return e.kind == kind; });
+  };
+  CHECK(count("start") == 1);
+  CHECK(count("sample") == 2);
+  CHECK(count("checkpoint") == 3);
+  CHECK(count("end") == 1);
+  CHECK(newest_checkpoint(result.run_directory / "checkpoints") == result.run_directory / "checkpoints/step_00000012");
+}
+
+TEST_CASE("probes change no bit of the losses or the parameters") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const auto on = train_quietly(small_config(folder.path(), {"name=on"}));
+  const auto off = train_quietly(small_config(folder.path(), {"name=off", "probes.enabled=false", "sample.every=0"}));
+  const auto with = read_step_records(on.run_directory), without = read_step_records(off.run_directory);
+  REQUIRE(with.size() == without.size());
+  for (std::size_t i = 0; i < with.size(); ++i) {
+    CHECK(with[i].loss == without[i].loss);
+    CHECK(with[i].loss_common == without[i].loss_common);
+    CHECK(with[i].gradient_norm == without[i].gradient_norm);
+    CHECK(with[i].validation_loss == without[i].validation_loss);
+    CHECK(without[i].sink_score.empty());
+  }
+  CHECK(read_probe_records(off.run_directory).empty());
+  const std::string model = "checkpoints/step_00000012/model.safetensors";
+  CHECK(test::read_file(on.run_directory / model) == test::read_file(off.run_directory / model));
+}
+
+TEST_CASE("accumulated micro-batches make the step of one large batch") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const auto split = train_quietly(small_config(folder.path(), {"name=split", "train.micro_batch=2",
+                                                                "train.gradient_accumulation=3"}));
+  const auto whole = train_quietly(small_config(folder.path(), {"name=whole", "train.micro_batch=6",
+                                                                "train.gradient_accumulation=1"}));
+  const auto a = read_step_records(split.run_directory), b = read_step_records(whole.run_directory);
+  REQUIRE(a.size() == b.size());
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    CHECK(a[i].loss == Approx(b[i].loss).epsilon(1e-4));
+    CHECK(a[i].gradient_norm == Approx(b[i].gradient_norm).epsilon(1e-3));
+    CHECK(a[i].sink_score[0] == Approx(b[i].sink_score[0]).epsilon(1e-3));
+  }
+}
+
+TEST_CASE("arms with and without BOS see the same text and count the same targets") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const std::vector<std::string> fixed = {"train.optimizer.learning_rate=0", "data.common_targets=[\"none\",\"sequence\"]"};
+  for (const char* bos : {"none", "sequence"}) {
+    std::vector<std::string> overrides = fixed;
+    overrides.push_back(std::string("name=") + bos);
+    overrides.push_back(std::string("data.bos=") + bos);
+    train_quietly(small_config(folder.path(), overrides));
+  }
+  const auto none = read_step_records(folder.path() / "runs/none");
+  const auto with = read_step_records(folder.path() / "runs/sequence");
+  // At the initial weights both arms predict nearly uniformly, so equal targets mean near-equal losses.
+  for (std::size_t i = 0; i < none.size(); ++i) CHECK(none[i].loss_common == Approx(with[i].loss_common).epsilon(0.01));
+}
+
+TEST_CASE("a run directory that holds a run is not overwritten") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const Config config = small_config(folder.path(), {"train.steps=3"});
+  train_quietly(config);
+  const std::string before = test::read_file(folder.path() / "runs/small/metrics.jsonl");
+  CHECK(train_error(config) == (folder.path() / "runs/small").string() +
+                                   ": holds a run already; resume it with --resume, or give another name with --set name=...");
+  CHECK(test::read_file(folder.path() / "runs/small/metrics.jsonl") == before);
+}
+
+TEST_CASE("a run that diverges stops with the step and the tensor named") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const std::string error = train_error(
+      small_config(folder.path(), {"train.optimizer.learning_rate=1e38", "train.schedule.warmup_steps=0"}));
+  CHECK(error.find("step 2: the loss is not finite; the first tensor that is not: ") != std::string::npos);
+  const auto events = read_event_records(folder.path() / "runs/small");
+  REQUIRE(!events.empty());
+  CHECK(events.back().kind == "warning");
+  CHECK(events.back().step == 2);
+  CHECK(read_step_records(folder.path() / "runs/small").size() == 1);
+}
+
+TEST_CASE("a device that this build lacks is refused by name") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  CHECK(train_error(small_config(folder.path(), {"device=cuda"})) ==
+        "device is \"cuda\", and this build has no CUDA backend; expected \"cpu\" or \"automatic\"");
+  CHECK(!std::filesystem::exists(folder.path() / "runs"));
+}
+
+TEST_CASE("a plan states what a run will take and writes nothing") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const RunPlan plan = plan_run(small_config(folder.path()));
+  CHECK(plan.config.model.vocab_size == 258);
+  CHECK(plan.tokens_per_step == 3 * 2 * 24);
+  CHECK(plan.parameters == 2 * 258 * 16 + 16 + 2 * (2 * 16 + 48 * 16 + 16 * 16 + 48 * 16 + 16 * 24));
+  std::size_t bytes = 0;
+  for (const MemoryLine& line : plan.memory)
+    if (line.arena == "parameters") bytes += line.bytes;
+  CHECK(bytes >= static_cast<std::size_t>(plan.parameters) * sizeof(float));
+  CHECK(!std::filesystem::exists(folder.path() / "runs"));
+}
+
+}  // namespace
+}  // namespace sinkscope
