@@ -52,7 +52,7 @@ Doubles expected_norms(const ModelConfig& config, const reference::Activations& 
 
 void check_forward(const ModelConfig& config, const Batch& batch, std::uint64_t seed, bool training) {
   INFO(test::describe(config) << ", seed " << seed << ", " << batch.sequences << " x " << batch.length);
-  const auto ops = make_cpu_ops(2);
+  const auto ops = make_cpu_ops(seed % 8 == 3 ? 2 : 1);  // a team of threads costs more than these sizes
   const ParameterLayout layout(config);
   const Values parameters = strong_parameters(layout, seed);
   const std::int64_t watched = std::min(kWatched, batch.length);
@@ -166,7 +166,7 @@ TEST_CASE("observers see every activation, and their sums hold bit for bit") {
     for (ModelConfig config : tiny_presets()) {
       config.layers = 3;  // more than the two blocks that are kept without training
       INFO(test::describe(config) << (training ? ", training" : ", no training"));
-      const auto ops = make_cpu_ops(2);
+      const auto ops = make_cpu_ops(1);
       Random random(4);
       const Batch batch = random_batch(random, config, 2, 9);
       const ParameterLayout layout(config);
@@ -204,7 +204,7 @@ TEST_CASE("observers see every activation, and their sums hold bit for bit") {
 TEST_CASE("an observer changes no bit") {
   for (const ModelConfig& config : tiny_presets()) {
     INFO(test::describe(config));
-    const auto ops = make_cpu_ops(2);
+    const auto ops = make_cpu_ops(1);
     Random random(6);
     const Batch batch = random_batch(random, config, 3, 8);
     const Values parameters = strong_parameters(ParameterLayout(config), 7);
@@ -221,7 +221,7 @@ TEST_CASE("a decoder that is not for training computes the same bits with two bl
     for (const std::int64_t layers : {1, 2, 5}) {
       config.layers = layers;
       INFO(test::describe(config));
-      const auto ops = make_cpu_ops(2);
+      const auto ops = make_cpu_ops(1);
       Random random(8);
       const Batch batch = random_batch(random, config, 2, 11, 3);
       const Values parameters = strong_parameters(ParameterLayout(config), 9);

@@ -89,7 +89,7 @@ TEST_CASE("gradients of random models agree with finite differences along random
     Random random(1000 + seed);
     const ModelConfig config = random_model(random);
     INFO(test::describe(config) << ", seed " << seed);
-    const auto ops = make_cpu_ops(2);
+    const auto ops = make_cpu_ops(seed % 8 == 0 ? 2 : 1);
     const ParameterLayout layout(config);
     const Values parameters = strong_parameters(layout, seed);
     const Batch batch = random_batch(random, config, 1 + random.below(3), 2 + random.below(8), 5);
@@ -124,7 +124,7 @@ TEST_CASE("gradients of random models agree with finite differences along random
 TEST_CASE("the gradients of two micro-batches add up to those of one of twice the size") {
   for (const ModelConfig& config : tiny_presets()) {
     INFO(test::describe(config));
-    const auto ops = make_cpu_ops(2);
+    const auto ops = make_cpu_ops(1);
     const ParameterLayout layout(config);
     const Values parameters = strong_parameters(layout, 31);
     Random random(32);
@@ -147,7 +147,7 @@ TEST_CASE("the gradients of two micro-batches add up to those of one of twice th
 
 TEST_CASE("the gradient's scale is a factor of every gradient") {
   const ModelConfig config = tiny_presets().back();
-  const auto ops = make_cpu_ops(2);
+  const auto ops = make_cpu_ops(1);
   const Values parameters = strong_parameters(ParameterLayout(config), 33);
   Random random(34);
   const Batch batch = random_batch(random, config, 2, 6);
@@ -160,7 +160,7 @@ TEST_CASE("the gradient's scale is a factor of every gradient") {
 TEST_CASE("ignored targets have no loss, and a batch of them no gradient") {
   for (const ModelConfig& config : tiny_presets()) {
     INFO(test::describe(config));
-    const auto ops = make_cpu_ops(2);
+    const auto ops = make_cpu_ops(1);
     const ParameterLayout layout(config);
     const Values parameters = strong_parameters(layout, 41);
     Random random(42);
@@ -193,7 +193,7 @@ TEST_CASE("logits made in chunks give the losses and gradients of the whole") {
     ModelConfig config = resolved_model(
         R"({"layers": 1, "channels": 8, "heads": 1, "hidden": 8, "tied_embedding": )" + std::string(tied ? "true}" : "false}"),
         70001, 3);
-    const auto ops = make_cpu_ops(2);
+    const auto ops = make_cpu_ops(1);
     const ParameterLayout layout(config);
     const Values parameters = strong_parameters(layout, 51);
     Random random(52);

@@ -1,0 +1,61 @@
+// A backend that does what another does and remembers the buffers that were asked of it.
+#pragma once
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "kernels/ops.h"
+
+namespace sinkscope::test {
+
+class CountingOps final : public Ops {
+ public:
+  explicit CountingOps(std::unique_ptr<Ops> inner) : inner_(std::move(inner)) {}
+
+  std::vector<std::size_t> allocations;  // bytes, in order
+
+  Buffer allocate(std::size_t bytes) override {
+    allocations.push_back(bytes);
+    return inner_->allocate(bytes);  // which also frees it
+  }
+  std::string device_name() const override { return inner_->device_name(); }
+  std::string description() const override { return inner_->description(); }
+  DType compute_dtype() const override { return inner_->compute_dtype(); }
+  void copy_from_host(const Tensor& dst, const void* src) override { inner_->copy_from_host(dst, src); }
+  void copy_to_host(void* dst, const Tensor& src) override { inner_->copy_to_host(dst, src); }
+  void copy(const Tensor& dst, const Tensor& src) override { inner_->copy(dst, src); }
+  void zero(const Tensor& dst) override { inner_->zero(dst); }
+  void synchronize() override { inner_->synchronize(); }
+  void embedding_forward(const EmbeddingForward& args) override { inner_->embedding_forward(args); }
+  void embedding_backward(const EmbeddingBackward& args) override { inner_->embedding_backward(args); }
+  void norm_forward(const NormForward& args) override { inner_->norm_forward(args); }
+  void norm_backward(const NormBackward& args) override { inner_->norm_backward(args); }
+  void linear_forward(const LinearForward& args) override { inner_->linear_forward(args); }
+  void linear_backward(const LinearBackward& args) override { inner_->linear_backward(args); }
+  void rope(const Rope& args) override { inner_->rope(args); }
+  void qk_norm_forward(const QkNormForward& args) override { inner_->qk_norm_forward(args); }
+  void qk_norm_backward(const QkNormBackward& args) override { inner_->qk_norm_backward(args); }
+  void attention_forward(const AttentionForward& args) override { inner_->attention_forward(args); }
+  void attention_backward(const AttentionBackward& args) override { inner_->attention_backward(args); }
+  void gelu_forward(const GeluForward& args) override { inner_->gelu_forward(args); }
+  void gelu_backward(const GeluBackward& args) override { inner_->gelu_backward(args); }
+  void swiglu_forward(const SwigluForward& args) override { inner_->swiglu_forward(args); }
+  void swiglu_backward(const SwigluBackward& args) override { inner_->swiglu_backward(args); }
+  void add(const Tensor& out, const Tensor& a, const Tensor& b) override { inner_->add(out, a, b); }
+  void cross_entropy(const CrossEntropy& args) override { inner_->cross_entropy(args); }
+  void sum_of_squares(const SumOfSquares& args) override { inner_->sum_of_squares(args); }
+  void clip_scale(const ClipScale& args) override { inner_->clip_scale(args); }
+  void adamw_step(const AdamwStep& args) override { inner_->adamw_step(args); }
+  void attention_statistics(const AttentionStatistics& args) override { inner_->attention_statistics(args); }
+  void row_l2(const RowL2& args) override { inner_->row_l2(args); }
+  AbsStatistics abs_statistics(const Tensor& x) override { return inner_->abs_statistics(x); }
+
+ protected:
+  void release(std::byte*) noexcept override {}  // its buffers belong to the inner backend
+
+ private:
+  std::unique_ptr<Ops> inner_;
+};
+
+}  // namespace sinkscope::test
