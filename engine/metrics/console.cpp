@@ -97,7 +97,7 @@ class ConsoleSink final : public MetricSink {
     step_ = record;
     now_ = clock_();
     if (record.validation_loss) validation_loss_ = record.validation_loss;
-    if (!record.sink_rate.empty()) sink_rate_ = record.sink_rate.front();
+    if (!record.sink_score.empty()) sink_score_ = record.sink_score.front();
     const bool is_first = record.step == options_.start_step + 1;
     const bool is_last = record.step == options_.total_steps;
     if (!options_.terminal) {
@@ -112,9 +112,15 @@ class ConsoleSink final : public MetricSink {
   }
 
   void write(const ProbeRecord& record) override {
-    // Without per-step probes the sink rate is that of the held-out text at the training length.
-    const bool from_steps = step_ && !step_->sink_rate.empty();
-    if (!from_steps && record.set == "natural" && !record.sink_rate.empty()) sink_rate_ = record.sink_rate.front();
+    // Without per-step probes the score is that of the held-out text at the training length.
+    const bool from_steps = step_ && !step_->sink_score.empty();
+    if (from_steps || record.set != "natural" || record.positions <= 0) return;
+    double sum = 0, heads = 0;
+    for (std::size_t i = 0; i < record.sink_score.size(); i += static_cast<std::size_t>(record.positions)) {
+      sum += record.sink_score[i];
+      ++heads;
+    }
+    if (heads > 0) sink_score_ = sum / heads;
   }
 
   void write(const EventRecord& record) override {
@@ -141,7 +147,7 @@ class ConsoleSink final : public MetricSink {
       result.push_back(format("step %lld", number));
     }
     result.push_back(format("loss %.4f", step.loss));
-    if (sink_rate_) result.push_back(format("Sink_0 %.3f", *sink_rate_));
+    if (sink_score_) result.push_back(format("sink %.3f", *sink_score_));
     result.push_back(format_rate(step.tokens_per_second));
     if (options_.total_steps > 0) result.push_back("left " + format_duration(seconds_left()));
     if (validation_loss_) result.push_back(format("validation %.4f", *validation_loss_));
@@ -204,7 +210,7 @@ class ConsoleSink final : public MetricSink {
   bool bar_is_shown_ = false;
   std::optional<StepRecord> step_;
   std::optional<double> validation_loss_;
-  std::optional<double> sink_rate_;
+  std::optional<double> sink_score_;  // mean of position 0
 };
 
 }  // namespace

@@ -21,7 +21,7 @@ struct Console {
     record.step = number;
     record.loss = 3.25;
     record.tokens_per_second = 12345;
-    record.sink_rate = {0.4375, 0.125};
+    record.sink_score = {0.4375, 0.125};
     sink->write(record);
   }
   std::string take() {
@@ -66,7 +66,7 @@ TEST_CASE("without a terminal the console prints whole lines at its cadence") {
   for (std::int64_t step = 1; step <= 25; ++step) console.step(step);
   const std::string text = console.take();
   CHECK(occurrences(text, "\n") == 3);  // 1, 10, 20
-  CHECK(contains(text, "arm  step 10/100  loss 3.2500  Sink_0 0.438  12.3k tokens/s  left 1:30\n"));
+  CHECK(contains(text, "arm  step 10/100  loss 3.2500  sink 0.438  12.3k tokens/s  left 1:30\n"));
   CHECK(contains(text, "step 20/100"));
   CHECK_FALSE(contains(text, "\r"));
   CHECK_FALSE(contains(text, "\x1b"));
@@ -102,7 +102,7 @@ TEST_CASE("the validation loss stays in view until the next") {
   CHECK(contains(console.take(), "validation 4.5000"));
 }
 
-TEST_CASE("without per-step probes the sink rate comes from the probe passes over natural text") {
+TEST_CASE("without per-step probes the sink score comes from the probe passes over natural text") {
   Console console(plain(1));
   StepRecord record;
   record.step = 1;
@@ -110,19 +110,22 @@ TEST_CASE("without per-step probes the sink rate comes from the probe passes ove
   CHECK_FALSE(contains(console.take(), "Sink_0"));
   ProbeRecord probe;
   probe.set = "random";
-  probe.sink_rate = {0.9};
+  probe.layers = 1;
+  probe.heads = 1;
+  probe.positions = 1;
+  probe.sink_score = {0.9};
   console.sink->write(probe);
   probe.set = "natural";
-  probe.sink_rate = {0.25};
+  probe.sink_score = {0.25};
   console.sink->write(probe);
   CHECK(console.take().empty());
   record.step = 2;
   console.sink->write(record);
-  CHECK(contains(console.take(), "Sink_0 0.250"));
+  CHECK(contains(console.take(), "sink 0.250"));
   console.step(3);
   console.sink->write(probe);
   console.step(4);
-  CHECK(occurrences(console.take(), "Sink_0 0.438") == 2);
+  CHECK(occurrences(console.take(), "sink 0.438") == 2);
 }
 
 TEST_CASE("numbers that are not finite are shown as they are") {
@@ -148,7 +151,7 @@ TEST_CASE("on a terminal one line is redrawn in place, at most ten times a secon
   const std::string last = console.take();
   CHECK(contains(last, "step 100/100"));
   CHECK(contains(last, "#]"));
-  CHECK(contains(last, "Sink_0 0.438"));
+  CHECK(contains(last, "sink 0.438"));
   CHECK(contains(last, "left 0 s"));
   console.sink.reset();
   const std::string end = console.take();

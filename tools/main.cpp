@@ -1,0 +1,55 @@
+// sinkscope: pretraining with attention-sink probes, from the command line.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <iostream>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include "tools/commands.h"
+#include "tools/program.h"
+
+namespace {
+
+void print_error(const char* message) {
+  std::cout << std::flush;
+  const bool color = isatty(STDERR_FILENO) == 1;
+  std::fprintf(stderr, "%ssinkscope: error:%s %s\n", color ? "\033[1;31m" : "", color ? "\033[0m" : "", message);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    const auto log = spdlog::stderr_color_st("sinkscope");
+    log->set_pattern("%n: %^%l%$: %v");
+    spdlog::set_default_logger(log);
+
+    CLI::App app("Transformer pretraining with built-in attention-sink probes", "sinkscope");
+    app.set_version_flag("--version", sinkscope::build_description());
+    app.require_subcommand(1);
+    sinkscope::add_tokenize_command(app);
+    sinkscope::add_train_command(app);
+    sinkscope::add_ablate_command(app);
+    sinkscope::add_compare_command(app);
+    sinkscope::add_export_command(app);
+    sinkscope::add_probe_dump_command(app);
+    sinkscope::add_bench_command(app);
+    sinkscope::add_config_command(app);
+    sinkscope::add_doctor_command(app);
+    try {
+      app.parse(argc, argv);
+    } catch (const CLI::Success& done) {
+      return app.exit(done);  // --help, --version
+    } catch (const CLI::ParseError& error) {
+      print_error(error.what());
+      return 1;
+    }
+  } catch (const std::exception& error) {
+    print_error(error.what());
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,27 @@
+// What the subcommands share: the version, the interrupt flag, the console of a run.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "engine/config/config.h"
+#include "engine/metrics/sinks.h"
+
+namespace sinkscope {
+
+/// "sinkscope 0.1.0 (commit 1234abc, GNU 12.2.0, Release)".
+std::string build_description();
+
+/// Turns true at the first SIGINT or SIGTERM once watch_interrupts() was called; a second one ends
+/// the program at once.
+const std::atomic<bool>& interrupted();
+void watch_interrupts();
+
+/// A progress bar on a terminal, plain lines elsewhere. `total_steps` counts from `start_step`.
+std::unique_ptr<MetricSink> make_run_console(const Config& config, std::int64_t start_step);
+
+/// Step of the newest checkpoint that verifies in the config's run directory; 0 when there is none.
+std::int64_t resume_step(const Config& config);
+
+}  // namespace sinkscope
