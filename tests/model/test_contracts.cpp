@@ -17,9 +17,13 @@ namespace {
 constexpr std::size_t kSmallestArray = 256;  // bytes
 std::atomic<long> heap_arrays{0};
 
-void* counted(std::size_t bytes) {
+void* counted_or_null(std::size_t bytes) noexcept {
   if (bytes >= kSmallestArray) ++heap_arrays;
-  if (void* data = std::malloc(bytes == 0 ? 1 : bytes)) return data;
+  return std::malloc(bytes == 0 ? 1 : bytes);
+}
+
+void* counted(std::size_t bytes) {
+  if (void* data = counted_or_null(bytes)) return data;
   throw std::bad_alloc();
 }
 
@@ -28,10 +32,14 @@ void* counted(std::size_t bytes) {
 // Every C++ allocation of an array in this program is counted.
 void* operator new(std::size_t bytes) { return counted(bytes); }
 void* operator new[](std::size_t bytes) { return counted(bytes); }
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return counted_or_null(bytes); }
+void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept { return counted_or_null(bytes); }
 void operator delete(void* data) noexcept { std::free(data); }
 void operator delete[](void* data) noexcept { std::free(data); }
 void operator delete(void* data, std::size_t) noexcept { std::free(data); }
 void operator delete[](void* data, std::size_t) noexcept { std::free(data); }
+void operator delete(void* data, const std::nothrow_t&) noexcept { std::free(data); }
+void operator delete[](void* data, const std::nothrow_t&) noexcept { std::free(data); }
 
 using namespace sinkscope;
 using namespace sinkscope::test;
