@@ -1,0 +1,42 @@
+// Runs the built program in a fresh working folder.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace sinkscope::test {
+
+struct Outcome {
+  int status = 0;       // exit status; 128 + n when signal n ended it
+  std::string output;   // stdout and stderr together
+};
+
+/// A fresh folder with a text, a dataset of its bytes (data/) and a small config (config.json).
+class Workplace {
+ public:
+  Workplace();
+  ~Workplace();
+  Workplace(const Workplace&) = delete;
+  Workplace& operator=(const Workplace&) = delete;
+
+  const std::filesystem::path& path() const { return path_; }
+  /// `sinkscope ARGUMENTS` by the shell, in the folder; `before` is shell text put in front, such as
+  /// "ulimit -f 8;".
+  Outcome run(const std::string& arguments, const std::string& before = {}) const;
+  /// Starts `sinkscope ARGUMENTS` and kills it with SIGKILL after `milliseconds`, unless it ended
+  /// before. Returns whether it was killed.
+  bool run_and_kill(const std::vector<std::string>& arguments, int milliseconds) const;
+  void write(const std::string& file, const std::string& content) const;
+  std::string read(const std::string& file) const;
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// A log's lines without the keys that hold times, and without resume events.
+std::vector<std::string> timeless_lines(const std::filesystem::path& file);
+
+bool contains(const std::string& text, const std::string& part);
+
+}  // namespace sinkscope::test

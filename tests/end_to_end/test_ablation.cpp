@@ -1,0 +1,63 @@
+#include <string>
+
+#include "tests/catch.h"
+#include "tests/end_to_end/program.h"
+
+namespace sinkscope {
+namespace {
+
+using test::contains;
+using test::Outcome;
+using test::Workplace;
+
+TEST_CASE("ablate trains every arm and compares them") {
+  const Workplace place;
+  place.write("uPlot.iife.min.js", "");
+  const Outcome outcome = place.run("ablate config.json --no-html");
+  INFO(outcome.output);
+  REQUIRE(outcome.status == 0);
+  for (const char* arm : {"bos-sequence", "bos-none"}) {
+    CHECK(contains(outcome.output, arm));
+    CHECK(test::timeless_lines(place.path() / "runs/small" / arm / "metrics.jsonl").size() == 60);
+  }
+  CHECK(contains(outcome.output, "wandering"));
+
+  SECTION("arms share the common targets, so that their losses compare") {
+    for (const char* arm : {"bos-sequence", "bos-none"})
+      CHECK(contains(place.read(std::string("runs/small/") + arm + "/config.json"),
+                     "\"common_targets\": [\n      \"sequence\",\n      \"none\"\n    ]"));
+  }
+  SECTION("compare prints the same summary") {
+    const Outcome compared = place.run("compare runs/small/bos-sequence runs/small/bos-none --no-html");
+    INFO(compared.output);
+    CHECK(compared.status == 0);
+    CHECK(contains(compared.output, "bos-none"));
+  }
+  SECTION("a second ablate refuses, a resumed one has nothing left to do") {
+    CHECK(place.run("ablate config.json --no-html").status == 1);
+    const std::string before = place.read("runs/small/bos-none/metrics.jsonl");
+    const Outcome resumed = place.run("ablate config.json --resume --no-html");
+    INFO(resumed.output);
+    CHECK(resumed.status == 0);
+    CHECK(place.read("runs/small/bos-none/metrics.jsonl") == before);
+  }
+  SECTION("a checkpoint is exported and its numbers dumped") {
+    CHECK(place.run("export runs/small/bos-sequence --output export").status == 0);
+    CHECK(std::filesystem::exists(place.path() / "export/model.safetensors"));
+    CHECK(place.run("probe-dump export --output dump.json --sequences 2 --length 16 --positions 4").status == 0);
+    CHECK(contains(place.read("dump.json"), "sink_scores"));
+  }
+}
+
+TEST_CASE("a dry run prints the plan and writes nothing") {
+  const Workplace place;
+  const Outcome outcome = place.run("train config.json --dry-run");
+  INFO(outcome.output);
+  CHECK(outcome.status == 0);
+  for (const char* part : {"\"micro_batch\": 4", "parameters", "activations", "optimizer", "FLOP"})
+    CHECK(contains(outcome.output, part));
+  CHECK(!std::filesystem::exists(place.path() / "runs"));
+}
+
+}  // namespace
+}  // namespace sinkscope

@@ -1,0 +1,76 @@
+#include <fstream>
+#include <string>
+
+#include "tests/catch.h"
+#include "tests/end_to_end/program.h"
+
+namespace sinkscope {
+namespace {
+
+using test::contains;
+using test::Outcome;
+using test::Workplace;
+
+/// One line, "sinkscope: error: ..." with status 1, and no run left behind.
+void check_refused(const Workplace& place, const std::string& arguments, const std::string& part) {
+  const Outcome outcome = place.run(arguments);
+  INFO(arguments << "\n" << outcome.output);
+  CHECK(outcome.status == 1);
+  CHECK(contains(outcome.output, "error: "));
+  CHECK(contains(outcome.output, part));
+  CHECK(!std::filesystem::exists(place.path() / "runs"));
+}
+
+TEST_CASE("bad input gets one clear error and a status of 1") {
+  const Workplace place;
+  check_refused(place, "train config.json --set model.layer=3", "model.layers");
+  check_refused(place, "train config.json --set train.steps=0", "train.steps");
+  check_refused(place, "train config.json --set data.path=nowhere", "nowhere");
+  check_refused(place, "train missing.json", "missing.json");
+  check_refused(place, "train config.json --set device=cuda", "device");
+  place.write("twice.json", "{\"name\": \"a\", \"name\": \"b\"}");
+  check_refused(place, "train twice.json", "name");
+
+  const std::string shard = place.read("data/train_00000.bin");
+  REQUIRE(shard.size() > 1000);
+  place.write("data/train_00000.bin", shard.substr(0, shard.size() - 7));
+  check_refused(place, "train config.json", "train_00000.bin");
+  std::string flipped = shard;
+  flipped[flipped.size() / 2] = static_cast<char>(flipped[flipped.size() / 2] ^ 1);
+  place.write("data/train_00000.bin", flipped);
+  check_refused(place, "train config.json", "train_00000.bin");
+}
+
+TEST_CASE("a full disk stops the run with the file named, and the run goes on when there is room") {
+  const Workplace place;
+  REQUIRE(place.run("train config.json --set name=whole").status == 0);
+  // Files of at most 24 KiB: the logs outgrow that within the run.
+  const Outcome full = place.run("train config.json --set name=full --set checkpoint.every=0", "trap '' XFSZ; ulimit -f 24;");
+  INFO(full.output);
+  CHECK(full.status == 1);
+  CHECK(contains(full.output, "runs/full/"));
+  const Outcome rest = place.run("train config.json --set name=full --set checkpoint.every=0 --resume");
+  INFO(rest.output);
+  CHECK(rest.status == 0);
+  for (const char* log : {"metrics.jsonl", "probes.jsonl"})
+    CHECK(test::timeless_lines(place.path() / "runs/full" / log) ==
+          test::timeless_lines(place.path() / "runs/whole" / log));
+}
+
+TEST_CASE("a damaged checkpoint is left aside, and the one before it continued") {
+  const Workplace place;
+  REQUIRE(place.run("train config.json").status == 0);
+  const std::string file = "runs/small/checkpoints/step_00000060/model.safetensors";
+  std::string content = place.read(file);
+  content[content.size() - 5] = static_cast<char>(content[content.size() - 5] ^ 4);
+  place.write(file, content);
+  const auto before = test::timeless_lines(place.path() / "runs/small/metrics.jsonl");
+  const Outcome outcome = place.run("train config.json --resume");
+  INFO(outcome.output);
+  CHECK(outcome.status == 0);
+  CHECK(contains(outcome.output, "step_00000060"));
+  CHECK(test::timeless_lines(place.path() / "runs/small/metrics.jsonl") == before);
+}
+
+}  // namespace
+}  // namespace sinkscope
