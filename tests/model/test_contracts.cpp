@@ -305,7 +305,8 @@ TEST_CASE("calls out of order are refused") {
   Decoder lean(*ops, config, {.max_sequences = 1, .max_length = 4, .training = false});
   lean.forward(1, 4, batch.inputs.data());
   check_refusal<std::logic_error>("Decoder::gradients: the decoder is not for training", [&] { lean.gradients(); });
-  check_refusal<std::logic_error>("Decoder::gradients: the decoder is not for training", [&] { lean.zero_gradients(); });
+  check_refusal<std::logic_error>("Decoder::gradients: the decoder is not for training",
+                                  [&] { lean.zero_gradients(); });
   check_refusal<std::logic_error>("Decoder::loss: gradients asked of a decoder that is not for training",
                                   [&] { lean.loss(batch.targets.data(), losses.data(), 1.0F); });
 }

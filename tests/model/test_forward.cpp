@@ -155,8 +155,8 @@ TEST_CASE("random combinations of switches and sizes compute what the reference 
 
 TEST_CASE("a model with more keys than one attention tile computes what the reference computes") {
   const ModelConfig config = resolved_model(
-      R"({"preset": "qwen3", "layers": 2, "channels": 24, "heads": 4, "kv_heads": 2, "head_dim": 10, "hidden": 30})", 29,
-      150);
+      R"({"preset": "qwen3", "layers": 2, "channels": 24, "heads": 4, "kv_heads": 2, "head_dim": 10, "hidden": 30})",
+      29, 150);
   Random random(2);
   check_forward(config, random_batch(random, config, 2, 150), 3, true);
 }
@@ -171,8 +171,9 @@ TEST_CASE("observers see every activation, and their sums hold bit for bit") {
       const Batch batch = random_batch(random, config, 2, 9);
       const ParameterLayout layout(config);
       const Values parameters = strong_parameters(layout, 5);
-      Decoder decoder = make_decoder(
-          *ops, config, {.max_sequences = 2, .max_length = 9, .residual_norms = true, .training = training}, parameters);
+      const DecoderOptions options{
+          .max_sequences = 2, .max_length = 9, .residual_norms = true, .training = training};
+      Decoder decoder = make_decoder(*ops, config, options, parameters);
       Recorder recorder(*ops);
       const Step step = run_step(*ops, decoder, batch, 0.0F, &recorder);
       const reference::Activations run = reference::forward(config, layout, doubles(parameters), 2, 9, batch.inputs);
@@ -193,7 +194,8 @@ TEST_CASE("observers see every activation, and their sums hold bit for bit") {
         CHECK(relative_error(doubles(block.attention_output), expected.attention_output) < kForward);
         CHECK(relative_error(doubles(block.mlp_output), expected.mlp_output) < kForward);
         CHECK(relative_error(doubles(block.output), expected.output) < kForward);
-        CHECK(relative_error(first_attention(config, batch, block), first_attention(config, batch, expected)) < kForward);
+        CHECK(relative_error(first_attention(config, batch, block), first_attention(config, batch, expected)) <
+              kForward);
         const Doubles row = row_norms(doubles(block.output), config.channels);
         norms.insert(norms.end(), row.begin(), row.end());
       }

@@ -191,7 +191,8 @@ TEST_CASE("ignored targets have no loss, and a batch of them no gradient") {
 TEST_CASE("logits made in chunks give the losses and gradients of the whole") {
   for (const bool tied : {false, true}) {
     ModelConfig config = resolved_model(
-        R"({"layers": 1, "channels": 8, "heads": 1, "hidden": 8, "tied_embedding": )" + std::string(tied ? "true}" : "false}"),
+        R"({"layers": 1, "channels": 8, "heads": 1, "hidden": 8, "tied_embedding": )" +
+            std::string(tied ? "true}" : "false}"),
         70001, 3);
     const auto ops = make_cpu_ops(1);
     const ParameterLayout layout(config);

@@ -72,8 +72,10 @@ void check_normal(const Values& values, double deviation) {
 }
 
 ModelConfig large(const std::string& preset) {
-  return resolved_model(R"({"layers": 3, "channels": 96, "heads": 4, "head_dim": 24, "hidden": 200, "preset": ")" + preset + "\"}", 301,
-                        64);
+  return resolved_model(
+      R"({"layers": 3, "channels": 96, "heads": 4, "head_dim": 24, "hidden": 200, "preset": ")" + preset +
+          "\"}",
+      301, 64);
 }
 
 }  // namespace
@@ -255,7 +257,8 @@ TEST_CASE("initial values depend on the seed and the parameter's name alone") {
 
 TEST_CASE("the FLOPs of a training step are those of a hand count") {
   // GPT-2 124M: 12 layers of 12 * 768^2 weights and a head of 50257 * 768; attention at half.
-  const ModelConfig gpt2 = resolved_model(R"({"preset": "gpt2", "layers": 12, "channels": 768, "heads": 12})", 50257, 1024);
+  const ModelConfig gpt2 =
+      resolved_model(R"({"preset": "gpt2", "layers": 12, "channels": 768, "heads": 12})", 50257, 1024);
   CHECK(training_flops_per_token(gpt2, 1024) == Approx(797815296.0).epsilon(1e-12));
   // Grouped heads and SwiGLU, multiplication by multiplication: 2 FLOPs forward and 4 backward each.
   const ModelConfig qwen3 = tiny_presets()[2];
