@@ -36,5 +36,7 @@ function(sinkscope_test name)
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE sinkscope_flags sinkscope_catch ${ARG_DEPENDS})
   target_compile_definitions(${name} PRIVATE ${ARG_DEFINITIONS})
-  catch_discover_tests(${name} TEST_PREFIX "${name}: " PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 600)
+  catch_discover_tests(${name} TEST_PREFIX "${name}: "
+    # Waiting threads sleep: tests that run side by side would spin each other's time away.
+    PROPERTIES TIMEOUT 600 ENVIRONMENT "OMP_WAIT_POLICY=passive" LABELS "${ARG_LABELS}")
 endfunction()
