@@ -114,6 +114,12 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+long peak_kibibytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss;
+}
+
 void run(const BenchArguments& arguments) {
   Config config = load_config(arguments.config, arguments.overrides);
   // No dataset is read: a vocabulary that the config leaves to it is taken as 1024 tokens.
@@ -126,20 +132,24 @@ void run(const BenchArguments& arguments) {
   const double tokens = static_cast<double>(config.train.micro_batch * config.train.gradient_accumulation *
                                             config.train.sequence_length);
   const double flops = tokens * training_flops_per_token(config.model, config.train.sequence_length);
-  std::vector<double> with, without;
+  std::vector<double> alone, with, without;
   {
+    StepBench bench(*ops, config, config.probes.enabled);
+    bench.step();
+    for (int i = 0; i < arguments.steps; ++i) alone.push_back(bench.step());
+  }
+  const long one_model = peak_kibibytes();
+  if (config.probes.enabled) {
     // Steps with and without probes take turns, so that a machine's moods hit both alike.
-    StepBench off(*ops, config, false);
-    std::unique_ptr<StepBench> on;
-    if (config.probes.enabled) on = std::make_unique<StepBench>(*ops, config, true);
+    StepBench off(*ops, config, false), on(*ops, config, true);
     off.step();
-    if (on) on->step();
+    on.step();
     for (int i = 0; i < arguments.steps; ++i) {
       without.push_back(off.step());
-      if (on) with.push_back(on->step());
+      with.push_back(on.step());
     }
   }
-  const double seconds = median(with.empty() ? without : with);
+  const double seconds = median(alone);
   std::printf("parameters          %8.3f M\n", static_cast<double>(ParameterLayout(config.model).parameter_count()) / 1e6);
   std::printf("training step       %8.2f ms (median of %d, %.0f tokens, %.3g FLOP)\n", seconds * 1e3, arguments.steps,
               tokens, flops);
@@ -148,10 +158,7 @@ void run(const BenchArguments& arguments) {
   if (!with.empty())
     std::printf("probes              %+8.2f %% of the step (medians, taken in turns)\n",
                 100 * (median(with) / median(without) - 1));
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  std::printf("peak memory         %8.2f GiB%s\n", static_cast<double>(usage.ru_maxrss) / (1024.0 * 1024.0),
-              with.empty() ? "" : " (of two models, with probes and without; probes.enabled=false: of one)");
+  std::printf("peak memory         %8.2f GiB\n", static_cast<double>(one_model) / (1024.0 * 1024.0));
   std::fflush(stdout);
 }
 
