@@ -13,7 +13,7 @@ std::filesystem::path run_directory(const Config& config) { return std::filesyst
 
 std::unique_ptr<Ops> make_ops(const Config& config) {
   if (config.device == Device::cuda)
-    throw ConfigError("device is \"cuda\", and this build has no CUDA backend; expected \"cpu\" or \"automatic\"");
+    throw ConfigError("device is \"cuda\", and this build has no CUDA backend; expected \"cpu\" or \"auto\"");
   return make_cpu_ops(static_cast<int>(config.threads));
 }
 

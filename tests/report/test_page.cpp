@@ -55,7 +55,7 @@ TEST_CASE("the page holds every curve, map and band of every arm") {
   REQUIRE(payload["arms"][0]["phases"][1]["phase"] == "transition");
   REQUIRE(payload["arms"][0]["low_rate"][0]["from"] == 91);
   for (const char* id : {"excess", "score", "rate"}) {
-    const Json& chart = chart_of(payload, id);
+    const Json chart = chart_of(payload, id);
     REQUIRE(chart["groups"] == Json::array({"P0", "P1", "P2", "P3"}));
     REQUIRE(chart["series"].size() == 8);
   }

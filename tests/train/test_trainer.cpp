@@ -143,7 +143,7 @@ TEST_CASE("a device that this build lacks is refused by name") {
   TemporaryFolder folder;
   test::make_dataset(folder.path());
   CHECK(train_error(small_config(folder.path(), {"device=cuda"})) ==
-        "device is \"cuda\", and this build has no CUDA backend; expected \"cpu\" or \"automatic\"");
+        "device is \"cuda\", and this build has no CUDA backend; expected \"cpu\" or \"auto\"");
   CHECK(!std::filesystem::exists(folder.path() / "runs"));
 }
 
