@@ -50,7 +50,9 @@ void run(const AblateArguments& arguments) {
       continue;
     }
     if (!train_arm(arms[i], arguments.resume)) {
-      std::cout << "\nstopped; go on with: sinkscope ablate " << arguments.config << " ... --resume" << std::endl;
+      std::cout << "\nstopped; go on with: sinkscope ablate " << arguments.config;
+      for (const std::string& text : arguments.overrides) std::cout << " --set '" << text << "'";
+      std::cout << " --resume" << std::endl;
       return;
     }
   }

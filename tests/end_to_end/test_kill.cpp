@@ -48,9 +48,11 @@ TEST_CASE("killed at random moments and resumed, a run's logs and model are thos
 
 TEST_CASE("an interrupt saves a checkpoint, and says how to go on") {
   const Workplace place;
-  // The shell sends SIGINT to the program after a while; a run this long does not end by itself.
+  // The shell waits for the first logged step, then sends SIGINT; a run this long does not end by itself.
   const test::Outcome outcome = place.run(
-      "train config.json --set name=stopped --set train.steps=100000 & program=$!; sleep 1.5; kill -INT $program; wait $program");
+      "train config.json --set name=stopped --set train.steps=100000 & program=$!; "
+      "for i in $(seq 600); do [ -s runs/stopped/metrics.jsonl ] && break; sleep 0.1; done; "
+      "kill -INT $program; wait $program");
   INFO(outcome.output);
   CHECK(test::contains(outcome.output, "--resume"));
   CHECK(!std::filesystem::is_empty(place.path() / "runs/stopped/checkpoints"));
