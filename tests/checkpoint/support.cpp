@@ -14,17 +14,6 @@
 
 namespace sinkscope::test {
 
-TemporaryFolder::TemporaryFolder() {
-  std::string name = (std::filesystem::temp_directory_path() / "sinkscope_checkpoint_XXXXXX").string();
-  if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot create a folder " + name);
-  path_ = name;
-}
-
-TemporaryFolder::~TemporaryFolder() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
-
 FileSizeLimit::FileSizeLimit(std::size_t bytes) {
   std::signal(SIGXFSZ, SIG_IGN);
   rlimit limit = {};
@@ -40,20 +29,6 @@ FileSizeLimit::~FileSizeLimit() {
   limit.rlim_cur = before_;
   ::setrlimit(RLIMIT_FSIZE, &limit);
   std::signal(SIGXFSZ, SIG_DFL);
-}
-
-std::string read_file(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw std::runtime_error("cannot read " + path.string());
-  std::ostringstream content;
-  content << file.rdbuf();
-  return content.str();
-}
-
-void write_file(const std::filesystem::path& path, const std::string& content) {
-  std::ofstream file(path, std::ios::binary);
-  file << content;
-  if (!file.flush()) throw std::runtime_error("cannot write " + path.string());
 }
 
 void replace_in_file(const std::filesystem::path& path, const std::string& from, const std::string& to) {

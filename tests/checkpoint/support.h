@@ -7,21 +7,9 @@
 #include <vector>
 
 #include "engine/checkpoint/checkpoint.h"
+#include "tests/files.h"
 
 namespace sinkscope::test {
-
-/// A new empty folder, removed with everything in it at the end of the scope.
-class TemporaryFolder {
- public:
-  TemporaryFolder();
-  ~TemporaryFolder();
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 /// Files of this process end at `bytes` while it lives, as on a disk that is full.
 class FileSizeLimit {
@@ -35,8 +23,6 @@ class FileSizeLimit {
   std::size_t before_ = 0;
 };
 
-std::string read_file(const std::filesystem::path& path);
-void write_file(const std::filesystem::path& path, const std::string& content);
 void replace_in_file(const std::filesystem::path& path, const std::string& from, const std::string& to);
 
 /// A safetensors file of a literal header and data.

@@ -9,27 +9,16 @@
 
 #include "engine/config/load.h"
 #include "tests/catch.h"
+#include "tests/files.h"
 
 using namespace sinkscope;
+using sinkscope::test::TemporaryFolder;
 
 namespace {
 
 Config parse(const std::string& text, const std::vector<std::string>& overrides = {}) {
   return parse_config(text, "test.json", overrides);
 }
-
-struct TemporaryFolder {
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "sinkscope_config_XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot create a folder " + name);
-    path = name;
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path, ignored);
-  }
-  std::filesystem::path path;
-};
 
 }  // namespace
 
@@ -216,7 +205,7 @@ TEST_CASE("a dataset completes a config or is refused") {
 
 TEST_CASE("files are read whole or named") {
   const TemporaryFolder folder;
-  const std::filesystem::path file = folder.path / "config.json";
+  const std::filesystem::path file = folder / "config.json";
   const auto write = [&](const std::string& text) { std::ofstream(file, std::ios::binary) << text; };
   write(R"({"data": {"path": "somewhere"}, "name": "from-file"})");
   CHECK(load_config(file).name == "from-file");
@@ -224,9 +213,9 @@ TEST_CASE("files are read whole or named") {
   CHECK_THROWS_WITH(load_config(file), file.string() +
                                            ": data.path (a folder written by `sinkscope tokenize`) or data.train "
                                            "(shard files) must be given");
-  CHECK_THROWS_WITH(load_config(folder.path), folder.path.string() + ": is a folder, not a configuration file");
-  CHECK_THROWS_WITH(load_config(folder.path / "none.json"),
-                    (folder.path / "none.json").string() + ": cannot be opened: No such file or directory");
+  CHECK_THROWS_WITH(load_config(folder.path()), folder.path.string() + ": is a folder, not a configuration file");
+  CHECK_THROWS_WITH(load_config(folder / "none.json"),
+                    (folder / "none.json").string() + ": cannot be opened: No such file or directory");
   write(std::string((std::size_t{4} << 20) + 1, ' '));
   CHECK_THROWS_WITH(load_config(file), file.string() + ": is larger than 4194304 bytes");
 }

@@ -8,25 +8,10 @@
 #include <vector>
 
 #include "engine/data/dataset.h"
+#include "tests/files.h"
 
 namespace sinkscope::test {
 
-/// A new empty folder, removed with everything in it at the end of the scope.
-class TemporaryFolder {
- public:
-  TemporaryFolder();
-  ~TemporaryFolder();
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
-
-std::string read_file(const std::filesystem::path& path);
-void write_file(const std::filesystem::path& path, const std::string& content);
 std::string compress(const std::string& content);  // one zstd frame
 std::vector<std::string> names_in(const std::filesystem::path& folder);
 
@@ -37,17 +22,6 @@ void write_gpt2_shard(const std::filesystem::path& path, const std::vector<std::
 void write_small_bpe(const std::filesystem::path& folder);
 
 std::vector<std::int32_t> all_tokens(const TokenStream& stream);
-
-/// The message of the exception that `action` throws; empty when it throws none.
-template <class Action>
-std::string message_of(Action&& action) {
-  try {
-    action();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return {};
-}
 
 class MemoryStream final : public TokenStream {
  public:

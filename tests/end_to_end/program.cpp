@@ -8,8 +8,6 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <stdexcept>
@@ -50,23 +48,15 @@ std::string sentences() {
 }  // namespace
 
 Workplace::Workplace() {
-  std::string pattern = (std::filesystem::temp_directory_path() / "sinkscope-program-XXXXXX").string();
-  if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed for " + pattern);
-  path_ = pattern;
   write("text.txt", sentences());
   write("config.json", kConfig);
   const Outcome outcome = run("tokenize text.txt --output data --tokenizer byte --validation-fraction 0.2");
   if (outcome.status != 0) throw std::runtime_error("tokenize failed: " + outcome.output);
 }
 
-Workplace::~Workplace() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
-
 Outcome Workplace::run(const std::string& arguments, const std::string& before) const {
   const std::string command =
-      "cd '" + path_.string() + "' && { " + before + " '" SINKSCOPE_PROGRAM "' " + arguments + "; } 2>&1 </dev/null";
+      "cd '" + path().string() + "' && { " + before + " '" SINKSCOPE_PROGRAM "' " + arguments + "; } 2>&1 </dev/null";
   FILE* pipe = popen(command.c_str(), "r");
   if (pipe == nullptr) throw std::runtime_error("popen failed");
   Outcome outcome;
@@ -87,7 +77,7 @@ bool Workplace::run_and_kill(const std::vector<std::string>& arguments, int mill
   if (child < 0) throw std::runtime_error("fork failed");
   if (child == 0) {
     const int null = open("/dev/null", O_RDWR);
-    if (null < 0 || chdir(path_.c_str()) != 0) _exit(127);
+    if (null < 0 || chdir(path().c_str()) != 0) _exit(127);
     dup2(null, 0);
     dup2(null, 1);
     dup2(null, 2);
@@ -105,17 +95,9 @@ bool Workplace::run_and_kill(const std::vector<std::string>& arguments, int mill
   return WIFSIGNALED(status);
 }
 
-void Workplace::write(const std::string& file, const std::string& content) const {
-  std::ofstream out(path_ / file, std::ios::binary | std::ios::trunc);
-  out << content;
-  out.close();
-  if (!out) throw std::runtime_error("cannot write " + file);
-}
+void Workplace::write(const std::string& file, const std::string& content) const { write_file(path() / file, content); }
 
-std::string Workplace::read(const std::string& file) const {
-  std::ifstream in(path_ / file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-}
+std::string Workplace::read(const std::string& file) const { return read_file(path() / file); }
 
 std::vector<std::string> timeless_lines(const std::filesystem::path& file) {
   std::vector<std::string> lines;
@@ -129,7 +111,5 @@ std::vector<std::string> timeless_lines(const std::filesystem::path& file) {
   });
   return lines;
 }
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 }  // namespace sinkscope::test

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/files.h"
+
 namespace sinkscope::test {
 
 struct Outcome {
@@ -16,11 +18,8 @@ struct Outcome {
 class Workplace {
  public:
   Workplace();
-  ~Workplace();
-  Workplace(const Workplace&) = delete;
-  Workplace& operator=(const Workplace&) = delete;
 
-  const std::filesystem::path& path() const { return path_; }
+  const std::filesystem::path& path() const { return folder_.path(); }
   /// `sinkscope ARGUMENTS` by the shell, in the folder; `before` is shell text put in front, such as
   /// "ulimit -f 8;".
   Outcome run(const std::string& arguments, const std::string& before = {}) const;
@@ -31,12 +30,10 @@ class Workplace {
   std::string read(const std::string& file) const;
 
  private:
-  std::filesystem::path path_;
+  TemporaryFolder folder_;
 };
 
 /// A log's lines without the keys that hold times, and without resume events.
 std::vector<std::string> timeless_lines(const std::filesystem::path& file);
-
-bool contains(const std::string& text, const std::string& part);
 
 }  // namespace sinkscope::test

@@ -75,36 +75,8 @@ ProbeRecord probe_record(const ExampleRun& run, int step, const std::string& set
 
 }  // namespace
 
-TemporaryFolder::TemporaryFolder() {
-  std::string name = (std::filesystem::temp_directory_path() / "sinkscope_report_XXXXXX").string();
-  if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot create a folder " + name);
-  path_ = name;
-}
-
-TemporaryFolder::~TemporaryFolder() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
-
 AssetFolder::AssetFolder(const std::filesystem::path& folder) { ::setenv("SINKSCOPE_ASSETS", folder.c_str(), 1); }
 AssetFolder::~AssetFolder() { ::unsetenv("SINKSCOPE_ASSETS"); }
-
-std::string read_file(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw std::runtime_error("cannot read " + path.string());
-  std::ostringstream content;
-  content << file.rdbuf();
-  return content.str();
-}
-
-void write_file(const std::filesystem::path& path, const std::string& content) {
-  std::filesystem::create_directories(path.parent_path());
-  std::ofstream file(path, std::ios::binary);
-  file << content;
-  if (!file.flush()) throw std::runtime_error("cannot write " + path.string());
-}
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 void write_run(const std::filesystem::path& folder, const ExampleRun& run) {
   const nlohmann::ordered_json config = {

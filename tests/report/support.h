@@ -5,20 +5,9 @@
 #include <filesystem>
 #include <string>
 
+#include "tests/files.h"
+
 namespace sinkscope::test {
-
-/// A new empty folder, removed with everything in it at the end of the scope.
-class TemporaryFolder {
- public:
-  TemporaryFolder();
-  ~TemporaryFolder();
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 /// Points SINKSCOPE_ASSETS at `folder` for the scope.
 class AssetFolder {
@@ -28,20 +17,6 @@ class AssetFolder {
   AssetFolder(const AssetFolder&) = delete;
   AssetFolder& operator=(const AssetFolder&) = delete;
 };
-
-std::string read_file(const std::filesystem::path& path);
-void write_file(const std::filesystem::path& path, const std::string& content);
-bool contains(const std::string& text, const std::string& part);
-
-template <class Action>
-std::string message_of(Action&& action) {
-  try {
-    action();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return {};
-}
 
 struct ExampleRun {
   std::string name = "sweep/bos";

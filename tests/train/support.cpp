@@ -14,17 +14,6 @@
 
 namespace sinkscope::test {
 
-TemporaryFolder::TemporaryFolder() {
-  std::string pattern = (std::filesystem::temp_directory_path() / "sinkscope-train-XXXXXX").string();
-  if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed for " + pattern);
-  path_ = pattern;
-}
-
-TemporaryFolder::~TemporaryFolder() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
-
 std::filesystem::path make_dataset(const std::filesystem::path& folder) {
   const std::vector<std::string> words = {"the", "whale", "and", "ship", "sea", "nation", "of", "a", "white", "captain"};
   const std::uint64_t key = random_key(7, "words");
@@ -64,11 +53,6 @@ Config small_config(const std::filesystem::path& folder, const std::vector<std::
       {"probes", {{"every", 3}, {"sequences", 4}, {"short_length", 12}, {"positions", 4}, {"from_layer", 1}}},
       {"checkpoint", {{"every", 5}}}};
   return parse_config(json.dump(), "test", overrides);
-}
-
-std::string read_file(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
 }
 
 std::vector<std::string> timeless_lines(const std::filesystem::path& file) {

@@ -7,29 +7,15 @@
 
 #include "engine/config/config.h"
 #include "engine/train/trainer.h"
+#include "tests/files.h"
 
 namespace sinkscope::test {
-
-/// A fresh folder, removed at the end.
-class TemporaryFolder {
- public:
-  TemporaryFolder();
-  ~TemporaryFolder();
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 /// Writes sentences made of a few words, and a dataset of their bytes; returns the dataset's folder.
 std::filesystem::path make_dataset(const std::filesystem::path& folder);
 
 /// A model of two blocks on that dataset, 12 steps, every kind of pass due within them.
 Config small_config(const std::filesystem::path& folder, const std::vector<std::string>& overrides = {});
-
-std::string read_file(const std::filesystem::path& file);
 
 /// The log without the keys that hold times, one canonical line a record.
 std::vector<std::string> timeless_lines(const std::filesystem::path& file);

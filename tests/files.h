@@ -1,0 +1,42 @@
+// What tests of anything on disk share: fresh folders, whole files, the messages of exceptions.
+#pragma once
+
+#include <exception>
+#include <filesystem>
+#include <string>
+
+namespace sinkscope::test {
+
+/// A new empty folder, removed with everything in it at the end of the scope.
+class TemporaryFolder {
+ public:
+  TemporaryFolder();
+  ~TemporaryFolder();
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// The whole file. Throws when it cannot be read.
+std::string read_file(const std::filesystem::path& path);
+/// Writes the whole file, and the folders above it.
+void write_file(const std::filesystem::path& path, const std::string& content);
+
+bool contains(const std::string& text, const std::string& part);
+
+/// The message of the exception that `action` throws; empty when it throws none.
+template <class Action>
+std::string message_of(Action&& action) {
+  try {
+    action();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return {};
+}
+
+}  // namespace sinkscope::test
