@@ -65,7 +65,7 @@ TEST_CASE("the shipped presets have the sizes that their names say") {
   CHECK(qwen3.model.head_dim == 128);
   const Config quickstart = load_config(files.at("quickstart"));
   CHECK(quickstart.model.preset == ModelPreset::llama);
-  CHECK(quickstart.train.steps == 1000);
+  CHECK(quickstart.train.steps == 900);
   CHECK(quickstart.train.optimizer.learning_rate == 3e-3);
   const auto arms = expand_ablation(quickstart);
   REQUIRE(arms.size() == 2);
