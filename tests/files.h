@@ -1,6 +1,7 @@
-// What tests of anything on disk share: fresh folders, whole files, the messages of exceptions.
+// What tests of anything on disk share: fresh folders, whole files, full disks, the messages of exceptions.
 #pragma once
 
+#include <cstddef>
 #include <exception>
 #include <filesystem>
 #include <string>
@@ -25,6 +26,19 @@ class TemporaryFolder {
 std::string read_file(const std::filesystem::path& path);
 /// Writes the whole file, and the folders above it.
 void write_file(const std::filesystem::path& path, const std::string& content);
+
+/// Files of this process end at `bytes` while it lives, as on a disk that is full.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(std::size_t bytes);
+  ~FileSizeLimit();
+  FileSizeLimit(const FileSizeLimit&) = delete;
+  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
+
+ private:
+  std::size_t before_ = 0;
+  void (*handler_)(int) = nullptr;
+};
 
 bool contains(const std::string& text, const std::string& part);
 

@@ -1,10 +1,6 @@
 #include "support.h"
 
-#include <stdlib.h>
-#include <sys/resource.h>
-
 #include <algorithm>
-#include <csignal>
 #include <cstring>
 #include <fstream>
 #include <sstream>
@@ -13,23 +9,6 @@
 #include "engine/model/random.h"
 
 namespace sinkscope::test {
-
-FileSizeLimit::FileSizeLimit(std::size_t bytes) {
-  std::signal(SIGXFSZ, SIG_IGN);
-  rlimit limit = {};
-  if (::getrlimit(RLIMIT_FSIZE, &limit) != 0) throw std::runtime_error("cannot read the file size limit");
-  before_ = limit.rlim_cur;
-  limit.rlim_cur = bytes;
-  if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) throw std::runtime_error("cannot set the file size limit");
-}
-
-FileSizeLimit::~FileSizeLimit() {
-  rlimit limit = {};
-  ::getrlimit(RLIMIT_FSIZE, &limit);
-  limit.rlim_cur = before_;
-  ::setrlimit(RLIMIT_FSIZE, &limit);
-  std::signal(SIGXFSZ, SIG_DFL);
-}
 
 void replace_in_file(const std::filesystem::path& path, const std::string& from, const std::string& to) {
   std::string content = read_file(path);

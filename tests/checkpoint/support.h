@@ -11,18 +11,6 @@
 
 namespace sinkscope::test {
 
-/// Files of this process end at `bytes` while it lives, as on a disk that is full.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(std::size_t bytes);
-  ~FileSizeLimit();
-  FileSizeLimit(const FileSizeLimit&) = delete;
-  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
-
- private:
-  std::size_t before_ = 0;
-};
-
 void replace_in_file(const std::filesystem::path& path, const std::string& from, const std::string& to);
 
 /// A safetensors file of a literal header and data.
