@@ -5,11 +5,14 @@
 #include <stdexcept>
 #include <utility>
 
-#include "engine/checkpoint/files.h"
 #include "engine/checkpoint/model_files.h"
 #include "engine/checkpoint/safetensors.h"
 #include "engine/config/json_text.h"
 #include "engine/config/load.h"
+#include "engine/files/digest.h"
+#include "engine/files/input_file.h"
+#include "engine/files/new_file.h"
+#include "engine/files/new_folder.h"
 #include "engine/model/parameters.h"
 
 namespace sinkscope {
@@ -91,7 +94,7 @@ FileDigest write_moments(const std::filesystem::path& path, const CheckpointData
     for (const ParameterSpec& spec : layout.specs())
       entries.push_back({kind + spec.name, spec.shape,
                          flat.subspan(static_cast<std::size_t>(spec.offset), static_cast<std::size_t>(spec.size))});
-  DurableFile file(path);
+  HashedFile file(path);
   write_safetensors(file, entries, {});
   return file.finish();
 }
@@ -192,7 +195,7 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, 
   StagingFolder staging(checkpoints / hidden_name(folder_name(data.step), "partial"));
   FileDigests digests = write_model_files(staging.path(), data, architecture_of(data.model));
   if (moments) digests["optimizer.safetensors"] = write_moments(staging.path() / "optimizer.safetensors", data);
-  digests["state.json"] = write_text_file(staging.path() / "state.json", data.state);
+  digests["state.json"] = write_new_file(staging.path() / "state.json", data.state);
 
   Json tokenizer = Json::array();
   for (const std::filesystem::path& file : data.tokenizer_files) tokenizer.push_back(tokenizer_file_name(file));
@@ -202,13 +205,13 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, 
   info["eos_id"] = data.eos_id;
   info["tokenizer_files"] = tokenizer;
   info["model"] = to_json(data.model);
-  digests["checkpoint.json"] = write_text_file(staging.path() / "checkpoint.json", info.dump(2) + "\n");
+  digests["checkpoint.json"] = write_new_file(staging.path() / "checkpoint.json", info.dump(2) + "\n");
 
   Json manifest;
   manifest["format"] = kFormat;
   for (const auto& [name, digest] : digests)
     manifest["files"][name] = {{"size", digest.size}, {"xxh3_128", digest.xxh3_128}};
-  write_text_file(staging.path() / kManifest, manifest_text(manifest));
+  write_new_file(staging.path() / kManifest, manifest_text(manifest));
   staging.commit(target);
   prune(checkpoints, target, keep);
   return target;

@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "engine/checkpoint/checkpoint.h"
-#include "engine/checkpoint/files.h"
 #include "engine/checkpoint/hugging_face.h"
 #include "engine/config/json_text.h"
+#include "engine/files/input_file.h"
 
 namespace sinkscope {
 namespace {

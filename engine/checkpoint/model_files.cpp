@@ -8,6 +8,9 @@
 
 #include "engine/checkpoint/safetensors.h"
 #include "engine/config/json_text.h"
+#include "engine/files/input_file.h"
+#include "engine/files/new_file.h"
+#include "engine/files/new_folder.h"
 #include "engine/model/parameters.h"
 
 namespace sinkscope {
@@ -123,7 +126,7 @@ void copy_tokenizer(const std::filesystem::path& folder, const std::vector<std::
   for (const std::filesystem::path& file : files) {
     const std::string name = tokenizer_file_name(file);
     if (digests.count(name) != 0 || name == "tokenizer_config.json") continue;
-    digests[name] = copy_file_synced(file, folder / name);
+    digests[name] = copy_to_new_file(file, folder / name);
     if (name == "tokenizer.model") tokenizer_class = "LlamaTokenizer";
     if (name == "merges.txt") tokenizer_class = "GPT2Tokenizer";
   }
@@ -134,7 +137,7 @@ void copy_tokenizer(const std::filesystem::path& folder, const std::vector<std::
   json["add_bos_token"] = false;
   json["add_eos_token"] = false;
   if (tokenizer_class == "LlamaTokenizer") json["legacy"] = false;
-  digests["tokenizer_config.json"] = write_text_file(folder / "tokenizer_config.json", json.dump(2) + "\n");
+  digests["tokenizer_config.json"] = write_new_file(folder / "tokenizer_config.json", json.dump(2) + "\n");
 }
 
 }  // namespace
@@ -159,7 +162,7 @@ FileDigests write_model_files(const std::filesystem::path& folder, const Checkpo
     entries.push_back({place.name, place.shape, data.parameters.subspan(begin, size), place.transposed});
   }
   FileDigests digests;
-  DurableFile file(folder / "model.safetensors");
+  HashedFile file(folder / "model.safetensors");
   write_safetensors(file, entries, {{"format", "pt"}});
   digests["model.safetensors"] = file.finish();
   std::string config;
@@ -168,7 +171,7 @@ FileDigests write_model_files(const std::filesystem::path& folder, const Checkpo
   } else {
     config = "{\n  \"architectures\": [\n    \"SinkscopeDecoder\"\n  ],\n  \"model_type\": \"sinkscope\"\n}\n";
   }
-  digests["config.json"] = write_text_file(folder / "config.json", config);
+  digests["config.json"] = write_new_file(folder / "config.json", config);
   copy_tokenizer(folder, data.tokenizer_files, digests);
   return digests;
 }
@@ -211,7 +214,7 @@ void export_hugging_face(const std::filesystem::path& folder, const CheckpointDa
   Json generation = Json::object();
   if (data.bos_id >= 0) generation["bos_token_id"] = data.bos_id;
   if (data.eos_id >= 0) generation["eos_token_id"] = data.eos_id;
-  write_text_file(staging.path() / "generation_config.json", generation.dump(2) + "\n");
+  write_new_file(staging.path() / "generation_config.json", generation.dump(2) + "\n");
   staging.commit(place);
 }
 

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "engine/checkpoint/checkpoint.h"
-#include "engine/checkpoint/files.h"
 #include "engine/checkpoint/hugging_face.h"
+#include "engine/files/digest.h"
 
 namespace sinkscope {
 

@@ -12,10 +12,10 @@
 #include <set>
 #include <stdexcept>
 #include <string_view>
-#include <system_error>
 
-#include "engine/checkpoint/files.h"
 #include "engine/checkpoint/safetensors_header.h"
+#include "engine/files/replacement.h"
+#include "engine/files/system_error.h"
 
 namespace sinkscope {
 namespace {
@@ -30,10 +30,6 @@ constexpr std::size_t kTransposeElements = std::size_t{1} << 18;
   throw std::runtime_error(file.string() + ": " + problem);
 }
 
-[[noreturn]] void fail(const std::filesystem::path& file, const std::string& action, int error) {
-  fail(file, "cannot " + action + ": " + std::generic_category().message(error));
-}
-
 void check_entry(const SafetensorsEntry& entry) {
   std::size_t elements = 1;
   for (const std::int64_t extent : entry.shape) elements *= static_cast<std::size_t>(extent);
@@ -44,7 +40,7 @@ void check_entry(const SafetensorsEntry& entry) {
     throw std::invalid_argument("tensor " + entry.name + ": only matrices can be transposed");
 }
 
-void write_data(DurableFile& file, const SafetensorsEntry& entry) {
+void write_data(HashedFile& file, const SafetensorsEntry& entry) {
   if (!entry.transposed) {
     file.write(std::as_bytes(entry.data));
     return;
@@ -94,7 +90,7 @@ std::string describe_shape(std::span<const std::int64_t> shape) {
   return text + ")";
 }
 
-void write_safetensors(DurableFile& file, const std::vector<SafetensorsEntry>& tensors,
+void write_safetensors(HashedFile& file, const std::vector<SafetensorsEntry>& tensors,
                        const std::map<std::string, std::string>& metadata) {
   SafetensorsHeader header;
   header.metadata = metadata;
@@ -118,28 +114,15 @@ void write_safetensors(DurableFile& file, const std::vector<SafetensorsEntry>& t
 
 void write_safetensors(const std::filesystem::path& file, const std::vector<SafetensorsEntry>& tensors,
                        const std::map<std::string, std::string>& metadata) {
-  if (std::filesystem::exists(file) && !std::filesystem::is_regular_file(file))
-    fail(file, "exists and is not a regular file");
-  std::filesystem::path partial = file;
-  partial += ".partial";
-  std::filesystem::remove(partial);
-  try {
-    DurableFile output(partial);
-    write_safetensors(output, tensors, metadata);
-    output.finish();
-    if (::rename(partial.c_str(), file.c_str()) != 0) fail(file, "put in place", errno);
-  } catch (...) {
-    std::error_code ignored;
-    std::filesystem::remove(partial, ignored);
-    throw;
-  }
-  sync_folder(file.parent_path());
+  FileReplacement replacement(file);
+  write_safetensors(replacement.file(), tensors, metadata);
+  replacement.commit();
 }
 
 struct SafetensorsFile::State {
   explicit State(const std::filesystem::path& file) : path(file) {
     const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) fail(file, "open", errno);
+    if (descriptor < 0) throw_system_error(file, "open", errno);
     struct stat status = {};
     const int error = ::fstat(descriptor, &status) != 0 ? errno : 0;
     if (error == 0 && S_ISREG(status.st_mode) && status.st_size > 0) {
@@ -147,12 +130,12 @@ struct SafetensorsFile::State {
       void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
       const int map_error = errno;
       ::close(descriptor);
-      if (address == MAP_FAILED) fail(file, "map", map_error);
+      if (address == MAP_FAILED) throw_system_error(file, "map", map_error);
       bytes = static_cast<const std::byte*>(address);
       return;
     }
     ::close(descriptor);
-    if (error != 0) fail(file, "inspect", error);
+    if (error != 0) throw_system_error(file, "inspect", error);
     if (!S_ISREG(status.st_mode)) fail(file, "is not a regular file");
   }
   ~State() {

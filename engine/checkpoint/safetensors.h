@@ -12,7 +12,7 @@
 
 namespace sinkscope {
 
-class DurableFile;
+class HashedFile;
 
 /// A tensor to write: fp32, row-major, contiguous. With `transposed`, `shape` is (rows, columns) as
 /// in the file and `data` holds its transpose, (columns, rows).
@@ -31,7 +31,7 @@ void write_safetensors(const std::filesystem::path& file, const std::vector<Safe
                        const std::map<std::string, std::string>& metadata);
 
 /// The same content into a file that the caller finishes.
-void write_safetensors(DurableFile& file, const std::vector<SafetensorsEntry>& tensors,
+void write_safetensors(HashedFile& file, const std::vector<SafetensorsEntry>& tensors,
                        const std::map<std::string, std::string>& metadata);
 
 /// "(2, 3)", for messages.

@@ -7,9 +7,10 @@
 #include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
 
-#include "engine/data/output_file.h"
 #include "engine/data/text_source.h"
 #include "engine/data/vocabulary.h"
+#include "engine/files/rename.h"
+#include "engine/files/replacement.h"
 
 namespace sinkscope {
 namespace {
@@ -78,7 +79,7 @@ std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(const std::filesystem::p
 // Llama's settings (Touvron et al. 2023): BPE, digits apart, bytes for rare characters, and no
 // normalization, so that decoding gives back the text.
 void train_sentencepiece(const SentencepieceTraining& options) {
-  if (std::filesystem::exists(options.model)) throw std::runtime_error(options.model.string() + ": exists already");
+  require_absent(options.model);  // before any work
   constexpr std::size_t kLongestLine = 4000;  // bytes; the trainer drops lines above 4192
   std::vector<std::string> lines;
   for_each_document(list_text_files(options.inputs), {options.text_key, options.document_separator},
@@ -113,7 +114,9 @@ void train_sentencepiece(const SentencepieceTraining& options) {
                   {"minloglevel", "2"}},
                  &iterator, &model),
              options.model);
-  write_new_file(options.model, model);
+  PendingFile file(options.model);
+  file.write(model);
+  file.commit();
 }
 
 }  // namespace sinkscope

@@ -10,8 +10,8 @@
 #include <string>
 
 #include "engine/data/mapped_file.h"
-#include "engine/data/output_file.h"
 #include "engine/data/vocabulary.h"
+#include "engine/files/new_file.h"
 
 namespace sinkscope {
 namespace {
@@ -185,15 +185,16 @@ struct ShardWriter::Shard {
   explicit Shard(const std::filesystem::path& path) : file(path), state(XXH3_createState()) {
     if (!state) throw std::bad_alloc();
     XXH3_64bits_reset(state.get());
+    const Header unfilled;
+    file.write(std::as_bytes(std::span(&unfilled, 1)));
     info.file = path;
   }
   struct StateFree {
     void operator()(XXH3_state_t* value) const { XXH3_freeState(value); }
   };
-  OutputFile file;
+  NewFile file;
   std::unique_ptr<XXH3_state_t, StateFree> state;
   ShardInfo info;
-  std::int64_t offset = sizeof(Header);
   std::vector<std::byte> pending;
 };
 
@@ -224,9 +225,8 @@ void ShardWriter::append(std::span<const std::int32_t> tokens) {
 }
 
 void ShardWriter::flush() {
-  shard_->file.write_at(shard_->offset, shard_->pending);
+  shard_->file.write(shard_->pending);
   XXH3_64bits_update(shard_->state.get(), shard_->pending.data(), shard_->pending.size());
-  shard_->offset += static_cast<std::int64_t>(shard_->pending.size());
   shard_->pending.clear();
 }
 
@@ -237,7 +237,7 @@ void ShardWriter::close_shard() {
   header.tokens = static_cast<std::uint64_t>(shard_->info.tokens);
   header.vocab_hash = options_.vocab_hash;
   header.checksum = XXH3_64bits_digest(shard_->state.get());
-  shard_->file.write_at(0, std::as_bytes(std::span(&header, 1)));
+  shard_->file.overwrite(0, std::as_bytes(std::span(&header, 1)));
   shard_->file.finish();
   shard_->info.vocab_hash = header.vocab_hash;
   shard_->info.checksum = header.checksum;

@@ -5,11 +5,13 @@
 
 #include "engine/data/dataset.h"
 #include "engine/data/manifest.h"
-#include "engine/data/output_file.h"
 #include "engine/data/shard.h"
 #include "engine/data/text_source.h"
 #include "engine/data/tokenizer.h"
 #include "engine/data/utf8.h"
+#include "engine/files/new_file.h"
+#include "engine/files/new_folder.h"
+#include "engine/files/rename.h"
 
 namespace sinkscope {
 namespace {
@@ -83,12 +85,12 @@ std::string copy_tokenizer(const Tokenizer& tokenizer, const std::filesystem::pa
   const auto files = tokenizer.files();
   if (files.empty()) return {};
   if (tokenizer.kind() == "sentencepiece") {
-    std::filesystem::copy_file(files.front(), folder / "tokenizer.model");
+    copy_to_new_file(files.front(), folder / "tokenizer.model");
     return "tokenizer.model";
   }
   std::filesystem::create_directory(folder / "tokenizer");
-  for (const auto& file : files) std::filesystem::copy_file(file, folder / "tokenizer" / file.filename());
-  sync_dataset_folder(folder / "tokenizer");
+  for (const auto& file : files) copy_to_new_file(file, folder / "tokenizer" / file.filename());
+  sync_folder(folder / "tokenizer");
   return "tokenizer";
 }
 
@@ -153,7 +155,7 @@ TokenizeSummary tokenize(const TokenizeOptions& options) {
   manifest.train = writer.finish_train();
   manifest.validation = writer.finish_validation();
   write_new_file(folder.path() / kManifestFile, to_text(manifest));
-  folder.publish();
+  folder.commit();
   return writer.summary;
 }
 

@@ -7,7 +7,7 @@
 #include <fstream>
 #include <stdexcept>
 
-#include "engine/metrics/append_file.h"
+#include "engine/files/replacement.h"
 
 namespace sinkscope {
 namespace {
@@ -244,7 +244,7 @@ void drop_later_events(const std::filesystem::path& path, std::int64_t last_step
     if (step > last_step) {
       drops = true;
     } else {
-      replacement.append(record);
+      replacement.write(record);
     }
     at += record.size();
   }

@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <system_error>
 
-#include "engine/metrics/append_file.h"
+#include "engine/files/replacement.h"
 
 namespace sinkscope {
 namespace {
@@ -80,7 +80,7 @@ void drop_later_lines(const std::filesystem::path& path, std::int64_t last_step)
       path, [&](const Json& json, const std::string&) { drops = drops || step_of(json) > last_step; });
   if (!drops && ends_well) return;
 
-  FileReplacement replacement(path, path.filename().string() + ".tmp");
+  FileReplacement replacement(path);
   std::string block;
   constexpr std::size_t kBlockBytes = 1 << 20;
   for_each_json_line(path, [&](const Json& json, const std::string& line) {
@@ -88,11 +88,11 @@ void drop_later_lines(const std::filesystem::path& path, std::int64_t last_step)
     block += line;
     block += '\n';
     if (block.size() >= kBlockBytes) {
-      replacement.append(block);
+      replacement.write(block);
       block.clear();
     }
   });
-  replacement.append(block);
+  replacement.write(block);
   replacement.commit();
 }
 

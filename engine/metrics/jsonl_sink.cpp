@@ -2,7 +2,8 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
-#include "engine/metrics/append_file.h"
+#include "engine/files/append_file.h"
+#include "engine/files/rename.h"
 #include "engine/metrics/json_lines.h"
 #include "engine/metrics/sinks.h"
 
@@ -20,7 +21,7 @@ class JsonlSink final : public MetricSink {
       : steps_(directory / kStepsFile, mode),
         probes_(directory / kProbesFile, mode),
         events_(directory / kEventsFile, mode) {
-    sync_directory(directory);
+    sync_folder(directory);
   }
 
   void write(const StepRecord& record) override { steps_.append(to_line(to_json(record))); }

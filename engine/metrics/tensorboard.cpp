@@ -9,7 +9,8 @@
 #include <stdexcept>
 #include <utility>
 
-#include "engine/metrics/append_file.h"
+#include "engine/files/append_file.h"
+#include "engine/files/rename.h"
 #include "engine/metrics/event_file.h"
 #include "engine/metrics/heatmap.h"
 #include "engine/metrics/sinks.h"
@@ -126,7 +127,7 @@ class TensorBoardSink final : public MetricSink {
       : options_(options), file_(path, AppendFile::Mode::kCreate) {
     file_.append(to_record(version_event(seconds_now())));
     if (resume_step) file_.append(to_record(restart_event(seconds_now(), *resume_step + 1)));
-    sync_directory(path.parent_path());
+    sync_folder(path.parent_path());
   }
 
   void write(const StepRecord& record) override { append(record.step, summary_of(record)); }

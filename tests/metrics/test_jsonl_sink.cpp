@@ -1,10 +1,6 @@
-#include <signal.h>
-#include <sys/resource.h>
-
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "engine/metrics/append_file.h"
 #include "engine/metrics/json_lines.h"
 #include "engine/metrics/sinks.h"
 #include "support.h"
@@ -12,6 +8,7 @@
 
 using namespace sinkscope;
 using test::contains;
+using test::FileSizeLimit;
 using test::message_of;
 using test::read_file;
 using test::TemporaryFolder;
@@ -34,24 +31,6 @@ std::vector<std::int64_t> steps_of(const std::vector<Record>& records) {
   for (const Record& record : records) steps.push_back(record.step);
   return steps;
 }
-
-// Limits the size of files this process may write, for the scope: a full disk without a full disk.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) : handler_(::signal(SIGXFSZ, SIG_IGN)) {
-    ::getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit limit{bytes, before_.rlim_max};
-    ::setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() {
-    ::setrlimit(RLIMIT_FSIZE, &before_);
-    ::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  void (*handler_)(int);
-  rlimit before_{};
-};
 
 }  // namespace
 
@@ -206,16 +185,6 @@ TEST_CASE("a full disk is an error naming the file, and earlier lines stay whole
   CHECK(contains(error, "metrics.jsonl"));
   CHECK(read_file(folder.path() / "metrics.jsonl") == both);
   CHECK(std::distance(std::filesystem::directory_iterator(folder.path()), {}) == 3);
-}
-
-TEST_CASE("no space left on the device is reported as such") {
-  if (!std::filesystem::exists("/dev/full")) return;
-  const TemporaryFolder folder;
-  std::filesystem::create_symlink("/dev/full", folder.path() / "full.jsonl");
-  AppendFile file(folder.path() / "full.jsonl", AppendFile::Mode::kContinue);
-  const std::string error = message_of([&] { file.append("line\n"); });
-  CHECK(contains(error, "full.jsonl"));
-  CHECK(contains(error, "No space left"));
 }
 
 TEST_CASE("a tee writes to all of its sinks") {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "engine/metrics/append_file.h"
+#include "engine/files/replacement.h"
 #include "engine/metrics/console.h"
 #include "tools/report/format.h"
 #include "tools/report/page.h"
@@ -106,8 +106,8 @@ std::string plain_summary(const std::vector<RunData>& runs) {
 void write_report(const std::vector<RunData>& runs, const std::filesystem::path& file) {
   require_runs(runs);
   const std::string page = page_html(runs, summarize(runs));
-  FileReplacement replacement(file, file.filename().string() + ".partial");
-  replacement.append(page);
+  FileReplacement replacement(file);
+  replacement.write(page);
   replacement.commit();
 }
 
