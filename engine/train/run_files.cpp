@@ -1,15 +1,14 @@
 #include "engine/train/run_files.h"
 
-#include <cerrno>
 #include <cmath>
-#include <cstring>
 #include <ctime>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
+#include <system_error>
 
 #include "engine/config/load.h"
+#include "engine/files/input_file.h"
+#include "engine/files/replacement.h"
 
 namespace sinkscope {
 namespace {
@@ -58,29 +57,18 @@ void write_run_config(const std::filesystem::path& run_directory, const Config& 
                  {"dataset_fingerprint", facts.dataset_fingerprint},
                  {"parameters", facts.parameters},
                  {"started", utc_now()}};
-  const std::filesystem::path file = run_directory / "config.json";
-  std::filesystem::path temporary = file;
-  temporary += ".partial";
-  {
-    std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
-    out << json.dump(2) << '\n';
-    out.close();
-    if (!out) {
-      const std::string reason = std::strerror(errno);
-      std::error_code ignored;
-      std::filesystem::remove(temporary, ignored);
-      throw std::runtime_error(file.string() + ": cannot be written: " + reason);
-    }
-  }
-  std::filesystem::rename(temporary, file);
+  FileReplacement file(run_directory / "config.json");
+  file.write(json.dump(2) + "\n");
+  file.commit();
 }
 
 void check_run_config(const std::filesystem::path& run_directory, const Config& config,
                       const std::string& dataset_fingerprint) {
   const std::string file = (run_directory / "config.json").string();
-  std::ifstream in(file, std::ios::binary);
-  if (!in) throw std::runtime_error(file + ": cannot be read; there is no run to resume");
-  const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  std::error_code ignored;
+  if (!std::filesystem::exists(file, ignored))
+    throw std::runtime_error(file + ": cannot be read; there is no run to resume");
+  const std::string text = read_text_file(file);
   Json stored;
   try {
     stored = Json::parse(text);

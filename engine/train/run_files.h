@@ -20,7 +20,7 @@ struct RunFacts {
 };
 
 /// Writes config.json: the resolved config and "run" (build, device, dataset_fingerprint, parameters,
-/// started), by a temporary file and a rename. Throws std::runtime_error naming the file.
+/// started), on the disk and in place in one step. Throws std::runtime_error naming the file.
 void write_run_config(const std::filesystem::path& run_directory, const Config& config, const RunFacts& facts);
 
 /// Throws std::runtime_error unless config.json in the directory describes the same run, naming the

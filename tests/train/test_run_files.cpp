@@ -2,6 +2,7 @@
 
 #include "engine/train/run_files.h"
 #include "tests/catch.h"
+#include "tests/files.h"
 
 namespace sinkscope {
 namespace {
@@ -23,6 +24,24 @@ TEST_CASE("a malformed state names the key") {
                     "state.json: step has the wrong type: \"x\"");
   CHECK_THROWS_WITH(loop_state_from_text("{\"step\": -1, \"sample\": 0, \"phase_detector\": \"\"}", "state.json"),
                     "state.json: step and sample must not be negative");
+}
+
+TEST_CASE("a config that does not fit on the disk leaves the one before") {
+  const test::TemporaryFolder folder;
+  RunFacts facts;
+  facts.device = "first";
+  write_run_config(folder.path(), Config{}, facts);
+  const std::string before = test::read_file(folder / "config.json");
+  CHECK(test::contains(before, "first"));
+  facts.device = "second";
+  std::string error;
+  {
+    const test::FileSizeLimit full(100);
+    error = test::message_of([&] { write_run_config(folder.path(), Config{}, facts); });
+  }
+  CHECK(error == (folder / "config.json.partial").string() + ": cannot write: File too large");
+  CHECK(test::read_file(folder / "config.json") == before);
+  CHECK(!std::filesystem::exists(folder / "config.json.partial"));
 }
 
 }  // namespace
