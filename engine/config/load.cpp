@@ -1,35 +1,28 @@
 #include "engine/config/load.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
 #include <system_error>
 #include <utility>
 
 #include "engine/config/json_text.h"
 #include "engine/config/spec.h"
+#include "engine/files/input_file.h"
 
 namespace sinkscope {
 namespace {
 
-constexpr std::size_t kMaxFileBytes = std::size_t{4} << 20;
+constexpr std::int64_t kMaxFileBytes = std::int64_t{4} << 20;
 constexpr std::string_view kAxisPrefix = "ablation.";
 
-std::string read_file(const std::filesystem::path& file) {
-  const std::string name = file.string();
+std::string read_config_file(const std::filesystem::path& file) {
   std::error_code ignored;
-  if (std::filesystem::is_directory(file, ignored)) throw ConfigError(name + ": is a folder, not a configuration file");
-  errno = 0;
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream) throw ConfigError(name + ": cannot be opened: " + std::strerror(errno));
-  std::string text(kMaxFileBytes + 1, '\0');
-  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (stream.bad()) throw ConfigError(name + ": cannot be read: " + std::strerror(errno));
-  text.resize(static_cast<std::size_t>(stream.gcount()));
-  if (text.size() > kMaxFileBytes)
-    throw ConfigError(name + ": is larger than " + std::to_string(kMaxFileBytes) + " bytes");
-  return text;
+  if (std::filesystem::is_directory(file, ignored))
+    throw ConfigError(file.string() + ": is a folder, not a configuration file");
+  try {
+    return read_text_file(file, kMaxFileBytes);
+  } catch (const std::runtime_error& error) {
+    throw ConfigError(error.what());
+  }
 }
 
 /// An override's value: JSON, or what is no JSON as a string.
@@ -104,7 +97,7 @@ Config parse_config(const std::string& text, const std::string& origin, std::spa
 }
 
 Config load_config(const std::filesystem::path& file, std::span<const std::string> overrides) {
-  Config config = parse_config(read_file(file), file.string(), overrides);
+  Config config = parse_config(read_config_file(file), file.string(), overrides);
   if (config.data.path.empty() && config.data.train.empty())
     throw ConfigError(with_overrides(file.string(), overrides) +
                       ": data.path (a folder written by `sinkscope tokenize`) or data.train (shard files) must be given");

@@ -2,16 +2,17 @@
 #include <pcre2.h>
 
 #include <array>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <queue>
+#include <sstream>
 #include <stdexcept>
 #include <tuple>
 #include <unordered_map>
 
 #include "engine/data/tokenizer.h"
 #include "engine/data/vocabulary.h"
+#include "engine/files/input_file.h"
 
 namespace sinkscope {
 namespace {
@@ -90,12 +91,6 @@ std::array<std::string, 256> byte_characters() {
   return characters;
 }
 
-std::string read_whole(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw std::runtime_error(path.string() + ": cannot be read");
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
 struct Merge {
   std::int32_t rank = 0;    // lower merges first
   std::int32_t merged = 0;  // id
@@ -159,7 +154,7 @@ class Gpt2Tokenizer final : public Tokenizer {
     const std::string name = encoder_json_.string();
     nlohmann::json json;
     try {
-      json = nlohmann::json::parse(read_whole(encoder_json_));
+      json = nlohmann::json::parse(read_text_file(encoder_json_));
     } catch (const nlohmann::json::exception& error) {
       throw std::runtime_error(name + ": invalid JSON: " + error.what());
     }
@@ -206,8 +201,7 @@ class Gpt2Tokenizer final : public Tokenizer {
   }
 
   void read_merges(const Ids& ids) {
-    std::ifstream file(vocab_bpe_, std::ios::binary);
-    if (!file) throw std::runtime_error(vocab_bpe_.string() + ": cannot be read");
+    std::istringstream file(read_text_file(vocab_bpe_));
     std::string line;
     std::int32_t rank = 0;
     for (std::int64_t number = 1; std::getline(file, line); ++number) {

@@ -1,12 +1,13 @@
 #include "engine/data/manifest.h"
 
-#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
+#include <system_error>
 
 #include "engine/config/json_text.h"
 #include "engine/data/vocabulary.h"
+#include "engine/files/input_file.h"
 
 namespace sinkscope {
 namespace {
@@ -113,10 +114,10 @@ std::string to_text(const DatasetManifest& manifest) {
 }
 
 DatasetManifest read_manifest(const std::filesystem::path& file) {
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream) throw std::runtime_error(file.string() + ": cannot be read; expected a folder written by `sinkscope tokenize`");
-  const std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-  const Json json = parse_strict(text, file.string());
+  std::error_code ignored;
+  if (!std::filesystem::exists(file, ignored))
+    throw std::runtime_error(file.string() + ": cannot be read; expected a folder written by `sinkscope tokenize`");
+  const Json json = parse_strict(read_text_file(file), file.string());
   const Reader reader(json, file.string());
   if (reader.string("format") != kFormat) reader.fail("format", std::string("expected \"") + kFormat + "\"");
   reader.integer("version", kVersion, kVersion);

@@ -215,7 +215,7 @@ TEST_CASE("files are read whole or named") {
                                            "(shard files) must be given");
   CHECK_THROWS_WITH(load_config(folder.path()), folder.path().string() + ": is a folder, not a configuration file");
   CHECK_THROWS_WITH(load_config(folder / "none.json"),
-                    (folder / "none.json").string() + ": cannot be opened: No such file or directory");
+                    (folder / "none.json").string() + ": cannot open: No such file or directory");
   write(std::string((std::size_t{4} << 20) + 1, ' '));
   CHECK_THROWS_WITH(load_config(file), file.string() + ": is larger than 4194304 bytes");
 }

@@ -2,10 +2,10 @@
 
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <stdexcept>
 #include <vector>
+
+#include "engine/files/input_file.h"
 
 namespace sinkscope {
 namespace {
@@ -31,10 +31,9 @@ std::vector<fs::path> asset_folders() {
   return folders;
 }
 
-std::string read_file(const fs::path& file) {
-  std::ifstream stream(file, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
-  if (!stream || text.empty()) throw std::runtime_error(file.string() + ": cannot be read or is empty");
+std::string read_asset(const fs::path& file) {
+  std::string text = read_text_file(file);
+  if (text.empty()) throw std::runtime_error(file.string() + ": is empty");
   return text;
 }
 
@@ -57,7 +56,7 @@ ChartLibrary load_chart_library() {
     }
     const fs::path style = folder / "uplot" / "uPlot.min.css";
     const fs::path licence = folder / "uplot" / "LICENSE";
-    ChartLibrary library{read_file(script), read_file(style), read_file(licence)};
+    ChartLibrary library{read_asset(script), read_asset(style), read_asset(licence)};
     check_embeddable(library.script, "</script", script);
     check_embeddable(library.script, "<!--", script);
     check_embeddable(library.style, "</style", style);
