@@ -1,6 +1,5 @@
 #include <CLI/CLI.hpp>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -8,6 +7,7 @@
 #include <vector>
 
 #include "engine/checkpoint/checkpoint.h"
+#include "engine/files/replacement.h"
 #include "engine/model/decoder.h"
 #include "engine/model/random.h"
 #include "tools/commands.h"
@@ -42,7 +42,7 @@ Json nested(const float* values, std::span<const std::int64_t> extents) {
 }
 
 void run(const DumpArguments& arguments) {
-  if (fs::exists(arguments.output)) throw std::runtime_error(arguments.output + ": exists already");
+  PendingFile output(arguments.output);  // refuses an existing file before any work
   const fs::path folder = arguments.model;
   const bool checkpoint = fs::exists(folder / "manifest.json");
   if (checkpoint) verify_checkpoint(folder);
@@ -80,10 +80,8 @@ void run(const DumpArguments& arguments) {
   json["logits"] = nested(logits.data(), std::vector<std::int64_t>{B, T, V});
   json["sink_scores"] = nested(decoder.sink_scores().data(), std::vector<std::int64_t>{L, B, H, K});
   json["residual_norms"] = nested(decoder.residual_norms().data(), std::vector<std::int64_t>{L + 1, B, T});
-  std::ofstream out(arguments.output, std::ios::binary);
-  out << json.dump() << '\n';
-  out.close();
-  if (!out) throw std::runtime_error(arguments.output + ": cannot be written");
+  output.write(json.dump() + "\n");
+  output.commit();
 }
 
 }  // namespace

@@ -45,7 +45,15 @@ TEST_CASE("ablate trains every arm and compares them") {
     CHECK(place.run("export runs/small/bos-sequence --output export").status == 0);
     CHECK(std::filesystem::exists(place.path() / "export/model.safetensors"));
     CHECK(place.run("probe-dump export --output dump.json --sequences 2 --length 16 --positions 4").status == 0);
-    CHECK(contains(place.read("dump.json"), "sink_scores"));
+    const std::string dump = place.read("dump.json");
+    CHECK(contains(dump, "sink_scores"));
+    const Outcome again = place.run("probe-dump export --output dump.json");
+    CHECK(again.status == 1);
+    CHECK(contains(again.output, "dump.json: exists already"));
+    CHECK(place.read("dump.json") == dump);
+    CHECK(place.run("probe-dump export --output full.json", "trap '' XFSZ; ulimit -f 2;").status == 1);
+    for (const char* file : {"full.json", "full.json.partial", "dump.json.partial"})
+      CHECK(!std::filesystem::exists(place.path() / file));
   }
 }
 
