@@ -1,4 +1,4 @@
-#include "kernels/cpu/check.h"
+#include "kernels/check.h"
 
 #include <limits>
 #include <stdexcept>
@@ -64,8 +64,8 @@ int Check::blas_int(const char* name, std::int64_t value) const {
 }
 
 AttentionExtents check_attention(const Check& check, const char* name, const Tensor& qkv, int query_heads,
-                                 int kv_heads) {
-  check.rank(name, qkv, DType::f32, 4);
+                                 int kv_heads, DType real) {
+  check.rank(name, qkv, real, 4);
   check.that(query_heads > 0 && kv_heads > 0 && query_heads % kv_heads == 0, name,
              "has " + std::to_string(query_heads) + " query heads, not a positive multiple of its " +
                  std::to_string(kv_heads) + " key/value heads");
@@ -76,7 +76,7 @@ AttentionExtents check_attention(const Check& check, const char* name, const Ten
   extents.kv_heads = kv_heads;
   extents.head_dim = qkv.extent(3);
   check.that(extents.head_dim > 0, name, "is " + describe(qkv) + ", expected a head dimension over 0");
-  check.shape(name, qkv, DType::f32, {extents.sequences, extents.length, extents.row_heads(), extents.head_dim});
+  check.shape(name, qkv, real, {extents.sequences, extents.length, extents.row_heads(), extents.head_dim});
   return extents;
 }
 

@@ -1,4 +1,4 @@
-// Argument checks of the CPU backend. Every failure is a std::invalid_argument whose message starts
+// Argument checks of the backends. Every failure is a std::invalid_argument whose message starts
 // with the operation and names the tensor: "norm_forward: x is (2, 3) f32, expected (4, 3) f32".
 #pragma once
 
@@ -28,7 +28,7 @@ class Check {
   [[noreturn]] void fail(const char* name, const std::string& message) const;
 
   /// Every element of the i32 tensor is in [0, limit), or equal to -1 when `ignore` is set; the
-  /// message names the first other index and its value.
+  /// message names the first other index and its value. Host memory only.
   void indices(const char* name, const Tensor& tensor, std::int64_t limit, const char* limit_name, bool ignore) const;
 
   /// The value as the int that BLAS takes.
@@ -38,7 +38,7 @@ class Check {
   const char* op_;
 };
 
-/// Extents of grouped-query attention, checked: qkv is (B, T, H+2G, D) f32, H % G == 0.
+/// Extents of grouped-query attention, checked: qkv is (B, T, H+2G, D) of `real`, H % G == 0.
 struct AttentionExtents {
   std::int64_t sequences = 0;    // B
   std::int64_t length = 0;       // T
@@ -56,6 +56,6 @@ struct AttentionExtents {
 };
 
 AttentionExtents check_attention(const Check& check, const char* name, const Tensor& qkv, int query_heads,
-                                 int kv_heads);
+                                 int kv_heads, DType real = DType::f32);
 
 }  // namespace sinkscope
