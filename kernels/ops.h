@@ -1,5 +1,6 @@
 // The table of contents of the mathematics: every operation the engine is made of, with its
-// formula, shapes and dtypes. One abstract `Ops`; `kernels/cpu` implements it for fp32 on the CPU.
+// formula, shapes and dtypes. One abstract `Ops`; `kernels/cpu` implements it for fp32 on the CPU,
+// `kernels/cuda` for fp32 and bf16 on a GPU.
 //
 // Symbols: B sequences, T positions, N = B*T rows, C channels, H query heads, G key/value heads
 // (H % G == 0, query head h reads key/value head h / (H/G)), D head dim, F MLP hidden size,
@@ -9,7 +10,8 @@
 // - Arguments travel in plain structs built by the caller with designated initialisers. A view
 //   whose `data` is null is an optional argument that was not given; "optional" marks those.
 // - "+=" outputs are accumulated into; every other output is overwritten, whatever it held.
-// - `real` tensors hold the compute dtype of the backend (fp32 on the CPU). Statistics are f32.
+// - `real` tensors hold the compute dtype of the backend (f32 on the CPU, f32 or bf16 on a GPU).
+//   Statistics, gradients of parameters ("dweight" and the like), master weights and moments are f32.
 // - Wrong shapes or dtypes throw std::invalid_argument naming the op and the tensor.
 // - Operations are enqueued on the stream of the Ops object; on the CPU they run at once.
 // - For a fixed thread count every operation is deterministic, bit for bit.
@@ -214,7 +216,7 @@ struct Segment {
 
 /// sums[s] = sum of x[i]^2 over segment s, accumulated in f64 in a fixed order.
 struct SumOfSquares {
-  Tensor x;                           // (P) real
+  Tensor x;                           // (P) f32
   std::span<const Segment> segments;  // S of them
   Tensor sums;                        // (S) f64
 };
@@ -233,7 +235,8 @@ struct ClipScale {
 /// Does nothing when the scale is not finite.
 struct AdamwStep {
   Tensor param;                       // (P) f32
-  Tensor grad;                        // (P) real
+  Tensor grad;                        // (P) f32
+  Tensor compute;                     // (P) real, output: param rounded; optional where real is f32
   Tensor m;                           // (P) f32
   Tensor v;                           // (P) f32
   std::span<const Segment> segments;
@@ -283,6 +286,7 @@ class Ops {
   virtual void copy_to_host(void* dst, const Tensor& src) = 0;
   virtual void copy(const Tensor& dst, const Tensor& src) = 0;  // same dtype and size
   virtual void zero(const Tensor& dst) = 0;
+  virtual void convert(const Tensor& dst, const Tensor& src) = 0;  // between f32 and real, same size
   virtual void synchronize() = 0;
 
   virtual void embedding_forward(const EmbeddingForward& args) = 0;
@@ -316,6 +320,18 @@ class Ops {
   friend struct BufferDeleter;
   virtual void release(std::byte* data) noexcept = 0;
 };
+
+/// How a CUDA backend is made.
+struct CudaOptions {
+  int device = 0;                     // as CUDA numbers them
+  DType compute = DType::bf16;        // or f32
+};
+
+/// The GPUs that this build and this machine can use; empty with the reason in `*why_none`.
+std::vector<std::string> cuda_devices(std::string* why_none = nullptr);
+
+/// The CUDA backend on one GPU. Throws std::runtime_error naming the device and what is missing.
+std::unique_ptr<Ops> make_cuda_ops(const CudaOptions& options);
 
 /// The CPU backend: fp32, OpenMP, GEMM through OpenBLAS. `threads` 0 takes OpenMP's default.
 std::unique_ptr<Ops> make_cpu_ops(int threads = 0);

@@ -25,6 +25,7 @@ class CpuOps final : public Ops {
   void copy_to_host(void* dst, const Tensor& src) override;
   void copy(const Tensor& dst, const Tensor& src) override;
   void zero(const Tensor& dst) override;
+  void convert(const Tensor& dst, const Tensor& src) override { copy(dst, src); }
   void synchronize() override {}
 
   void embedding_forward(const EmbeddingForward& args) override;

@@ -92,6 +92,7 @@ void CpuOps::adamw_step(const AdamwStep& args) {
   check.shape("m", args.m, DType::f32, {size});
   check.shape("v", args.v, DType::f32, {size});
   check.shape("clip", args.clip, DType::f32, {2});
+  check.that(!args.compute, "compute", "is given, but here the weights are f32: param is what is computed with");
   check.that(args.step >= 1, "step", "is " + std::to_string(args.step) + ", expected >= 1");
   cut_segments("adamw_step", args.segments, size);
   const float scale = args.clip.as<float>()[1];

@@ -44,3 +44,28 @@ function(sinkscope_test name)
     # Waiting threads sleep: tests that run side by side would spin each other's time away.
     PROPERTIES TIMEOUT 600 ENVIRONMENT "OMP_WAIT_POLICY=passive" LABELS "${ARG_LABELS}")
 endfunction()
+
+if(SINKSCOPE_CUDA)
+  if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX} AND EXISTS /usr/local/cuda/bin/nvcc)
+    set(CMAKE_CUDA_COMPILER /usr/local/cuda/bin/nvcc)
+  endif()
+  # Named one by one below: CMake 3.25 knows neither 90a nor nvcc's C++20.
+  set(CMAKE_CUDA_ARCHITECTURES OFF)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+  enable_language(CUDA)
+  find_package(CUDAToolkit REQUIRED)
+endif()
+
+# sinkscope_cuda_sources(TARGET a.cu ...): adds sources that need the CUDA toolkit to a library.
+function(sinkscope_cuda_sources target)
+  target_sources(${target} PRIVATE ${ARGN})
+  target_link_libraries(${target} PUBLIC CUDA::cudart CUDA::cublasLt)
+  target_compile_options(${target} PRIVATE
+    "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--expt-extended-lambda;-lineinfo;-Xcompiler=-Wall,-Wextra>"
+    "$<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${SINKSCOPE_WERROR}>>:-Werror=all-warnings;-Xcompiler=-Werror>")
+  foreach(arch ${SINKSCOPE_CUDA_ARCHITECTURES})
+    target_compile_options(${target} PRIVATE
+      "$<$<COMPILE_LANGUAGE:CUDA>:-gencode=arch=compute_${arch},code=sm_${arch}>")
+  endforeach()
+endfunction()

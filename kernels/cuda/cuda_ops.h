@@ -1,0 +1,118 @@
+// The CUDA backend: fp32 or bf16 compute on one GPU, one stream. One .cu file per family of
+// operations. `real` tensors are f32 or bf16 as the backend was made; gradients of parameters,
+// statistics, master weights and moments are f32.
+#pragma once
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/ops.h"
+
+namespace sinkscope {
+
+class CudaOps final : public Ops {
+ public:
+  explicit CudaOps(const CudaOptions& options);
+  ~CudaOps() override;
+  CudaOps(const CudaOps&) = delete;
+  CudaOps& operator=(const CudaOps&) = delete;
+
+  std::string device_name() const override;
+  std::string description() const override;
+  DType compute_dtype() const override { return real_; }
+
+  Buffer allocate(std::size_t bytes) override;
+  void copy_from_host(const Tensor& dst, const void* src) override;
+  void copy_to_host(void* dst, const Tensor& src) override;
+  void copy(const Tensor& dst, const Tensor& src) override;
+  void zero(const Tensor& dst) override;
+  void convert(const Tensor& dst, const Tensor& src) override;
+  void synchronize() override;
+
+  void embedding_forward(const EmbeddingForward& args) override;
+  void embedding_backward(const EmbeddingBackward& args) override;
+  void norm_forward(const NormForward& args) override;
+  void norm_backward(const NormBackward& args) override;
+  void linear_forward(const LinearForward& args) override;
+  void linear_backward(const LinearBackward& args) override;
+  void rope(const Rope& args) override;
+  void qk_norm_forward(const QkNormForward& args) override;
+  void qk_norm_backward(const QkNormBackward& args) override;
+  void attention_forward(const AttentionForward& args) override;
+  void attention_backward(const AttentionBackward& args) override;
+  void gelu_forward(const GeluForward& args) override;
+  void gelu_backward(const GeluBackward& args) override;
+  void swiglu_forward(const SwigluForward& args) override;
+  void swiglu_backward(const SwigluBackward& args) override;
+  void add(const Tensor& out, const Tensor& a, const Tensor& b) override;
+  void cross_entropy(const CrossEntropy& args) override;
+  void sum_of_squares(const SumOfSquares& args) override;
+  void clip_scale(const ClipScale& args) override;
+  void adamw_step(const AdamwStep& args) override;
+
+  void attention_statistics(const AttentionStatistics& args) override;
+  void row_l2(const RowL2& args) override;
+  AbsStatistics abs_statistics(const Tensor& x) override;
+
+ private:
+  void release(std::byte* data) noexcept override;
+
+  /// At least `bytes` of device memory, 256-byte aligned, not initialised; valid until the next
+  /// call (the stream orders its users). Grows to the largest request and stays.
+  std::byte* scratch(std::size_t bytes);
+  template <class T>
+  T* scratch_of(std::int64_t count) {
+    return reinterpret_cast<T*>(scratch(static_cast<std::size_t>(count) * sizeof(T)));
+  }
+
+  /// One matrix product of cuBLASLt in its column-major terms: d (m, n) = a^T? (m, k) b^T? (k, n) + beta d.
+  struct Product {
+    std::int64_t m = 0, n = 0, k = 0;
+    bool transpose_a = false, transpose_b = false;
+    std::int64_t lda = 0, ldb = 0, ldd = 0;
+    DType output = DType::f32;
+    bool accumulate = false;
+    bool bias = false;
+    auto operator<=>(const Product&) const = default;
+  };
+  struct Plan;
+  void multiply(const char* op, const Product& product, const void* a, const void* b, void* d, const void* bias);
+  Plan& plan(const char* op, const Product& product);
+
+  /// cos and sin of t * theta^(-2d/D), (length, D/2, 2): rope.cu.
+  struct RotaryTable {
+    double theta = 0;
+    std::int64_t half = 0;
+    std::int64_t length = 0;
+    Buffer values;
+  };
+  const float2* rotary_table(double theta, std::int64_t half, std::int64_t length);
+
+  /// The segments of the flat arrays cut into chunks of equal work: optimizer.cu.
+  struct ChunkTable;
+  const ChunkTable& chunk_table(const char* op, std::span<const Segment> segments, std::int64_t size);
+
+  int device_ = 0;
+  DType real_ = DType::bf16;
+  cudaDeviceProp properties_{};
+  cudaStream_t stream_ = nullptr;
+  cublasLtHandle_t blas_ = nullptr;
+  Buffer scratch_;
+  std::size_t scratch_bytes_ = 0;
+  Buffer blas_workspace_;
+  std::size_t blas_workspace_bytes_ = 0;
+  std::map<Product, std::unique_ptr<Plan>> plans_;
+  std::vector<RotaryTable> rotary_tables_;
+  std::unique_ptr<ChunkTable> chunks_;
+};
+
+}  // namespace sinkscope

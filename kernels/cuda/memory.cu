@@ -1,0 +1,172 @@
+// The device itself: buffers, copies, conversion between f32 and the compute dtype.
+#include <algorithm>
+#include <stdexcept>
+
+#include "kernels/check.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/error.h"
+#include "kernels/cuda/plan.h"
+#include "kernels/cuda/vec.cuh"
+
+namespace sinkscope {
+namespace cuda {
+namespace {
+
+template <class To, class From>
+__global__ void convert_kernel(To* dst, const From* src, std::int64_t size) {
+  const std::int64_t stride = std::int64_t{gridDim.x} * blockDim.x;
+  for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < size; i += stride)
+    dst[i] = from_float<To>(to_float(src[i]));
+}
+
+constexpr std::size_t kBlasWorkspace = std::size_t{64} << 20;
+constexpr std::size_t kAlignment = 256;
+
+}  // namespace
+}  // namespace cuda
+
+CudaOps::CudaOps(const CudaOptions& options) : device_(options.device), real_(options.compute) {
+  if (real_ != DType::f32 && real_ != DType::bf16)
+    throw std::invalid_argument(std::string("make_cuda_ops: compute is ") + name_of(real_) + ", expected f32 or bf16");
+  std::string why;
+  const auto devices = static_cast<int>(cuda_devices(&why).size());
+  if (device_ < 0 || device_ >= devices)
+    throw std::runtime_error("make_cuda_ops: there is no GPU " + std::to_string(device_) + ": " +
+                             (devices == 0 ? why : "this machine has " + std::to_string(devices)));
+  check_cuda(cudaSetDevice(device_), "cudaSetDevice");
+  check_cuda(cudaGetDeviceProperties(&properties_, device_), "cudaGetDeviceProperties");
+  if (properties_.major < 8)
+    throw std::runtime_error("make_cuda_ops: GPU " + std::to_string(device_) + ", " + properties_.name +
+                             ", has compute capability " + std::to_string(properties_.major) + "." +
+                             std::to_string(properties_.minor) + "; expected at least 8.0");
+  check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+  check_blas(cublasLtCreate(&blas_), "cublasLtCreate");
+  blas_workspace_ = allocate(cuda::kBlasWorkspace);
+  blas_workspace_bytes_ = cuda::kBlasWorkspace;
+}
+
+CudaOps::~CudaOps() {
+  cudaStreamSynchronize(stream_);
+  plans_.clear();
+  chunks_.reset();
+  rotary_tables_.clear();
+  scratch_.reset();
+  blas_workspace_.reset();
+  if (blas_ != nullptr) cublasLtDestroy(blas_);
+  if (stream_ != nullptr) cudaStreamDestroy(stream_);
+}
+
+std::string CudaOps::device_name() const { return "cuda"; }
+
+std::string CudaOps::description() const {
+  int runtime = 0;
+  cudaRuntimeGetVersion(&runtime);
+  return std::string(real_ == DType::bf16 ? "bf16" : "fp32") + ", " + properties_.name + ", CUDA " +
+         std::to_string(runtime / 1000) + "." + std::to_string(runtime % 1000 / 10) + ", cuBLASLt " +
+         std::to_string(cublasLtGetVersion());
+}
+
+Buffer CudaOps::allocate(std::size_t bytes) {
+  void* data = nullptr;
+  const std::size_t rounded = std::max(bytes, cuda::kAlignment);
+  const cudaError_t status = cudaMalloc(&data, rounded);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    std::size_t free = 0, total = 0;
+    cudaMemGetInfo(&free, &total);
+    throw std::runtime_error(std::string(properties_.name) + ": " + std::to_string(rounded >> 20) +
+                             " MiB of device memory were asked for and " + std::to_string(free >> 20) + " of " +
+                             std::to_string(total >> 20) + " MiB are free");
+  }
+  check_cuda(status, "cudaMalloc");
+  return Buffer(static_cast<std::byte*>(data), BufferDeleter{this});
+}
+
+void CudaOps::release(std::byte* data) noexcept { cudaFree(data); }
+
+std::byte* CudaOps::scratch(std::size_t bytes) {
+  if (bytes > scratch_bytes_) {
+    check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+    scratch_.reset();
+    scratch_bytes_ = 0;
+    scratch_ = allocate(bytes);
+    scratch_bytes_ = bytes;
+  }
+  return scratch_.get();
+}
+
+void CudaOps::copy_from_host(const Tensor& dst, const void* src) {
+  const Check check("copy_from_host");
+  if (dst.bytes() == 0) return;
+  check.that(static_cast<bool>(dst), "dst", "is not given");
+  check.that(src != nullptr, "src", "is null");
+  // Pageable memory is staged before the call returns, so that the caller may change it at once.
+  check_cuda(cudaMemcpyAsync(dst.data, src, dst.bytes(), cudaMemcpyHostToDevice, stream_), "copy_from_host");
+}
+
+void CudaOps::copy_to_host(void* dst, const Tensor& src) {
+  const Check check("copy_to_host");
+  if (src.bytes() == 0) return;
+  check.that(static_cast<bool>(src), "src", "is not given");
+  check.that(dst != nullptr, "dst", "is null");
+  check_cuda(cudaMemcpyAsync(dst, src.data, src.bytes(), cudaMemcpyDeviceToHost, stream_), "copy_to_host");
+  check_cuda(cudaStreamSynchronize(stream_), "copy_to_host");
+}
+
+void CudaOps::copy(const Tensor& dst, const Tensor& src) {
+  const Check check("copy");
+  check.that(static_cast<bool>(dst), "dst", "is not given");
+  check.that(static_cast<bool>(src), "src", "is not given");
+  check.that(dst.dtype == src.dtype && dst.size() == src.size(), "dst",
+             "is " + describe(dst) + ", expected the dtype and size of src, " + describe(src));
+  check_cuda(cudaMemcpyAsync(dst.data, src.data, dst.bytes(), cudaMemcpyDeviceToDevice, stream_), "copy");
+}
+
+void CudaOps::zero(const Tensor& dst) {
+  if (dst.bytes() == 0) return;
+  Check("zero").that(static_cast<bool>(dst), "dst", "is not given");
+  check_cuda(cudaMemsetAsync(dst.data, 0, dst.bytes(), stream_), "zero");
+}
+
+void CudaOps::convert(const Tensor& dst, const Tensor& src) {
+  const Check check("convert");
+  check.that(static_cast<bool>(dst), "dst", "is not given");
+  check.that(static_cast<bool>(src), "src", "is not given");
+  const auto known = [](DType dtype) { return dtype == DType::f32 || dtype == DType::bf16; };
+  check.that(known(dst.dtype) && known(src.dtype) && dst.size() == src.size(), "dst",
+             "is " + describe(dst) + ", expected f32 or bf16 of the size of src, " + describe(src));
+  if (dst.dtype == src.dtype) return copy(dst, src);
+  const std::int64_t size = src.size();
+  if (size == 0) return;
+  const auto blocks = static_cast<unsigned>(std::min<std::int64_t>((size + 255) / 256, 65536));
+  if (dst.dtype == DType::bf16)
+    cuda::convert_kernel<<<blocks, 256, 0, stream_>>>(cuda::pointer<cuda::bf16>(dst), cuda::pointer<const float>(src), size);
+  else
+    cuda::convert_kernel<<<blocks, 256, 0, stream_>>>(cuda::pointer<float>(dst), cuda::pointer<const cuda::bf16>(src), size);
+  check_launch("convert");
+}
+
+void CudaOps::synchronize() { check_cuda(cudaStreamSynchronize(stream_), "synchronize"); }
+
+std::vector<std::string> cuda_devices(std::string* why_none) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) {
+    cudaGetLastError();
+    count = 0;
+    if (why_none != nullptr) *why_none = cudaGetErrorString(status);
+  } else if (count == 0 && why_none != nullptr) {
+    *why_none = "the driver reports none";
+  }
+  std::vector<std::string> names;
+  for (int device = 0; device < count; ++device) {
+    cudaDeviceProp properties{};
+    check_cuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+    names.emplace_back(properties.name);
+  }
+  return names;
+}
+
+std::unique_ptr<Ops> make_cuda_ops(const CudaOptions& options) { return std::make_unique<CudaOps>(options); }
+
+}  // namespace sinkscope

@@ -1,0 +1,294 @@
+// Residual add and LayerNorm or RMSNorm. A row is held in registers by one warp (C <= 1024) or one
+// block; longer rows are read again from memory.
+#include "kernels/check.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/error.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/vec.cuh"
+
+namespace sinkscope {
+namespace cuda {
+namespace {
+
+template <class T>
+struct ForwardArgs {
+  const T *x, *delta;
+  T* sum;
+  const T *weight, *bias;
+  T* out;
+  float *mean, *rstd, *l2;
+  std::int64_t rows, channels;
+  float eps;
+};
+
+template <class T>
+struct BackwardArgs {
+  const T *x, *dout, *weight;
+  const float *mean, *rstd;
+  T* dx;
+  float* partials;  // (blocks, 2, C): of dweight, then dbias
+  std::int64_t rows, channels;
+};
+
+/// Sum over the threads that share a row: Group of them, a warp or the whole block.
+template <int Group>
+__device__ float row_sum(float x) {
+  if constexpr (Group == kWarp)
+    return warp_sum(x);
+  else
+    return block_sum<Group>(x);
+}
+
+/// Thread's first column of its v-th vector.
+template <int Group>
+__device__ std::int64_t column_of(int v) {
+  return (std::int64_t{v} * Group + threadIdx.x % Group) * kVector;
+}
+
+/// One row per group of Group threads, Vectors x 8 of its elements in each thread's registers.
+template <class T, int Group, int Vectors, bool Aligned, bool LayerNorm>
+__global__ void forward_kernel(ForwardArgs<T> args) {
+  const int groups = static_cast<int>(blockDim.x) / Group;
+  const std::int64_t row = std::int64_t{blockIdx.x} * groups + threadIdx.x / Group;
+  if (row >= args.rows) return;  // whole groups leave: with Group == blockDim.x whole blocks
+  const std::int64_t C = args.channels, at = row * C;
+  const auto channels = static_cast<float>(C);
+  float x[Vectors][kVector];
+  float total = 0, squares = 0;
+#pragma unroll
+  for (int v = 0; v < Vectors; ++v) {
+    const std::int64_t c = column_of<Group>(v);
+    load_some<Aligned>(args.x + at + c, C - c, x[v]);
+    if (args.delta != nullptr) {
+      float delta[kVector];
+      load_some<Aligned>(args.delta + at + c, C - c, delta);
+#pragma unroll
+      // What is normalised is what is stored: the sum rounded to the compute dtype.
+      for (int i = 0; i < kVector; ++i) x[v][i] = to_float(from_float<T>(x[v][i] + delta[i]));
+      store_some<Aligned>(args.sum + at + c, C - c, x[v]);
+    }
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      total += x[v][i];
+      squares += x[v][i] * x[v][i];
+    }
+  }
+  squares = row_sum<Group>(squares);
+  float mean = 0, variance = squares / channels;
+  if constexpr (LayerNorm) {
+    mean = row_sum<Group>(total) / channels;
+    float deviations = 0;
+#pragma unroll
+    for (int v = 0; v < Vectors; ++v) {
+      const std::int64_t c = column_of<Group>(v);
+#pragma unroll
+      for (int i = 0; i < kVector; ++i)
+        if (c + i < C) deviations += (x[v][i] - mean) * (x[v][i] - mean);
+    }
+    variance = row_sum<Group>(deviations) / channels;
+  }
+  const float rstd = 1.0F / sqrtf(variance + args.eps);
+#pragma unroll
+  for (int v = 0; v < Vectors; ++v) {
+    const std::int64_t c = column_of<Group>(v);
+    float weight[kVector], out[kVector];
+    load_some<Aligned>(args.weight + c, C - c, weight);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) out[i] = (x[v][i] - mean) * rstd * weight[i];
+    if (LayerNorm && args.bias != nullptr) {
+      float bias[kVector];
+      load_some<Aligned>(args.bias + c, C - c, bias);
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) out[i] += bias[i];
+    }
+    store_some<Aligned>(args.out + at + c, C - c, out);
+  }
+  if (threadIdx.x % Group == 0) {
+    args.rstd[row] = rstd;
+    if (LayerNorm) args.mean[row] = mean;
+    if (args.l2 != nullptr) args.l2[row] = sqrtf(squares);
+  }
+}
+
+/// Rows row0, row0 + stride, ... of each group; the parameters' gradients of a group stay in its
+/// registers and are added up over the block's groups, in order, at the end.
+template <class T, int Group, int Vectors, bool Aligned, bool LayerNorm>
+__global__ void backward_kernel(BackwardArgs<T> args) {
+  extern __shared__ float shared[];  // (groups, C)
+  const int groups = static_cast<int>(blockDim.x) / Group, group = static_cast<int>(threadIdx.x) / Group;
+  const std::int64_t C = args.channels, stride = std::int64_t{gridDim.x} * groups;
+  const auto channels = static_cast<float>(C);
+  float dweight[Vectors][kVector] = {}, dbias[Vectors][kVector] = {};
+  for (std::int64_t row = std::int64_t{blockIdx.x} * groups + group; row < args.rows; row += stride) {
+    const std::int64_t at = row * C;
+    const float rstd = args.rstd[row], mean = LayerNorm ? args.mean[row] : 0.0F;
+    float normal[Vectors][kVector], scaled[Vectors][kVector];  // x hat, and dout * weight
+    float sum_scaled = 0, sum_product = 0;
+#pragma unroll
+    for (int v = 0; v < Vectors; ++v) {
+      const std::int64_t c = column_of<Group>(v);
+      float dout[kVector], weight[kVector];
+      load_some<Aligned>(args.x + at + c, C - c, normal[v]);
+      load_some<Aligned>(args.dout + at + c, C - c, dout);
+      load_some<Aligned>(args.weight + c, C - c, weight);
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) {
+        normal[v][i] = (normal[v][i] - mean) * rstd;
+        scaled[v][i] = dout[i] * weight[i];
+        sum_scaled += scaled[v][i];
+        sum_product += scaled[v][i] * normal[v][i];
+        dweight[v][i] += dout[i] * normal[v][i];
+        dbias[v][i] += dout[i];
+      }
+    }
+    sum_product = row_sum<Group>(sum_product) / channels;
+    if constexpr (LayerNorm) sum_scaled = row_sum<Group>(sum_scaled) / channels;
+#pragma unroll
+    for (int v = 0; v < Vectors; ++v) {
+      const std::int64_t c = column_of<Group>(v);
+      float dx[kVector];
+      load_some<Aligned>(args.dx + at + c, C - c, dx);
+#pragma unroll
+      for (int i = 0; i < kVector; ++i)
+        dx[i] += rstd * (scaled[v][i] - normal[v][i] * sum_product - (LayerNorm ? sum_scaled : 0.0F));
+      store_some<Aligned>(args.dx + at + c, C - c, dx);
+    }
+  }
+  for (int which = 0; which < (LayerNorm ? 2 : 1); ++which) {
+    __syncthreads();
+#pragma unroll
+    for (int v = 0; v < Vectors; ++v) {
+      const std::int64_t c = column_of<Group>(v);
+#pragma unroll
+      for (int i = 0; i < kVector; ++i)
+        if (c + i < C) shared[group * C + c + i] = which == 0 ? dweight[v][i] : dbias[v][i];
+    }
+    __syncthreads();
+    for (std::int64_t c = threadIdx.x; c < C; c += blockDim.x) {
+      float sum = 0;
+      for (int g = 0; g < groups; ++g) sum += shared[g * C + c];
+      args.partials[(std::int64_t{blockIdx.x} * 2 + which) * C + c] = sum;
+    }
+  }
+}
+
+/// out[c] += sum over blocks of partials[block, which, c], 8 strided runs of blocks at a time.
+__global__ void add_partials_kernel(float* dweight, float* dbias, const float* partials, int blocks, std::int64_t C) {
+  constexpr int kRuns = 8;
+  __shared__ float runs[kRuns][kWarp];
+  const std::int64_t c = std::int64_t{blockIdx.x} * kWarp + threadIdx.x;
+  float* out = blockIdx.y == 0 ? dweight : dbias;
+  float sum = 0;
+  if (c < C)
+    for (int block = static_cast<int>(threadIdx.y); block < blocks; block += kRuns)
+      sum += partials[(std::int64_t{block} * 2 + blockIdx.y) * C + c];
+  runs[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y != 0 || c >= C) return;
+  float total = 0;
+#pragma unroll
+  for (int run = 0; run < kRuns; ++run) total += runs[run][threadIdx.x];
+  out[c] += total;
+}
+
+/// Calls f<Group, Vectors, Aligned> with the smallest register tile that holds a row of C elements.
+template <class F>
+void with_tile(std::int64_t C, bool aligned, F&& f) {
+  const auto call = [&]<int Group, int Vectors>() {
+    if (aligned)
+      f.template operator()<Group, Vectors, true>();
+    else
+      f.template operator()<Group, Vectors, false>();
+  };
+  if (C <= 256) return call.template operator()<kWarp, 1>();
+  if (C <= 512) return call.template operator()<kWarp, 2>();
+  if (C <= 768) return call.template operator()<kWarp, 3>();
+  if (C <= 1024) return call.template operator()<kWarp, 4>();
+  if (C <= 2048) return call.template operator()<256, 1>();
+  if (C <= 4096) return call.template operator()<256, 2>();
+  return call.template operator()<256, 4>();
+}
+
+constexpr std::int64_t kMaxChannels = 8192;
+constexpr int kThreads = 256;
+
+}  // namespace
+}  // namespace cuda
+
+void CudaOps::norm_forward(const NormForward& args) {
+  const Check check("norm_forward");
+  check.rank("x", args.x, real_, 2);
+  const std::int64_t N = args.x.extent(0), C = args.x.extent(1);
+  const bool layernorm = args.kind == NormKind::layernorm;
+  check.that(C > 0 && C <= cuda::kMaxChannels, "x",
+             "is " + describe(args.x) + ", expected 1 to " + std::to_string(cuda::kMaxChannels) + " channels");
+  check.optional_shape("delta", args.delta, real_, {N, C});
+  check.that(static_cast<bool>(args.delta) == static_cast<bool>(args.sum), "sum", "is given without delta, or delta without it");
+  check.optional_shape("sum", args.sum, real_, {N, C});
+  check.shape("weight", args.weight, real_, {C});
+  check.that(layernorm || !args.bias, "bias", "is given, but rmsnorm has none");
+  check.optional_shape("bias", args.bias, real_, {C});
+  check.shape("out", args.out, real_, {N, C});
+  if (layernorm) check.shape("mean", args.mean, DType::f32, {N});
+  check.shape("rstd", args.rstd, DType::f32, {N});
+  check.optional_shape("l2", args.l2, DType::f32, {N});
+  if (N == 0) return;
+  cuda::with_real(real_, [&]<class T>(T) {
+    const cuda::ForwardArgs<T> a{cuda::pointer<const T>(args.x),      cuda::pointer<const T>(args.delta),
+                                 cuda::pointer<T>(args.sum),          cuda::pointer<const T>(args.weight),
+                                 cuda::pointer<const T>(args.bias),   cuda::pointer<T>(args.out),
+                                 cuda::pointer<float>(args.mean),     cuda::pointer<float>(args.rstd),
+                                 cuda::pointer<float>(args.l2),       N, C, args.eps};
+    const bool aligned = cuda::vector_rows(C, a.x, a.delta, a.sum, a.weight, a.bias, a.out);
+    cuda::with_tile(C, aligned, [&]<int Group, int Vectors, bool Aligned>() {
+      const unsigned blocks = cuda::grid_of(N, cuda::kThreads / Group, N);
+      if (layernorm)
+        cuda::forward_kernel<T, Group, Vectors, Aligned, true><<<blocks, cuda::kThreads, 0, stream_>>>(a);
+      else
+        cuda::forward_kernel<T, Group, Vectors, Aligned, false><<<blocks, cuda::kThreads, 0, stream_>>>(a);
+    });
+  });
+  check_launch("norm_forward");
+}
+
+void CudaOps::norm_backward(const NormBackward& args) {
+  const Check check("norm_backward");
+  check.rank("x", args.x, real_, 2);
+  const std::int64_t N = args.x.extent(0), C = args.x.extent(1);
+  const bool layernorm = args.kind == NormKind::layernorm;
+  check.that(C > 0 && C <= cuda::kMaxChannels, "x",
+             "is " + describe(args.x) + ", expected 1 to " + std::to_string(cuda::kMaxChannels) + " channels");
+  check.shape("dout", args.dout, real_, {N, C});
+  check.shape("weight", args.weight, real_, {C});
+  if (layernorm) check.shape("mean", args.mean, DType::f32, {N});
+  check.shape("rstd", args.rstd, DType::f32, {N});
+  check.shape("dx", args.dx, real_, {N, C});
+  check.shape("dweight", args.dweight, DType::f32, {C});
+  check.that(layernorm || !args.dbias, "dbias", "is given, but rmsnorm has no bias");
+  check.optional_shape("dbias", args.dbias, DType::f32, {C});
+  if (N == 0) return;
+  cuda::with_real(real_, [&]<class T>(T) {
+    cuda::BackwardArgs<T> a{cuda::pointer<const T>(args.x),      cuda::pointer<const T>(args.dout),
+                            cuda::pointer<const T>(args.weight), cuda::pointer<const float>(args.mean),
+                            cuda::pointer<const float>(args.rstd), cuda::pointer<T>(args.dx), nullptr, N, C};
+    const bool aligned = cuda::vector_rows(C, a.x, a.dout, a.weight, a.dx);
+    cuda::with_tile(C, aligned, [&]<int Group, int Vectors, bool Aligned>() {
+      constexpr int kGroups = cuda::kThreads / Group;
+      const unsigned blocks = cuda::grid_of(N, kGroups, 2 * properties_.multiProcessorCount);
+      a.partials = scratch_of<float>(std::int64_t{blocks} * 2 * C);
+      const auto shared = static_cast<std::size_t>(kGroups * C) * sizeof(float);  // at most 32 KiB
+      if (layernorm)
+        cuda::backward_kernel<T, Group, Vectors, Aligned, true><<<blocks, cuda::kThreads, shared, stream_>>>(a);
+      else
+        cuda::backward_kernel<T, Group, Vectors, Aligned, false><<<blocks, cuda::kThreads, shared, stream_>>>(a);
+      check_launch("norm_backward");
+      const dim3 grid(static_cast<unsigned>(cuda::ceil_div(C, cuda::kWarp)), args.dbias ? 2 : 1);
+      cuda::add_partials_kernel<<<grid, dim3(cuda::kWarp, 8), 0, stream_>>>(
+          cuda::pointer<float>(args.dweight), cuda::pointer<float>(args.dbias), a.partials, static_cast<int>(blocks), C);
+    });
+  });
+  check_launch("norm_backward");
+}
+
+}  // namespace sinkscope
