@@ -82,6 +82,7 @@ class CudaOps final : public Ops {
     DType output = DType::f32;
     bool accumulate = false;
     bool bias = false;
+    std::uint32_t alignment = 256;  // of the pointers, bytes
     auto operator<=>(const Product&) const = default;
   };
   struct Plan;

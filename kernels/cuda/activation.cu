@@ -1,0 +1,159 @@
+// GELU, SwiGLU and the plain addition: one pass over memory each.
+#include "kernels/check.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/error.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/vec.cuh"
+
+namespace sinkscope {
+namespace cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr float kGeluScale = 0.7978845608028654F;  // sqrt(2 / pi)
+constexpr float kGeluCubic = 0.044715F;
+
+__device__ float gelu(float x) {
+  return 0.5F * x * (1.0F + tanhf(kGeluScale * (x + kGeluCubic * x * x * x)));
+}
+__device__ float gelu_derivative(float x) {
+  const float t = tanhf(kGeluScale * (x + kGeluCubic * x * x * x));
+  return 0.5F * (1.0F + t) + 0.5F * x * (1.0F - t * t) * kGeluScale * (1.0F + 3.0F * kGeluCubic * x * x);
+}
+__device__ float sigmoid(float x) { return 1.0F / (1.0F + expf(-x)); }
+
+/// out[i] = f(a[i], b[i]) over flat arrays, eight elements a thread.
+template <bool Aligned, class T, class F>
+__global__ void map_kernel(T* out, const T* a, const T* b, std::int64_t size, F f) {
+  const std::int64_t i = (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kVector;
+  if (i >= size) return;
+  float x[kVector], y[kVector], z[kVector];
+  load_some<Aligned>(a + i, size - i, x);
+  load_some<Aligned>(b + i, size - i, y);
+#pragma unroll
+  for (int j = 0; j < kVector; ++j) z[j] = f(x[j], y[j]);
+  store_some<Aligned>(out + i, size - i, z);
+}
+
+struct Gelu {
+  __device__ float operator()(float x, float) const { return gelu(x); }
+};
+struct GeluGradient {
+  __device__ float operator()(float x, float dout) const { return gelu_derivative(x) * dout; }
+};
+struct Sum {
+  __device__ float operator()(float a, float b) const { return a + b; }
+};
+
+template <class T, class F>
+void map(cudaStream_t stream, T* out, const T* a, const T* b, std::int64_t size, F f) {
+  if (size == 0) return;
+  const unsigned blocks = grid_of(size, kThreads * kVector, size);
+  with_bool(vector_rows(size, out, a, b), [&](auto aligned) {
+    map_kernel<decltype(aligned)::value><<<blocks, kThreads, 0, stream>>>(out, a, b, size, f);
+  });
+}
+
+/// Thread per eight hidden elements of a row; the gate is `width` columns before the up projection.
+template <bool Aligned, bool Backward, class T>
+__global__ void swiglu_kernel(const T* gate_up, const T* dout, T* out, std::int64_t rows, std::int64_t width) {
+  const std::int64_t vectors = (width + kVector - 1) / kVector;
+  const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= rows * vectors) return;
+  const std::int64_t row = i / vectors, c = i % vectors * kVector, left = width - c;
+  const T* gates = gate_up + row * 2 * width + c;
+  float gate[kVector], up[kVector];
+  load_some<Aligned>(gates, left, gate);
+  load_some<Aligned>(gates + width, left, up);
+  if constexpr (!Backward) {
+    float value[kVector];
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) value[j] = gate[j] * sigmoid(gate[j]) * up[j];
+    store_some<Aligned>(out + row * width + c, left, value);
+  } else {
+    float d[kVector], d_gate[kVector], d_up[kVector];
+    load_some<Aligned>(dout + row * width + c, left, d);
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) {
+      const float s = sigmoid(gate[j]);
+      d_up[j] = d[j] * gate[j] * s;
+      d_gate[j] = d[j] * up[j] * s * (1.0F + gate[j] * (1.0F - s));
+    }
+    store_some<Aligned>(out + row * 2 * width + c, left, d_gate);
+    store_some<Aligned>(out + row * 2 * width + width + c, left, d_up);
+  }
+}
+
+template <bool Backward, class T>
+void swiglu(cudaStream_t stream, const T* gate_up, const T* dout, T* out, std::int64_t rows, std::int64_t width) {
+  if (rows * width == 0) return;
+  const std::int64_t items = rows * ceil_div(width, kVector);
+  const unsigned blocks = grid_of(items, kThreads, items);
+  with_bool(vector_rows(width, gate_up, dout, out), [&](auto aligned) {
+    swiglu_kernel<decltype(aligned)::value, Backward><<<blocks, kThreads, 0, stream>>>(gate_up, dout, out, rows, width);
+  });
+}
+
+}  // namespace
+}  // namespace cuda
+
+void CudaOps::gelu_forward(const GeluForward& args) {
+  const Check check("gelu_forward");
+  check.rank("x", args.x, real_, 2);
+  check.shape("out", args.out, real_, {args.x.extent(0), args.x.extent(1)});
+  cuda::with_real(real_, [&]<class T>(T) {
+    const auto* x = cuda::pointer<const T>(args.x);
+    cuda::map(stream_, cuda::pointer<T>(args.out), x, x, args.x.size(), cuda::Gelu{});
+  });
+  check_launch("gelu_forward");
+}
+
+void CudaOps::gelu_backward(const GeluBackward& args) {
+  const Check check("gelu_backward");
+  check.rank("x", args.x, real_, 2);
+  check.shape("dout", args.dout, real_, {args.x.extent(0), args.x.extent(1)});
+  check.shape("dx", args.dx, real_, {args.x.extent(0), args.x.extent(1)});
+  cuda::with_real(real_, [&]<class T>(T) {
+    cuda::map(stream_, cuda::pointer<T>(args.dx), cuda::pointer<const T>(args.x), cuda::pointer<const T>(args.dout),
+              args.x.size(), cuda::GeluGradient{});
+  });
+  check_launch("gelu_backward");
+}
+
+void CudaOps::swiglu_forward(const SwigluForward& args) {
+  const Check check("swiglu_forward");
+  check.rank("out", args.out, real_, 2);
+  const std::int64_t N = args.out.extent(0), F = args.out.extent(1);
+  check.shape("gate_up", args.gate_up, real_, {N, 2 * F});
+  cuda::with_real(real_, [&]<class T>(T) {
+    cuda::swiglu<false, T>(stream_, cuda::pointer<const T>(args.gate_up), nullptr, cuda::pointer<T>(args.out), N, F);
+  });
+  check_launch("swiglu_forward");
+}
+
+void CudaOps::swiglu_backward(const SwigluBackward& args) {
+  const Check check("swiglu_backward");
+  check.rank("dout", args.dout, real_, 2);
+  const std::int64_t N = args.dout.extent(0), F = args.dout.extent(1);
+  check.shape("gate_up", args.gate_up, real_, {N, 2 * F});
+  check.shape("dgate_up", args.dgate_up, real_, {N, 2 * F});
+  cuda::with_real(real_, [&]<class T>(T) {
+    cuda::swiglu<true, T>(stream_, cuda::pointer<const T>(args.gate_up), cuda::pointer<const T>(args.dout),
+                          cuda::pointer<T>(args.dgate_up), N, F);
+  });
+  check_launch("swiglu_backward");
+}
+
+void CudaOps::add(const Tensor& out, const Tensor& a, const Tensor& b) {
+  const Check check("add");
+  check.rank("out", out, real_, 2);
+  check.shape("a", a, real_, {out.extent(0), out.extent(1)});
+  check.shape("b", b, real_, {out.extent(0), out.extent(1)});
+  cuda::with_real(real_, [&]<class T>(T) {
+    cuda::map(stream_, cuda::pointer<T>(out), cuda::pointer<const T>(a), cuda::pointer<const T>(b), out.size(),
+              cuda::Sum{});
+  });
+  check_launch("add");
+}
+
+}  // namespace sinkscope
