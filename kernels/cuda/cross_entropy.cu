@@ -1,0 +1,86 @@
+// Softmax cross-entropy: one block a row of logits, which are overwritten by their gradient.
+#include <cmath>
+
+#include "kernels/check.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/error.h"
+#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/vec.cuh"
+
+namespace sinkscope {
+namespace cuda {
+namespace {
+
+constexpr int kThreads = 512;
+
+template <bool Aligned, class T>
+__global__ void __launch_bounds__(kThreads) cross_entropy_kernel(T* logits, const std::int32_t* targets, float* losses,
+                                                                 std::int64_t vocabulary, bool gradient, float scale) {
+  constexpr std::int64_t kStep = kThreads * kVector;
+  T* row = logits + std::int64_t{blockIdx.x} * vocabulary;
+  const std::int32_t target = targets[blockIdx.x];
+  const std::int64_t first = threadIdx.x * kVector;
+  if (target < 0) {
+    if (threadIdx.x == 0) losses[blockIdx.x] = 0.0F;
+    const float zeros[kVector] = {};
+    if (gradient)
+      for (std::int64_t c = first; c < vocabulary; c += kStep) store_some<Aligned>(row + c, vocabulary - c, zeros);
+    return;
+  }
+  // The maximum and the sum of exponentials together; a thread rescales its sum when its maximum rises.
+  float highest = -INFINITY, sum = 0;
+  for (std::int64_t c = first; c < vocabulary; c += kStep) {
+    float x[kVector];
+    load_some<Aligned>(row + c, vocabulary - c, x);
+    float top = highest;
+#pragma unroll
+    for (int j = 0; j < kVector; ++j)
+      if (c + j < vocabulary) top = fmaxf(top, x[j]);
+    if (top > highest) {
+      sum *= expf(highest - top);
+      highest = top;
+    }
+#pragma unroll
+    for (int j = 0; j < kVector; ++j)
+      if (c + j < vocabulary) sum += expf(x[j] - highest);
+  }
+  const float maximum = block_max<kThreads>(highest);
+  // A thread without a column, or with only -inf, has nothing to add.
+  sum = block_sum<kThreads>(highest == -INFINITY ? (sum == sum ? 0.0F : sum) : sum * expf(highest - maximum));
+  const float target_logit = to_float(row[target]);
+  if (threadIdx.x == 0) losses[blockIdx.x] = logf(sum) + (maximum - target_logit);
+  if (!gradient) return;
+  __syncthreads();  // the target's logit is read before it is overwritten
+  const float factor = scale / sum;
+  for (std::int64_t c = first; c < vocabulary; c += kStep) {
+    float x[kVector];
+    load_some<Aligned>(row + c, vocabulary - c, x);
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) x[j] = factor * expf(x[j] - maximum) - (c + j == target ? scale : 0.0F);
+    store_some<Aligned>(row + c, vocabulary - c, x);
+  }
+}
+
+}  // namespace
+}  // namespace cuda
+
+void CudaOps::cross_entropy(const CrossEntropy& args) {
+  const Check check("cross_entropy");
+  check.rank("logits", args.logits, real_, 2);
+  const std::int64_t N = args.logits.extent(0), V = args.logits.extent(1);
+  check.that(V > 0, "logits", "is " + describe(args.logits) + ", expected a vocabulary");
+  check.shape("targets", args.targets, DType::i32, {N});
+  check.shape("losses", args.losses, DType::f32, {N});
+  if (N == 0) return;
+  cuda::with_real(real_, [&]<class T>(T) {
+    auto* logits = cuda::pointer<T>(args.logits);
+    cuda::with_bool(cuda::vector_rows(V, logits), [&](auto aligned) {
+      cuda::cross_entropy_kernel<decltype(aligned)::value><<<static_cast<unsigned>(N), cuda::kThreads, 0, stream_>>>(
+          logits, cuda::pointer<const std::int32_t>(args.targets), cuda::pointer<float>(args.losses), V, args.gradient,
+          args.scale);
+    });
+  });
+  check_launch("cross_entropy");
+}
+
+}  // namespace sinkscope
