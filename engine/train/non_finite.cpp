@@ -7,6 +7,10 @@
 namespace sinkscope {
 namespace {
 
+bool all_finite(std::span<const float> values) {
+  return std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); });
+}
+
 class FiniteCheck final : public ActivationObserver {
  public:
   explicit FiniteCheck(Ops& ops) : ops_(ops) {}
@@ -25,7 +29,7 @@ class FiniteCheck final : public ActivationObserver {
     if (!first_.empty()) return;
     values_.resize(static_cast<std::size_t>(tensor.size()));
     ops_.copy_to_host(values_.data(), tensor);
-    if (!std::all_of(values_.begin(), values_.end(), [](float x) { return std::isfinite(x); })) first_ = name;
+    if (!all_finite(values_)) first_ = name;
   }
   const std::string& first() const { return first_; }
 
@@ -42,6 +46,14 @@ std::string first_non_finite(Ops& ops, Decoder& decoder, const Batch& batch) {
   for (const ParameterSpec& spec : decoder.layout().specs()) check.look("parameter " + spec.name, decoder.parameter(spec));
   if (check.first().empty()) decoder.forward(batch.sequences, batch.length, batch.inputs.data(), &check);
   return check.first().empty() ? "logits" : check.first();
+}
+
+std::optional<std::string> first_non_finite(const ParameterLayout& layout, std::span<const float> values) {
+  for (const ParameterSpec& spec : layout.specs()) {
+    const auto part = values.subspan(static_cast<std::size_t>(spec.offset), static_cast<std::size_t>(spec.size));
+    if (!all_finite(part)) return spec.name;
+  }
+  return std::nullopt;
 }
 
 }  // namespace sinkscope

@@ -74,6 +74,7 @@ class Run {
   void load(const std::filesystem::path& checkpoint);
   void initialize();
   void open_logs(std::optional<std::int64_t> resume_step);
+  void start(const std::string& how);
 
   StepRecord training_step(std::int64_t step);
   void probe_gradients(const UpdateResult& update, StepRecord& record) const;
@@ -81,6 +82,7 @@ class Run {
   void probe(std::int64_t step, double loss);
   void sample(std::int64_t step);
   void save(std::int64_t step);
+  void expect_finite(std::int64_t step, const std::string& what, std::span<const float> values);
   [[noreturn]] void stop_not_finite(std::int64_t step, const std::string& what, const std::string& tensor);
   void event(std::int64_t step, const std::string& kind, const std::string& message, const Json& data);
 
@@ -181,14 +183,7 @@ void Run::begin() {
                     .dataset_fingerprint = dataset_.fingerprint,
                     .parameters = decoder_.layout().parameter_count()});
   open_logs(std::nullopt);
-  event(0, "start", "training of " + std::to_string(decoder_.layout().parameter_count()) + " parameters begins",
-        {{"parameters", decoder_.layout().parameter_count()},
-         {"device", ops_->description()},
-         {"train_tokens", dataset_.train->size()},
-         {"tokens_per_step", tokens_per_step_}});
-  if (!dataset_.validation)
-    event(0, "warning", "the dataset has no validation data: validation losses are not measured", Json::object());
-  if (probe_pass_) probe(0, std::nan(""));
+  start("begins");
 }
 
 void Run::resume() {
@@ -199,13 +194,7 @@ void Run::resume() {
   if (!checkpoint) {  // stopped before the first checkpoint: begin anew, in the same place
     initialize();
     open_logs(-1);
-    event(0, "start", "training of " + std::to_string(decoder_.layout().parameter_count()) +
-                          " parameters begins again: there was no checkpoint to resume",
-          {{"parameters", decoder_.layout().parameter_count()},
-           {"device", ops_->description()},
-           {"train_tokens", dataset_.train->size()},
-           {"tokens_per_step", tokens_per_step_}});
-    if (probe_pass_) probe(0, std::nan(""));
+    start("begins again: there was no checkpoint to resume");
     return;
   }
   load(*checkpoint);
@@ -213,6 +202,18 @@ void Run::resume() {
   if (state_.step < config_.train.steps)
     event(state_.step, "resume", "resumed from " + checkpoint->filename().string(),
           {{"checkpoint", checkpoint->filename().string()}, {"device", ops_->description()}});
+}
+
+/// What stands in the logs before the first step.
+void Run::start(const std::string& how) {
+  event(0, "start", "training of " + std::to_string(decoder_.layout().parameter_count()) + " parameters " + how,
+        {{"parameters", decoder_.layout().parameter_count()},
+         {"device", ops_->description()},
+         {"train_tokens", dataset_.train->size()},
+         {"tokens_per_step", tokens_per_step_}});
+  if (!dataset_.validation)
+    event(0, "warning", "the dataset has no validation data: validation losses are not measured", Json::object());
+  if (probe_pass_) probe(0, std::nan(""));
 }
 
 void Run::initialize() {
@@ -324,6 +325,9 @@ void Run::evaluate(StepRecord& record) {
     decoder_.forward(batch.sequences, batch.length, batch.inputs.data());
     decoder_.loss(batch.targets.data(), losses.data());
     sums.add(losses, batch);
+    if (std::isfinite(sums.all)) continue;
+    logs_->write(record);  // the step itself was done
+    stop_not_finite(record.step, "the validation loss", first_non_finite(*ops_, decoder_, batch));
   }
   record.validation_loss = sums.mean();
   record.validation_loss_common = sums.mean_common();
@@ -359,30 +363,40 @@ void Run::sample(std::int64_t step) {
 }
 
 /// Logs first, then the checkpoint: what a resume finds in the logs reaches at least as far. The
-/// event stands before the save, so that it is there exactly once after a resume from it.
+/// event stands before the save, so that it is there exactly once after a resume from it. Nothing is
+/// written of a model that is not finite: it would push out the last checkpoint that is.
 void Run::save(std::int64_t step) {
+  std::vector<float> parameters, first, second;
+  CheckpointData data{.model = config_.model,
+                      .step = step,
+                      .bos_id = static_cast<std::int32_t>(config_.data.bos_id),
+                      .eos_id = static_cast<std::int32_t>(config_.data.eos_id),
+                      .parameters = host_view(decoder_.parameters(), parameters),
+                      .first_moment = host_view(optimizer_.first_moment(), first),
+                      .second_moment = host_view(optimizer_.second_moment(), second),
+                      .state = {},
+                      .tokenizer_files = tokenizer_ ? tokenizer_->files() : std::vector<std::filesystem::path>{}};
+  expect_finite(step, "parameter ", data.parameters);
+  expect_finite(step, "the first moment of ", data.first_moment);
+  expect_finite(step, "the second moment of ", data.second_moment);
+
   char name[32];
   std::snprintf(name, sizeof name, "step_%08lld", static_cast<long long>(step));
   event(step, "checkpoint", std::string("checkpoint ") + name, {{"checkpoint", name}});
   if (step == config_.train.steps) {
-    Json data = {{"steps", step}};
-    if (state_.validation_loss) data["validation_loss"] = *state_.validation_loss;
-    event(step, "end", "training ends after " + std::to_string(step) + " steps", data);
+    Json end = {{"steps", step}};
+    if (state_.validation_loss) end["validation_loss"] = *state_.validation_loss;
+    event(step, "end", "training ends after " + std::to_string(step) + " steps", end);
   }
   logs_->flush(true);
   if (probe_pass_) state_.phase_detector = phases_.state();
-  std::vector<float> parameters, first, second;
-  save_checkpoint(directory_ / "checkpoints",
-                  {.model = config_.model,
-                   .step = step,
-                   .bos_id = static_cast<std::int32_t>(config_.data.bos_id),
-                   .eos_id = static_cast<std::int32_t>(config_.data.eos_id),
-                   .parameters = host_view(decoder_.parameters(), parameters),
-                   .first_moment = host_view(optimizer_.first_moment(), first),
-                   .second_moment = host_view(optimizer_.second_moment(), second),
-                   .state = to_text(state_),
-                   .tokenizer_files = tokenizer_ ? tokenizer_->files() : std::vector<std::filesystem::path>{}},
-                  config_.checkpoint.keep);
+  data.state = to_text(state_);
+  save_checkpoint(directory_ / "checkpoints", data, config_.checkpoint.keep);
+}
+
+void Run::expect_finite(std::int64_t step, const std::string& what, std::span<const float> values) {
+  if (const auto name = first_non_finite(decoder_.layout(), values))
+    stop_not_finite(step, "the model to save", what + *name);
 }
 
 /// The tensor's elements on the host: in place on the CPU, else copied into `buffer`.

@@ -14,7 +14,7 @@
 
 namespace sinkscope::test {
 
-std::filesystem::path make_dataset(const std::filesystem::path& folder) {
+std::filesystem::path make_dataset(const std::filesystem::path& folder, double validation_fraction) {
   const std::vector<std::string> words = {"the", "whale", "and", "ship", "sea", "nation", "of", "a", "white", "captain"};
   const std::uint64_t key = random_key(7, "words");
   std::ofstream out(folder / "text.txt");
@@ -28,7 +28,7 @@ std::filesystem::path make_dataset(const std::filesystem::path& folder) {
   options.inputs = {folder / "text.txt"};
   options.output = folder / "dataset";
   options.tokenizer = "byte";
-  options.validation_fraction = 0.2;
+  options.validation_fraction = validation_fraction;
   tokenize(options);
   return options.output;
 }

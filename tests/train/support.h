@@ -12,7 +12,7 @@
 namespace sinkscope::test {
 
 /// Writes sentences made of a few words, and a dataset of their bytes; returns the dataset's folder.
-std::filesystem::path make_dataset(const std::filesystem::path& folder);
+std::filesystem::path make_dataset(const std::filesystem::path& folder, double validation_fraction = 0.2);
 
 /// A model of two blocks on that dataset, 12 steps, every kind of pass due within them.
 Config small_config(const std::filesystem::path& folder, const std::vector<std::string>& overrides = {});

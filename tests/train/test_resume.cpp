@@ -66,6 +66,23 @@ TEST_CASE("a run that crashed anywhere and was resumed equals one that was not, 
   }
 }
 
+TEST_CASE("a run without validation data that begins again warns of it again") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path(), 0);
+  const auto named = [&](const std::string& name) {
+    return small_config(folder.path(), {"name=" + name, "probes.every=0"});
+  };
+  const fs::path whole = train_quietly(named("whole")).run_directory;
+  crash_at(named("crashed"), 2);
+  const fs::path again = train_quietly(named("crashed"), true).run_directory;
+  auto expected = timeless_lines(whole / "events.jsonl"), found = timeless_lines(again / "events.jsonl");
+  REQUIRE(expected.size() > 1);
+  CHECK(test::contains(expected[1], "no validation data"));
+  expected.erase(expected.begin());  // the start event says that the run begins again
+  found.erase(found.begin());
+  CHECK(found == expected);
+}
+
 TEST_CASE("a resume falls back to the newest checkpoint that verifies") {
   TemporaryFolder folder;
   test::make_dataset(folder.path());

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <fstream>
 
@@ -137,6 +138,68 @@ TEST_CASE("a run that diverges stops with the step and the tensor named") {
   CHECK(events.back().kind == "warning");
   CHECK(events.back().step == 2);
   CHECK(read_step_records(folder.path() / "runs/small").size() == 1);
+}
+
+/// Weight decay at this rate takes the weights beyond the largest float in the first step, though the
+/// loss and the gradients that lead to it are finite.
+Config diverging_config(const std::filesystem::path& folder, std::vector<std::string> overrides) {
+  overrides.insert(overrides.end(), {"train.optimizer.learning_rate=1e38", "train.optimizer.weight_decay=1000",
+                                     "train.schedule.warmup_steps=0", "train.schedule.type=constant",
+                                     "sample.every=0", "probes.every=0", "checkpoint.every=1", "checkpoint.keep=1"});
+  return small_config(folder, overrides);
+}
+
+TEST_CASE("weights that are not finite are never saved, and no good ones are removed for them") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const auto run = folder.path() / "runs/small";
+  const std::string error = train_error(diverging_config(folder.path(), {"evaluation.every=0"}));
+  CHECK(test::contains(error, "step 1: the model to save is not finite; the first tensor that is not: parameter "));
+  CHECK(!newest_checkpoint(run / "checkpoints"));
+  const auto events = read_event_records(run);
+  REQUIRE(events.size() == 2);
+  CHECK(events[0].kind == "start");
+  CHECK(events[1].kind == "warning");
+
+}
+
+TEST_CASE("a run that diverges keeps its last good checkpoint, and goes on from it") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const auto run = folder.path() / "runs/small";
+  const std::vector<std::string> small_steps = {"train.schedule.type=constant", "train.schedule.warmup_steps=0",
+                                                "train.optimizer.weight_decay=1000", "checkpoint.every=1",
+                                                "checkpoint.keep=1", "evaluation.every=0", "train.steps=3"};
+  std::vector<std::string> large_steps = small_steps;
+  large_steps.push_back("train.optimizer.learning_rate=1e38");
+  {
+    const std::atomic<bool> stop = true;
+    TrainOptions options;
+    options.stop = &stop;
+    REQUIRE(train(small_config(folder.path(), small_steps), std::move(options)).steps == 1);
+  }
+  // Nothing but another rate, behind the run's back: the next step takes the weights to infinity.
+  const std::string config = test::read_file(run / "config.json");
+  const std::string rate = "\"learning_rate\": 0.01";
+  REQUIRE(test::contains(config, rate));
+  std::string changed = config;
+  test::write_file(run / "config.json", changed.replace(config.find(rate), rate.size(), "\"learning_rate\": 1e38"));
+  CHECK(test::contains(train_error(small_config(folder.path(), large_steps), true), "step 2: the model to save is not finite"));
+  CHECK(newest_checkpoint(run / "checkpoints") == run / "checkpoints/step_00000001");
+
+  test::write_file(run / "config.json", config);
+  CHECK(train_quietly(small_config(folder.path(), small_steps), true).finished);
+}
+
+TEST_CASE("a validation loss that is not finite stops the run, which then has not ended well") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const std::string error = train_error(diverging_config(folder.path(), {"train.steps=1"}));
+  CHECK(test::contains(error, "step 1: the validation loss is not finite; the first tensor that is not: parameter "));
+  const auto run = folder.path() / "runs/small";
+  CHECK(read_step_records(run).size() == 1);
+  for (const EventRecord& event : read_event_records(run)) CHECK((event.kind == "start" || event.kind == "warning"));
+  CHECK(!newest_checkpoint(run / "checkpoints"));
 }
 
 TEST_CASE("a device that this build lacks is refused by name") {
