@@ -36,13 +36,18 @@ std::string sample_text(Decoder& decoder, const Tokenizer& tokenizer, const Conf
     context.push_back(eos >= 0 ? eos : 0);
   context.insert(context.end(), text.begin(), text.end());
 
+  // Every training window began with the BOS, so every context does; BOS of documents pass by like text.
+  const std::ptrdiff_t kept = config.data.bos == BosPolicy::sequence && bos >= 0 ? 1 : 0;
   const auto limit = static_cast<std::size_t>(config.train.sequence_length);
   const auto shortest = static_cast<std::size_t>(std::max<std::int64_t>(1, decoder.options().sink_positions));
   const std::uint64_t key =
       random_key(static_cast<std::uint64_t>(config.train.seed), "sample at step " + std::to_string(step));
   std::vector<float> logits(static_cast<std::size_t>(decoder.config().vocab_size));
   for (std::int64_t i = 0; i < config.sample.tokens; ++i) {
-    if (context.size() > limit) context.erase(context.begin(), context.end() - static_cast<std::ptrdiff_t>(limit));
+    if (context.size() > limit) {
+      const auto first = context.begin() + kept;
+      context.erase(first, first + static_cast<std::ptrdiff_t>(context.size() - limit));
+    }
     const std::size_t last = context.size() - 1;
     std::vector<std::int32_t> padded = context;  // what follows a row cannot change it
     padded.resize(std::max(padded.size(), shortest), 0);
