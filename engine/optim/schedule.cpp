@@ -7,6 +7,14 @@
 #include <string>
 
 namespace sinkscope {
+namespace {
+
+std::int64_t wsd_decay_steps(double fraction, std::int64_t steps) {
+  if (fraction <= 0) return 0;
+  return std::max<std::int64_t>(1, std::llround(fraction * static_cast<double>(steps)));
+}
+
+}  // namespace
 
 double learning_rate(const ScheduleConfig& schedule, double peak, std::int64_t step, std::int64_t steps) {
   if (step < 1 || step > steps)
@@ -15,7 +23,7 @@ double learning_rate(const ScheduleConfig& schedule, double peak, std::int64_t s
   const std::int64_t warmup = std::min(schedule.warmup_steps, steps);
   const std::int64_t decay_steps =
       schedule.type == ScheduleType::wsd
-          ? static_cast<std::int64_t>(std::llround(schedule.decay_fraction * static_cast<double>(steps)))
+          ? wsd_decay_steps(schedule.decay_fraction, steps)
           : steps - warmup;
   const bool decays = schedule.type != ScheduleType::constant &&
                       (schedule.type != ScheduleType::wsd || decay_steps > 0);

@@ -13,10 +13,10 @@ namespace sinkscope {
 ///   constant  peak
 ///   linear    peak * (1 - (1 - f) p)
 ///   cosine    peak * (f + (1 - f) (1 + cos(pi p)) / 2)   (Loshchilov and Hutter 2017)
-///   wsd       peak, then linearly down to f over the last round(decay_fraction * steps) steps
-///             (warm-up, stable, decay; Hu et al. 2024)
-/// The last step of linear, cosine and wsd runs at exactly peak * f, warm-up or not; wsd without
-/// decay steps stays at the peak.
+///   wsd       peak, then linearly down to f over the last round(decay_fraction * steps) steps, at
+///             least one (warm-up, stable, decay; Hu et al. 2024)
+/// The last step of linear, cosine and wsd runs at exactly peak * f, warm-up or not; wsd with a
+/// decay_fraction of 0 stays at the peak.
 double learning_rate(const ScheduleConfig& schedule, double peak, std::int64_t step, std::int64_t steps);
 
 }  // namespace sinkscope

@@ -28,6 +28,13 @@ TEST_CASE("decaying schedules end at exactly the configured rate") {
           CHECK(learning_rate(schedule(type, warmup, fraction, 0.5), 0.7, steps, steps) == 0.7 * fraction);
 }
 
+TEST_CASE("wsd reaches its final rate however few its steps") {
+  const ScheduleConfig config = schedule(ScheduleType::wsd, 0, 0.1, 0.2);
+  CHECK(learning_rate(config, 1e-3, 1, 2) == 1e-3);
+  CHECK(learning_rate(config, 1e-3, 2, 2) == 1e-3 * 0.1);
+  for (const std::int64_t steps : {1, 3, 100}) CHECK(learning_rate(schedule(ScheduleType::wsd, 0, 0.1, 1e-9), 1.0, steps, steps) == 0.1);
+}
+
 TEST_CASE("a constant schedule and wsd without decay stay at the peak") {
   for (std::int64_t step = 5; step <= 50; ++step) {
     CHECK(learning_rate(schedule(ScheduleType::constant, 4, 0.1), 1e-3, step, 50) == 1e-3);
