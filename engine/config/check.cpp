@@ -64,8 +64,37 @@ std::string either(const std::vector<std::string>& options) {
   return text;
 }
 
+/// Whether the letters of `typed` are letters of `known`, in order and from the first: "lr" of "learning_rate".
+bool abbreviates(const std::string& typed, const std::string& known) {
+  if (typed.empty() || known.empty() || typed.front() != known.front()) return false;
+  std::size_t matched = 0;
+  for (const char letter : known)
+    if (matched < typed.size() && typed[matched] == letter) ++matched;
+  return matched == typed.size();
+}
+
+/// The known path of the least edit distance, among those beside `path` where its section exists.
+std::string nearest_path(const std::string& path) {
+  constexpr std::size_t kCompared = 128;  // bytes; no path is as long, so the rest of a longer one says nothing
+  const std::size_t dot = path.rfind('.');
+  const FieldSpec* section = dot == std::string::npos ? &config_spec() : find_spec(path.substr(0, dot));
+  std::vector<const FieldSpec*> candidates;
+  if (section != nullptr)
+    for (const FieldSpec& child : section->children) candidates.push_back(&child);
+  if (candidates.empty()) collect_all(config_spec(), candidates);
+  std::string best;
+  std::size_t best_distance = 0;
+  for (const FieldSpec* candidate : candidates) {
+    const std::size_t distance = edit_distance(path.substr(0, kCompared), candidate->path);
+    if (!best.empty() && distance >= best_distance) continue;
+    best = candidate->path;
+    best_distance = distance;
+  }
+  return best;
+}
+
 /// The fields that a mistyped path may have meant: the same key elsewhere, else the nearest key
-/// beside it, else the nearest keys anywhere.
+/// beside it or the one it abbreviates, else the nearest keys anywhere.
 std::vector<std::string> suggestions(const std::string& path) {
   std::vector<const FieldSpec*> all;
   collect_all(config_spec(), all);
@@ -84,6 +113,8 @@ std::vector<std::string> suggestions(const std::string& path) {
     for (const FieldSpec& child : section->children) siblings.push_back(child.key);
     const std::string sibling = nearest(key, siblings);
     if (!sibling.empty()) return {join_path(parent, sibling)};
+    for (const std::string& known : siblings)
+      if (abbreviates(key, known)) return {join_path(parent, known)};
   }
   if (!found.empty()) return {found.begin(), found.begin() + kMaxSuggestions};
 
@@ -93,6 +124,13 @@ std::vector<std::string> suggestions(const std::string& path) {
   for (const FieldSpec* spec : all)
     if (!elsewhere.empty() && spec->key == elsewhere && found.size() < kMaxSuggestions) found.push_back(spec->path);
   return found;
+}
+
+/// "; did you mean ...?" where a guess is a good one, else the nearest key there is.
+std::string hint_for(const std::string& path) {
+  const std::vector<std::string> meant = suggestions(path);
+  if (!meant.empty()) return "; did you mean " + either(meant) + "?";
+  return "; the nearest known key is " + in_quotes(nearest_path(path));
 }
 
 [[noreturn]] void fail(const std::string& origin, const std::string& path, const std::string& expected,
@@ -159,11 +197,8 @@ void check_axes(const FieldSpec& spec, const Json& value, const std::string& ori
   for (const auto& [key, values] : value.items()) {
     const std::string axis_path = join_path(path, key);
     const FieldSpec* varied = find_spec(key);
-    if (varied == nullptr) {
-      const std::vector<std::string> meant = suggestions(key);
-      throw ConfigError(origin + ": " + path + ": unknown key " + in_quotes(key) +
-                        (meant.empty() ? "" : "; did you mean " + either(meant) + "?"));
-    }
+    if (varied == nullptr)
+      throw ConfigError(origin + ": " + path + ": unknown key " + in_quotes(key) + hint_for(key));
     if (!can_vary(*varied))
       throw ConfigError(origin + ": " + path + ": " + in_quotes(key) + " cannot be varied; name one field, not " +
                         (varied->kind == FieldKind::section ? "a section of them" : "the run's own place"));
@@ -268,11 +303,8 @@ void check_value(const FieldSpec& spec, const Json& value, const std::string& or
 }
 
 void throw_unknown_key(const std::string& path, const std::string& origin) {
-  const std::vector<std::string> meant = suggestions(path);
-  std::string message = origin + ": unknown key " + in_quotes(path);
-  if (!meant.empty()) {
-    message += "; did you mean " + either(meant) + "?";
-  } else {
+  std::string message = origin + ": unknown key " + in_quotes(path) + hint_for(path);
+  if (suggestions(path).empty()) {  // the nearest may not be what was meant
     const std::size_t dot = path.rfind('.');
     const FieldSpec* section = dot == std::string::npos ? &config_spec() : find_spec(path.substr(0, dot));
     if (section != nullptr && !section->children.empty()) {

@@ -31,8 +31,15 @@ TEST_CASE("an unknown key is named with the nearest known one") {
   CHECK_THROWS_WITH(parse(R"({"train": {"learning_rate": 3}})"),
                     R"(test.json: unknown key "train.learning_rate"; did you mean "train.optimizer.learning_rate"?)");
   CHECK_THROWS_WITH(parse(R"({"log": {"qqqqqqqqqq": 3}})"),
-                    R"(test.json: unknown key "log.qqqqqqqqqq"; known here are every, console_every, tensorboard, )"
-                    "heatmap_every");
+                    R"(test.json: unknown key "log.qqqqqqqqqq"; the nearest known key is "log.every"; known here are every, )"
+                    "console_every, tensorboard, heatmap_every");
+  CHECK_THROWS_WITH(parse(R"({"train": {"optimizer": {"lr": 1}}})"),
+                    R"(test.json: unknown key "train.optimizer.lr"; did you mean "train.optimizer.learning_rate"?)");
+  CHECK_THROWS_WITH(parse(R"({"foo": 1})"), Catch::Matchers::StartsWith(R"(test.json: unknown key "foo"; the nearest known key is "log"; known here are )"));
+  CHECK_THROWS_WITH(parse(R"({"ablation": {"foo": [1]}})"),
+                    R"(test.json: ablation: unknown key "foo"; the nearest known key is "log")");
+  const std::string long_key(100000, 'x');
+  CHECK(sinkscope::test::contains(sinkscope::test::message_of([&] { parse("{\"" + long_key + "\": 1}"); }), "; the nearest known key is "));
   CHECK_THROWS_WITH(parse(R"({"model.layers": 3})"),
                     R"(test.json: "model.layers" must be nested, one object for each part before a dot)");
 }
