@@ -1,0 +1,85 @@
+// The CUDA backend against the CPU one: arrays that exist on both, poisoned outputs, and the bound
+// on the relative difference that each compute dtype allows.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "tests/kernels/support.h"
+
+namespace sinkscope::test {
+
+/// x rounded to bf16 (to nearest, ties to even).
+float round_to_bf16(float x);
+
+/// One array on the CPU (f32, or its own dtype) and on the GPU.
+template <class T>
+struct Both {
+  Array<T> cpu;
+  Tensor gpu;
+};
+using BothFloats = Both<float>;
+
+/// Both backends, one compute dtype of the GPU.
+class Backends {
+ public:
+  explicit Backends(DType real);
+
+  Ops& cpu() { return *cpu_; }
+  Ops& gpu() { return *gpu_; }
+  DType real() const { return real_; }
+  std::string name() const { return name_of(real_); }
+  /// The bound for this dtype: `single` for f32, `half` for bf16.
+  double bound(double single, double half) const { return real_ == DType::f32 ? single : half; }
+
+  /// The same values on both sides, first rounded to the compute dtype.
+  BothFloats input(std::initializer_list<std::int64_t> extents, const Doubles& values);
+  /// An f32 array, whatever the compute dtype: statistics, gradients of parameters.
+  BothFloats single(std::initializer_list<std::int64_t> extents, const Doubles& values);
+  Both<std::int32_t> integers(std::initializer_list<std::int64_t> extents, const Tokens& values);
+  /// Poisoned outputs.
+  BothFloats output(std::initializer_list<std::int64_t> extents);
+  BothFloats single_output(std::initializer_list<std::int64_t> extents);
+  Both<double> double_output(std::initializer_list<std::int64_t> extents);
+
+  /// The GPU's elements.
+  Doubles read(const Tensor& tensor);
+  /// ||gpu - cpu|| / ||cpu||.
+  template <class T>
+  double difference(const Both<T>& both) {
+    return relative_error(read(both.gpu), both.cpu.doubles());
+  }
+  /// The GPU's bytes.
+  std::vector<std::byte> bytes(const Tensor& tensor);
+  void spoil(const Tensor& tensor);
+
+  Tensor device_array(std::initializer_list<std::int64_t> extents, DType dtype);
+
+ private:
+  template <class T>
+  Both<T> make(std::initializer_list<std::int64_t> extents, const Doubles* values, DType dtype);
+
+  DType real_;
+  std::unique_ptr<Ops> cpu_, gpu_;
+  std::vector<Buffer> buffers_;
+};
+
+/// Picks one side of arrays; a null pointer is an optional argument that is not given.
+struct CpuSide {
+  template <class T>
+  Tensor operator()(const Both<T>& both) const { return both.cpu.view(); }
+  template <class T>
+  Tensor operator()(const Both<T>* both) const { return both == nullptr ? Tensor{} : both->cpu.view(); }
+};
+struct GpuSide {
+  template <class T>
+  Tensor operator()(const Both<T>& both) const { return both.gpu; }
+  template <class T>
+  Tensor operator()(const Both<T>* both) const { return both == nullptr ? Tensor{} : both->gpu; }
+};
+
+constexpr DType kComputeTypes[] = {DType::f32, DType::bf16};
+
+}  // namespace sinkscope::test

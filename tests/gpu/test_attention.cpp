@@ -1,0 +1,105 @@
+// Attention on the GPU against the CPU's, and the same bits twice.
+#include "tests/catch.h"
+#include "tests/gpu/support.h"
+
+using namespace sinkscope;
+using namespace sinkscope::test;
+
+namespace {
+
+const CpuSide kCpu;
+const GpuSide kGpu;
+
+struct Shape {
+  std::int64_t B, T;
+  int H, G;
+  std::int64_t D;
+};
+// Every head dim with a kernel of its own, others, T around the tiles, grouped queries.
+constexpr Shape kShapes[] = {{1, 1, 1, 1, 64},   {2, 2, 1, 1, 32},   {1, 63, 2, 1, 64},  {2, 64, 2, 2, 64},  {1, 65, 4, 2, 64},
+                             {1, 129, 2, 1, 32}, {2, 200, 6, 3, 96}, {1, 261, 4, 4, 128}, {1, 300, 3, 1, 64}, {3, 128, 8, 2, 128},
+                             {1, 513, 2, 2, 96}, {1, 77, 2, 1, 20},  {2, 33, 3, 3, 5},    {1, 140, 2, 2, 80}, {1, 70, 2, 1, 256},
+                             {1, 1024, 2, 2, 64}};
+
+}  // namespace
+
+TEST_CASE("attention forward and backward on the GPU agree with the CPU") {
+  for (const DType real : kComputeTypes) {
+    Backends both(real);
+    Random random(31);
+    for (const Shape s : kShapes)
+      for (const double spread : {1.0, 3.0}) {
+        INFO(both.name() << " B " << s.B << ", T " << s.T << ", H " << s.H << ", G " << s.G << ", D " << s.D << ", spread " << spread);
+        const std::int64_t heads = s.H + 2 * s.G, size = s.B * s.T * heads * s.D, out_size = s.B * s.T * s.H * s.D;
+        const std::int64_t K = std::min<std::int64_t>(s.D == 96 ? 40 : 8, s.T);
+        const auto qkv = both.input({s.B, s.T, heads, s.D}, random.normals(size, spread));
+        const auto out = both.output({s.B, s.T, s.H, s.D});
+        const auto lse = both.single_output({s.B, s.H, s.T}), sink = both.single_output({s.B, s.H, K});
+        const auto forward = [&](auto side, bool with_sink) {
+          return AttentionForward{.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .lse = side(lse),
+                                  .sink = with_sink ? side(sink) : Tensor{}};
+        };
+        both.cpu().attention_forward(forward(kCpu, true));
+        both.gpu().attention_forward(forward(kGpu, true));
+        CHECK(both.difference(out) < both.bound(1e-5, 8e-3));
+        CHECK(both.difference(lse) < 1e-5);
+        CHECK(both.difference(sink) < 1e-5);
+
+        // The sink scores are a by-product, and every run gives the same bits.
+        const auto bits = both.bytes(out.gpu), lse_bits = both.bytes(lse.gpu), sink_bits = both.bytes(sink.gpu);
+        for (const Tensor& tensor : {out.gpu, lse.gpu, sink.gpu}) both.spoil(tensor);
+        both.gpu().attention_forward(forward(kGpu, false));
+        CHECK(both.bytes(out.gpu) == bits);
+        CHECK(both.bytes(lse.gpu) == lse_bits);
+        both.gpu().attention_forward(forward(kGpu, true));
+        CHECK(both.bytes(sink.gpu) == sink_bits);
+
+        const auto dout = both.input({s.B, s.T, s.H, s.D}, random.normals(out_size));
+        const auto dqkv = both.output({s.B, s.T, heads, s.D});
+        const auto backward = [&](auto side) {
+          return AttentionBackward{.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .dout = side(dout),
+                                   .lse = side(lse), .dqkv = side(dqkv)};
+        };
+        both.cpu().attention_backward(backward(kCpu));
+        both.gpu().attention_backward(backward(kGpu));
+        CHECK(both.difference(dqkv) < both.bound(1e-5, 1.5e-2));
+        const auto dqkv_bits = both.bytes(dqkv.gpu);
+        both.spoil(dqkv.gpu);
+        both.gpu().attention_backward(backward(kGpu));
+        CHECK(both.bytes(dqkv.gpu) == dqkv_bits);
+      }
+  }
+}
+
+TEST_CASE("attention statistics on the GPU agree with the CPU") {
+  for (const DType real : kComputeTypes) {
+    Backends both(real);
+    Random random(32);
+    for (const Shape s : kShapes) {
+      if (s.T < 2) continue;
+      INFO(both.name() << " B " << s.B << ", T " << s.T << ", H " << s.H << ", G " << s.G << ", D " << s.D);
+      const std::int64_t heads = s.H + 2 * s.G, size = s.B * s.T * heads * s.D, K = std::min<std::int64_t>(8, s.T);
+      const auto qkv = both.input({s.B, s.T, heads, s.D}, random.normals(size));
+      const auto out = both.output({s.B, s.T, s.H, s.D});
+      const auto lse = both.single_output({s.B, s.H, s.T}), sink = both.single_output({s.B, s.H, K});
+      const auto mass = both.single_output({s.B, s.H}), argmax = both.single_output({s.B, s.H}), entropy = both.single_output({s.B, s.H});
+      const auto keys = both.single_output({s.B, s.H, s.T}), first = both.single_output({s.B, s.H}), rest = both.single_output({s.B, s.H});
+      const auto run = [&](Ops& ops, auto side) {
+        ops.attention_forward({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .lse = side(lse), .sink = {}});
+        ops.attention_statistics({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .lse = side(lse), .sink = side(sink),
+                                  .first_mass = side(mass), .first_argmax = side(argmax), .entropy = side(entropy),
+                                  .key_mass = side(keys), .cos_first = side(first), .cos_rest = side(rest)});
+      };
+      run(both.cpu(), kCpu);
+      run(both.gpu(), kGpu);
+      for (const auto* result : {&sink, &mass, &entropy, &keys}) CHECK(both.difference(*result) < 2e-5);
+      CHECK(both.difference(argmax) < 1e-6);
+      // Cosines are near 0: compared by the size of a cosine.
+      const Doubles a = both.read(first.gpu), b = both.read(rest.gpu);
+      for (std::int64_t i = 0; i < first.cpu.size(); ++i) {
+        CHECK(std::abs(a[static_cast<std::size_t>(i)] - static_cast<double>(first.cpu[i])) < 1e-5);
+        CHECK(std::abs(b[static_cast<std::size_t>(i)] - static_cast<double>(rest.cpu[i])) < 1e-5);
+      }
+    }
+  }
+}

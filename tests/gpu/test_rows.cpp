@@ -1,0 +1,199 @@
+// Norms, QK-norm, activations, rotary embedding, embedding, cross-entropy: one row at a time.
+#include <optional>
+
+#include "tests/catch.h"
+#include "tests/gpu/support.h"
+
+using namespace sinkscope;
+using namespace sinkscope::test;
+
+namespace {
+
+struct Extents {
+  std::int64_t rows, channels;
+};
+// Below, at and above a vector, a warp's row and a block's row; odd widths take the unaligned path.
+constexpr Extents kRows[] = {{1, 1},    {3, 7},     {37, 129},  {300, 64},  {50, 256},  {9, 257},   {67, 768},
+                             {5, 1000}, {700, 512}, {13, 1025}, {21, 2048}, {3, 4096},  {2, 8192},  {2, 5001}};
+
+const CpuSide kCpu;
+const GpuSide kGpu;
+
+}  // namespace
+
+TEST_CASE("norms on the GPU agree with the CPU") {
+  for (const DType real : kComputeTypes) {
+    Backends both(real);
+    Random random(11);
+    for (const NormKind kind : {NormKind::layernorm, NormKind::rmsnorm})
+      for (const auto [n, c] : kRows)
+        for (const bool with_delta : {false, true}) {
+          const bool layernorm = kind == NormKind::layernorm;
+          INFO(both.name() << " layernorm " << layernorm << ", " << n << " x " << c << ", delta " << with_delta);
+          Doubles values = random.normals(n * c, 2.0);
+          for (double& v : values) v += 0.5;
+          const auto x = both.input({n, c}, values);
+          const auto delta = both.input({n, c}, random.normals(n * c));
+          const auto weight = both.input({c}, random.normals(c));
+          const auto bias = both.input({c}, random.normals(c));
+          const auto sum = both.output({n, c}), out = both.output({n, c});
+          const auto mean = both.single_output({n}), rstd = both.single_output({n}), l2 = both.single_output({n});
+          const auto forward = [&](auto side) {
+            return NormForward{.kind = kind, .x = side(x), .delta = side(with_delta ? &delta : nullptr),
+                               .sum = side(with_delta ? &sum : nullptr), .weight = side(weight),
+                               .bias = side(layernorm ? &bias : nullptr), .eps = 1e-5F, .out = side(out),
+                               .mean = side(layernorm ? &mean : nullptr), .rstd = side(rstd), .l2 = side(l2)};
+          };
+          both.cpu().norm_forward(forward(kCpu));
+          both.gpu().norm_forward(forward(kGpu));
+          // With one channel LayerNorm's difference from the mean is 0 on the CPU and a rounding here.
+          CHECK(both.difference(out) < both.bound(1e-5, 8e-3));
+          CHECK(both.difference(rstd) < both.bound(1e-5, c == 1 ? 1.0 : 8e-3));
+          CHECK(both.difference(l2) < both.bound(1e-5, 8e-3));
+          if (layernorm) CHECK(both.difference(mean) < both.bound(1e-5, 8e-3));
+          if (with_delta) CHECK(both.difference(sum) < both.bound(1e-6, 4e-3));
+          if (with_delta && real == DType::bf16) continue;  // the sums differ by their rounding from here on
+
+          const auto dout = both.input({n, c}, random.normals(n * c));
+          const auto dx = both.input({n, c}, random.normals(n * c));
+          const auto dweight = both.single({c}, random.normals(c)), dbias = both.single({c}, random.normals(c));
+          const auto backward = [&](auto side) {
+            return NormBackward{.kind = kind, .x = side(with_delta ? sum : x), .dout = side(dout), .weight = side(weight),
+                                .mean = side(layernorm ? &mean : nullptr), .rstd = side(rstd), .dx = side(dx),
+                                .dweight = side(dweight), .dbias = side(layernorm ? &dbias : nullptr)};
+          };
+          both.cpu().norm_backward(backward(kCpu));
+          both.gpu().norm_backward(backward(kGpu));
+          CHECK(both.difference(dx) < both.bound(1e-5, 4e-3));
+          CHECK(both.difference(dweight) < both.bound(1e-5, 1e-4));
+          if (layernorm) CHECK(both.difference(dbias) < both.bound(1e-5, 1e-4));
+        }
+  }
+}
+
+TEST_CASE("QK-norm and rotary embedding on the GPU agree with the CPU") {
+  struct Shape {
+    std::int64_t B, T;
+    int H, G;
+    std::int64_t D;
+  };
+  for (const DType real : kComputeTypes) {
+    Backends both(real);
+    Random random(12);
+    for (const Shape s : {Shape{1, 1, 1, 1, 2}, {2, 7, 3, 1, 6}, {3, 33, 4, 2, 64}, {2, 130, 8, 8, 128}, {1, 9, 2, 1, 256},
+                          {2, 40, 6, 3, 96}, {1, 70, 4, 4, 18}}) {
+      INFO(both.name() << " B " << s.B << ", T " << s.T << ", H " << s.H << ", G " << s.G << ", D " << s.D);
+      const std::int64_t heads = s.H + 2 * s.G, size = s.B * s.T * heads * s.D;
+      const auto in = both.input({s.B, s.T, heads, s.D}, random.normals(size));
+      const auto out = both.output({s.B, s.T, heads, s.D});
+      const auto qw = both.input({s.D}, random.normals(s.D)), kw = both.input({s.D}, random.normals(s.D));
+      const auto rstd = both.single_output({s.B * s.T, s.H + s.G});
+      const auto forward = [&](auto side) {
+        return QkNormForward{.in = side(in), .out = side(out), .query_heads = s.H, .kv_heads = s.G, .q_weight = side(qw),
+                             .k_weight = side(kw), .eps = 1e-6F, .rstd = side(rstd)};
+      };
+      both.cpu().qk_norm_forward(forward(kCpu));
+      both.gpu().qk_norm_forward(forward(kGpu));
+      CHECK(both.difference(out) < both.bound(1e-5, 4e-3));
+      CHECK(both.difference(rstd) < 1e-5);
+      const auto dqkv = both.input({s.B, s.T, heads, s.D}, random.normals(size));
+      const auto dqw = both.single({s.D}, random.normals(s.D)), dkw = both.single({s.D}, random.normals(s.D));
+      const auto backward = [&](auto side) {
+        return QkNormBackward{.in = side(in), .dqkv = side(dqkv), .query_heads = s.H, .kv_heads = s.G, .q_weight = side(qw),
+                              .k_weight = side(kw), .rstd = side(rstd), .dq_weight = side(dqw), .dk_weight = side(dkw)};
+      };
+      both.cpu().qk_norm_backward(backward(kCpu));
+      both.gpu().qk_norm_backward(backward(kGpu));
+      CHECK(both.difference(dqkv) < both.bound(1e-5, 4e-3));
+      CHECK(both.difference(dqw) < both.bound(1e-5, 1e-4));
+      CHECK(both.difference(dkw) < both.bound(1e-5, 1e-4));
+      for (const bool inverse : {false, true}) {
+        const auto rotated = both.input({s.B, s.T, heads, s.D}, random.normals(size));
+        const auto rope = [&](auto side) {
+          return Rope{.qkv = side(rotated), .heads = s.H + s.G, .theta = 1e4, .inverse = inverse};
+        };
+        both.cpu().rope(rope(kCpu));
+        both.gpu().rope(rope(kGpu));
+        CHECK(both.difference(rotated) < both.bound(1e-6, 4e-3));
+      }
+    }
+  }
+}
+
+TEST_CASE("activations and addition on the GPU agree with the CPU") {
+  for (const DType real : kComputeTypes) {
+    Backends both(real);
+    Random random(13);
+    for (const auto [n, f] : {Extents{1, 1}, {3, 7}, {64, 128}, {33, 1000}, {5, 3072}}) {
+      INFO(both.name() << " " << n << " x " << f);
+      const auto x = both.input({n, f}, random.normals(n * f, 2.0)), dout = both.input({n, f}, random.normals(n * f));
+      const auto gates = both.input({n, 2 * f}, random.normals(n * 2 * f, 2.0));
+      const auto gelu = both.output({n, f}), dx = both.output({n, f}), swiglu = both.output({n, f}), sum = both.output({n, f});
+      const auto dgates = both.output({n, 2 * f});
+      const auto run = [&](Ops& ops, auto side) {
+        ops.gelu_forward({.x = side(x), .out = side(gelu)});
+        ops.gelu_backward({.x = side(x), .dout = side(dout), .dx = side(dx)});
+        ops.swiglu_forward({.gate_up = side(gates), .out = side(swiglu)});
+        ops.swiglu_backward({.gate_up = side(gates), .dout = side(dout), .dgate_up = side(dgates)});
+        ops.add(side(sum), side(x), side(dout));
+      };
+      run(both.cpu(), kCpu);
+      run(both.gpu(), kGpu);
+      for (const auto* result : {&gelu, &dx, &swiglu, &dgates, &sum}) CHECK(both.difference(*result) < both.bound(1e-5, 4e-3));
+    }
+  }
+}
+
+TEST_CASE("the embedding and its gradient on the GPU agree with the CPU") {
+  struct Shape {
+    std::int64_t B, T, C, V;
+  };
+  for (const DType real : kComputeTypes) {
+    Backends both(real);
+    Random random(14);
+    for (const Shape s : {Shape{1, 1, 1, 1}, {2, 5, 7, 3}, {4, 33, 64, 50}, {3, 100, 260, 2}, {2, 64, 768, 1000}, {8, 128, 40, 40000}})
+      for (const bool positions : {false, true}) {
+        INFO(both.name() << " B " << s.B << ", T " << s.T << ", C " << s.C << ", V " << s.V << ", positions " << positions);
+        const std::int64_t N = s.B * s.T, longest = s.T + 3;
+        const auto tokens = both.integers({s.B, s.T}, random.tokens(N, s.V));
+        const auto wte = both.input({s.V, s.C}, random.normals(s.V * s.C));
+        const auto wpe = both.input({longest, s.C}, random.normals(longest * s.C));
+        const auto out = both.output({N, s.C}), dout = both.input({N, s.C}, random.normals(N * s.C));
+        const auto dwte = both.single({s.V, s.C}, random.normals(s.V * s.C));
+        const auto dwpe = both.single({longest, s.C}, random.normals(longest * s.C));
+        const auto run = [&](Ops& ops, auto side) {
+          ops.embedding_forward({.out = side(out), .tokens = side(tokens), .wte = side(wte), .wpe = side(positions ? &wpe : nullptr)});
+          ops.embedding_backward({.dout = side(dout), .tokens = side(tokens), .dwte = side(dwte), .dwpe = side(positions ? &dwpe : nullptr)});
+        };
+        run(both.cpu(), kCpu);
+        run(both.gpu(), kGpu);
+        CHECK(both.difference(out) < both.bound(1e-6, 4e-3));
+        CHECK(both.difference(dwte) < 1e-5);
+        CHECK(both.difference(dwpe) < 1e-5);
+      }
+  }
+}
+
+TEST_CASE("cross-entropy on the GPU agrees with the CPU") {
+  for (const DType real : kComputeTypes) {
+    Backends both(real);
+    Random random(15);
+    for (const auto [n, v] : {Extents{1, 1}, {3, 7}, {40, 257}, {17, 4096}, {9, 5003}, {4, 50304}})
+      for (const bool gradient : {false, true})
+        for (const double spread : {1.0, 20.0}) {
+          INFO(both.name() << " " << n << " x " << v << ", gradient " << gradient << ", spread " << spread);
+          const auto logits = both.input({n, v}, random.normals(n * v, spread));
+          Tokens wanted = random.tokens(n, v);
+          if (n > 2) wanted[1] = -1;
+          const auto targets = both.integers({n}, wanted);
+          const auto losses = both.single_output({n});
+          const auto args = [&](auto side) {
+            return CrossEntropy{.logits = side(logits), .targets = side(targets), .losses = side(losses), .gradient = gradient, .scale = 0.25F};
+          };
+          both.cpu().cross_entropy(args(kCpu));
+          both.gpu().cross_entropy(args(kGpu));
+          CHECK(both.difference(losses) < 1e-5);
+          CHECK(both.difference(logits) < both.bound(1e-5, 4e-3));
+        }
+  }
+}
