@@ -76,6 +76,8 @@ void expect_at_least(const char* option, std::int64_t value, std::int64_t least)
 
 }  // namespace
 
+std::string phase_probe_set(BosPolicy bos) { return bos == BosPolicy::sequence ? "natural_bos" : "natural"; }
+
 ProbeSetOptions probe_set_options(const Config& config) {
   ProbeSetOptions options;
   options.length = config.train.sequence_length;

@@ -30,6 +30,11 @@ struct ProbeSetOptions {
   std::uint64_t seed = 1;
 };
 
+/// The set whose series the phases are read from (METRICS section 4): held-out text at the training T,
+/// begun with a BOS where every training window is. Documents begin anywhere in a window, so
+/// under `document` most training windows begin without one.
+std::string phase_probe_set(BosPolicy bos);
+
 /// The options of a config that resolve_with_dataset has completed. The seed is not the training
 /// seed: runs that differ only in seed are probed with the same sequences.
 ProbeSetOptions probe_set_options(const Config& config);

@@ -338,7 +338,7 @@ void Run::evaluate(StepRecord& record) {
 /// phase set itself.
 void Run::probe(std::int64_t step, double loss) {
   const std::vector<ProbeRecord> records = probe_pass_->run(step, tokens_after(step));
-  const std::string phase_set = config_.data.bos == BosPolicy::sequence ? "natural_bos" : "natural";
+  const std::string phase_set = phase_probe_set(config_.data.bos);
   for (const ProbeRecord& record : records) {
     logs_->write(record);
     if (options_.console) options_.console->write(record);

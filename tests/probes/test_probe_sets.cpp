@@ -52,6 +52,12 @@ TEST_CASE("the probe sets have the names, lengths and sizes of the definition") 
   }
 }
 
+TEST_CASE("phases are read on text that begins as training windows do") {
+  CHECK(phase_probe_set(BosPolicy::none) == "natural");
+  CHECK(phase_probe_set(BosPolicy::sequence) == "natural_bos");
+  CHECK(phase_probe_set(BosPolicy::document) == "natural");
+}
+
 TEST_CASE("natural sets are different windows of the text, the same with and without BOS") {
   const MemoryStream stream(3000, 57, kEos);
   const auto sets = build_probe_sets(stream, options());

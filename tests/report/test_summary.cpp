@@ -1,3 +1,5 @@
+#include <tuple>
+
 #include "support.h"
 #include "tests/catch.h"
 #include "tools/report/summary.h"
@@ -68,6 +70,34 @@ TEST_CASE("what is missing or malformed is named") {
   const std::string message = message_of([&] { load_run(folder.path() / "b"); });
   REQUIRE(contains(message, "metrics.jsonl"));
   REQUIRE(contains(message, "2"));
+}
+
+TEST_CASE("an arm is read on the probe set that decides its phases") {
+  TemporaryFolder folder;
+  for (const auto& [bos, set, excess] : {std::tuple{"none", "natural", "1.000 → 2.000"},
+                                         std::tuple{"sequence", "natural_bos", "7.000 → 7.000"},
+                                         std::tuple{"document", "natural", "1.000 → 2.000"}}) {
+    ExampleRun example_run;
+    example_run.bos = bos;
+    example_run.probes = false;
+    RunData run = example(folder, bos, example_run);
+    for (const int step : {0, 100})
+      for (const char* name : {"natural", "natural_bos"}) {
+        ProbeRecord probe;
+        probe.step = step;
+        probe.set = name;
+        probe.with_bos = probe.set == "natural_bos";
+        probe.positions = 1;
+        probe.sink_excess = {probe.with_bos ? 7.0 : 1.0 + step / 100.0};
+        run.probes.push_back(probe);
+      }
+    const std::vector<RunData> runs = {run};
+    const std::vector<ArmSummary> arms = summarize(runs);
+    INFO(bos);
+    CHECK(arms[0].probe_set == set);
+    CHECK(value_of(summary_rows(arms), "sink excess P0", 0) == excess);
+    for (const std::string& note : reading_notes(runs, arms)) CHECK(!contains(note, "BOS is not the one"));
+  }
 }
 
 TEST_CASE("the table holds the numbers of the logs") {

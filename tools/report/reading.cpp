@@ -263,8 +263,7 @@ std::vector<std::string> reading_notes(const std::vector<RunData>& runs, const s
   bool probes_missing = false, other_set = false;
   for (const ArmSummary& arm : arms) {
     if (arm.probes.empty()) probes_missing = true;
-    const bool with_bos = arm.probe_set == "natural_bos";
-    if (!arm.probe_set.empty() && with_bos != (arm.bos != "none")) other_set = true;
+    if (!arm.probe_set.empty() && arm.probe_set != phase_set_of(arm.bos)) other_set = true;
   }
   if (probes_missing && std::any_of(arms.begin(), arms.end(), [](const ArmSummary& a) { return !a.probes.empty(); }))
     notes.push_back("Some arms have no probe pass; their scores come from training batches or are missing.");

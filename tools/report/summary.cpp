@@ -6,6 +6,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "engine/probes/probe_sets.h"
 #include "tools/report/format.h"
 
 namespace sinkscope {
@@ -77,11 +78,10 @@ std::optional<FirstLast> first_and_last_present(const std::vector<StepRecord>& s
   return result;
 }
 
-/// Probe passes at the training length whose BOS matches the arm's: what METRICS.md section 4 reads.
+/// The passes over the set that the arm's phases were read from; of a run without it, over its twin.
 void choose_probe_set(const RunData& run, ArmSummary& arm) {
-  const bool with_bos = arm.bos != "none";
-  const std::string preferred = with_bos ? "natural_bos" : "natural";
-  const std::string second = with_bos ? "natural" : "natural_bos";
+  const std::string preferred = phase_set_of(arm.bos);
+  const std::string second = preferred == "natural" ? "natural_bos" : "natural";
   for (const std::string& name : {preferred, second}) {
     for (const ProbeRecord& probe : run.probes)
       if (probe.set == name) arm.probes.push_back(&probe);
@@ -278,6 +278,12 @@ std::optional<NormRatioPeak> norm_ratio_peak(const StepRecord& step) {
     if (!peak || ratio > peak->ratio) peak = NormRatioPeak{ratio, static_cast<std::int64_t>(row) - 1};
   }
   return peak;
+}
+
+std::string phase_set_of(const std::string& bos) {
+  for (const auto& [policy, name] : enum_names<BosPolicy>())
+    if (name == bos) return phase_probe_set(policy);
+  return phase_probe_set(BosPolicy::none);
 }
 
 std::vector<double> value_ratios(const ProbeRecord& probe) {

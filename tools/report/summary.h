@@ -70,7 +70,7 @@ struct ArmSummary {
   double highest_excess = 0;        // of position 0, over all probes
   double tokens_per_second = 0;     // median
   double training_seconds = 0;
-  std::string probe_set;            // the one at the training T and BOS policy; empty: no probe pass
+  std::string probe_set;            // the one the phases are read from; empty: no probe pass
   std::vector<const ProbeRecord*> probes;  // of that set, in order of steps; owned by the RunData
   std::vector<PhaseSpan> low_rate;  // where the rate has fallen under a tenth of its peak
 };
@@ -87,6 +87,8 @@ std::vector<TableRow> summary_rows(const std::vector<ArmSummary>& arms);
 /// R of each block of a probe pass or a training batch, and its largest value.
 NormRatioPeak norm_ratio_peak(const ProbeRecord& probe);
 std::optional<NormRatioPeak> norm_ratio_peak(const StepRecord& step);
+/// The probe set that the phases of an arm with this data.bos are read from.
+std::string phase_set_of(const std::string& bos);
 /// ||v_0|| over the others, mean over the KV heads of each layer.
 std::vector<double> value_ratios(const ProbeRecord& probe);
 /// Mean sink score over layers and heads of key position `position`.
