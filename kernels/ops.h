@@ -236,7 +236,7 @@ struct ClipScale {
 struct AdamwStep {
   Tensor param;                       // (P) f32
   Tensor grad;                        // (P) f32
-  Tensor compute;                     // (P) real, output: param rounded; optional where real is f32
+  Tensor compute{};                   // (P) real, output: param rounded; optional where real is f32
   Tensor m;                           // (P) f32
   Tensor v;                           // (P) f32
   std::span<const Segment> segments;

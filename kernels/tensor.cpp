@@ -1,5 +1,8 @@
 #include "kernels/tensor.h"
 
+#include <algorithm>
+#include <bit>
+
 namespace sinkscope {
 
 std::size_t size_of(DType dtype) {
@@ -91,6 +94,23 @@ std::string describe(const Tensor& tensor) {
     out += std::to_string(tensor.extent(i));
   }
   return out + ") " + name_of(tensor.dtype);
+}
+
+void widen(std::span<const std::byte> raw, DType dtype, std::span<float> out) {
+  switch (dtype) {
+    case DType::f32:
+      std::copy_n(raw.begin(), out.size_bytes(), std::as_writable_bytes(out).begin());
+      return;
+    case DType::bf16:
+      for (std::size_t i = 0; i < out.size(); ++i) {
+        const auto low = std::to_integer<std::uint32_t>(raw[2 * i]);
+        const auto high = std::to_integer<std::uint32_t>(raw[2 * i + 1]);
+        out[i] = std::bit_cast<float>(high << 24 | low << 16);
+      }
+      return;
+    default:
+      throw std::invalid_argument(std::string("widen: elements are ") + name_of(dtype) + ", expected f32 or bf16");
+  }
 }
 
 }  // namespace sinkscope

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <span>
 #include <stdexcept>
 #include <string>
 
@@ -54,6 +55,9 @@ template <>
 double* Tensor::as<double>() const;
 template <>
 std::int32_t* Tensor::as<std::int32_t>() const;
+
+/// Elements of f32 or bf16, copied from a device, as floats. Throws std::invalid_argument for other dtypes.
+void widen(std::span<const std::byte> raw, DType dtype, std::span<float> out);
 
 /// "(2, 3) f32", for messages.
 std::string describe(const Tensor& tensor);

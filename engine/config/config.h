@@ -125,6 +125,7 @@ struct Config {
   std::string name = "run";
   std::string output = "runs";         // run directory is output/name
   Device device = Device::automatic;
+  Precision precision = Precision::automatic;
   std::int64_t threads = 0;            // CPU threads; 0: all
   ModelConfig model;
   DataConfig data;

@@ -23,6 +23,8 @@ constexpr Names<ScheduleType, 4> kScheduleTypes{{{ScheduleType::cosine, "cosine"
                                                  {ScheduleType::wsd, "wsd"},
                                                  {ScheduleType::constant, "constant"}}};
 constexpr Names<Device, 3> kDevices{{{Device::automatic, "auto"}, {Device::cpu, "cpu"}, {Device::cuda, "cuda"}}};
+constexpr Names<Precision, 3> kPrecisions{{
+    {Precision::automatic, "auto"}, {Precision::fp32, "fp32"}, {Precision::bf16, "bf16"}}};
 
 }  // namespace
 
@@ -57,6 +59,10 @@ std::span<const std::pair<ScheduleType, std::string_view>> enum_names<ScheduleTy
 template <>
 std::span<const std::pair<Device, std::string_view>> enum_names<Device>() {
   return kDevices;
+}
+template <>
+std::span<const std::pair<Precision, std::string_view>> enum_names<Precision>() {
+  return kPrecisions;
 }
 
 }  // namespace sinkscope

@@ -20,6 +20,8 @@ enum class InitScheme : std::uint8_t { gpt2, llama };
 enum class BosPolicy : std::uint8_t { none, sequence, document };
 enum class ScheduleType : std::uint8_t { cosine, linear, wsd, constant };
 enum class Device : std::uint8_t { automatic, cpu, cuda };
+/// What activations and products are computed in; master weights and sums are fp32 always.
+enum class Precision : std::uint8_t { automatic, fp32, bf16 };
 
 /// The JSON names of an enum's values, in order.
 template <class Enum>
@@ -41,6 +43,8 @@ template <>
 std::span<const std::pair<ScheduleType, std::string_view>> enum_names<ScheduleType>();
 template <>
 std::span<const std::pair<Device, std::string_view>> enum_names<Device>();
+template <>
+std::span<const std::pair<Precision, std::string_view>> enum_names<Precision>();
 
 /// The JSON name of a value, e.g. "rmsnorm"; `Device::automatic` is "auto".
 template <class Enum>

@@ -460,7 +460,13 @@ void Decoder::logits(std::int64_t row, float* out) {
   if (s.B == 0) throw std::logic_error("Decoder::logits: no forward pass came before");
   const Tensor logits = s.memory.scratch.tensor(s.memory.logits, {1, s.config.vocab_size});
   s.ops.linear_forward({.out = logits, .x = s.final_norm_output().rows(row, 1), .weight = s.head().value, .bias = {}});
-  s.ops.copy_to_host(out, logits);
+  if (s.real == DType::f32) {
+    s.ops.copy_to_host(out, logits);
+    return;
+  }
+  const Tensor wide = s.memory.scratch.tensor(s.memory.logits_f32, {1, s.config.vocab_size});
+  s.ops.convert(wide, logits);
+  s.ops.copy_to_host(out, wide);
 }
 
 std::vector<float> Decoder::sink_scores() const {

@@ -64,7 +64,7 @@ class Decoder {
   const DecoderOptions& options() const;
   const ParameterLayout& layout() const;
   Tensor parameters() const;                                 // (flat_size) real
-  Tensor gradients() const;                                  // (flat_size) real; training only
+  Tensor gradients() const;                                  // (flat_size) f32; training only
   Tensor parameter(const ParameterSpec& spec) const;         // in its own shape
   void zero_gradients();
 

@@ -28,7 +28,7 @@ DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& op
   slots = options.training ? L : std::min<std::int64_t>(L, 2);
 
   parameter_flat = parameters.request("parameters", real, layout.flat_size());
-  if (options.training) gradient_flat = gradients.request("gradients", real, layout.flat_size());
+  if (options.training) gradient_flat = gradients.request("gradients", DType::f32, layout.flat_size());
 
   const auto keep = [&](const std::string& name, DType dtype, std::int64_t size) {
     return activations.request(name, dtype, size);
@@ -69,6 +69,7 @@ DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& op
   targets = use("targets", DType::i32, N);
   losses = use("losses", DType::f32, N);
   logits = use("logits", real, head_rows * V);
+  if (real != DType::f32) logits_f32 = use("logits of one row", DType::f32, V);
   attention_delta = use("attention output", real, N * C);
   mlp_delta = use("mlp output", real, N * C);
   if (!options.training) return;

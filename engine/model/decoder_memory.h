@@ -43,6 +43,7 @@ struct DecoderMemory {
   std::size_t residual_norms = 0;    // (L+1, N)
 
   std::size_t tokens = 0, targets = 0, losses = 0, logits = 0;
+  std::size_t logits_f32 = 0;        // (V), where `real` is not f32
   std::size_t attention_delta = 0, mlp_delta = 0;  // (N, C): what a sub-block adds
   // Backward only.
   std::size_t d_residual = 0, d_norm = 0;  // (N, C)

@@ -6,11 +6,13 @@ namespace sinkscope {
 namespace {
 
 struct Requests {
-  std::size_t m, v, sums, clip;
+  std::size_t master = 0, m = 0, v = 0, sums = 0, clip = 0;
 };
 
-Requests request_all(Arena& arena, const ParameterLayout& layout) {
-  return {.m = arena.request("first moment", DType::f32, layout.flat_size()),
+Requests request_all(Arena& arena, const ParameterLayout& layout, DType compute_dtype) {
+  const bool has_master = compute_dtype != DType::f32;
+  return {.master = has_master ? arena.request("master weights", DType::f32, layout.flat_size()) : 0,
+          .m = arena.request("first moment", DType::f32, layout.flat_size()),
           .v = arena.request("second moment", DType::f32, layout.flat_size()),
           .sums = arena.request("gradient norms", DType::f64, static_cast<std::int64_t>(layout.specs().size())),
           .clip = arena.request("clip scale", DType::f32, 2)};
@@ -20,7 +22,9 @@ Requests request_all(Arena& arena, const ParameterLayout& layout) {
 
 AdamW::AdamW(Ops& ops, const ParameterLayout& layout, const OptimizerConfig& config)
     : ops_(&ops), layout_(&layout), config_(config), segments_(layout.segments()), arena_("optimizer") {
-  const Requests requests = request_all(arena_, layout);
+  has_master_ = ops.compute_dtype() != DType::f32;
+  const Requests requests = request_all(arena_, layout, ops.compute_dtype());
+  master_ = requests.master;
   m_ = requests.m;
   v_ = requests.v;
   sums_ = requests.sums;
@@ -45,8 +49,9 @@ UpdateResult AdamW::step(const Tensor& parameters, const Tensor& gradients, doub
   if (result.non_finite) return result;
 
   ops_->clip_scale({.sums = sums, .max_norm = config_.clip_norm, .out = clip});
-  ops_->adamw_step({.param = parameters,
+  ops_->adamw_step({.param = weights(parameters),
                     .grad = gradients,
+                    .compute = has_master_ ? parameters : Tensor{},
                     .m = first_moment(),
                     .v = second_moment(),
                     .segments = segments_,
@@ -60,12 +65,20 @@ UpdateResult AdamW::step(const Tensor& parameters, const Tensor& gradients, doub
   return result;
 }
 
+Tensor AdamW::weights(const Tensor& parameters) const {
+  return has_master_ ? arena_.tensor(master_, {layout_->flat_size()}) : parameters;
+}
+
+void AdamW::weights_changed(const Tensor& parameters) {
+  if (has_master_) ops_->convert(parameters, weights(parameters));
+}
+
 Tensor AdamW::first_moment() const { return arena_.tensor(m_, {layout_->flat_size()}); }
 Tensor AdamW::second_moment() const { return arena_.tensor(v_, {layout_->flat_size()}); }
 
-std::vector<MemoryLine> AdamW::memory_plan(const ParameterLayout& layout) {
+std::vector<MemoryLine> AdamW::memory_plan(const ParameterLayout& layout, DType compute_dtype) {
   Arena arena("optimizer");
-  request_all(arena, layout);
+  request_all(arena, layout, compute_dtype);
   std::vector<MemoryLine> lines;
   for (const ArenaEntry& entry : arena.entries()) lines.push_back({arena.name(), entry.name, entry.bytes});
   return lines;

@@ -23,17 +23,22 @@ struct UpdateResult {
 
 class AdamW {
  public:
-  /// Allocates and zeroes both moments. `ops` and `layout` must outlive the optimizer.
+  /// Allocates and zeroes both moments, and master weights where the compute dtype is not f32. `ops`
+  /// and `layout` must outlive the optimizer.
   AdamW(Ops& ops, const ParameterLayout& layout, const OptimizerConfig& config);
 
-  /// One update of `parameters` (flat_size) from `gradients` (flat_size) at the given rate; `step`
+  /// One update of `parameters` (flat_size) real, through the master weights if there are any, from `gradients` (flat_size) at the given rate; `step`
   /// counts from 1. With a gradient that is not finite nothing changes, and the result names it.
   UpdateResult step(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step);
 
+  /// The weights that updates accumulate in, (flat_size) f32: the master weights, or `parameters`
+  /// itself where that is f32. Whoever writes them calls weights_changed() afterwards.
+  Tensor weights(const Tensor& parameters) const;
+  void weights_changed(const Tensor& parameters);
   Tensor first_moment() const;   // (flat_size) f32
   Tensor second_moment() const;  // (flat_size) f32
 
-  static std::vector<MemoryLine> memory_plan(const ParameterLayout& layout);
+  static std::vector<MemoryLine> memory_plan(const ParameterLayout& layout, DType compute_dtype);
 
  private:
   Ops* ops_;
@@ -41,7 +46,8 @@ class AdamW {
   OptimizerConfig config_;
   std::vector<Segment> segments_;
   Arena arena_;
-  std::size_t m_ = 0, v_ = 0, sums_ = 0, clip_ = 0;
+  bool has_master_ = false;
+  std::size_t master_ = 0, m_ = 0, v_ = 0, sums_ = 0, clip_ = 0;
 };
 
 }  // namespace sinkscope

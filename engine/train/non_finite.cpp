@@ -27,14 +27,17 @@ class FiniteCheck final : public ActivationObserver {
   }
   void look(const std::string& name, const Tensor& tensor) {
     if (!first_.empty()) return;
+    raw_.resize(tensor.bytes());
     values_.resize(static_cast<std::size_t>(tensor.size()));
-    ops_.copy_to_host(values_.data(), tensor);
+    ops_.copy_to_host(raw_.data(), tensor);
+    widen(raw_, tensor.dtype, values_);
     if (!all_finite(values_)) first_ = name;
   }
   const std::string& first() const { return first_; }
 
  private:
   Ops& ops_;
+  std::vector<std::byte> raw_;
   std::vector<float> values_;
   std::string first_;
 };

@@ -12,8 +12,14 @@ namespace sinkscope {
 std::filesystem::path run_directory(const Config& config) { return std::filesystem::path(config.output) / config.name; }
 
 std::unique_ptr<Ops> make_ops(const Config& config) {
-  if (config.device == Device::cuda)
-    throw ConfigError("device is \"cuda\", and this build has no CUDA backend; expected \"cpu\" or \"auto\"");
+  std::string why;
+  const bool found = config.device != Device::cpu && !cuda_devices(&why).empty();
+  if (config.device == Device::cuda && !found)
+    throw ConfigError("device is \"cuda\", and there is no GPU: " + why + "; expected \"cpu\" or \"auto\"");
+  if (found)
+    return make_cuda_ops({.device = 0, .compute = config.precision == Precision::fp32 ? DType::f32 : DType::bf16});
+  if (config.precision == Precision::bf16)
+    throw ConfigError("precision is \"bf16\", and the CPU computes in fp32; expected \"fp32\" or \"auto\"");
   return make_cpu_ops(static_cast<int>(config.threads));
 }
 
@@ -43,7 +49,7 @@ RunPlan plan_run(const Config& config) {
   };
   const std::unique_ptr<Ops> ops = make_ops(c);
   append(Decoder::memory_plan(c.model, decoder_options(c), ops->compute_dtype()));
-  append(AdamW::memory_plan(layout));
+  append(AdamW::memory_plan(layout, ops->compute_dtype()));
   if (c.probes.enabled && c.probes.every > 0 && dataset.validation) {
     const std::vector<ProbeSet> sets = build_probe_sets(*dataset.validation, probe_set_options(c));
     append(ProbePass::memory_plan(c.model, decoder_options(c), c.probes, sets, ops->compute_dtype()));

@@ -26,6 +26,7 @@ class CountingOps final : public Ops {
   void copy_to_host(void* dst, const Tensor& src) override { inner_->copy_to_host(dst, src); }
   void copy(const Tensor& dst, const Tensor& src) override { inner_->copy(dst, src); }
   void zero(const Tensor& dst) override { inner_->zero(dst); }
+  void convert(const Tensor& dst, const Tensor& src) override { inner_->convert(dst, src); }
   void synchronize() override { inner_->synchronize(); }
   void embedding_forward(const EmbeddingForward& args) override { inner_->embedding_forward(args); }
   void embedding_backward(const EmbeddingBackward& args) override { inner_->embedding_backward(args); }

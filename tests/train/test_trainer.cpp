@@ -39,7 +39,9 @@ TEST_CASE("a run logs every step once, and what each pass measured") {
     CHECK(record.validation_loss.has_value() == (record.step % 4 == 0));
     CHECK(record.sink_score.size() == 4);
     CHECK(record.sink_score_layer.size() == 2);
-    CHECK(record.residual_norm_first.size() == 3);
+    CHECK(record.residual_norm.size() == 3 * 4);
+    CHECK(record.residual_norm_rest.size() == 3);
+    CHECK(record.norm_ratio.size() == 3);
     CHECK(record.sink_score[0] >= 1.0 / 24);  // A[0,0] = 1
     double squared = 0;
     for (const double norm : record.gradient_norm_attention) squared += norm * norm;
@@ -202,11 +204,15 @@ TEST_CASE("a validation loss that is not finite stops the run, which then has no
   CHECK(!newest_checkpoint(run / "checkpoints"));
 }
 
-TEST_CASE("a device that this build lacks is refused by name") {
+TEST_CASE("a device that is not there, and a precision it does not have, are refused by name") {
   TemporaryFolder folder;
   test::make_dataset(folder.path());
+  CHECK(train_error(small_config(folder.path(), {"device=cpu", "precision=bf16"})) ==
+        "precision is \"bf16\", and the CPU computes in fp32; expected \"fp32\" or \"auto\"");
+  std::string why;
+  if (!cuda_devices(&why).empty()) return;  // a GPU machine: nothing is refused
   CHECK(train_error(small_config(folder.path(), {"device=cuda"})) ==
-        "device is \"cuda\", and this build has no CUDA backend; expected \"cpu\" or \"auto\"");
+        "device is \"cuda\", and there is no GPU: " + why + "; expected \"cpu\" or \"auto\"");
   CHECK(!std::filesystem::exists(folder.path() / "runs"));
 }
 
