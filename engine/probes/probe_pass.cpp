@@ -1,7 +1,6 @@
 #include "engine/probes/probe_pass.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <limits>
 #include <stdexcept>
@@ -60,24 +59,6 @@ struct DeviceBuffers {
                              model.layers * extents.gathered_rows * model.channels);
   }
 };
-
-/// Rows copied from the device, as floats.
-void widen(std::span<const std::byte> raw, DType dtype, std::span<float> out) {
-  switch (dtype) {
-    case DType::f32:
-      std::copy_n(raw.begin(), out.size_bytes(), std::as_writable_bytes(out).begin());
-      return;
-    case DType::bf16:
-      for (std::size_t i = 0; i < out.size(); ++i) {
-        const auto low = std::to_integer<std::uint32_t>(raw[2 * i]);
-        const auto high = std::to_integer<std::uint32_t>(raw[2 * i + 1]);
-        out[i] = std::bit_cast<float>(high << 24 | low << 16);
-      }
-      return;
-    default:
-      throw std::invalid_argument(std::string("ProbePass: activations are ") + name_of(dtype) + ", expected f32 or bf16");
-  }
-}
 
 void divide(std::vector<double>& values, double by) {
   for (double& value : values) value /= by;

@@ -219,7 +219,8 @@ void Run::start(const std::string& how) {
 void Run::initialize() {
   std::vector<float> values(static_cast<std::size_t>(decoder_.layout().flat_size()));
   initialize_parameters(decoder_.layout(), static_cast<std::uint64_t>(config_.train.seed), values);
-  ops_->copy_from_host(decoder_.parameters(), values.data());
+  ops_->copy_from_host(optimizer_.weights(decoder_.parameters()), values.data());
+  optimizer_.weights_changed(decoder_.parameters());
 }
 
 void Run::load(const std::filesystem::path& checkpoint) {
@@ -232,7 +233,8 @@ void Run::load(const std::filesystem::path& checkpoint) {
     throw std::runtime_error(origin + ": step " + std::to_string(state_.step) + " is beyond train.steps = " +
                              std::to_string(config_.train.steps));
   if (probe_pass_) phases_.restore(state_.phase_detector);
-  ops_->copy_from_host(decoder_.parameters(), parameters.data());
+  ops_->copy_from_host(optimizer_.weights(decoder_.parameters()), parameters.data());
+  optimizer_.weights_changed(decoder_.parameters());
   ops_->copy_from_host(optimizer_.first_moment(), first.data());
   ops_->copy_from_host(optimizer_.second_moment(), second.data());
 }
@@ -371,7 +373,7 @@ void Run::save(std::int64_t step) {
                       .step = step,
                       .bos_id = static_cast<std::int32_t>(config_.data.bos_id),
                       .eos_id = static_cast<std::int32_t>(config_.data.eos_id),
-                      .parameters = host_view(decoder_.parameters(), parameters),
+                      .parameters = host_view(optimizer_.weights(decoder_.parameters()), parameters),
                       .first_moment = host_view(optimizer_.first_moment(), first),
                       .second_moment = host_view(optimizer_.second_moment(), second),
                       .state = {},
