@@ -151,6 +151,10 @@ class ConsoleSink final : public MetricSink {
     result.push_back(format_rate(step.tokens_per_second));
     if (options_.total_steps > 0) result.push_back("left " + format_duration(seconds_left()));
     if (validation_loss_) result.push_back(format("validation %.4f", *validation_loss_));
+    if (step.norm_ratio.size() > 1) {  // the largest R over the blocks; the embedding output stands before them
+      const double largest = *std::max_element(step.norm_ratio.begin() + 1, step.norm_ratio.end());
+      result.push_back(format("P0 norm ratio %.2f", largest));
+    }
     return result;
   }
 

@@ -158,8 +158,9 @@ void visit_step_fields(Record& record, Visitor& visit) {
   visit("sink_score", record.sink_score);
   visit("sink_rate", record.sink_rate);
   visit("sink_score_layer", record.sink_score_layer);
-  visit("residual_norm_first", record.residual_norm_first);
+  visit("residual_norm", record.residual_norm);
   visit("residual_norm_rest", record.residual_norm_rest);
+  visit("norm_ratio", record.norm_ratio);
   visit("gradient_norm_attention", record.gradient_norm_attention);
   visit("gradient_norm_mlp", record.gradient_norm_mlp);
 }

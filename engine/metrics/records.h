@@ -27,8 +27,10 @@ struct StepRecord {
   std::vector<double> sink_score;           // [K] mean over sequences, layers, heads
   std::vector<double> sink_rate;            // [K] share of (sequence, layer, head) above eps
   std::vector<double> sink_score_layer;     // [L] of position 0
-  std::vector<double> residual_norm_first;  // [L+1] position 0, index 0 the embedding output
-  std::vector<double> residual_norm_rest;   // [L+1] mean over t >= 1
+  // METRICS.md section 2, by the names of a probe pass; row 0 is the embedding output.
+  std::vector<double> residual_norm;        // [(L+1)*K]
+  std::vector<double> residual_norm_rest;   // [L+1] mean over t >= K; NaN when K is the whole sequence
+  std::vector<double> norm_ratio;           // [L+1] R, of each sequence by itself
   std::vector<double> gradient_norm_attention;  // [L]
   std::vector<double> gradient_norm_mlp;        // [L]
 };

@@ -36,7 +36,8 @@ struct TensorBoardOptions {
 };
 
 /// TensorBoard event files in run_directory/tensorboard: scalars grouped as loss/, sink/, norm/,
-/// gradient/, speed/; histograms of per-head sink scores; layer x head heatmap images of the sink
+/// gradient/, speed/ (of the residual norms of a step only position 0, the rest and their ratio: the other
+/// positions are in metrics.jsonl); histograms of per-head sink scores; layer x head heatmap images of the sink
 /// score and a layer x position one of the residual norm. `resume_step`: events of later steps are
 /// dropped from existing files first.
 std::unique_ptr<MetricSink> make_tensorboard_sink(const std::filesystem::path& run_directory,

@@ -54,6 +54,16 @@ void add_mean(Summary& summary, const std::string& tag, const std::vector<double
   summary.add_scalar(tag, std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size()));
 }
 
+/// The residual norms (L+1) of position 0; empty when the record holds none.
+std::vector<double> first_norms(const StepRecord& record) {
+  std::vector<double> out;
+  const std::size_t rows = record.residual_norm_rest.size();
+  for (std::size_t row = 0; row < rows; ++row)
+    if (const std::size_t i = row * (record.residual_norm.size() / rows); i < record.residual_norm.size())
+      out.push_back(record.residual_norm[i]);
+  return out;
+}
+
 Summary summary_of(const StepRecord& record) {
   Summary summary;
   summary.add_scalar("loss/train", record.loss);
@@ -63,8 +73,9 @@ Summary summary_of(const StepRecord& record) {
   add_positions(summary, "sink/score", record.sink_score);
   add_positions(summary, "sink/rate", record.sink_rate);
   add_each(summary, "sink/score_", record.sink_score_layer, layer_name);
-  add_each(summary, "norm/residual_first_", record.residual_norm_first, residual_name);
+  add_each(summary, "norm/residual_first_", first_norms(record), residual_name);
   add_each(summary, "norm/residual_rest_", record.residual_norm_rest, residual_name);
+  add_each(summary, "norm/ratio_", record.norm_ratio, residual_name);
   summary.add_scalar("gradient/norm", record.gradient_norm);
   add_each(summary, "gradient/attention_", record.gradient_norm_attention, layer_name);
   add_each(summary, "gradient/mlp_", record.gradient_norm_mlp, layer_name);

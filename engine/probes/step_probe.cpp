@@ -3,6 +3,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "engine/probes/norms.h"
+
 namespace sinkscope {
 
 namespace {
@@ -31,20 +33,22 @@ void summarize_step(std::span<const float> sink, std::span<const float> residual
   if (!residual_norms.empty()) {
     expect_size("residual_norms", residual_norms.size(), (shape.layers + 1) * shape.sequences * shape.length);
     if (shape.length < 2) throw std::invalid_argument("summarize_step: residual_norms of sequences shorter than 2");
-    const auto rows = static_cast<std::size_t>(shape.layers + 1);
-    if (accumulator.norm_first_.empty()) {
-      accumulator.norm_first_.assign(rows, 0.0);
+    if (shape.positions > shape.length)
+      throw std::invalid_argument("summarize_step: residual_norms of sequences shorter than the positions watched");
+    const auto rows = static_cast<std::size_t>(shape.layers + 1), positions = static_cast<std::size_t>(shape.positions);
+    if (accumulator.norm_rest_.empty()) {
+      accumulator.norm_.assign(rows * positions, 0.0);
       accumulator.norm_rest_.assign(rows, 0.0);
+      accumulator.norm_ratio_.assign(rows, 0.0);
     }
-    expect_size("residual_norms (layers)", rows, static_cast<std::int64_t>(accumulator.norm_first_.size()));
-    const float* norm = residual_norms.data();
-    for (std::size_t row = 0; row < rows; ++row)
-      for (std::int64_t b = 0; b < shape.sequences; ++b, norm += shape.length) {
-        double rest = 0;
-        for (std::int64_t t = 1; t < shape.length; ++t) rest += static_cast<double>(norm[t]);
-        accumulator.norm_first_[row] += static_cast<double>(norm[0]);
-        accumulator.norm_rest_[row] += rest / static_cast<double>(shape.length - 1);
-      }
+    expect_size("residual_norms (layers)", rows, static_cast<std::int64_t>(accumulator.norm_rest_.size()));
+    const auto row_size = static_cast<std::size_t>(shape.sequences * shape.length);
+    for (std::size_t row = 0; row < rows; ++row) {
+      const auto norms = residual_norms.subspan(row * row_size, row_size);
+      add_norms(norms, shape.length, std::span(accumulator.norm_).subspan(row * positions, positions),
+                accumulator.norm_rest_[row]);
+      accumulator.norm_ratio_[row] += norm_ratio_sum(norms, shape.length);
+    }
     accumulator.norm_sequences_ += static_cast<double>(shape.sequences);
   }
 }
@@ -58,10 +62,11 @@ void StepAccumulator::fill(StepRecord& record) const {
     for (std::size_t i = 0; i < by_layer.size(); i += record.sink_score.size())
       record.sink_score_layer.push_back(by_layer[i]);
   }
-  record.residual_norm_first = norm_first_;
+  record.residual_norm = norm_;
   record.residual_norm_rest = norm_rest_;
-  for (double& value : record.residual_norm_first) value /= norm_sequences_;
-  for (double& value : record.residual_norm_rest) value /= norm_sequences_;
+  record.norm_ratio = norm_ratio_;
+  for (std::vector<double>* field : {&record.residual_norm, &record.residual_norm_rest, &record.norm_ratio})
+    for (double& value : *field) value /= norm_sequences_;
 }
 
 }  // namespace sinkscope

@@ -17,13 +17,13 @@ struct StepShape {
   std::int64_t sequences = 0;  // B
   std::int64_t heads = 0;      // H
   std::int64_t positions = 0;  // K
-  std::int64_t length = 0;     // T, at least 2 where residual norms are given
+  std::int64_t length = 0;     // T, at least 2 and at least K where residual norms are given
 };
 
 /// Sums over a step's micro-batches so far; a default-constructed one begins a step.
 class StepAccumulator {
  public:
-  /// Fills sink_score, sink_rate, sink_score_layer, residual_norm_first and residual_norm_rest of
+  /// Fills sink_score, sink_rate, sink_score_layer, residual_norm, residual_norm_rest and norm_ratio of
   /// `record` with means over the step's sequences; what was never given stays empty.
   void fill(StepRecord& record) const;
 
@@ -31,8 +31,10 @@ class StepAccumulator {
   friend void summarize_step(std::span<const float> sink, std::span<const float> residual_norms,
                              const StepShape& shape, double threshold, StepAccumulator& accumulator);
   SinkTally sinks_;
-  std::vector<double> norm_first_;  // (L+1) sums over sequences of position 0
-  std::vector<double> norm_rest_;   // (L+1) sums over sequences of the mean over t >= 1
+  // Sums over sequences, as norms.h defines them.
+  std::vector<double> norm_;        // (L+1, K)
+  std::vector<double> norm_rest_;   // (L+1)
+  std::vector<double> norm_ratio_;  // (L+1)
   double norm_sequences_ = 0;
 };
 

@@ -44,8 +44,8 @@ STEP_SEVERAL = {
     "sink/score_position_": ("sink_score", str),
     "sink/rate_position_": ("sink_rate", str),
     "sink/score_": ("sink_score_layer", layer),
-    "norm/residual_first_": ("residual_norm_first", residual),
     "norm/residual_rest_": ("residual_norm_rest", residual),
+    "norm/ratio_": ("norm_ratio", residual),
     "gradient/attention_": ("gradient_norm_attention", layer),
     "gradient/mlp_": ("gradient_norm_mlp", layer),
 }
@@ -75,6 +75,9 @@ def expected_scalars(run):
         for prefix, (key, name) in STEP_SEVERAL.items():
             for i, value in enumerate(line.get(key) or []):
                 put(prefix + name(i), line["step"], value)
+        norms, rows = line.get("residual_norm") or [], len(line.get("residual_norm_rest") or [])
+        for i in range(rows if norms else 0):  # position 0 of each row
+            put("norm/residual_first_" + residual(i), line["step"], norms[i * (len(norms) // rows)])
     probes = run / "probes.jsonl"
     for line in read_lines(probes) if probes.exists() else []:
         put("loss/" + line["set"], line["step"], line["loss"])

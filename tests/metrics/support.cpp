@@ -36,8 +36,9 @@ StepRecord example_step(std::int64_t step) {
   record.sink_score = numbers(4, 0.31 / t, 0.7);
   record.sink_rate = numbers(4, 0.17, 0.5);
   record.sink_score_layer = numbers(2, 0.2, 1.1);
-  record.residual_norm_first = numbers(3, 5.0, 3.3);
+  record.residual_norm = numbers(3 * 4, 5.0, 3.3);
   record.residual_norm_rest = numbers(3, 4.0, 1.1);
+  record.norm_ratio = numbers(3, 1.2, 2.1);
   record.gradient_norm_attention = numbers(2, 0.4, 1.3);
   record.gradient_norm_mlp = numbers(2, 0.6, 1.4);
   return record;

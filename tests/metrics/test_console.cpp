@@ -61,6 +61,15 @@ std::size_t occurrences(const std::string& text, const std::string& part) {
 
 }  // namespace
 
+TEST_CASE("the console tells the largest norm ratio over the blocks") {
+  Console console(plain(1));
+  StepRecord record;
+  record.step = 1;
+  record.norm_ratio = {9.0, 1.5, 2.25};
+  console.sink->write(record);
+  CHECK(contains(console.take(), "  P0 norm ratio 2.25\n"));
+}
+
 TEST_CASE("without a terminal the console prints whole lines at its cadence") {
   Console console(plain(10));
   for (std::int64_t step = 1; step <= 25; ++step) console.step(step);

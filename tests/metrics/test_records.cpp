@@ -38,18 +38,19 @@ TEST_CASE("a step record comes back bit for bit") {
   CHECK(read.sink_score == record.sink_score);
   CHECK(read.sink_rate == record.sink_rate);
   CHECK(read.sink_score_layer == record.sink_score_layer);
-  CHECK(read.residual_norm_first == record.residual_norm_first);
+  CHECK(read.residual_norm == record.residual_norm);
   CHECK(read.residual_norm_rest == record.residual_norm_rest);
+  CHECK(read.norm_ratio == record.norm_ratio);
   CHECK(read.gradient_norm_attention == record.gradient_norm_attention);
   CHECK(read.gradient_norm_mlp == record.gradient_norm_mlp);
-  // No field is forgotten: 10 numbers and 7 lists.
-  CHECK(through_text(record).size() == 17);
+  // No field is forgotten: 10 numbers and 8 lists.
+  CHECK(through_text(record).size() == 18);
 }
 
 TEST_CASE("norms of a step keep all bits of a double") {
   StepRecord record;
-  record.residual_norm_first = {1.0 / 3.0, 1e-320, 1e300};
-  CHECK(step_record_from_json(through_text(record)).residual_norm_first == record.residual_norm_first);
+  record.residual_norm = {1.0 / 3.0, 1e-320, 1e300};
+  CHECK(step_record_from_json(through_text(record)).residual_norm == record.residual_norm);
 }
 
 TEST_CASE("a probe record comes back, its vectors to the precision of float") {

@@ -155,7 +155,9 @@ TEST_CASE("A step's record becomes one event whose scalars are the record's") {
     check("sink/rate_position_" + std::to_string(k), record.sink_rate[k]);
   }
   check("sink/score_layer_01", record.sink_score_layer[1]);
-  check("norm/residual_first_embedding", record.residual_norm_first[0]);
+  check("norm/residual_first_embedding", record.residual_norm[0]);
+  check("norm/residual_first_layer_01", record.residual_norm[2 * 4]);
+  check("norm/ratio_layer_01", record.norm_ratio[2]);
   check("norm/residual_rest_layer_01", record.residual_norm_rest[2]);
 }
 

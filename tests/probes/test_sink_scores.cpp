@@ -79,8 +79,12 @@ TEST_CASE("step probes average over the micro-batches of a step") {
   CHECK(record.sink_rate[0] == Approx(2.0 / 3));
   CHECK(record.sink_rate[1] == Approx(1.0 / 3));
   CHECK(record.sink_score_layer[0] == Approx(0.4));
-  CHECK(record.residual_norm_first == std::vector<double>{3, 5});
-  CHECK(record.residual_norm_rest == std::vector<double>{(2.0 + 1 + 5) / 3, (1.0 + 3 + 2) / 3});
+  // K = 2 positions, the rest from t = 2 on, and the ratio to all t >= 1 of each sequence by itself.
+  CHECK(record.residual_norm == std::vector<double>{3, (1.0 + 1 + 5) / 3, 5, (1.0 + 3 + 2) / 3});
+  CHECK(record.residual_norm_rest == std::vector<double>{(3.0 + 1 + 5) / 3, (1.0 + 3 + 2) / 3});
+  REQUIRE(record.norm_ratio.size() == 2);
+  CHECK(record.norm_ratio[0] == Approx((2 + 2 + 3.0 / 5) / 3));
+  CHECK(record.norm_ratio[1] == Approx((8 + 2 + 0.5) / 3));
 }
 
 TEST_CASE("what a step does not measure stays empty, and wrong sizes are named") {
@@ -88,7 +92,8 @@ TEST_CASE("what a step does not measure stays empty, and wrong sizes are named")
   StepRecord record;
   steps.fill(record);
   CHECK(record.sink_score.empty());
-  CHECK(record.residual_norm_first.empty());
+  CHECK(record.residual_norm.empty());
+  CHECK(record.norm_ratio.empty());
   const StepShape shape{.layers = 1, .sequences = 1, .heads = 1, .positions = 2, .length = 3};
   CHECK_THROWS_WITH(summarize_step(std::vector<float>(3), {}, shape, 0.3, steps),
                     "summarize_step: sink has 3 elements, expected 2");

@@ -36,8 +36,11 @@ StepRecord step_record(const ExampleRun& run, int step) {
     record.sink_score[0] = 0.05 * (1 + run.sink * step);
     record.sink_rate.assign(kPositions, 0.0);
     record.sink_score_layer.assign(kLayers, record.sink_score[0]);
-    record.residual_norm_first = {10, 20, 40};
+    record.residual_norm.assign((kLayers + 1) * kPositions, 10.0);
+    record.residual_norm[kPositions] = 20;
+    record.residual_norm[2 * kPositions] = 40;
     record.residual_norm_rest = {10, 10, 10};
+    record.norm_ratio = {1, 2, 5};  // of each sequence by itself: not the ratio of the means
   }
   return record;
 }

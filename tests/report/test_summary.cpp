@@ -185,7 +185,7 @@ TEST_CASE("runs without probe passes, without any probe and with bad losses are 
   REQUIRE(value_of(rows, "scores read on", 1) == "nothing: probes off");
   REQUIRE(value_of(rows, "mean sink score P0", 0) == "0.0505 → 0.1000");
   REQUIRE(value_of(rows, "mean sink score P0", 1) == "-");
-  REQUIRE(value_of(rows, "largest P0 norm ratio, last", 0) == "4.000 (layer 1)");
+  REQUIRE(value_of(rows, "largest P0 norm ratio, last", 0) == "5.000 (layer 1)");
   REQUIRE(value_of(rows, "sink onset", 0) == "not measured");
   REQUIRE(value_of(rows, "training loss", 2) == "3.990 → NaN");
   const std::string text = plain_summary(runs);

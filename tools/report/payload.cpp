@@ -173,13 +173,10 @@ void add_norms(const std::vector<RunData>& runs, const std::vector<ArmSummary>& 
   for (std::size_t arm = 0; arm < runs.size(); ++arm) {
     const ArmSummary& summary = arms[arm];
     if (summary.probes.empty())
-      ratio.add(arm, 0, "P0 / others", "line", of_steps(runs[arm], [](const StepRecord& s) {
-                  const auto peak = norm_ratio_peak(s);
-                  return peak ? peak->ratio : kMissing;
-                }));
+      ratio.add(arm, 0, "P0 / others", "line", of_steps(runs[arm], [](const StepRecord& s) { return norm_ratio_peak(s.norm_ratio).ratio; }));
     else
       ratio.add(arm, 0, "P0 / others", "line",
-                of_probes(summary.probes, [](const ProbeRecord& r) { return norm_ratio_peak(r).ratio; }));
+                of_probes(summary.probes, [](const ProbeRecord& r) { return norm_ratio_peak(r.norm_ratio).ratio; }));
     value.add(arm, 0, "P0 / others", "line", of_probes(summary.probes, [](const ProbeRecord& r) {
                 const std::vector<double> ratios = value_ratios(r);
                 return ratios.empty() ? kMissing : *std::min_element(ratios.begin(), ratios.end());
@@ -265,13 +262,8 @@ Json heatmaps(const std::vector<RunData>& runs, const std::vector<ArmSummary>& a
   add(heatmap("ratio_map", "P0 norm ratio by layer", "Residual norm of position 0 over the mean of the others after each "
               "block; logarithmic colours, one scale for all arms.", "P0 / others", true, runs, arms,
               [](const StepRecord* step, const ProbeRecord* probe) {
-                std::vector<double> column;
-                if (probe != nullptr) {
-                  if (!probe->norm_ratio.empty()) column.assign(probe->norm_ratio.begin() + 1, probe->norm_ratio.end());
-                  return column;
-                }
-                for (std::size_t row = 1; row < step->residual_norm_first.size(); ++row)
-                  column.push_back(step->residual_norm_first[row] / at(step->residual_norm_rest, row));
+                std::vector<double> column = probe != nullptr ? probe->norm_ratio : step->norm_ratio;
+                if (!column.empty()) column.erase(column.begin());  // the embedding output
                 return column;
               }));
   return result;

@@ -183,22 +183,30 @@ void summarize_scores(const RunData& run, ArmSummary& arm) {
   }
 }
 
+/// The norms of the blocks, out of a step or of a probe pass; nothing when none were measured.
+template <class Record>
+std::optional<LayerNorms> layer_norms(const Record& record) {
+  LayerNorms norms;
+  const std::size_t rows = std::min(record.residual_norm_rest.size(), record.norm_ratio.size());
+  const std::size_t positions = rows == 0 ? 0 : record.residual_norm.size() / rows;
+  if (positions == 0) return std::nullopt;
+  for (std::size_t row = 1; row < rows; ++row) {
+    norms.first.push_back(record.residual_norm[row * positions]);
+    norms.rest.push_back(record.residual_norm_rest[row]);
+    norms.ratio.push_back(record.norm_ratio[row]);
+  }
+  if (norms.first.empty()) return std::nullopt;
+  return norms;
+}
+
 void summarize_norms(const RunData& run, ArmSummary& arm) {
   if (!arm.probes.empty()) {
     const ProbeRecord& last = *arm.probes.back();
-    arm.norm_ratio_first = norm_ratio_peak(*arm.probes.front());
-    arm.norm_ratio = norm_ratio_peak(last);
+    arm.norm_ratio_first = norm_ratio_peak(arm.probes.front()->norm_ratio);
+    arm.norm_ratio = norm_ratio_peak(last.norm_ratio);
     arm.step_up_layer = last.step_up_layer;
     arm.concentration = last.concentration;
-    LayerNorms norms;
-    const auto positions = static_cast<std::size_t>(last.positions);
-    for (std::size_t row = 1; row < last.residual_norm_rest.size(); ++row) {
-      if (row * positions >= last.residual_norm.size() || row >= last.norm_ratio.size()) break;
-      norms.first.push_back(last.residual_norm[row * positions]);
-      norms.rest.push_back(last.residual_norm_rest[row]);
-      norms.ratio.push_back(last.norm_ratio[row]);
-    }
-    if (!norms.first.empty()) arm.layer_norms = norms;
+    arm.layer_norms = layer_norms(last);
     const std::vector<double> ratios = value_ratios(last);
     if (!ratios.empty()) {
       const auto smallest = std::min_element(ratios.begin(), ratios.end());
@@ -206,16 +214,11 @@ void summarize_norms(const RunData& run, ArmSummary& arm) {
       arm.value_ratio_layer = smallest - ratios.begin();
     }
   } else if (!run.steps.empty()) {
+    const StepRecord& first = run.steps.front();
     const StepRecord& last = run.steps.back();
-    arm.norm_ratio_first = norm_ratio_peak(run.steps.front());
-    arm.norm_ratio = norm_ratio_peak(last);
-    LayerNorms norms;
-    for (std::size_t row = 1; row < last.residual_norm_first.size() && row < last.residual_norm_rest.size(); ++row) {
-      norms.first.push_back(last.residual_norm_first[row]);
-      norms.rest.push_back(last.residual_norm_rest[row]);
-      norms.ratio.push_back(last.residual_norm_first[row] / last.residual_norm_rest[row]);
-    }
-    if (!norms.first.empty()) arm.layer_norms = norms;
+    if (first.norm_ratio.size() > 1) arm.norm_ratio_first = norm_ratio_peak(first.norm_ratio);
+    if (last.norm_ratio.size() > 1) arm.norm_ratio = norm_ratio_peak(last.norm_ratio);
+    arm.layer_norms = layer_norms(last);
   }
 }
 
@@ -263,20 +266,11 @@ std::string onset_text(const ArmSummary& arm) {
 
 }  // namespace
 
-NormRatioPeak norm_ratio_peak(const ProbeRecord& probe) {
+NormRatioPeak norm_ratio_peak(const std::vector<double>& norm_ratio) {
   NormRatioPeak peak{-std::numeric_limits<double>::infinity(), 0};
-  for (std::size_t row = 1; row < probe.norm_ratio.size(); ++row)
-    if (probe.norm_ratio[row] > peak.ratio) peak = {probe.norm_ratio[row], static_cast<std::int64_t>(row) - 1};
+  for (std::size_t row = 1; row < norm_ratio.size(); ++row)
+    if (norm_ratio[row] > peak.ratio) peak = {norm_ratio[row], static_cast<std::int64_t>(row) - 1};
   if (!std::isfinite(peak.ratio)) peak.ratio = std::numeric_limits<double>::quiet_NaN();
-  return peak;
-}
-
-std::optional<NormRatioPeak> norm_ratio_peak(const StepRecord& step) {
-  std::optional<NormRatioPeak> peak;
-  for (std::size_t row = 1; row < step.residual_norm_first.size() && row < step.residual_norm_rest.size(); ++row) {
-    const double ratio = step.residual_norm_first[row] / step.residual_norm_rest[row];
-    if (!peak || ratio > peak->ratio) peak = NormRatioPeak{ratio, static_cast<std::int64_t>(row) - 1};
-  }
   return peak;
 }
 

@@ -37,8 +37,8 @@ struct PhaseSpan {
 
 struct LayerNorms {        // blocks 0..L-1, at the end
   std::vector<double> first;  // position 0
-  std::vector<double> rest;   // mean of the others (t >= K in a probe set, t >= 1 in a training batch)
-  std::vector<double> ratio;
+  std::vector<double> rest;   // mean over t >= K
+  std::vector<double> ratio;  // R: position 0 over the mean of t >= 1, mean over sequences
 };
 
 struct ArmSummary {
@@ -84,9 +84,8 @@ struct TableRow {
 };
 std::vector<TableRow> summary_rows(const std::vector<ArmSummary>& arms);
 
-/// R of each block of a probe pass or a training batch, and its largest value.
-NormRatioPeak norm_ratio_peak(const ProbeRecord& probe);
-std::optional<NormRatioPeak> norm_ratio_peak(const StepRecord& step);
+/// The largest R over the blocks, of the norm_ratio (L+1) of a step or a probe pass; NaN without blocks.
+NormRatioPeak norm_ratio_peak(const std::vector<double>& norm_ratio);
 /// The probe set that the phases of an arm with this data.bos are read from.
 std::string phase_set_of(const std::string& bos);
 /// ||v_0|| over the others, mean over the KV heads of each layer.
