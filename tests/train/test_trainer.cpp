@@ -5,7 +5,10 @@
 
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/config/load.h"
+#include "engine/data/dataset.h"
+#include "engine/data/sampler.h"
 #include "engine/metrics/sinks.h"
+#include "engine/model/parameters.h"
 #include "engine/optim/schedule.h"
 #include "tests/catch.h"
 #include "tests/train/support.h"
@@ -102,20 +105,77 @@ TEST_CASE("accumulated micro-batches make the step of one large batch") {
   }
 }
 
+/// What token v scores in a model that predicts the same, whatever the context.
+double fixed_logit(std::int64_t v) { return static_cast<double>(v * 37 % 258) / 50; }
+
+/// Puts weights into the run's checkpoint that make every prediction softmax(fixed_logit): all embeddings
+/// are ones, the blocks add nothing, and row v of the head sums to fixed_logit(v).
+void fix_predictions(const std::filesystem::path& checkpoint, const Config& config) {
+  const ParameterLayout layout(config.model);
+  std::vector<float> values(static_cast<std::size_t>(layout.flat_size()), 0.0F), moments(values.size(), 0.0F);
+  std::vector<float> ignored(values.size());
+  const std::string state = load_checkpoint(checkpoint, config.model, ignored, {}, {});
+  const std::int64_t channels = config.model.channels;
+  for (const ParameterSpec& spec : layout.specs()) {
+    const auto part = std::span(values).subspan(static_cast<std::size_t>(spec.offset), static_cast<std::size_t>(spec.size));
+    if (spec.name == "embed.token.weight" || spec.group == ParameterGroup::norm) std::fill(part.begin(), part.end(), 1.0F);
+    if (spec.name != "head.weight") continue;
+    for (std::size_t i = 0; i < part.size(); ++i)
+      part[i] = static_cast<float>(fixed_logit(static_cast<std::int64_t>(i) / channels) / static_cast<double>(channels));
+  }
+  save_checkpoint(checkpoint.parent_path(),
+                  {.model = config.model, .step = 1, .bos_id = static_cast<std::int32_t>(config.data.bos_id),
+                   .eos_id = static_cast<std::int32_t>(config.data.eos_id), .parameters = values,
+                   .first_moment = moments, .second_moment = moments, .state = state, .tokenizer_files = {}}, 0);
+}
+
 TEST_CASE("arms with and without BOS see the same text and count the same targets") {
   TemporaryFolder folder;
   test::make_dataset(folder.path());
-  const std::vector<std::string> fixed = {"train.optimizer.learning_rate=0", "data.common_targets=[\"none\",\"sequence\"]"};
+  double normalizer = 0;
+  for (std::int64_t v = 0; v < 258; ++v) normalizer += std::exp(fixed_logit(v));
+  std::vector<std::vector<StepRecord>> arms;
   for (const char* bos : {"none", "sequence"}) {
-    std::vector<std::string> overrides = fixed;
-    overrides.push_back(std::string("name=") + bos);
-    overrides.push_back(std::string("data.bos=") + bos);
-    train_quietly(small_config(folder.path(), overrides));
+    const Config config = plan_run(small_config(folder.path(), {"train.optimizer.learning_rate=0", "train.steps=9",
+                                                                "data.common_targets=[\"none\",\"sequence\"]",
+                                                                std::string("name=") + bos, std::string("data.bos=") + bos}))
+                              .config;
+    const std::atomic<bool> stop = true;
+    TrainOptions options;
+    options.stop = &stop;
+    const auto run = train(config, std::move(options)).run_directory;
+    fix_predictions(run / "checkpoints/step_00000001", config);
+    train_quietly(config, true);
+    arms.push_back(read_step_records(run));
+    REQUIRE(arms.back().size() == 9);
+
+    // What the losses of steps 2 to 9 must be, from the stream itself: 6 windows of T = 24 a step, of
+    // which `none` predicts tokens 1..T, `sequence` tokens 0..T-1, and both tokens 1..T-1.
+    constexpr std::int64_t kLength = 24, kWindows = 6;
+    const Dataset dataset = open_dataset(config.data);
+    const ShuffledOrder order((dataset.train->size() - 1) / kLength, static_cast<std::uint64_t>(config.train.seed));
+    for (std::int64_t step = 2; step <= 9; ++step) {
+      double all = 0, common = 0;
+      for (std::int64_t sample = (step - 1) * kWindows; sample < step * kWindows; ++sample) {
+        std::vector<std::int32_t> tokens(kLength + 1);
+        dataset.train->read(order.window(sample) * kLength, tokens);
+        for (std::size_t t = 0; t <= kLength; ++t) {
+          const double loss = std::log(normalizer) - fixed_logit(tokens[t]);
+          const bool by_none = t > 0, by_sequence = t < kLength;
+          if (config.data.bos == BosPolicy::none ? by_none : by_sequence) all += loss;
+          if (by_none && by_sequence) common += loss;
+        }
+      }
+      INFO(bos << ", step " << step);
+      const StepRecord& record = arms.back()[static_cast<std::size_t>(step - 1)];
+      CHECK(record.loss == Approx(all / (kWindows * kLength)).epsilon(1e-5));
+      CHECK(record.loss_common == Approx(common / (kWindows * (kLength - 1))).epsilon(1e-5));
+    }
   }
-  const auto none = read_step_records(folder.path() / "runs/none");
-  const auto with = read_step_records(folder.path() / "runs/sequence");
-  // At the initial weights both arms predict nearly uniformly, so equal targets mean near-equal losses.
-  for (std::size_t i = 0; i < none.size(); ++i) CHECK(none[i].loss_common == Approx(with[i].loss_common).epsilon(0.01));
+  for (std::size_t i = 1; i < 9; ++i) {
+    CHECK(arms[0][i].loss_common == Approx(arms[1][i].loss_common).epsilon(1e-9));
+    CHECK(arms[0][i].loss != Approx(arms[1][i].loss).epsilon(1e-9));  // other targets would show
+  }
 }
 
 TEST_CASE("a run directory that holds a run is not overwritten") {
