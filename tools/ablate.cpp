@@ -53,7 +53,7 @@ void run(const AblateArguments& arguments) {
       std::cout << "\nstopped; go on with: sinkscope ablate " << arguments.config;
       for (const std::string& text : arguments.overrides) std::cout << " --set '" << text << "'";
       std::cout << " --resume" << std::endl;
-      return;
+      end_stopped();
     }
   }
   if (arguments.dry_run) return;

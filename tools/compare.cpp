@@ -57,7 +57,7 @@ void add_compare_command(CLI::App& app) {
   CLI::Option* html = command->add_option("--html", options->html,
                                           "the page (default: report.html in the folder that holds the runs, or in "
                                           "the run's own when there is one)");
-  html->type_name("FILE");
+  html->type_name("FILE")->check([](const std::string& file) { return file.empty() ? std::string("a file name is expected") : std::string(); });
   command->add_flag("--no-html", options->no_html, "print only")->excludes(html);
   command->callback([options] { compare(*options); });
 }

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <exception>
 #include <iostream>
+#include <new>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
@@ -47,6 +48,11 @@ int main(int argc, char** argv) {
       print_error(error.what());
       return 1;
     }
+  } catch (const sinkscope::StoppedBySignal& stopped) {
+    return 128 + stopped.signal;
+  } catch (const std::bad_alloc&) {
+    print_error("out of memory");
+    return 1;
   } catch (const std::exception& error) {
     print_error(error.what());
     return 1;

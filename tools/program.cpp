@@ -14,9 +14,11 @@ namespace sinkscope {
 namespace {
 
 std::atomic<bool> interrupt_flag = false;
-static_assert(std::atomic<bool>::is_always_lock_free, "set from a signal handler");
+std::atomic<int> interrupt_signal = 0;
+static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free, "set from a signal handler");
 
 void on_signal(int signal) {
+  interrupt_signal.store(signal);
   interrupt_flag.store(true);
   std::signal(signal, SIG_DFL);
 }
@@ -33,7 +35,10 @@ const std::atomic<bool>& interrupted() { return interrupt_flag; }
 void watch_interrupts() {
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
+  std::signal(SIGHUP, on_signal);
 }
+
+void end_stopped() { throw StoppedBySignal{interrupt_signal.load()}; }
 
 std::unique_ptr<MetricSink> make_run_console(const Config& config, std::int64_t start_step) {
   ConsoleOptions options;

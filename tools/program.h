@@ -13,10 +13,17 @@ namespace sinkscope {
 /// "sinkscope 0.1.0 (commit 1234abc, GNU 12.2.0, Release)".
 std::string build_description();
 
-/// Turns true at the first SIGINT or SIGTERM once watch_interrupts() was called; a second one ends
-/// the program at once.
+/// Turns true at the first SIGINT, SIGTERM or SIGHUP once watch_interrupts() was called; a second one
+/// ends the program at once.
 const std::atomic<bool>& interrupted();
 void watch_interrupts();
+
+/// Thrown after an orderly stop by a signal: the program ends with the status 128 + signal.
+struct StoppedBySignal {
+  int signal = 0;
+};
+/// Throws StoppedBySignal for the signal that set interrupted().
+[[noreturn]] void end_stopped();
 
 /// A progress bar on a terminal, plain lines elsewhere. `total_steps` counts from `start_step`.
 std::unique_ptr<MetricSink> make_run_console(const Config& config, std::int64_t start_step);

@@ -41,7 +41,7 @@ void run(const TrainArguments& arguments) {
     std::cout << "\nstopped after step " << result.steps << "; go on with: sinkscope train " << arguments.config;
     for (const std::string& text : arguments.overrides) std::cout << " --set '" << text << "'";
     std::cout << " --resume" << std::endl;
-    return;
+    end_stopped();
   }
   std::cout << "run: " << result.run_directory.string() << std::endl;
 }

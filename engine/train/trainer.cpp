@@ -21,6 +21,7 @@
 #include "engine/probes/step_probe.h"
 #include "engine/train/non_finite.h"
 #include "engine/train/run_files.h"
+#include "engine/train/run_lock.h"
 #include "engine/train/text_sampler.h"
 
 namespace sinkscope {
@@ -94,6 +95,7 @@ class Run {
   Dataset dataset_;
   Config config_;
   std::filesystem::path directory_;
+  std::optional<RunLock> lock_;
   std::unique_ptr<Ops> ops_;
   Decoder decoder_;
   AdamW optimizer_;
@@ -176,6 +178,9 @@ void Run::begin() {
     throw std::runtime_error(directory_.string() +
                              ": holds a run already; resume it with --resume, or give another name with --set name=...");
   std::filesystem::create_directories(directory_);
+  lock_.emplace(directory_);
+  if (std::filesystem::exists(directory_ / "config.json"))  // another process was faster
+    throw std::runtime_error(directory_.string() + ": holds a run already");
   initialize();
   write_run_config(directory_, config_,
                    {.build = options_.build,
@@ -188,8 +193,15 @@ void Run::begin() {
 
 void Run::resume() {
   check_run_config(directory_, config_, dataset_.fingerprint);
+  lock_.emplace(directory_);
   std::vector<std::string> rejected;
   const auto checkpoint = newest_checkpoint(directory_ / "checkpoints", &rejected);
+  if (!checkpoint && !rejected.empty()) {
+    std::string reasons;
+    for (const std::string& reason : rejected) reasons += "\n  " + reason;
+    throw std::runtime_error((directory_ / "checkpoints").string() +
+                             ": no checkpoint can be continued from; the run is left as it is:" + reasons);
+  }
   for (const std::string& reason : rejected) spdlog::warn("checkpoint left aside: {}", reason);
   if (!checkpoint) {  // stopped before the first checkpoint: begin anew, in the same place
     initialize();

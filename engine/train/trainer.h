@@ -35,7 +35,8 @@ std::filesystem::path run_directory(const Config& config);
 
 /// Trains `config` (as loaded; the dataset completes it). Without `resume` the run directory must not
 /// hold a run. With it the newest checkpoint that verifies is continued, bit for bit as if there had
-/// been no stop on the same number of threads; a run without checkpoints begins anew.
+/// been no stop on the same number of threads; a run that has not saved one yet begins anew, and one
+/// whose checkpoints are all damaged is refused. One process at a time may train in a directory.
 /// Throws ConfigError, std::runtime_error naming file, key or tensor. A loss (of training
 /// or validation), a gradient, or a model due to be saved that is not finite stops the run with the
 /// step and the first tensor that is not finite named; checkpoints written before stay.

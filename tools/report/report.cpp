@@ -1,6 +1,7 @@
 #include "tools/report/report.h"
 
 #include <algorithm>
+#include <fstream>
 #include <stdexcept>
 
 #include "engine/files/replacement.h"
@@ -73,6 +74,16 @@ void require_runs(const std::vector<RunData>& runs) {
   if (runs.empty()) throw std::runtime_error("a report needs at least one run");
 }
 
+/// A page may replace an older one, and no other file.
+void require_report_or_nothing(const std::filesystem::path& file) {
+  if (!std::filesystem::exists(std::filesystem::symlink_status(file))) return;
+  std::string beginning(1024, '\0');
+  std::ifstream in(file, std::ios::binary);
+  in.read(beginning.data(), static_cast<std::streamsize>(beginning.size()));
+  if (beginning.find("<meta name=\"generator\" content=\"sinkscope report\">") == std::string::npos)
+    throw std::runtime_error(file.string() + ": exists and is not a report; choose another name for the page");
+}
+
 }  // namespace
 
 std::string summary_table(const std::vector<RunData>& runs) {
@@ -105,6 +116,7 @@ std::string plain_summary(const std::vector<RunData>& runs) {
 
 void write_report(const std::vector<RunData>& runs, const std::filesystem::path& file) {
   require_runs(runs);
+  require_report_or_nothing(file);
   const std::string page = page_html(runs, summarize(runs));
   FileReplacement replacement(file);
   replacement.write(page);

@@ -1,0 +1,40 @@
+#include "engine/train/run_lock.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <stdexcept>
+#include <string>
+
+#include "engine/files/system_error.h"
+
+namespace sinkscope {
+
+RunLock::RunLock(const std::filesystem::path& directory) {
+  const std::filesystem::path path = directory / "lock";
+  file_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (file_ < 0) throw_system_error(path, "open", errno);
+  if (flock(file_, LOCK_EX | LOCK_NB) != 0) {
+    const int reason = errno;
+    char holder[32] = {};
+    const ssize_t size = pread(file_, holder, sizeof holder - 1, 0);
+    close(file_);
+    if (reason != EWOULDBLOCK) throw_system_error(path, "lock", reason);
+    const std::string number(holder, size > 0 ? static_cast<std::size_t>(size) : 0);
+    throw std::runtime_error(directory.string() + ": is in use by " +
+                             (number.empty() ? "another process" : "process " + number.substr(0, number.find('\n'))) +
+                             "; wait for it to end, or stop it");
+  }
+  const std::string number = std::to_string(getpid()) + "\n";
+  if (ftruncate(file_, 0) != 0 || pwrite(file_, number.data(), number.size(), 0) < 0) {
+    const int reason = errno;
+    close(file_);
+    throw_system_error(path, "write", reason);
+  }
+}
+
+RunLock::~RunLock() { close(file_); }
+
+}  // namespace sinkscope
