@@ -51,6 +51,15 @@ void write_small_bpe(const std::filesystem::path& folder) {
   write_file(folder / "vocab.bpe", "#version: 0.2\nh e\nl l\n\xc4\xa0 w\nhe ll\na a\naa aa\n");
 }
 
+std::string random_text(std::mt19937& random, std::size_t characters) {
+  static const std::vector<std::string> kAlphabet = {
+      "a", "a", "a", "h", "e", "l", "l", "w", " ", " ", "\n", "\t", "'s", "7", "!", "\r", "\xc3\xa9", "\xc2\xa0",
+      "\xe1\xa0\x8e", "\xe2\x80\xa8", "\xe4\xb8\xad", "\xf0\x9f\x98\x80", std::string(1, '\0')};
+  std::string text;
+  for (std::size_t i = 0; i < characters; ++i) text += kAlphabet[random() % kAlphabet.size()];
+  return text;
+}
+
 std::vector<std::int32_t> all_tokens(const TokenStream& stream) {
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(stream.size()));
   stream.read(0, tokens);

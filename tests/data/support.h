@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <exception>
 #include <filesystem>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,9 @@ void write_gpt2_shard(const std::filesystem::path& path, const std::vector<std::
 /// encoder.json and vocab.bpe of the 256 bytes, the merges "h e", "l l", "Ġ w", "he ll", "a a",
 /// "aa aa" and "<|endoftext|>".
 void write_small_bpe(const std::filesystem::path& folder);
+
+/// Valid UTF-8 of letters, digits, blanks of many kinds, and characters of every length.
+std::string random_text(std::mt19937& random, std::size_t characters);
 
 std::vector<std::int32_t> all_tokens(const TokenStream& stream);
 
