@@ -103,7 +103,7 @@ struct ProbeConfig {
 };
 
 struct CheckpointConfig {
-  std::int64_t every = 0;              // steps; 0: only after the last step
+  std::int64_t every = 500;            // steps; 0: only after the last step
   std::int64_t keep = 3;               // newest ones kept; 0: all
 };
 

@@ -137,12 +137,13 @@ TEST_CASE("without the chart library the error says how to get it, and an old pa
   TemporaryFolder folder;
   write_run(folder.path() / "a", {});
   const std::vector<RunData> runs = {load_run(folder.path() / "a")};
-  write_file(folder.path() / "report.html", "old");
+  const std::string old = "<!doctype html>\n<meta name=\"generator\" content=\"sinkscope report\">";
+  write_file(folder.path() / "report.html", old);
   {
     const AssetFolder assets(folder.path() / "nothing");
     REQUIRE(contains(message_of([&] { write_report(runs, folder.path() / "report.html"); }), "scripts/fetch_assets"));
   }
-  REQUIRE(read_file(folder.path() / "report.html") == "old");
+  REQUIRE(read_file(folder.path() / "report.html") == old);
   write_chart_library(folder.path() / "assets");
   const AssetFolder assets(folder.path() / "assets");
   REQUIRE(contains(message_of([&] { write_report(runs, folder.path() / "missing" / "r.html"); }), "missing"));
