@@ -1,0 +1,178 @@
+// The gradient in two kernels without atomics: one keeps a tile of keys and values, one a tile of
+// queries, and both recompute the weights from lse.
+#include <cmath>
+
+#include "kernels/cuda/attention_tiles.cuh"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/error.h"
+
+namespace sinkscope {
+namespace cuda {
+namespace {
+
+/// delta[b,h,t] = sum_d out dout; a warp a row.
+template <class T>
+__global__ void __launch_bounds__(kTileThreads) delta_kernel(HeadLayout layout, const T* out, const T* dout,
+                                                             float* delta, std::int64_t vectors) {
+  const std::int64_t vector = std::int64_t{blockIdx.x} * (kTileThreads / kWarp) + threadIdx.x / kWarp;  // (B, T, H)
+  if (vector >= vectors) return;
+  const std::int64_t head = vector % layout.query_heads, t = vector / layout.query_heads % layout.length;
+  const std::int64_t b = vector / layout.query_heads / layout.length;
+  float sum = 0;
+  for (int d = static_cast<int>(threadIdx.x) % kWarp; d < layout.head_dim; d += kWarp)
+    sum += to_float(out[vector * layout.head_dim + d]) * to_float(dout[vector * layout.head_dim + d]);
+  sum = warp_sum(sum);
+  if (threadIdx.x % kWarp == 0) delta[(b * layout.query_heads + head) * layout.length + t] = sum;
+}
+
+/// Block (key tile, b*G + g): dK and dV of a tile, over the group's query heads and the query tiles
+/// from the diagonal on. A warp has four keys, a lane a query.
+template <int Slices, class T>
+__global__ void __launch_bounds__(kTileThreads) key_value_kernel(HeadLayout layout, const T* qkv, const T* dout,
+                                                                 const float* lse, const float* delta, T* dqkv,
+                                                                 float scale) {
+  extern __shared__ float shared[];
+  const int D = layout.head_dim, width = tile_width(D), lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int first_row = static_cast<int>(threadIdx.x) / kWarp * kRowsPerWarp;
+  float *keys = shared, *values = keys + kTile * width, *queries = values + kTile * width, *gradients = queries + kTile * width;
+  const std::int64_t b = blockIdx.y / layout.kv_heads, k0 = std::int64_t{blockIdx.x} * kTile;
+  const int kv_head = static_cast<int>(blockIdx.y % layout.kv_heads);
+  const int key_head = layout.query_heads + kv_head, value_head = key_head + layout.kv_heads;
+  load_tile(keys, qkv + layout.offset(b, key_head), layout.stride(), k0, layout.length, D);
+  load_tile(values, qkv + layout.offset(b, value_head), layout.stride(), k0, layout.length, D);
+  float dk[kRowsPerWarp][Slices] = {}, dv[kRowsPerWarp][Slices] = {};
+  for (int head = kv_head * layout.group(); head < (kv_head + 1) * layout.group(); ++head) {
+    const std::int64_t statistics = (b * layout.query_heads + head) * layout.length;
+    for (std::int64_t q0 = k0; q0 < layout.length; q0 += kTile) {
+      __syncthreads();
+      load_tile(queries, qkv + layout.offset(b, head), layout.stride(), q0, layout.length, D);
+      load_tile(gradients, dout + layout.out_offset(b, head), layout.out_stride(), q0, layout.length, D);
+      __syncthreads();
+      const std::int64_t t = q0 + lane;
+      const float query_lse = t < layout.length ? lse[statistics + t] : 0.0F;
+      const float query_delta = t < layout.length ? delta[statistics + t] : 0.0F;
+#pragma unroll
+      for (int r = 0; r < kRowsPerWarp; ++r) {
+        const std::int64_t k = k0 + first_row + r;
+        float weight = 0, d_score = 0;
+        if (t < layout.length && k <= t) {
+          weight = expf(scale * tile_dot(queries + lane * width, keys + (first_row + r) * width, D) - query_lse);
+          d_score = scale * weight * (tile_dot(gradients + lane * width, values + (first_row + r) * width, D) - query_delta);
+        }
+        for (int q = 0; q < kTile; ++q) {
+          const float w = __shfl_sync(kAllLanes, weight, q), ds = __shfl_sync(kAllLanes, d_score, q);
+#pragma unroll
+          for (int s = 0; s < Slices; ++s) {
+            const int d = s * kWarp + lane;
+            if (d >= D) continue;
+            dv[r][s] += w * gradients[q * width + d];
+            dk[r][s] += ds * queries[q * width + d];
+          }
+        }
+      }
+    }
+  }
+  for (int r = 0; r < kRowsPerWarp; ++r) {
+    const std::int64_t k = k0 + first_row + r;
+    if (k >= layout.length) break;
+#pragma unroll
+    for (int s = 0; s < Slices; ++s) {
+      const int d = s * kWarp + lane;
+      if (d >= D) continue;
+      dqkv[layout.offset(b, key_head) + k * layout.stride() + d] = from_float<T>(dk[r][s]);
+      dqkv[layout.offset(b, value_head) + k * layout.stride() + d] = from_float<T>(dv[r][s]);
+    }
+  }
+}
+
+/// Block (query tile, b*H + h): dQ of a tile. A warp has four queries, a lane a key.
+template <int Slices, class T>
+__global__ void __launch_bounds__(kTileThreads) query_kernel(HeadLayout layout, const T* qkv, const T* dout,
+                                                             const float* lse, const float* delta, T* dqkv, float scale) {
+  extern __shared__ float shared[];
+  const int D = layout.head_dim, width = tile_width(D), lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int first_row = static_cast<int>(threadIdx.x) / kWarp * kRowsPerWarp;
+  float *keys = shared, *values = keys + kTile * width, *queries = values + kTile * width, *gradients = queries + kTile * width;
+  const std::int64_t b = blockIdx.y / layout.query_heads, q0 = std::int64_t{gridDim.x - 1 - blockIdx.x} * kTile;
+  const int head = static_cast<int>(blockIdx.y % layout.query_heads);
+  const std::int64_t statistics = std::int64_t{blockIdx.y} * layout.length;
+  load_tile(queries, qkv + layout.offset(b, head), layout.stride(), q0, layout.length, D);
+  load_tile(gradients, dout + layout.out_offset(b, head), layout.out_stride(), q0, layout.length, D);
+  float dq[kRowsPerWarp][Slices] = {};
+  for (std::int64_t k0 = 0; k0 <= q0; k0 += kTile) {
+    __syncthreads();
+    load_tile(keys, qkv + layout.offset(b, layout.key_head(head)), layout.stride(), k0, layout.length, D);
+    load_tile(values, qkv + layout.offset(b, layout.value_head(head)), layout.stride(), k0, layout.length, D);
+    __syncthreads();
+#pragma unroll
+    for (int r = 0; r < kRowsPerWarp; ++r) {
+      const std::int64_t t = q0 + first_row + r;
+      float d_score = 0;
+      if (t < layout.length && k0 + lane <= t) {
+        const float* query = queries + (first_row + r) * width;
+        const float weight = expf(scale * tile_dot(query, keys + lane * width, D) - lse[statistics + t]);
+        d_score = scale * weight *
+                  (tile_dot(gradients + (first_row + r) * width, values + lane * width, D) - delta[statistics + t]);
+      }
+      for (int k = 0; k < kTile; ++k) {
+        const float ds = __shfl_sync(kAllLanes, d_score, k);
+#pragma unroll
+        for (int s = 0; s < Slices; ++s) {
+          const int d = s * kWarp + lane;
+          if (d < D) dq[r][s] += ds * keys[k * width + d];
+        }
+      }
+    }
+  }
+  for (int r = 0; r < kRowsPerWarp; ++r) {
+    const std::int64_t t = q0 + first_row + r;
+    if (t >= layout.length) break;
+#pragma unroll
+    for (int s = 0; s < Slices; ++s) {
+      const int d = s * kWarp + lane;
+      if (d < D) dqkv[layout.offset(b, head) + t * layout.stride() + d] = from_float<T>(dq[r][s]);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace cuda
+
+void CudaOps::attention_backward(const AttentionBackward& args) {
+  const Check check("attention_backward");
+  const AttentionExtents extents = check_attention(check, "qkv", args.qkv, args.query_heads, args.kv_heads, real_);
+  const std::int64_t B = extents.sequences, T = extents.length, H = extents.query_heads, D = extents.head_dim;
+  check.shape("out", args.out, real_, {B, T, H, D});
+  check.shape("dout", args.dout, real_, {B, T, H, D});
+  check.shape("lse", args.lse, DType::f32, {B, H, T});
+  check.shape("dqkv", args.dqkv, real_, {B, T, extents.row_heads(), D});
+  const cuda::HeadLayout layout = cuda::head_layout(check, args.qkv, extents);
+  check.that(B * H <= 65535, "qkv", "is " + describe(args.qkv) + ", expected at most 65535 query heads in a batch");
+  if (B * T == 0) return;
+  const float scale = 1.0F / std::sqrt(static_cast<float>(D));
+  const std::int64_t vectors = B * T * H;
+  auto* delta = scratch_of<float>(vectors);
+  cuda::with_real(real_, [&]<class R>(R) {
+    const auto* qkv = cuda::pointer<const R>(args.qkv);
+    const auto* dout = cuda::pointer<const R>(args.dout);
+    const auto* lse = cuda::pointer<const float>(args.lse);
+    auto* dqkv = cuda::pointer<R>(args.dqkv);
+    cuda::delta_kernel<<<cuda::grid_of(vectors, cuda::kTileThreads / cuda::kWarp, vectors), cuda::kTileThreads, 0, stream_>>>(
+        layout, cuda::pointer<const R>(args.out), dout, delta, vectors);
+    check_launch("attention_backward");
+    cuda::with_slices(D, [&]<int Slices>() {
+      const std::size_t bytes = cuda::tile_bytes(layout.head_dim, 4);
+      const auto launch = [&](auto kernel, std::int64_t heads) {
+        check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+                   "attention_backward");
+        const dim3 grid(static_cast<unsigned>(layout.tiles()), static_cast<unsigned>(heads));
+        kernel<<<grid, cuda::kTileThreads, bytes, stream_>>>(layout, qkv, dout, lse, delta, dqkv, scale);
+        check_launch("attention_backward");
+      };
+      launch(cuda::key_value_kernel<Slices, R>, B * extents.kv_heads);
+      launch(cuda::query_kernel<Slices, R>, B * H);
+    });
+  });
+}
+
+}  // namespace sinkscope
