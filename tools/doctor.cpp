@@ -67,6 +67,12 @@ void check() {
         version(NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH));
   found("spdlog", version(SPDLOG_VER_MAJOR, SPDLOG_VER_MINOR, SPDLOG_VER_PATCH));
   found("CLI11", CLI11_VERSION);
+#ifdef SINKSCOPE_CATCH2
+  found("Catch2", SINKSCOPE_CATCH2 ", in the tests");
+#else
+  missing("Catch2", "this build has no tests (the program is complete)",
+          "install catch2, configure with -DSINKSCOPE_TESTS=ON and build again");
+#endif
   missing("CUDA backend", "training runs on the CPU", "this version has none yet");
 
   std::printf("\nOn this machine\n");

@@ -1,0 +1,23 @@
+#include <string>
+
+#include "tests/catch.h"
+#include "tests/end_to_end/program.h"
+
+namespace sinkscope {
+namespace {
+
+TEST_CASE("doctor tells what the build was made of, the tests' library included") {
+  const test::Workplace place;
+  const test::Outcome outcome = place.run("doctor");
+  INFO(outcome.output);
+  CHECK(outcome.status == 0);
+  for (const char* name : {"CPU backend", "GEMM", "OpenMP", "sentencepiece", "zstd", "xxHash", "nlohmann/json", "spdlog",
+                           "CLI11", "Catch2", "CUDA backend", "uPlot", "npm", "nvcc"})
+    CHECK(test::contains(outcome.output, name));
+  const std::string version = std::to_string(CATCH_VERSION_MAJOR) + "." + std::to_string(CATCH_VERSION_MINOR) + "." +
+                              std::to_string(CATCH_VERSION_PATCH);
+  CHECK(test::contains(outcome.output, version + ", in the tests"));
+}
+
+}  // namespace
+}  // namespace sinkscope
