@@ -2,6 +2,8 @@
 // queries, and both recompute the weights from lse.
 #include <cmath>
 
+#include "kernels/cuda/attention_mma.cuh"
+#include "kernels/cuda/attention_mma.h"
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
@@ -10,19 +12,34 @@ namespace sinkscope {
 namespace cuda {
 namespace {
 
-/// delta[b,h,t] = sum_d out dout; a warp a row.
-template <class T>
+/// delta[b,h,t] = sum_d out dout; Lanes threads a row, eight elements each.
+template <int Lanes, bool Aligned, class T>
 __global__ void __launch_bounds__(kTileThreads) delta_kernel(HeadLayout layout, const T* out, const T* dout,
-                                                             float* delta, std::int64_t vectors) {
-  const std::int64_t vector = std::int64_t{blockIdx.x} * (kTileThreads / kWarp) + threadIdx.x / kWarp;  // (B, T, H)
-  if (vector >= vectors) return;
-  const std::int64_t head = vector % layout.query_heads, t = vector / layout.query_heads % layout.length;
-  const std::int64_t b = vector / layout.query_heads / layout.length;
+                                                             float* delta, std::int64_t rows) {
+  const std::int64_t row = (std::int64_t{blockIdx.x} * kTileThreads + threadIdx.x) / Lanes;  // of (B, T, H)
+  const int d = static_cast<int>(threadIdx.x) % Lanes * kVector;
   float sum = 0;
-  for (int d = static_cast<int>(threadIdx.x) % kWarp; d < layout.head_dim; d += kWarp)
-    sum += to_float(out[vector * layout.head_dim + d]) * to_float(dout[vector * layout.head_dim + d]);
-  sum = warp_sum(sum);
-  if (threadIdx.x % kWarp == 0) delta[(b * layout.query_heads + head) * layout.length + t] = sum;
+  if (row < rows && d < layout.head_dim) {
+    float x[kVector], dx[kVector];
+    load_some<Aligned>(out + row * layout.head_dim + d, layout.head_dim - d, x);
+    load_some<Aligned>(dout + row * layout.head_dim + d, layout.head_dim - d, dx);
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) sum += x[j] * dx[j];
+  }
+#pragma unroll
+  for (int lanes = Lanes / 2; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(kAllLanes, sum, lanes);
+  if (row >= rows || d > 0) return;
+  const std::int64_t head = row % layout.query_heads, t = row / layout.query_heads % layout.length;
+  delta[(row / layout.query_heads / layout.length * layout.query_heads + head) * layout.length + t] = sum;
+}
+
+/// Calls f<Lanes> with the power of two of threads that hold eight elements of D each.
+template <class F>
+void with_lanes(std::int64_t head_dim, F&& f) {
+  if (head_dim <= 32) return f.template operator()<4>();
+  if (head_dim <= 64) return f.template operator()<8>();
+  if (head_dim <= 128) return f.template operator()<16>();
+  return f.template operator()<32>();
 }
 
 /// Block (key tile, b*G + g): dK and dV of a tile, over the group's query heads and the query tiles
@@ -146,27 +163,35 @@ void CudaOps::attention_backward(const AttentionBackward& args) {
   check.shape("dout", args.dout, real_, {B, T, H, D});
   check.shape("lse", args.lse, DType::f32, {B, H, T});
   check.shape("dqkv", args.dqkv, real_, {B, T, extents.row_heads(), D});
-  const cuda::HeadLayout layout = cuda::head_layout(check, args.qkv, extents);
-  check.that(B * H <= 65535, "qkv", "is " + describe(args.qkv) + ", expected at most 65535 query heads in a batch");
+  const cuda::HeadLayout layout = cuda::tile_layout(check, args.qkv, extents);
   if (B * T == 0) return;
-  const float scale = 1.0F / std::sqrt(static_cast<float>(D));
-  const std::int64_t vectors = B * T * H;
-  auto* delta = scratch_of<float>(vectors);
+  const std::int64_t rows = B * T * H;
+  auto* delta = scratch_of<float>(rows);
   cuda::with_real(real_, [&]<class R>(R) {
-    const auto* qkv = cuda::pointer<const R>(args.qkv);
-    const auto* dout = cuda::pointer<const R>(args.dout);
-    const auto* lse = cuda::pointer<const float>(args.lse);
-    auto* dqkv = cuda::pointer<R>(args.dqkv);
-    cuda::delta_kernel<<<cuda::grid_of(vectors, cuda::kTileThreads / cuda::kWarp, vectors), cuda::kTileThreads, 0, stream_>>>(
-        layout, cuda::pointer<const R>(args.out), dout, delta, vectors);
+    const auto *out = cuda::pointer<const R>(args.out), *dout = cuda::pointer<const R>(args.dout);
+    cuda::with_lanes(D, [&]<int Lanes>() {
+      cuda::with_bool(cuda::vector_rows(D, out, dout), [&](auto aligned) {
+        cuda::delta_kernel<Lanes, decltype(aligned)::value>
+            <<<cuda::grid_of(rows * Lanes, cuda::kTileThreads, rows * Lanes), cuda::kTileThreads, 0, stream_>>>(layout, out, dout, delta, rows);
+      });
+    });
     check_launch("attention_backward");
+  });
+  if (cuda::mma_attention(real_, D, {args.qkv.data, args.dout.data, args.dqkv.data})) {
+    cuda::mma_attention_backward(stream_, layout, B, args.qkv, args.dout, args.lse, delta, args.dqkv);
+    return;
+  }
+  const float scale = 1.0F / std::sqrt(static_cast<float>(D));
+  cuda::with_real(real_, [&]<class R>(R) {
     cuda::with_slices(D, [&]<int Slices>() {
       const std::size_t bytes = cuda::tile_bytes(layout.head_dim, 4);
       const auto launch = [&](auto kernel, std::int64_t heads) {
         check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
                    "attention_backward");
-        const dim3 grid(static_cast<unsigned>(layout.tiles()), static_cast<unsigned>(heads));
-        kernel<<<grid, cuda::kTileThreads, bytes, stream_>>>(layout, qkv, dout, lse, delta, dqkv, scale);
+        const dim3 grid(static_cast<unsigned>(layout.tiles(cuda::kTile)), static_cast<unsigned>(heads));
+        kernel<<<grid, cuda::kTileThreads, bytes, stream_>>>(layout, cuda::pointer<const R>(args.qkv),
+                                                             cuda::pointer<const R>(args.dout), cuda::pointer<const float>(args.lse),
+                                                             delta, cuda::pointer<R>(args.dqkv), scale);
         check_launch("attention_backward");
       };
       launch(cuda::key_value_kernel<Slices, R>, B * extents.kv_heads);

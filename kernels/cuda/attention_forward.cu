@@ -1,5 +1,7 @@
 #include <cmath>
 
+#include "kernels/cuda/attention_mma.cuh"
+#include "kernels/cuda/attention_mma.h"
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
@@ -81,6 +83,16 @@ __global__ void __launch_bounds__(kTileThreads) sink_kernel(HeadLayout layout, c
   if (threadIdx.x == 0) sink[std::int64_t{blockIdx.y} * gridDim.x + k] = sum / static_cast<float>(layout.length - k);
 }
 
+/// sink[b,h,k] = the partial sums of the query tiles that see k, in order, over T - k.
+__global__ void add_partials_kernel(float* sink, const float* partials, std::int64_t heads, std::int64_t tiles,
+                                    std::int64_t length, int watched) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x, head = i / watched, k = i % watched;
+  if (head >= heads) return;
+  float sum = 0;
+  for (std::int64_t tile = k / kMmaQueryTile; tile < tiles; ++tile) sum += partials[(head * tiles + tile) * watched + k];
+  sink[i] = sum / static_cast<float>(length - k);
+}
+
 }  // namespace
 }  // namespace cuda
 
@@ -97,26 +109,39 @@ void CudaOps::attention_forward(const AttentionForward& args) {
     check.shape("sink", args.sink, DType::f32, {B, H, K});
     check.that(K <= T, "sink", "is " + describe(args.sink) + ", expected at most T = " + std::to_string(T) + " keys");
   }
-  const cuda::HeadLayout layout = cuda::head_layout(check, args.qkv, extents);
-  check.that(B * H <= 65535, "qkv", "is " + describe(args.qkv) + ", expected at most 65535 query heads in a batch");
   if (B * T == 0) return;
   const float scale = 1.0F / std::sqrt(static_cast<float>(D));
+  auto* sink = cuda::pointer<float>(args.sink);
+  const bool tensor_cores = cuda::mma_attention(real_, D, {args.qkv.data, args.out.data});
+  if (tensor_cores) {
+    const cuda::HeadLayout layout = cuda::head_layout(check, args.qkv, extents);
+    const int watched = K <= cuda::mma_watched_limit(layout.head_dim) ? static_cast<int>(K) : 0;
+    const std::int64_t tiles = layout.tiles(cuda::kMmaQueryTile);
+    float* partials = watched > 0 ? scratch_of<float>(B * H * tiles * watched) : nullptr;
+    cuda::mma_attention_forward(stream_, layout, B, args.qkv, args.out, args.lse, partials, watched);
+    if (watched > 0) {
+      cuda::add_partials_kernel<<<cuda::grid_of(B * H * watched, 256), 256, 0, stream_>>>(sink, partials, B * H, tiles, T, watched);
+      check_launch("attention_forward");
+      return;
+    }
+  }
+  const cuda::HeadLayout layout = cuda::tile_layout(check, args.qkv, extents);
   const auto heads = static_cast<unsigned>(B * H);
   cuda::with_real(real_, [&]<class R>(R) {
     const auto* qkv = cuda::pointer<const R>(args.qkv);
     auto* lse = cuda::pointer<float>(args.lse);
-    cuda::with_slices(D, [&]<int Slices>() {
-      const std::size_t bytes = cuda::tile_bytes(layout.head_dim, 3);
-      const auto kernel = cuda::forward_kernel<Slices, R>;
-      check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-                 "attention_forward");
-      kernel<<<dim3(static_cast<unsigned>(layout.tiles()), heads), cuda::kTileThreads, bytes, stream_>>>(
-          layout, qkv, cuda::pointer<R>(args.out), lse, scale);
-    });
+    if (!tensor_cores)
+      cuda::with_slices(D, [&]<int Slices>() {
+        const std::size_t bytes = cuda::tile_bytes(layout.head_dim, 3);
+        const auto kernel = cuda::forward_kernel<Slices, R>;
+        check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+                   "attention_forward");
+        kernel<<<dim3(static_cast<unsigned>(layout.tiles(cuda::kTile)), heads), cuda::kTileThreads, bytes, stream_>>>(
+            layout, qkv, cuda::pointer<R>(args.out), lse, scale);
+      });
     check_launch("attention_forward");
     if (K > 0)
-      cuda::sink_kernel<<<dim3(static_cast<unsigned>(K), heads), cuda::kTileThreads, 0, stream_>>>(
-          layout, qkv, lse, cuda::pointer<float>(args.sink), scale);
+      cuda::sink_kernel<<<dim3(static_cast<unsigned>(K), heads), cuda::kTileThreads, 0, stream_>>>(layout, qkv, lse, sink, scale);
     check_launch("attention_forward");
   });
 }

@@ -151,10 +151,9 @@ void CudaOps::attention_statistics(const AttentionStatistics& args) {
   check.shape("key_mass", args.key_mass, DType::f32, {B, H, T});
   check.shape("cos_first", args.cos_first, DType::f32, {B, H});
   check.shape("cos_rest", args.cos_rest, DType::f32, {B, H});
-  const cuda::HeadLayout layout = cuda::head_layout(check, args.qkv, extents);
-  check.that(B * H <= 65535, "qkv", "is " + describe(args.qkv) + ", expected at most 65535 query heads in a batch");
+  const cuda::HeadLayout layout = cuda::tile_layout(check, args.qkv, extents);
   if (B == 0) return;
-  const std::int64_t tiles = layout.tiles(), places = B * H * tiles;
+  const std::int64_t tiles = layout.tiles(cuda::kTile), places = B * H * tiles;
   auto* partials = reinterpret_cast<double*>(
       scratch(static_cast<std::size_t>(places) * (cuda::kStatistics * sizeof(double) + static_cast<std::size_t>(T) * sizeof(float))));
   auto* key_partials = reinterpret_cast<float*>(partials + places * cuda::kStatistics);

@@ -1,9 +1,8 @@
-// Attention on plain fp32 arithmetic: tiles of 32 queries and 32 keys in shared memory, a warp to four
+// Attention on plain fp32 arithmetic, for fp32 and the head dims without tensor core kernels: tiles of 32 queries and 32 keys in shared memory, a warp to four
 // rows of one of them and a lane to a row of the other. Any T, D <= 256, both compute dtypes.
 #pragma once
 
-#include "kernels/check.h"
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/attention_layout.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/vec.cuh"
 
@@ -13,28 +12,6 @@ constexpr int kTile = 32;
 constexpr int kTileThreads = 256;
 constexpr int kRowsPerWarp = kTile / (kTileThreads / kWarp);  // 4
 constexpr std::int64_t kMaxHeadDim = 256;
-
-/// Where the heads of a (B, T, H+2G, D) tensor are.
-struct HeadLayout {
-  std::int64_t length;   // T
-  int query_heads, kv_heads, head_dim;
-
-  __host__ __device__ int row_heads() const { return query_heads + 2 * kv_heads; }
-  __host__ __device__ int group() const { return query_heads / kv_heads; }
-  /// First element of `head` (of H+2G) of sequence b; rows are `stride()` apart.
-  __host__ __device__ std::int64_t offset(std::int64_t b, int head) const {
-    return (b * length * row_heads() + head) * head_dim;
-  }
-  __host__ __device__ std::int64_t stride() const { return std::int64_t{row_heads()} * head_dim; }
-  /// The same in a (B, T, H, D) tensor.
-  __host__ __device__ std::int64_t out_offset(std::int64_t b, int head) const {
-    return (b * length * query_heads + head) * head_dim;
-  }
-  __host__ __device__ std::int64_t out_stride() const { return std::int64_t{query_heads} * head_dim; }
-  __host__ __device__ int key_head(int head) const { return query_heads + head / group(); }
-  __host__ __device__ int value_head(int head) const { return query_heads + kv_heads + head / group(); }
-  std::int64_t tiles() const { return ceil_div(length, kTile); }
-};
 
 /// Rows of shared tiles are one element apart from a power of two: lanes read different banks.
 __host__ __device__ inline int tile_width(int head_dim) { return head_dim + 1; }
@@ -69,11 +46,10 @@ void with_slices(std::int64_t head_dim, F&& f) {
 }
 
 /// The layout of checked extents; D over 256 is refused.
-inline HeadLayout head_layout(const Check& check, const Tensor& qkv, const AttentionExtents& extents) {
+inline HeadLayout tile_layout(const Check& check, const Tensor& qkv, const AttentionExtents& extents) {
   check.that(extents.head_dim <= kMaxHeadDim, "qkv",
              "is " + describe(qkv) + ", expected a head dimension of at most " + std::to_string(kMaxHeadDim));
-  return {extents.length, static_cast<int>(extents.query_heads), static_cast<int>(extents.kv_heads),
-          static_cast<int>(extents.head_dim)};
+  return head_layout(check, qkv, extents);
 }
 
 }  // namespace sinkscope::cuda

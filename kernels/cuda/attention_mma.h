@@ -1,0 +1,29 @@
+// The bf16 attention kernels on the tensor cores, as attention_forward.cu and attention_backward.cu launch
+// them. Head dims 32, 64, 96, 128; every pointer aligned to 16 bytes.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "kernels/tensor.h"
+
+namespace sinkscope::cuda {
+
+struct HeadLayout;
+
+/// Sink positions whose sums the forward kernel takes; more go through a kernel of their own.
+std::int64_t mma_watched_limit(int head_dim);
+/// Rows of queries that share one of the forward kernel's partial sums.
+constexpr int kMmaQueryTile = 128;
+
+/// out and lse as in AttentionForward. With `watched` = K > 0 also partial sums of the weights on the first
+/// keys, (B*H, tiles of queries, K) f32.
+void mma_attention_forward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, const Tensor& qkv,
+                           const Tensor& out, const Tensor& lse, float* sink_partials, int watched);
+
+/// dqkv as in AttentionBackward; delta (B, H, T) f32 = sum_d out dout.
+void mma_attention_backward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, const Tensor& qkv,
+                            const Tensor& dout, const Tensor& lse, const float* delta, const Tensor& dqkv);
+
+}  // namespace sinkscope::cuda
