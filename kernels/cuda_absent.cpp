@@ -5,6 +5,8 @@
 
 namespace sinkscope {
 
+std::string cuda_description() { return {}; }
+
 std::vector<std::string> cuda_devices(std::string* why_none) {
   if (why_none != nullptr) *why_none = "this build has no CUDA backend";
   return {};

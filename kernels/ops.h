@@ -327,6 +327,9 @@ struct CudaOptions {
   DType compute = DType::bf16;        // or f32
 };
 
+/// "CUDA 13.0, cuBLASLt 130100", what this build's CUDA backend is made of; empty where it has none.
+std::string cuda_description();
+
 /// The GPUs that this build and this machine can use; empty with the reason in `*why_none`.
 std::vector<std::string> cuda_devices(std::string* why_none = nullptr);
 

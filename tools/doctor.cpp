@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <spdlog/version.h>
 #include <string>
+#include <vector>
 
 #include "kernels/ops.h"
 #include "tools/commands.h"
@@ -73,7 +74,10 @@ void check() {
   missing("Catch2", "this build has no tests (the program is complete)",
           "install catch2, configure with -DSINKSCOPE_TESTS=ON and build again");
 #endif
-  missing("CUDA backend", "training runs on the CPU", "this version has none yet");
+  if (cuda_description().empty())
+    missing("CUDA backend", "training runs on the CPU", "install the CUDA toolkit, configure with the cuda preset and build again");
+  else
+    found("CUDA backend", cuda_description());
 
   std::printf("\nOn this machine\n");
   try {
@@ -91,10 +95,10 @@ void check() {
   };
   program("npm", "scripts/quickstart and scripts/fetch_assets cannot fetch text and charts", "install npm");
   program("nvcc", "no CUDA code is compiled", "install the CUDA toolkit (not needed on the CPU)");
-  if (fs::exists("/dev/nvidiactl"))
-    found("NVIDIA driver", "/dev/nvidiactl");
-  else
-    missing("NVIDIA GPU", "training runs on the CPU", "use a machine that has one (not needed)");
+  std::string why;
+  const std::vector<std::string> gpus = cuda_devices(&why);
+  for (std::size_t i = 0; i < gpus.size(); ++i) found("GPU " + std::to_string(i), gpus[i]);
+  if (gpus.empty()) missing("GPU", "training runs on the CPU (" + why + ")", "use a machine and a build that have one (not needed)");
   std::fflush(stdout);
 }
 

@@ -59,11 +59,7 @@ CudaOps::~CudaOps() {
 std::string CudaOps::device_name() const { return "cuda"; }
 
 std::string CudaOps::description() const {
-  int runtime = 0;
-  cudaRuntimeGetVersion(&runtime);
-  return std::string(real_ == DType::bf16 ? "bf16" : "fp32") + ", " + properties_.name + ", CUDA " +
-         std::to_string(runtime / 1000) + "." + std::to_string(runtime % 1000 / 10) + ", cuBLASLt " +
-         std::to_string(cublasLtGetVersion());
+  return std::string(real_ == DType::bf16 ? "bf16" : "fp32") + ", " + properties_.name + ", " + cuda_description();
 }
 
 Buffer CudaOps::allocate(std::size_t bytes) {
@@ -147,6 +143,13 @@ void CudaOps::convert(const Tensor& dst, const Tensor& src) {
 }
 
 void CudaOps::synchronize() { check_cuda(cudaStreamSynchronize(stream_), "synchronize"); }
+
+std::string cuda_description() {
+  int runtime = 0;
+  check_cuda(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
+  return "CUDA " + std::to_string(runtime / 1000) + "." + std::to_string(runtime % 1000 / 10) + ", cuBLASLt " +
+         std::to_string(cublasLtGetVersion());
+}
 
 std::vector<std::string> cuda_devices(std::string* why_none) {
   int count = 0;
