@@ -19,6 +19,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -279,6 +280,8 @@ class Ops {
   virtual std::string device_name() const = 0;
   virtual std::string description() const = 0;
   virtual DType compute_dtype() const = 0;
+  /// The GPU's name as its driver gives it, e.g. "NVIDIA H200"; empty on the CPU.
+  virtual std::string gpu_name() const = 0;
 
   // Memory of the device. Buffers are aligned to at least 256 bytes and not initialised.
   virtual Buffer allocate(std::size_t bytes) = 0;
@@ -316,9 +319,34 @@ class Ops {
   virtual void row_l2(const RowL2& args) = 0;
   virtual AbsStatistics abs_statistics(const Tensor& x) = 0;  // (N, C), waits for the result
 
+  // Measuring; nothing that is computed depends on it.
+  /// Milliseconds from the start to the end of what `work` enqueues, by the device's own clock; waits for the end.
+  virtual double time_ms(const std::function<void()>& work) = 0;
+  /// The most bytes in use so far: on a GPU of the whole device, by all its users; on the CPU by this process.
+  virtual std::size_t peak_memory() const = 0;
+  /// Bytes that the device has.
+  virtual std::size_t total_memory() const = 0;
+  // A named stretch of work for profilers (NVTX), inside the one that is open; use StageRange.
+  virtual void range_push(const char* name, std::int64_t index) noexcept = 0;
+  virtual void range_pop() noexcept = 0;
+
  protected:
   friend struct BufferDeleter;
   virtual void release(std::byte* data) noexcept = 0;
+};
+
+/// A named stretch of work on a profiler's time line for as long as the object lives. It marks when the
+/// host enqueues; profilers project it onto the device.
+class StageRange {
+ public:
+  /// `index` >= 0, of a layer or a step, is appended to the name.
+  StageRange(Ops& ops, const char* name, std::int64_t index = -1) : ops_(ops) { ops_.range_push(name, index); }
+  ~StageRange() { ops_.range_pop(); }
+  StageRange(const StageRange&) = delete;
+  StageRange& operator=(const StageRange&) = delete;
+
+ private:
+  Ops& ops_;
 };
 
 /// How a CUDA backend is made.

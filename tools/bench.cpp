@@ -1,112 +1,39 @@
-#include <sys/resource.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/config/load.h"
-#include "engine/model/arena.h"
-#include "engine/model/random.h"
-#include "engine/optim/adamw.h"
-#include "engine/probes/step_probe.h"
+#include "engine/files/replacement.h"
+#include "engine/metrics/gpu_peak.h"
+#include "engine/metrics/json_lines.h"
 #include "engine/train/trainer.h"
+#include "tools/bench/ceilings.h"
+#include "tools/bench/kernels.h"
+#include "tools/bench/step.h"
 #include "tools/commands.h"
 #include "tools/program.h"
 
 namespace sinkscope {
 namespace {
 
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kFlopsCounted =
+    "6 N_matmul + 6 L H D T a token: matrices that multiply activations, the head once, causal attention at half";
+
 struct BenchArguments {
   std::string config = "configs/quickstart.json";
   std::vector<std::string> overrides;
   int steps = 20;
-};
-
-double seconds_since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-
-/// The best of several products of n x n matrices, in FLOP/s: what this machine's GEMM can do.
-double measure_gemm(Ops& ops, std::int64_t n) {
-  Arena arena("gemm");
-  const std::size_t a = arena.request("a", DType::f32, n * n), b = arena.request("b", DType::f32, n * n);
-  const std::size_t c = arena.request("c", DType::f32, n * n);
-  arena.allocate(ops);
-  std::vector<float> values(static_cast<std::size_t>(n * n));
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(random_normal(1, i));
-  ops.copy_from_host(arena.tensor(a, {n, n}), values.data());
-  ops.copy_from_host(arena.tensor(b, {n, n}), values.data());
-  double best = 1e30;
-  for (int i = 0; i < 8; ++i) {
-    const auto begin = std::chrono::steady_clock::now();
-    ops.linear_forward(
-        {.out = arena.tensor(c, {n, n}), .x = arena.tensor(a, {n, n}), .weight = arena.tensor(b, {n, n}), .bias = {}});
-    ops.synchronize();
-    best = std::min(best, seconds_since(begin));
-  }
-  return 2.0 * static_cast<double>(n * n) * static_cast<double>(n) / best;
-}
-
-/// Whole training steps on random tokens, with or without the per-step probes.
-class StepBench {
- public:
-  StepBench(Ops& ops, const Config& config, bool probes)
-      : ops_(ops), config_(with_probes(config, probes)), decoder_(ops, config_.model, decoder_options(config_)),
-        optimizer_(ops, decoder_.layout(), config_.train.optimizer) {
-    std::vector<float> values(static_cast<std::size_t>(decoder_.layout().flat_size()));
-    initialize_parameters(decoder_.layout(), 1, values);
-    ops.copy_from_host(decoder_.parameters(), values.data());
-    const std::int64_t N = config_.train.micro_batch * config_.train.sequence_length;
-    for (std::int64_t i = 0; i <= N; ++i)
-      tokens_.push_back(static_cast<std::int32_t>(random_bits(2, static_cast<std::uint64_t>(i)) %
-                                                  static_cast<std::uint64_t>(config_.model.vocab_size)));
-    losses_.resize(static_cast<std::size_t>(N));
-  }
-
-  /// Seconds of one step.
-  double step() {
-    const auto begin = std::chrono::steady_clock::now();
-    const std::int64_t B = config_.train.micro_batch, T = config_.train.sequence_length;
-    const auto scale = static_cast<float>(1.0 / static_cast<double>(B * T * config_.train.gradient_accumulation));
-    StepAccumulator probes;
-    decoder_.zero_gradients();
-    for (std::int64_t micro = 0; micro < config_.train.gradient_accumulation; ++micro) {
-      decoder_.forward(B, T, tokens_.data());
-      if (config_.probes.enabled)
-        summarize_step(decoder_.sink_scores(), decoder_.residual_norms(),
-                       {.layers = config_.model.layers,
-                        .sequences = B,
-                        .heads = config_.model.heads,
-                        .positions = config_.probes.positions,
-                        .length = T},
-                       config_.probes.sink_threshold, probes);
-      decoder_.loss(tokens_.data() + 1, losses_.data(), scale);
-      decoder_.backward();
-    }
-    StepRecord record;
-    if (config_.probes.enabled) probes.fill(record);
-    optimizer_.step(decoder_.parameters(), decoder_.gradients(), 1e-4, ++steps_);
-    ops_.synchronize();
-    return seconds_since(begin);
-  }
-
- private:
-  static Config with_probes(Config config, bool probes) {
-    config.probes.enabled = probes;
-    return config;
-  }
-
-  Ops& ops_;
-  Config config_;
-  Decoder decoder_;
-  AdamW optimizer_;
-  std::vector<std::int32_t> tokens_;
-  std::vector<float> losses_;
-  std::int64_t steps_ = 0;
+  bool kernels = false;
+  int repeats = 15;
+  std::string json;
 };
 
 double median(std::vector<double> values) {
@@ -114,52 +41,186 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-long peak_kibibytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return usage.ru_maxrss;
+/// Whole steps; times in seconds, medians.
+struct StepResult {
+  double seconds = 0, fastest = 0;
+  int steps = 0;
+  double tokens = 0, flops = 0;            // of a step
+  std::size_t peak_memory = 0;             // bytes, of one model
+  std::optional<double> probes;            // what the per-step probes add to a step, as a share of it
+  bool two_models_fit = true;
+};
+
+StepResult time_steps(Ops& ops, const Config& config, int steps) {
+  StepResult result;
+  result.steps = steps;
+  result.tokens = static_cast<double>(config.train.micro_batch * config.train.gradient_accumulation *
+                                      config.train.sequence_length);
+  result.flops = result.tokens * training_flops_per_token(config.model, config.train.sequence_length);
+  StepBench bench(ops, config, config.probes.enabled);
+  bench.initialize();
+  bench.step();
+  bench.step();
+  std::vector<double> alone, with, without;
+  for (int i = 0; i < steps; ++i) alone.push_back(bench.step());
+  result.seconds = median(alone);
+  result.fastest = *std::min_element(alone.begin(), alone.end());
+  result.peak_memory = ops.peak_memory();
+  if (!config.probes.enabled) return result;
+  result.two_models_fit = static_cast<double>(result.peak_memory + StepBench::planned_bytes(ops, config, false)) <
+                          0.95 * static_cast<double>(ops.total_memory());
+  if (!result.two_models_fit) return result;
+  // Steps with and without probes take turns, so that a machine's moods hit both alike.
+  StepBench off(ops, config, false);
+  off.copy_weights(bench);
+  off.step();
+  off.step();
+  for (int i = 0; i < steps; ++i) {
+    without.push_back(off.step());
+    with.push_back(bench.step());
+  }
+  result.probes = median(with) / median(without) - 1;
+  return result;
+}
+
+struct KernelResult {
+  KernelCase kernel;
+  double ms = 0;
+  double floor = 0;  // ms
+};
+
+std::vector<KernelResult> time_kernels(Ops& ops, const Config& config, const Ceilings& ceilings, int repeats) {
+  RandomSource source(ops);
+  std::vector<KernelResult> results;
+  for (const KernelCase& kernel : kernel_cases(ops, config))
+    results.push_back({kernel, time_kernel(ops, source, kernel, repeats), floor_ms(ceilings, kernel.bytes, kernel.flops)});
+  return results;
+}
+
+/// Whether the matrix rate, not the copy rate, bounds the operation.
+bool bound_by_matrix(const Ceilings& ceilings, const KernelCase& kernel) {
+  return kernel.flops / ceilings.matrix_rate > kernel.bytes / ceilings.copy_rate;
+}
+
+void print_step(const StepResult& step, const Config& config, const Ops& ops, const Ceilings& ceilings,
+                std::optional<double> datasheet) {
+  const double rate = step.flops / step.seconds;
+  std::printf("parameters          %10.3f M\n", static_cast<double>(ParameterLayout(config.model).parameter_count()) / 1e6);
+  std::printf("training step       %10.2f ms (median of %d, fastest %.2f; %.0f tokens, %.3g FLOP)\n", step.seconds * 1e3,
+              step.steps, step.fastest * 1e3, step.tokens, step.flops);
+  std::printf("tokens              %10.0f /s\n", step.tokens / step.seconds);
+  std::printf("rate                %10.3f TFLOP/s = %.1f %% of the measured matrix rate\n", rate / 1e12,
+              100 * rate / ceilings.matrix_rate);
+  if (datasheet)
+    std::printf("MFU                 %10.1f %% of the datasheet's %.1f TFLOP/s, %.1f %% of the measured %.1f\n",
+                100 * rate / *datasheet, *datasheet / 1e12, 100 * rate / ceilings.matrix_rate, ceilings.matrix_rate / 1e12);
+  else if (!ops.gpu_name().empty())
+    std::printf("MFU                 not given: no datasheet peak is known for \"%s\" in %s\n", ops.gpu_name().c_str(),
+                name_of(ops.compute_dtype()));
+  std::printf("FLOPs counted       %s\n", kFlopsCounted);
+  if (step.probes)
+    std::printf("probes              %+10.2f %% of the step (medians, taken in turns)\n", 100 * *step.probes);
+  else if (!step.two_models_fit)
+    std::printf("probes              not compared: a model with and one without do not fit at once\n");
+  std::printf("peak memory         %10.2f GiB\n", static_cast<double>(step.peak_memory) / (1024.0 * 1024.0 * 1024.0));
+}
+
+void print_kernels(const std::vector<KernelResult>& results, const Ceilings& ceilings) {
+  std::printf("\n%-42s %7s %9s %9s %9s %8s %9s %8s %-6s\n", "operation", "calls", "ms", "floor ms", "MB", "GFLOP", "GB/s",
+              "TFLOP/s", "of the");
+  double total = 0, floor = 0;
+  for (const KernelResult& r : results) {
+    const KernelCase& k = r.kernel;
+    std::printf("%-42s %7.5g %9.4f %9.4f %9.4g ", k.name.c_str(), k.calls, r.ms, r.floor, k.bytes / 1e6);
+    if (k.flops > 0)
+      std::printf("%8.4g %9.1f %8.3f ", k.flops / 1e9, k.bytes / r.ms / 1e6, k.flops / r.ms / 1e9);
+    else
+      std::printf("%8s %9.1f %8s ", "", k.bytes / r.ms / 1e6, "");
+    std::printf("%3.0f %% %s\n", 100 * r.floor / r.ms, bound_by_matrix(ceilings, k) ? "matrix rate" : "copy rate");
+    total += k.calls * r.ms;
+    floor += k.calls * r.floor;
+  }
+  std::printf("%-42s %7s %9.3f %9.3f   = %.0f %% of what the rates allow\n", "a step, calls times ms", "", total, floor,
+              100 * floor / total);
+}
+
+Json to_json(const StepResult& step, const Config& config, const Ceilings& ceilings, std::optional<double> datasheet) {
+  const double rate = step.flops / step.seconds;
+  return {{"parameters", ParameterLayout(config.model).parameter_count()},
+          {"milliseconds", number_to_json(step.seconds * 1e3)},
+          {"fastest_milliseconds", number_to_json(step.fastest * 1e3)},
+          {"steps", step.steps},
+          {"tokens", step.tokens},
+          {"tokens_per_second", number_to_json(step.tokens / step.seconds)},
+          {"flops", number_to_json(step.flops)},
+          {"flops_counted", kFlopsCounted},
+          {"flops_per_second", number_to_json(rate)},
+          {"mfu_datasheet", datasheet ? number_to_json(rate / *datasheet) : Json()},
+          {"mfu_measured", number_to_json(rate / ceilings.matrix_rate)},
+          {"probes_share", step.probes ? number_to_json(*step.probes) : Json()},
+          {"peak_memory_bytes", step.peak_memory}};
+}
+
+Json to_json(const std::vector<KernelResult>& results, const Ceilings& ceilings) {
+  Json list = Json::array();
+  for (const KernelResult& r : results) {
+    const KernelCase& k = r.kernel;
+    list.push_back({{"name", k.name},
+                    {"calls", k.calls},
+                    {"milliseconds", number_to_json(r.ms)},
+                    {"floor_milliseconds", number_to_json(r.floor)},
+                    {"bytes", k.bytes},
+                    {"flops", k.flops},
+                    {"bytes_per_second", number_to_json(k.bytes / r.ms * 1e3)},
+                    {"flops_per_second", number_to_json(k.flops / r.ms * 1e3)},
+                    {"bound", bound_by_matrix(ceilings, k) ? "matrix" : "copy"},
+                    {"share_of_bound", number_to_json(r.floor / r.ms)},
+                    {"step_milliseconds", number_to_json(k.calls * r.ms)}});
+  }
+  return list;
 }
 
 void run(const BenchArguments& arguments) {
   Config config = load_config(arguments.config, arguments.overrides);
   // No dataset is read: a vocabulary that the config leaves to it is taken as 1024 tokens.
   resolve_with_dataset(config, std::max<std::int64_t>(config.model.vocab_size, 1024), 0, 1);
+  std::optional<FileReplacement> output;
+  if (!arguments.json.empty()) output.emplace(arguments.json);  // refuses a bad place before any work
   const std::unique_ptr<Ops> ops = make_ops(config);
   std::printf("%s\n%s\n", build_description().c_str(), ops->description().c_str());
-  const double gemm = measure_gemm(*ops, 2048);
-  std::printf("sgemm 2048^3        %8.1f GFLOP/s\n", gemm / 1e9);
+  std::optional<double> datasheet;
+  if (ops->compute_dtype() == DType::bf16) datasheet = datasheet_bf16_flops(ops->gpu_name());
 
-  const double tokens = static_cast<double>(config.train.micro_batch * config.train.gradient_accumulation *
-                                            config.train.sequence_length);
-  const double flops = tokens * training_flops_per_token(config.model, config.train.sequence_length);
-  std::vector<double> alone, with, without;
-  {
-    StepBench bench(*ops, config, config.probes.enabled);
-    bench.step();
-    for (int i = 0; i < arguments.steps; ++i) alone.push_back(bench.step());
-  }
-  const long one_model = peak_kibibytes();
-  if (config.probes.enabled) {
-    // Steps with and without probes take turns, so that a machine's moods hit both alike.
-    StepBench off(*ops, config, false), on(*ops, config, true);
-    off.step();
-    on.step();
-    for (int i = 0; i < arguments.steps; ++i) {
-      without.push_back(off.step());
-      with.push_back(on.step());
-    }
-  }
-  const double seconds = median(alone);
-  std::printf("parameters          %8.3f M\n", static_cast<double>(ParameterLayout(config.model).parameter_count()) / 1e6);
-  std::printf("training step       %8.2f ms (median of %d, %.0f tokens, %.3g FLOP)\n", seconds * 1e3, arguments.steps,
-              tokens, flops);
-  std::printf("tokens              %8.0f /s\n", tokens / seconds);
-  std::printf("rate                %8.1f GFLOP/s = %.1f %% of sgemm\n", flops / seconds / 1e9, 100 * flops / seconds / gemm);
-  if (!with.empty())
-    std::printf("probes              %+8.2f %% of the step (medians, taken in turns)\n",
-                100 * (median(with) / median(without) - 1));
-  std::printf("peak memory         %8.2f GiB\n", static_cast<double>(one_model) / (1024.0 * 1024.0));
+  std::optional<StepResult> step;  // first, while the peak of memory is that of training
+  if (arguments.steps > 0) step = time_steps(*ops, config, arguments.steps);
+  const Ceilings ceilings = measure_ceilings(*ops);
+  std::printf("copy                %10.1f GB/s read plus written (%zu MB)\n", ceilings.copy_rate / 1e9, ceilings.copy_bytes >> 20);
+  std::printf("matrix              %10.3f TFLOP/s (%lld^3, %s)\n", ceilings.matrix_rate / 1e12,
+              static_cast<long long>(ceilings.matrix_size), name_of(ops->compute_dtype()));
+  if (step) print_step(*step, config, *ops, ceilings, datasheet);
   std::fflush(stdout);
+  std::vector<KernelResult> kernels;
+  if (arguments.kernels) {
+    kernels = time_kernels(*ops, config, ceilings, arguments.repeats);
+    print_kernels(kernels, ceilings);
+    std::fflush(stdout);
+  }
+  if (!output) return;
+  Json json = {{"build", build_description()},
+               {"device", ops->description()},
+               {"gpu", ops->gpu_name().empty() ? Json() : Json(ops->gpu_name())},
+               {"ceilings",
+                {{"copy_bytes_per_second", number_to_json(ceilings.copy_rate)},
+                 {"copy_bytes", ceilings.copy_bytes},
+                 {"matrix_flops_per_second", number_to_json(ceilings.matrix_rate)},
+                 {"matrix_size", ceilings.matrix_size},
+                 {"matrix_dtype", name_of(ops->compute_dtype())},
+                 {"datasheet_flops_per_second", datasheet ? Json(*datasheet) : Json()}}}};
+  if (step) json["step"] = to_json(*step, config, ceilings, datasheet);
+  if (arguments.kernels) json["kernels"] = to_json(kernels, ceilings);
+  json["config"] = to_json(config);
+  output->write(json.dump(2) + "\n");
+  output->commit();
 }
 
 }  // namespace
@@ -167,13 +228,16 @@ void run(const BenchArguments& arguments) {
 void add_bench_command(CLI::App& app) {
   const auto arguments = std::make_shared<BenchArguments>();
   CLI::App* command = app.add_subcommand(
-      "bench", "Time whole training steps of a config on random tokens, against the machine's own sgemm rate");
+      "bench", "Time whole training steps of a config on random tokens, and every operation, against the device's own rates");
   command->add_option("config", arguments->config, "config file, default configs/quickstart.json")->type_name("CONFIG");
   command->add_option("--set", arguments->overrides, "override; may be repeated")
       ->type_name("KEY=VALUE")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  command->add_option("--steps", arguments->steps, "steps to time, default 20")->check(CLI::Range(1, 1000000));
+  command->add_option("--steps", arguments->steps, "steps to time, default 20; 0: none")->check(CLI::Range(0, 1000000));
+  command->add_flag("--kernels", arguments->kernels, "also every operation by itself, at the sizes of the config");
+  command->add_option("--repeats", arguments->repeats, "timings of each operation, default 15")->check(CLI::Range(1, 1000000));
+  command->add_option("--json", arguments->json, "write everything to this file as well")->type_name("FILE");
   command->callback([arguments] { run(*arguments); });
 }
 

@@ -78,7 +78,7 @@ struct SectionFields<ModelConfig> {
     visitor(Field{"kv_heads", &S::kv_heads, IntegerLimits{0, 1024}, "key and value heads, a divisor of heads; 0: as many as heads"});
     visitor(Field{"head_dim", &S::head_dim, IntegerLimits{0, 1024}, "channels of a head, D; 0: channels / heads"});
     visitor(Field{"hidden", &S::hidden, IntegerLimits{0, 1 << 20}, "width of the MLP; 0: 4 channels for gelu, 8/3 channels rounded up to a multiple of 64 for swiglu"});
-    visitor(Field{"vocab_size", &S::vocab_size, IntegerLimits{0, kMaxVocab}, "rows of the embedding, at least 2; 0: the dataset's vocabulary"});
+    visitor(Field{"vocab_size", &S::vocab_size, IntegerLimits{0, kMaxVocab}, "rows of the embedding, at least 2; 0: the dataset's vocabulary; more than that pads it with rows that no token uses, to a size that matrix units like, such as 50304 for GPT-2's 50257"});
     visitor(Field{"max_sequence_length", &S::max_sequence_length, IntegerLimits{0, kMaxTokens}, "learned positions, and the limit that an export states, in tokens; 0: train.sequence_length"});
     visitor(Field{"norm", &S::norm, Unlimited{}, "normalisation before attention, before the MLP and at the end"});
     visitor(Field{"norm_eps", &S::norm_eps, NumberLimits{0.0, 1.0, true}, "added to the variance or mean square inside a norm"});

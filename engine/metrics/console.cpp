@@ -149,6 +149,7 @@ class ConsoleSink final : public MetricSink {
     result.push_back(format("loss %.4f", step.loss));
     if (sink_score_) result.push_back(format("sink %.3f", *sink_score_));
     result.push_back(format_rate(step.tokens_per_second));
+    if (step.mfu) result.push_back(format("MFU %.1f %%", 100 * *step.mfu));
     if (options_.total_steps > 0) result.push_back("left " + format_duration(seconds_left()));
     if (validation_loss_) result.push_back(format("validation %.4f", *validation_loss_));
     if (step.norm_ratio.size() > 1) {  // the largest R over the blocks; the embedding output stands before them

@@ -1,6 +1,7 @@
 #include "engine/metrics/json_lines.h"
 
 #include <cerrno>
+#include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -26,6 +27,12 @@ std::int64_t step_of(const Json& json) {
 
 std::string to_line(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n';
+}
+
+Json number_to_json(double value) {
+  if (std::isnan(value)) return "NaN";
+  if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";
+  return value;
 }
 
 Json parse_json(const std::string& text) {

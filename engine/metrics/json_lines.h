@@ -12,6 +12,9 @@ namespace sinkscope {
 /// The record's line with its newline. Bytes that are not UTF-8 are replaced by U+FFFD.
 std::string to_line(const nlohmann::ordered_json& json);
 
+/// The number, or the strings "NaN", "Infinity", "-Infinity", which JSON has no numbers for.
+nlohmann::ordered_json number_to_json(double value);
+
 /// Parses JSON text, at most 64 levels deep. Throws std::runtime_error saying what is wrong.
 nlohmann::ordered_json parse_json(const std::string& text);
 

@@ -15,12 +15,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json number_to_json(double value) {
-  if (std::isnan(value)) return "NaN";
-  if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";
-  return value;
-}
-
 // The double whose shortest decimal form is the shortest that gives back `value` as a float: the same
 // number to float precision, in half the characters. Values outside the normal range of float stay.
 double rounded_to_float(double value) {
@@ -155,6 +149,7 @@ void visit_step_fields(Record& record, Visitor& visit) {
   visit("gradient_norm", record.gradient_norm);
   visit("step_seconds", record.step_seconds);
   visit("tokens_per_second", record.tokens_per_second);
+  visit("mfu", record.mfu);
   visit("sink_score", record.sink_score);
   visit("sink_rate", record.sink_rate);
   visit("sink_score_layer", record.sink_score_layer);

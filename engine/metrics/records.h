@@ -23,6 +23,7 @@ struct StepRecord {
   double gradient_norm = 0;        // global, before clipping
   double step_seconds = 0;
   double tokens_per_second = 0;
+  std::optional<double> mfu;       // share of the GPU's datasheet peak; where that is known (gpu_peak.h)
   // Per-step probes of the training batch; empty when probes are off.
   std::vector<double> sink_score;           // [K] mean over sequences, layers, heads
   std::vector<double> sink_rate;            // [K] share of (sequence, layer, head) above eps

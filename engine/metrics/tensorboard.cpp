@@ -82,6 +82,7 @@ Summary summary_of(const StepRecord& record) {
   summary.add_scalar("gradient/learning_rate", record.learning_rate);
   summary.add_scalar("speed/step_seconds", record.step_seconds);
   summary.add_scalar("speed/tokens_per_second", record.tokens_per_second);
+  if (record.mfu) summary.add_scalar("speed/mfu", *record.mfu);
   summary.add_scalar("speed/tokens", static_cast<double>(record.tokens));
   return summary;
 }

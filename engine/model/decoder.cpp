@@ -1,6 +1,7 @@
 #include "engine/model/decoder.h"
 
 #include <algorithm>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -205,6 +206,7 @@ void Decoder::State::linear_backward(const LinearParameters& parameters, const T
 
 /// delta = W_o attention(rope(qk_norm(W_qkv norm1))), from norm1 (N, C) into attention_delta (N, C).
 void Decoder::State::attention_forward(std::int64_t layer) {
+  const StageRange range(ops, "attention", layer);
   const BlockParameters& p = blocks[static_cast<std::size_t>(layer)];
   const BlockBuffers& b = buffers(layer);
   const std::int64_t H = config.heads, G = config.kv_heads, D = config.head_dim;
@@ -236,6 +238,7 @@ void Decoder::State::attention_forward(std::int64_t layer) {
 
 /// From d_residual (N, C), the gradient of m^l, adds what flows through the attention branch to it.
 void Decoder::State::attention_backward(std::int64_t layer) {
+  const StageRange range(ops, "attention backward", layer);
   const BlockParameters& p = blocks[static_cast<std::size_t>(layer)];
   const BlockBuffers& b = buffers(layer);
   const std::int64_t H = config.heads, G = config.kv_heads, D = config.head_dim, C = config.channels;
@@ -270,6 +273,7 @@ void Decoder::State::attention_backward(std::int64_t layer) {
 
 /// delta = W_down act(W_up norm2), from norm2 (N, C) into mlp_delta (N, C).
 void Decoder::State::mlp_forward(std::int64_t layer) {
+  const StageRange range(ops, "mlp", layer);
   const BlockParameters& p = blocks[static_cast<std::size_t>(layer)];
   const BlockBuffers& b = buffers(layer);
   const std::int64_t F = config.hidden;
@@ -285,6 +289,7 @@ void Decoder::State::mlp_forward(std::int64_t layer) {
 
 /// From d_residual (N, C), the gradient of h^l, adds what flows through the MLP branch to it.
 void Decoder::State::mlp_backward(std::int64_t layer) {
+  const StageRange range(ops, "mlp backward", layer);
   const BlockParameters& p = blocks[static_cast<std::size_t>(layer)];
   const BlockBuffers& b = buffers(layer);
   const std::int64_t F = config.hidden, C = config.channels;
@@ -362,16 +367,19 @@ void Decoder::forward(std::int64_t sequences, std::int64_t length, const std::in
                       ActivationObserver* observer) {
   State& s = *state_;
   s.check_batch(sequences, length, inputs);
+  const StageRange range(s.ops, "forward");
   s.B = sequences;
   s.T = length;
   s.head_gradient = false;
   const std::int64_t C = s.config.channels, L = s.config.layers;
+  auto embedding = std::make_optional<StageRange>(s.ops, "embedding");
   const Tensor tokens = s.memory.scratch.tensor(s.memory.tokens, {s.B, s.T});
   s.ops.copy_from_host(tokens, inputs);
   s.ops.embedding_forward({.out = s.residual(0),
                            .tokens = tokens,
                            .wte = s.token_embedding.value,
                            .wpe = s.position_embedding.value});
+  embedding.reset();
   if (observer != nullptr) observer->embedding(s.residual(0));
 
   const Tensor attention_delta = s.tmp(s.memory.attention_delta, C), mlp_delta = s.tmp(s.memory.mlp_delta, C);
@@ -410,6 +418,7 @@ void Decoder::loss(const std::int32_t* targets, float* losses, float gradient_sc
     if (targets[i] < -1 || targets[i] >= V)
       throw std::invalid_argument("Decoder::loss: target " + std::to_string(targets[i]) + " at index " +
                                   std::to_string(i) + "; expected -1 or one of " + std::to_string(V) + " tokens");
+  const StageRange range(s.ops, "loss");
   const Tensor all_targets = s.memory.scratch.tensor(s.memory.targets, {N});
   const Tensor all_losses = s.memory.scratch.tensor(s.memory.losses, {N});
   s.ops.copy_from_host(all_targets, targets);
@@ -440,6 +449,7 @@ void Decoder::backward() {
   if (!s.head_gradient)
     throw std::logic_error("Decoder::backward: no loss with a gradient scale came before it");
   s.head_gradient = false;
+  const StageRange range(s.ops, "backward");
   const std::int64_t C = s.config.channels, L = s.config.layers;
   const Tensor d_residual = s.tmp(s.memory.d_residual, C);
   s.ops.zero(d_residual);
@@ -449,6 +459,7 @@ void Decoder::backward() {
     s.mlp_backward(layer);
     s.attention_backward(layer);
   }
+  const StageRange embedding(s.ops, "embedding backward");
   s.ops.embedding_backward({.dout = d_residual,
                             .tokens = s.memory.scratch.tensor(s.memory.tokens, {s.B, s.T}),
                             .dwte = s.token_embedding.gradient,
@@ -472,6 +483,7 @@ void Decoder::logits(std::int64_t row, float* out) {
 std::vector<float> Decoder::sink_scores() const {
   const State& s = *state_;
   if (s.options.sink_positions == 0 || s.B == 0) return {};
+  const StageRange range(s.ops, "sink scores");
   const std::int64_t size = s.config.layers * s.B * s.config.heads * s.options.sink_positions;
   std::vector<float> out(static_cast<std::size_t>(size));
   s.ops.copy_to_host(out.data(), s.memory.activations.tensor(s.memory.sink, {size}));
@@ -481,6 +493,7 @@ std::vector<float> Decoder::sink_scores() const {
 std::vector<float> Decoder::residual_norms() const {
   const State& s = *state_;
   if (!s.options.residual_norms || s.B == 0) return {};
+  const StageRange range(s.ops, "residual norms");
   const std::int64_t size = (s.config.layers + 1) * s.rows();
   std::vector<float> out(static_cast<std::size_t>(size));
   s.ops.copy_to_host(out.data(), s.memory.activations.tensor(s.memory.residual_norms, {size}));

@@ -33,6 +33,7 @@ AdamW::AdamW(Ops& ops, const ParameterLayout& layout, const OptimizerConfig& con
 }
 
 UpdateResult AdamW::step(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step) {
+  const StageRange range(*ops_, "optimizer");
   const Tensor sums = arena_.tensor(sums_, {static_cast<std::int64_t>(segments_.size())});
   const Tensor clip = arena_.tensor(clip_, {2});
   ops_->sum_of_squares({.x = gradients, .segments = segments_, .sums = sums});

@@ -13,6 +13,7 @@
 #include "engine/data/dataset.h"
 #include "engine/data/sampler.h"
 #include "engine/data/tokenizer.h"
+#include "engine/metrics/gpu_peak.h"
 #include "engine/optim/adamw.h"
 #include "engine/optim/schedule.h"
 #include "engine/probes/phases.h"
@@ -108,6 +109,8 @@ class Run {
   std::unique_ptr<MetricSink> logs_;
   LoopState state_;
   std::int64_t tokens_per_step_ = 0;
+  double flops_per_token_ = 0;
+  std::optional<double> peak_flops_;  // of the GPU, where it is known
 
   // Host buffers of a step.
   Batch batch_;
@@ -126,7 +129,9 @@ Run::Run(const Config& config, TrainOptions options)
       order_(windows_.count(), static_cast<std::uint64_t>(config_.train.seed)),
       phases_(config_.probes.phase),
       tokens_per_step_(config_.train.micro_batch * config_.train.gradient_accumulation *
-                       config_.train.sequence_length) {
+                       config_.train.sequence_length),
+      flops_per_token_(training_flops_per_token(config_.model, config_.train.sequence_length)) {
+  if (ops_->compute_dtype() == DType::bf16) peak_flops_ = datasheet_bf16_flops(ops_->gpu_name());
   if (dataset_.validation) validation_windows_.emplace(*dataset_.validation, window_options(config_));
   if (needs_validation()) {
     if (!dataset_.validation)
@@ -261,6 +266,7 @@ void Run::open_logs(std::optional<std::int64_t> resume_step) {
 
 /// One optimizer step: forward, loss and backward of every micro-batch, then clipping and AdamW.
 StepRecord Run::training_step(std::int64_t step) {
+  const StageRange range(*ops_, "step", step);
   const auto begin = std::chrono::steady_clock::now();
   const TrainConfig& train = config_.train;
   const auto scale = static_cast<float>(1.0 / static_cast<double>(tokens_per_step_));
@@ -304,6 +310,7 @@ StepRecord Run::training_step(std::int64_t step) {
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   record.step_seconds = seconds.count();
   record.tokens_per_second = static_cast<double>(tokens_per_step_) / record.step_seconds;
+  if (peak_flops_) record.mfu = record.tokens_per_second * flops_per_token_ / *peak_flops_;
   return record;
 }
 
@@ -326,6 +333,7 @@ void Run::probe_gradients(const UpdateResult& update, StepRecord& record) const 
 /// Mean loss over the first windows of the validation stream, the same ones every time.
 void Run::evaluate(StepRecord& record) {
   if (!validation_windows_) return;
+  const StageRange range(*ops_, "evaluation");
   const std::int64_t wanted = config_.evaluation.batches * config_.train.micro_batch;
   const std::int64_t windows = std::min(wanted, validation_windows_->count());
   LossSums sums;
@@ -351,6 +359,7 @@ void Run::evaluate(StepRecord& record) {
 /// A probe pass over the fixed sets, and what the phase detector makes of it. `loss` NaN: that of the
 /// phase set itself.
 void Run::probe(std::int64_t step, double loss) {
+  const StageRange range(*ops_, "probes");
   const std::vector<ProbeRecord> records = probe_pass_->run(step, tokens_after(step));
   const std::string phase_set = phase_probe_set(config_.data.bos);
   for (const ProbeRecord& record : records) {
@@ -372,6 +381,7 @@ void Run::probe(std::int64_t step, double loss) {
 }
 
 void Run::sample(std::int64_t step) {
+  const StageRange range(*ops_, "sample");
   const std::string text = sample_text(decoder_, *tokenizer_, config_, step);
   event(step, "sample", text, {{"prompt", config_.sample.prompt}, {"temperature", config_.sample.temperature}});
 }
@@ -380,6 +390,7 @@ void Run::sample(std::int64_t step) {
 /// event stands before the save, so that it is there exactly once after a resume from it. Nothing is
 /// written of a model that is not finite: it would push out the last checkpoint that is.
 void Run::save(std::int64_t step) {
+  const StageRange range(*ops_, "checkpoint");
   std::vector<float> parameters, first, second;
   CheckpointData data{.model = config_.model,
                       .step = step,

@@ -19,6 +19,7 @@ class CpuOps final : public Ops {
   std::string device_name() const override;
   std::string description() const override;
   DType compute_dtype() const override { return DType::f32; }
+  std::string gpu_name() const override { return {}; }
 
   Buffer allocate(std::size_t bytes) override;
   void copy_from_host(const Tensor& dst, const void* src) override;
@@ -52,6 +53,12 @@ class CpuOps final : public Ops {
   void attention_statistics(const AttentionStatistics& args) override;
   void row_l2(const RowL2& args) override;
   AbsStatistics abs_statistics(const Tensor& x) override;
+
+  double time_ms(const std::function<void()>& work) override;
+  std::size_t peak_memory() const override;
+  std::size_t total_memory() const override;
+  void range_push(const char*, std::int64_t) noexcept override {}
+  void range_pop() noexcept override {}
 
  private:
   void release(std::byte* data) noexcept override;

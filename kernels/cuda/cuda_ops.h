@@ -29,6 +29,7 @@ class CudaOps final : public Ops {
   std::string device_name() const override;
   std::string description() const override;
   DType compute_dtype() const override { return real_; }
+  std::string gpu_name() const override { return properties_.name; }
 
   Buffer allocate(std::size_t bytes) override;
   void copy_from_host(const Tensor& dst, const void* src) override;
@@ -62,6 +63,12 @@ class CudaOps final : public Ops {
   void attention_statistics(const AttentionStatistics& args) override;
   void row_l2(const RowL2& args) override;
   AbsStatistics abs_statistics(const Tensor& x) override;
+
+  double time_ms(const std::function<void()>& work) override;
+  std::size_t peak_memory() const override;
+  std::size_t total_memory() const override;
+  void range_push(const char* name, std::int64_t index) noexcept override;
+  void range_pop() noexcept override;
 
  private:
   void release(std::byte* data) noexcept override;
@@ -114,6 +121,7 @@ class CudaOps final : public Ops {
   std::map<Product, std::unique_ptr<Plan>> plans_;
   std::vector<RotaryTable> rotary_tables_;
   std::unique_ptr<ChunkTable> chunks_;
+  std::size_t peak_memory_ = 0;  // at the newest allocations
 };
 
 }  // namespace sinkscope

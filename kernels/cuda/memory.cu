@@ -75,6 +75,7 @@ Buffer CudaOps::allocate(std::size_t bytes) {
                              std::to_string(total >> 20) + " MiB are free");
   }
   check_cuda(status, "cudaMalloc");
+  peak_memory_ = peak_memory();
   return Buffer(static_cast<std::byte*>(data), BufferDeleter{this});
 }
 

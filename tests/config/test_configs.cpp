@@ -74,6 +74,13 @@ TEST_CASE("the shipped presets have the sizes that their names say") {
   CHECK(arms[1].data.common_targets == std::vector<BosPolicy>{BosPolicy::sequence, BosPolicy::none});
 }
 
+TEST_CASE("GPT-2's vocabulary is padded to a multiple of 128") {
+  Config gpt2 = load_config(shipped().at("gpt2-124m"));
+  resolve_with_dataset(gpt2, 50257, 50256, 50256);
+  CHECK(gpt2.model.vocab_size == 50304);
+  CHECK(gpt2.model.vocab_size % 128 == 0);
+}
+
 TEST_CASE("schema and parser refuse the same values") {
   const Json schema = config_schema();
   const auto accepted = [&](const std::string& text) {

@@ -105,6 +105,7 @@ std::vector<std::string> timeless_lines(const std::filesystem::path& file) {
     nlohmann::ordered_json kept = json;
     kept.erase("step_seconds");
     kept.erase("tokens_per_second");
+    kept.erase("mfu");
     if (kept.value("kind", std::string()) == "resume") return;
     if (kept.value("kind", std::string()) == "start") kept.erase("message");  // says "again" after an early kill
     lines.push_back(kept.dump());

@@ -38,6 +38,7 @@ STEP_SINGLE = {
     "gradient/learning_rate": "learning_rate",
     "speed/step_seconds": "step_seconds",
     "speed/tokens_per_second": "tokens_per_second",
+    "speed/mfu": "mfu",
     "speed/tokens": "tokens",
 }
 STEP_SEVERAL = {

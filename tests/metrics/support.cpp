@@ -33,6 +33,7 @@ StepRecord example_step(std::int64_t step) {
   record.gradient_norm = 1.0 / 49.0;
   record.step_seconds = 0.1 + 1e-3 * t;
   record.tokens_per_second = 1024.0 / record.step_seconds;
+  record.mfu = 0.4 + 1.0 / (3.0 * t + 7.0);
   record.sink_score = numbers(4, 0.31 / t, 0.7);
   record.sink_rate = numbers(4, 0.17, 0.5);
   record.sink_score_layer = numbers(2, 0.2, 1.1);

@@ -70,6 +70,18 @@ TEST_CASE("the console tells the largest norm ratio over the blocks") {
   CHECK(contains(console.take(), "  P0 norm ratio 2.25\n"));
 }
 
+TEST_CASE("the console tells the share of the GPU's peak where it is known") {
+  Console console(plain(1));
+  StepRecord record;
+  record.step = 1;
+  record.tokens_per_second = 500e3;
+  console.sink->write(record);
+  CHECK_FALSE(contains(console.take(), "MFU"));
+  record.mfu = 0.4412;
+  console.sink->write(record);
+  CHECK(contains(console.take(), "  500.0k tokens/s  MFU 44.1 %  left"));
+}
+
 TEST_CASE("without a terminal the console prints whole lines at its cadence") {
   Console console(plain(10));
   for (std::int64_t step = 1; step <= 25; ++step) console.step(step);

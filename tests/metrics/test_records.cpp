@@ -35,6 +35,7 @@ TEST_CASE("a step record comes back bit for bit") {
   CHECK(read.gradient_norm == record.gradient_norm);
   CHECK(read.step_seconds == record.step_seconds);
   CHECK(read.tokens_per_second == record.tokens_per_second);
+  CHECK(read.mfu == record.mfu);
   CHECK(read.sink_score == record.sink_score);
   CHECK(read.sink_rate == record.sink_rate);
   CHECK(read.sink_score_layer == record.sink_score_layer);
@@ -43,8 +44,8 @@ TEST_CASE("a step record comes back bit for bit") {
   CHECK(read.norm_ratio == record.norm_ratio);
   CHECK(read.gradient_norm_attention == record.gradient_norm_attention);
   CHECK(read.gradient_norm_mlp == record.gradient_norm_mlp);
-  // No field is forgotten: 10 numbers and 8 lists.
-  CHECK(through_text(record).size() == 18);
+  // No field is forgotten: 11 numbers and 8 lists.
+  CHECK(through_text(record).size() == 19);
 }
 
 TEST_CASE("norms of a step keep all bits of a double") {
@@ -105,6 +106,7 @@ TEST_CASE("numbers that are not finite are strings, and come back") {
 TEST_CASE("what is absent is left out") {
   const Json step = through_text(StepRecord{});
   CHECK_FALSE(step.contains("validation_loss"));
+  CHECK_FALSE(step.contains("mfu"));
   CHECK_FALSE(step.contains("sink_score"));
   CHECK_FALSE(step_record_from_json(step).validation_loss.has_value());
   const Json probe = through_text(ProbeRecord{});

@@ -150,6 +150,7 @@ TEST_CASE("A step's record becomes one event whose scalars are the record's") {
   check("gradient/attention_layer_01", record.gradient_norm_attention[1]);
   check("gradient/mlp_layer_00", record.gradient_norm_mlp[0]);
   check("speed/tokens_per_second", record.tokens_per_second);
+  check("speed/mfu", *record.mfu);
   for (std::size_t k = 0; k < 4; ++k) {
     check("sink/score_position_" + std::to_string(k), record.sink_score[k]);
     check("sink/rate_position_" + std::to_string(k), record.sink_rate[k]);
@@ -170,6 +171,7 @@ TEST_CASE("Optional and empty fields leave no tags, and a NaN stays one") {
   const auto values = values_of(events_of(folder.path()).at(1));
   CHECK(std::isnan(scalar(values.at("loss/train"))));
   CHECK(values.count("loss/validation") == 0);
+  CHECK(values.count("speed/mfu") == 0);
   for (const auto& [tag, value] : values) CHECK_FALSE(contains(tag, "sink/"));
 }
 

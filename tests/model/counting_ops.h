@@ -22,6 +22,7 @@ class CountingOps final : public Ops {
   std::string device_name() const override { return inner_->device_name(); }
   std::string description() const override { return inner_->description(); }
   DType compute_dtype() const override { return inner_->compute_dtype(); }
+  std::string gpu_name() const override { return inner_->gpu_name(); }
   void copy_from_host(const Tensor& dst, const void* src) override { inner_->copy_from_host(dst, src); }
   void copy_to_host(void* dst, const Tensor& src) override { inner_->copy_to_host(dst, src); }
   void copy(const Tensor& dst, const Tensor& src) override { inner_->copy(dst, src); }
@@ -51,6 +52,11 @@ class CountingOps final : public Ops {
   void attention_statistics(const AttentionStatistics& args) override { inner_->attention_statistics(args); }
   void row_l2(const RowL2& args) override { inner_->row_l2(args); }
   AbsStatistics abs_statistics(const Tensor& x) override { return inner_->abs_statistics(x); }
+  double time_ms(const std::function<void()>& work) override { return inner_->time_ms(work); }
+  std::size_t peak_memory() const override { return inner_->peak_memory(); }
+  std::size_t total_memory() const override { return inner_->total_memory(); }
+  void range_push(const char* name, std::int64_t index) noexcept override { inner_->range_push(name, index); }
+  void range_pop() noexcept override { inner_->range_pop(); }
 
  protected:
   void release(std::byte*) noexcept override {}  // its buffers belong to the inner backend

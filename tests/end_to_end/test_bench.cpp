@@ -1,0 +1,51 @@
+#include <nlohmann/json.hpp>
+
+#include "tests/catch.h"
+#include "tests/end_to_end/program.h"
+
+namespace sinkscope {
+namespace {
+
+using test::contains;
+using test::Outcome;
+using test::Workplace;
+
+TEST_CASE("bench prints and writes the step, the operations and the rates they are held against") {
+  const Workplace place;
+  const Outcome outcome = place.run("bench config.json --steps 2 --kernels --repeats 1 --json bench.json --set device=cpu");
+  INFO(outcome.output);
+  REQUIRE(outcome.status == 0);
+  for (const char* part : {"training step", "FLOPs counted", "peak memory", "attention backward", "adamw", "a step, calls times ms"})
+    CHECK(contains(outcome.output, part));
+  CHECK_FALSE(contains(outcome.output, "datasheet"));  // a CPU has no peak by name
+
+  const auto json = nlohmann::ordered_json::parse(place.read("bench.json"));
+  CHECK(json.at("gpu").is_null());
+  CHECK(json.at("ceilings").at("copy_bytes_per_second") > 0.0);
+  CHECK(json.at("ceilings").at("matrix_size") == 2048);
+  CHECK(json.at("ceilings").at("datasheet_flops_per_second").is_null());
+  CHECK(json.at("step").at("steps") == 2);
+  CHECK(json.at("step").at("tokens_per_second") > 0.0);
+  CHECK(json.at("step").at("mfu_datasheet").is_null());
+  CHECK(json.at("step").at("mfu_measured") > 0.0);
+  CHECK(json.at("step").at("probes_share").is_number());
+  CHECK(json.at("step").at("peak_memory_bytes") > 1e6);
+  CHECK(json.at("kernels").size() > 30);
+  for (const auto& kernel : json.at("kernels")) {
+    INFO(kernel.dump());
+    CHECK(kernel.at("milliseconds") > 0.0);
+    CHECK(kernel.at("share_of_bound") > 0.0);
+  }
+  CHECK(json.at("config").at("model").at("layers").is_number());
+
+  const Outcome rates = place.run("bench config.json --steps 0 --json bench.json");
+  INFO(rates.output);
+  CHECK(rates.status == 0);
+  const auto shorter = nlohmann::ordered_json::parse(place.read("bench.json"));
+  CHECK_FALSE(shorter.contains("step"));
+  CHECK_FALSE(shorter.contains("kernels"));
+  CHECK(place.run("bench config.json --json missing/bench.json").status == 1);
+}
+
+}  // namespace
+}  // namespace sinkscope

@@ -1,0 +1,376 @@
+#include "tools/bench/kernels.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <set>
+#include <utility>
+
+#include "engine/model/decoder_memory.h"
+#include "engine/model/parameters.h"
+#include "engine/model/random.h"
+#include "engine/train/trainer.h"
+
+namespace sinkscope {
+namespace {
+
+constexpr std::size_t kRoundBytes = std::size_t{256} << 20;  // of all sets of arrays; caches hold at most 64 MB
+constexpr std::size_t kMostSets = 64;
+constexpr double kWindowMs = 2;  // hides what a launch costs the host
+constexpr double kPatienceMs = 1000;
+
+/// The cases of one config. Symbols as in kernels/ops.h; s bytes a real number.
+class Cases : public std::enable_shared_from_this<Cases> {
+ public:
+  Cases(Ops& ops, const Config& config);
+  std::vector<KernelCase> all();
+
+ private:
+  void rows();
+  void linear(const std::string& name, std::int64_t O, std::int64_t I, std::int64_t rows, double calls, bool bias);
+  void linears();
+  void heads();
+  void attention();
+  void mlp();
+  void classifier();
+  void flat();
+  void probes();
+
+  template <class Make>
+  void add(const std::string& name, double calls, double bytes, double flops, Make make) {
+    cases_.push_back({name, calls, bytes, flops, [self = shared_from_this(), make](ArraySet& set) { return make(set); }});
+  }
+  /// Runs `args` by the operation `Op`.
+  template <auto Op, class Args>
+  std::function<void()> call(const Args& args) {
+    return [&ops = ops_, args] { (ops.*Op)(args); };
+  }
+  static double d(std::int64_t x) { return static_cast<double>(x); }
+  std::int64_t row_heads() const { return H + 2 * G; }
+
+  Ops& ops_;
+  Config config_;
+  ModelConfig model_;
+  std::int64_t B, T, N, C, H, G, D, F, V, K, L;
+  std::int64_t head_rows_;  // of a chunk of logits
+  double passes_;           // micro-batches in a step
+  double s_;
+  std::vector<std::int32_t> tokens_;
+  std::vector<KernelCase> cases_;
+};
+
+Cases::Cases(Ops& ops, const Config& config)
+    : ops_(ops), config_(config), model_(config.model), B(config.train.micro_batch), T(config.train.sequence_length),
+      N(B * T), C(model_.channels), H(model_.heads), G(model_.kv_heads), D(model_.head_dim), F(model_.hidden),
+      V(model_.vocab_size), K(std::min(config.probes.positions, T)), L(model_.layers),
+      head_rows_(DecoderMemory(model_, decoder_options(config), ops.compute_dtype(), ParameterLayout(model_)).head_rows),
+      passes_(d(config.train.gradient_accumulation)), s_(static_cast<double>(size_of(ops.compute_dtype()))),
+      tokens_(random_tokens(random_key(3, "bench"), N, V)) {}
+
+std::vector<KernelCase> Cases::all() {
+  rows();
+  linears();
+  heads();
+  attention();
+  mlp();
+  classifier();
+  flat();
+  probes();
+  return std::move(cases_);  // which point back here
+}
+
+/// Embedding, norms, residual additions.
+void Cases::rows() {
+  const bool learned = model_.position == PositionEncoding::learned;
+  const double used = d(static_cast<std::int64_t>(std::set<std::int32_t>(tokens_.begin(), tokens_.end()).size()));
+  const double positions = learned ? d(T) : 0;
+  add("embedding forward", passes_, s_ * d(C) * (used + positions + d(N)) + 4 * d(N), 0, [=, this](ArraySet& set) {
+    return call<&Ops::embedding_forward>(EmbeddingForward{.out = set.zeros({N, C}),
+                                                          .tokens = set.tokens({B, T}, tokens_),
+                                                          .wte = set.normal({V, C}),
+                                                          .wpe = learned ? set.normal({T, C}) : Tensor{}});
+  });
+  add("embedding backward", passes_, s_ * d(N * C) + 8 * d(C) * (used + positions) + 4 * d(N), 0, [=, this](ArraySet& set) {
+    return call<&Ops::embedding_backward>(
+        EmbeddingBackward{.dout = set.normal({N, C}),
+                          .tokens = set.tokens({B, T}, tokens_),
+                          .dwte = set.zeros({V, C}, DType::f32),
+                          .dwpe = learned ? set.zeros({T, C}, DType::f32) : Tensor{}});
+  });
+
+  const bool layernorm = model_.norm == NormType::layernorm;
+  const NormKind kind = layernorm ? NormKind::layernorm : NormKind::rmsnorm;
+  const std::string name = layernorm ? "layernorm" : "rmsnorm";
+  const double statistics = 4 * d(N) * (layernorm ? 2 : 1);
+  const auto forward = [=, this](ArraySet& set, bool residual, bool measured) {
+    return NormForward{.kind = kind,
+                       .x = set.normal({N, C}),
+                       .delta = residual ? set.normal({N, C}) : Tensor{},
+                       .sum = residual ? set.zeros({N, C}) : Tensor{},
+                       .weight = set.normal({C}),
+                       .bias = layernorm ? set.normal({C}) : Tensor{},
+                       .out = set.zeros({N, C}),
+                       .mean = layernorm ? set.zeros({N}, DType::f32) : Tensor{},
+                       .rstd = set.zeros({N}, DType::f32),
+                       .l2 = measured ? set.zeros({N}, DType::f32) : Tensor{}};
+  };
+  const auto add_forward = [&](const std::string& with, bool residual, bool measured, double calls) {
+    add(name + " forward" + with, calls, s_ * d(N * C) * (residual ? 4 : 2) + statistics + (measured ? 4 * d(N) : 0), 0,
+        [=, this](ArraySet& set) { return call<&Ops::norm_forward>(forward(set, residual, measured)); });
+  };
+  const bool probed = config_.probes.enabled;
+  add_forward(probed ? ", row norms" : "", false, probed, passes_);
+  add_forward(", residual add", true, false, passes_ * d(probed ? L : 2 * L));
+  add_forward(", residual add, row norms", true, true, passes_ * d(probed ? L : 0));
+  add(name + " backward", passes_ * d(2 * L + 1), 4 * s_ * d(N * C) + statistics, 0, [=, this](ArraySet& set) {
+    const NormForward f = forward(set, false, false);
+    ops_.norm_forward(f);
+    return call<&Ops::norm_backward>(NormBackward{.kind = kind,
+                                                  .x = f.x,
+                                                  .dout = set.normal({N, C}),
+                                                  .weight = f.weight,
+                                                  .mean = f.mean,
+                                                  .rstd = f.rstd,
+                                                  .dx = set.zeros({N, C}),
+                                                  .dweight = set.zeros({C}, DType::f32),
+                                                  .dbias = layernorm ? set.zeros({C}, DType::f32) : Tensor{}});
+  });
+  add("add", 0, 3 * s_ * d(N * C), 0, [this](ArraySet& set) -> std::function<void()> {
+    const Tensor a = set.normal({N, C}), b = set.normal({N, C}), out = set.zeros({N, C});
+    return [&ops = ops_, a, b, out] { ops.add(out, a, b); };
+  });
+}
+
+/// out (rows, O) = x (rows, I) weight^T, and its two gradients apart.
+void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std::int64_t rows, double calls, bool bias) {
+  const double flops = 2 * d(rows) * d(O) * d(I), biases = bias ? d(O) : 0;
+  add("linear " + name + " forward", calls, s_ * (d(rows * I) + d(O * I) + d(rows * O) + biases), flops, [=, this](ArraySet& set) {
+    return call<&Ops::linear_forward>(LinearForward{.out = set.zeros({rows, O}),
+                                                    .x = set.normal({rows, I}),
+                                                    .weight = set.normal({O, I}),
+                                                    .bias = bias ? set.normal({O}) : Tensor{}});
+  });
+  add("linear " + name + " dx", calls, s_ * (d(rows * I) + d(O * I) + d(rows * O)), flops, [=, this](ArraySet& set) {
+    return call<&Ops::linear_backward>(LinearBackward{.dout = set.normal({rows, O}),
+                                                      .x = {},
+                                                      .weight = set.normal({O, I}),
+                                                      .dx = set.zeros({rows, I}),
+                                                      .dweight = {},
+                                                      .dbias = {}});
+  });
+  add("linear " + name + (bias ? " dweight, dbias" : " dweight"), calls,
+      s_ * (d(rows * I) + d(rows * O)) + 8 * (d(O * I) + biases), flops, [=, this](ArraySet& set) {
+    return call<&Ops::linear_backward>(LinearBackward{.dout = set.normal({rows, O}),
+                                                      .x = set.normal({rows, I}),
+                                                      .weight = {},
+                                                      .dx = {},
+                                                      .dweight = set.zeros({O, I}, DType::f32),
+                                                      .dbias = bias ? set.zeros({O}, DType::f32) : Tensor{}});
+  });
+}
+
+void Cases::linears() {
+  const double calls = passes_ * d(L);
+  linear("qkv", row_heads() * D, C, N, calls, model_.bias);
+  linear("attention out", C, H * D, N, calls, model_.bias);
+  linear(model_.mlp == MlpType::swiglu ? "gate and up" : "up", model_.mlp == MlpType::swiglu ? 2 * F : F, C, N, calls, model_.bias);
+  linear("down", C, F, N, calls, model_.bias);
+  linear("head", V, C, head_rows_, passes_ * d(N) / d(head_rows_), false);
+}
+
+/// What is done to query and key vectors before attention.
+void Cases::heads() {
+  const double rotated = s_ * d(N * (H + G) * D);
+  if (D % 2 == 0)
+    add("rope", model_.position == PositionEncoding::rope ? 2 * passes_ * d(L) : 0, 2 * rotated, 0, [this](ArraySet& set) {
+      return call<&Ops::rope>(
+          Rope{.qkv = set.normal({B, T, row_heads(), D}), .heads = static_cast<int>(H + G), .theta = model_.rope_theta, .inverse = false});
+    });
+  const double calls = model_.qk_norm ? passes_ * d(L) : 0, statistics = 4 * d(N * (H + G));
+  const auto forward = [this](ArraySet& set) {
+    return QkNormForward{.in = set.normal({B, T, row_heads(), D}),
+                         .out = set.zeros({B, T, row_heads(), D}),
+                         .query_heads = static_cast<int>(H),
+                         .kv_heads = static_cast<int>(G),
+                         .q_weight = set.normal({D}),
+                         .k_weight = set.normal({D}),
+                         .rstd = set.zeros({N, H + G}, DType::f32)};
+  };
+  add("qk-norm forward", calls, 2 * s_ * d(N * row_heads() * D) + statistics, 0,
+      [=, this](ArraySet& set) { return call<&Ops::qk_norm_forward>(forward(set)); });
+  add("qk-norm backward", calls, 3 * rotated + statistics, 0, [=, this](ArraySet& set) {
+    const QkNormForward f = forward(set);
+    ops_.qk_norm_forward(f);
+    return call<&Ops::qk_norm_backward>(QkNormBackward{.in = f.in,
+                                                       .dqkv = f.out,
+                                                       .query_heads = f.query_heads,
+                                                       .kv_heads = f.kv_heads,
+                                                       .q_weight = f.q_weight,
+                                                       .k_weight = f.k_weight,
+                                                       .rstd = f.rstd,
+                                                       .dq_weight = set.zeros({D}, DType::f32),
+                                                       .dk_weight = set.zeros({D}, DType::f32)});
+  });
+}
+
+void Cases::attention() {
+  const double flops = 2 * d(B * H) * d(T) * d(T) * d(D), qkv = s_ * d(N * row_heads() * D), out = s_ * d(N * H * D);
+  const double lse = 4 * d(B * H * T), calls = passes_ * d(L);
+  const auto forward = [this](ArraySet& set, bool watched) {
+    return AttentionForward{.qkv = set.normal({B, T, row_heads(), D}),
+                            .query_heads = static_cast<int>(H),
+                            .kv_heads = static_cast<int>(G),
+                            .out = set.zeros({B, T, H, D}),
+                            .lse = set.zeros({B, H, T}, DType::f32),
+                            .sink = watched ? set.zeros({B, H, K}, DType::f32) : Tensor{}};
+  };
+  for (const bool watched : {true, false})
+    add(watched ? "attention forward, sink scores of " + std::to_string(K) : "attention forward, no sink scores",
+        watched == config_.probes.enabled ? calls : 0, qkv + out + lse + (watched ? 4 * d(B * H * K) : 0), flops,
+        [=, this](ArraySet& set) { return call<&Ops::attention_forward>(forward(set, watched)); });
+  add("attention backward", calls, 2 * qkv + 2 * out + lse, 2.5 * flops, [=, this](ArraySet& set) {
+    const AttentionForward f = forward(set, false);
+    ops_.attention_forward(f);
+    return call<&Ops::attention_backward>(AttentionBackward{.qkv = f.qkv,
+                                                            .query_heads = f.query_heads,
+                                                            .kv_heads = f.kv_heads,
+                                                            .out = f.out,
+                                                            .dout = set.normal({B, T, H, D}),
+                                                            .lse = f.lse,
+                                                            .dqkv = set.zeros({B, T, row_heads(), D})});
+  });
+  if (T < 2) return;
+  // The scores once more, and nothing else of that size.
+  add("attention statistics (probe pass)", 0, qkv + 2 * lse + 4 * d(B * H) * (d(K) + 5), 0.5 * flops, [=, this](ArraySet& set) {
+    const AttentionForward f = forward(set, true);
+    ops_.attention_forward(f);
+    const auto per_head = [&] { return set.zeros({B, H}, DType::f32); };
+    return call<&Ops::attention_statistics>(AttentionStatistics{.qkv = f.qkv,
+                                                                .query_heads = f.query_heads,
+                                                                .kv_heads = f.kv_heads,
+                                                                .lse = f.lse,
+                                                                .sink = f.sink,
+                                                                .first_mass = per_head(),
+                                                                .first_argmax = per_head(),
+                                                                .entropy = per_head(),
+                                                                .key_mass = set.zeros({B, H, T}, DType::f32),
+                                                                .cos_first = per_head(),
+                                                                .cos_rest = per_head()});
+  });
+}
+
+void Cases::mlp() {
+  const double hidden = s_ * d(N * F), calls = passes_ * d(L);
+  const double gelu = model_.mlp == MlpType::gelu ? calls : 0, swiglu = calls - gelu;
+  add("gelu forward", gelu, 2 * hidden, 0, [this](ArraySet& set) {
+    return call<&Ops::gelu_forward>(GeluForward{.x = set.normal({N, F}), .out = set.zeros({N, F})});
+  });
+  add("gelu backward", gelu, 3 * hidden, 0, [this](ArraySet& set) {
+    return call<&Ops::gelu_backward>(
+        GeluBackward{.x = set.normal({N, F}), .dout = set.normal({N, F}), .dx = set.zeros({N, F})});
+  });
+  add("swiglu forward", swiglu, 3 * hidden, 0, [this](ArraySet& set) {
+    return call<&Ops::swiglu_forward>(SwigluForward{.gate_up = set.normal({N, 2 * F}), .out = set.zeros({N, F})});
+  });
+  add("swiglu backward", swiglu, 5 * hidden, 0, [this](ArraySet& set) {
+    return call<&Ops::swiglu_backward>(
+        SwigluBackward{.gate_up = set.normal({N, 2 * F}), .dout = set.normal({N, F}), .dgate_up = set.zeros({N, 2 * F})});
+  });
+}
+
+void Cases::classifier() {
+  const std::int64_t rows = head_rows_;
+  const double calls = passes_ * d(N) / d(rows);
+  const auto args = [=, this](ArraySet& set, bool gradient) {
+    return CrossEntropy{.logits = set.normal({rows, V}),
+                        .targets = set.tokens({rows}, tokens_),
+                        .losses = set.zeros({rows}, DType::f32),
+                        .gradient = gradient,
+                        .scale = 1.0F / static_cast<float>(N)};
+  };
+  add("cross-entropy, gradient", calls, 2 * s_ * d(rows * V) + 8 * d(rows), 0,
+      [=, this](ArraySet& set) { return call<&Ops::cross_entropy>(args(set, true)); });
+  add("cross-entropy (evaluation)", 0, s_ * d(rows * V) + 8 * d(rows), 0,
+      [=, this](ArraySet& set) { return call<&Ops::cross_entropy>(args(set, false)); });
+}
+
+/// Flat arrays of all parameters.
+void Cases::flat() {
+  const auto layout = std::make_shared<ParameterLayout>(model_);
+  const auto segments = std::make_shared<const std::vector<Segment>>(layout->segments());
+  const std::int64_t P = layout->flat_size(), S = static_cast<std::int64_t>(segments->size());
+  const bool has_master = ops_.compute_dtype() != DType::f32;
+  add("zero gradients", 1, 4 * d(P), 0, [=, this](ArraySet& set) -> std::function<void()> {
+    const Tensor x = set.zeros({P}, DType::f32);
+    return [&ops = ops_, x] { ops.zero(x); };
+  });
+  add("zero residual gradient", passes_, s_ * d(N * C), 0, [this](ArraySet& set) -> std::function<void()> {
+    const Tensor x = set.zeros({N, C});
+    return [&ops = ops_, x] { ops.zero(x); };
+  });
+  add("sum of squares", 1, 4 * d(P), 0, [=, this](ArraySet& set) -> std::function<void()> {
+    const Tensor x = set.normal({P}, DType::f32), sums = set.zeros({S}, DType::f64);
+    return [&ops = ops_, segments, x, sums] { ops.sum_of_squares({.x = x, .segments = *segments, .sums = sums}); };
+  });
+  add("clip scale", 1, 8 * d(S) + 8, 0, [=, this](ArraySet& set) {
+    return call<&Ops::clip_scale>(
+        ClipScale{.sums = set.zeros({S}, DType::f64), .max_norm = 1, .out = set.zeros({2}, DType::f32)});
+  });
+  add("adamw", 1, d(P) * (28 + (has_master ? s_ : 0)), 0, [=, this](ArraySet& set) -> std::function<void()> {
+    const AdamwStep args{.param = set.normal({P}, DType::f32),
+                         .grad = set.normal({P}, DType::f32),
+                         .compute = has_master ? set.zeros({P}) : Tensor{},
+                         .m = set.zeros({P}, DType::f32),
+                         .v = set.zeros({P}, DType::f32),
+                         .segments = *segments,
+                         .clip = set.zeros({2}, DType::f32),
+                         .lr = 1e-4};
+    const float clip[2] = {1.0F, 1.0F};
+    ops_.copy_from_host(args.clip, clip);
+    return [&ops = ops_, segments, args] { ops.adamw_step(args); };
+  });
+  add("convert to real (after a load)", 0, d(P) * (4 + s_), 0, [=, this](ArraySet& set) -> std::function<void()> {
+    const Tensor from = set.normal({P}, DType::f32), to = set.zeros({P});
+    return [&ops = ops_, from, to] { ops.convert(to, from); };
+  });
+}
+
+void Cases::probes() {
+  add("row norms (probe pass)", 0, s_ * d(N * C) + 4 * d(N), 0, [this](ArraySet& set) {
+    return call<&Ops::row_l2>(RowL2{.x = set.normal({N, C}), .out = set.zeros({N}, DType::f32)});
+  });
+  add("abs statistics (probe pass)", 0, s_ * d(N * C), 0, [this](ArraySet& set) -> std::function<void()> {
+    const Tensor x = set.normal({N, C});
+    return [&ops = ops_, x] { ops.abs_statistics(x); };
+  });
+}
+
+}  // namespace
+
+std::vector<KernelCase> kernel_cases(Ops& ops, const Config& config) {
+  return std::make_shared<Cases>(ops, config)->all();
+}
+
+double time_kernel(Ops& ops, RandomSource& source, const KernelCase& kernel, int repeats) {
+  std::vector<ArraySet> sets;
+  std::vector<std::function<void()>> calls;
+  do {
+    calls.push_back(kernel.make(sets.emplace_back(ops, source)));
+    calls.back()();  // plans are made, pages touched
+  } while (sets.size() < kMostSets && (sets.size() + 1) * sets.front().bytes() <= kRoundBytes);
+  ops.synchronize();
+
+  const double once = ops.time_ms(calls.front());
+  const int window = static_cast<int>(std::clamp(std::ceil(kWindowMs / std::max(once, 1e-4)), 1.0, 256.0));
+  const int windows = static_cast<int>(std::clamp(kPatienceMs / std::max(once, 1e-4), 3.0, std::max(3.0, static_cast<double>(repeats))));
+  std::size_t next = 0;
+  std::vector<double> times;
+  for (int i = 0; i < windows; ++i)
+    times.push_back(ops.time_ms([&] {
+                      for (int n = 0; n < window; ++n) calls[next++ % calls.size()]();
+                    }) / window);
+  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
+  return times[times.size() / 2];
+}
+
+}  // namespace sinkscope

@@ -1,0 +1,42 @@
+// Whole training steps on random tokens.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/config/config.h"
+#include "engine/model/decoder.h"
+#include "engine/optim/adamw.h"
+#include "kernels/ops.h"
+
+namespace sinkscope {
+
+/// A model, its optimizer and one batch, which every step trains on.
+class StepBench {
+ public:
+  /// `config` must be complete; `probes` switches the per-step probes.
+  StepBench(Ops& ops, const Config& config, bool probes);
+
+  void initialize();
+  void copy_weights(const StepBench& other);
+  /// Seconds of one step as the host sees it, from the first call until the device is done.
+  double step();
+
+  const ParameterLayout& layout() const { return decoder_.layout(); }
+  /// Bytes that a StepBench plans for on the device.
+  static std::size_t planned_bytes(const Ops& ops, const Config& config, bool probes);
+
+ private:
+  Tensor weights() const { return optimizer_.weights(decoder_.parameters()); }
+
+  Ops& ops_;
+  Config config_;
+  Decoder decoder_;
+  AdamW optimizer_;
+  std::vector<std::int32_t> tokens_;
+  std::vector<float> losses_;
+  std::int64_t steps_ = 0;
+};
+
+}  // namespace sinkscope
