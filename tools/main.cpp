@@ -37,6 +37,7 @@ int main(int argc, char** argv) {
     sinkscope::add_compare_command(app);
     sinkscope::add_export_command(app);
     sinkscope::add_probe_dump_command(app);
+    sinkscope::add_train_dump_command(app);
     sinkscope::add_bench_command(app);
     sinkscope::add_config_command(app);
     sinkscope::add_doctor_command(app);

@@ -71,6 +71,14 @@ std::string load_checkpoint(const std::filesystem::path& checkpoint, const Model
 /// none of them can express is refused with the field that stands in the way named.
 void export_hugging_face(const std::filesystem::path& folder, const CheckpointData& data);
 
+/// A tensor of such a folder, and the parameter of ParameterLayout that it holds or holds rows of.
+struct HuggingFaceTensor {
+  std::string name;
+  std::string parameter;
+};
+/// Every tensor of an export of `model`. Throws std::runtime_error for a model that export refuses.
+std::vector<HuggingFaceTensor> hugging_face_tensors(const ModelConfig& model);
+
 /// The ModelConfig of a Hugging Face folder (the three architectures above). Throws
 /// std::runtime_error naming config.json and the unsupported or missing key.
 ModelConfig model_config_from_hugging_face(const std::filesystem::path& folder);

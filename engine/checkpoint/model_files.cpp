@@ -218,6 +218,15 @@ void export_hugging_face(const std::filesystem::path& folder, const CheckpointDa
   staging.commit(place);
 }
 
+std::vector<HuggingFaceTensor> hugging_face_tensors(const ModelConfig& model) {
+  std::string obstacles;
+  const std::optional<Architecture> architecture = architecture_of(model, &obstacles);
+  if (!architecture) throw std::runtime_error(obstacles);
+  std::vector<HuggingFaceTensor> tensors;
+  for (const TensorPlace& place : tensor_places(architecture, model)) tensors.push_back({place.name, place.parameter});
+  return tensors;
+}
+
 void load_hugging_face(const std::filesystem::path& folder, const ModelConfig& model, std::span<float> parameters) {
   std::string obstacles;
   const std::optional<Architecture> architecture = architecture_of(model, &obstacles);

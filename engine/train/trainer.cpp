@@ -11,7 +11,6 @@
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/config/load.h"
 #include "engine/data/dataset.h"
-#include "engine/data/sampler.h"
 #include "engine/data/tokenizer.h"
 #include "engine/metrics/gpu_peak.h"
 #include "engine/optim/adamw.h"
@@ -24,6 +23,7 @@
 #include "engine/train/run_files.h"
 #include "engine/train/run_lock.h"
 #include "engine/train/text_sampler.h"
+#include "engine/train/training_batches.h"
 
 namespace sinkscope {
 namespace {
@@ -48,19 +48,6 @@ struct LossSums {
   double mean() const { return all / static_cast<double>(targets); }
   double mean_common() const { return common / static_cast<double>(common_targets); }
 };
-
-Config complete(Config config, const Dataset& dataset) {
-  resolve_with_dataset(config, dataset.vocab_size, dataset.bos_id, dataset.eos_id);
-  return config;
-}
-
-Windows::Options window_options(const Config& config) {
-  return {.length = config.train.sequence_length,
-          .bos = config.data.bos,
-          .bos_id = static_cast<std::int32_t>(config.data.bos_id),
-          .eos_id = static_cast<std::int32_t>(config.data.eos_id),
-          .common_targets = config.data.common_targets};
-}
 
 /// True on every `every`-th step; never for 0.
 bool due(std::int64_t step, std::int64_t every) { return every > 0 && step % every == 0; }
@@ -100,8 +87,7 @@ class Run {
   std::unique_ptr<Ops> ops_;
   Decoder decoder_;
   AdamW optimizer_;
-  Windows windows_;
-  ShuffledOrder order_;
+  TrainingBatches batches_;
   std::optional<Windows> validation_windows_;
   std::optional<ProbePass> probe_pass_;
   PhaseDetector phases_;
@@ -120,13 +106,12 @@ class Run {
 Run::Run(const Config& config, TrainOptions options)
     : options_(std::move(options)),
       dataset_(open_dataset(config.data)),
-      config_(complete(config, dataset_)),
+      config_(complete_config(config, dataset_)),
       directory_(run_directory(config_)),
       ops_(make_ops(config_)),
       decoder_(*ops_, config_.model, decoder_options(config_)),
       optimizer_(*ops_, decoder_.layout(), config_.train.optimizer),
-      windows_(*dataset_.train, window_options(config_)),
-      order_(windows_.count(), static_cast<std::uint64_t>(config_.train.seed)),
+      batches_(dataset_, config_),
       phases_(config_.probes.phase),
       tokens_per_step_(config_.train.micro_batch * config_.train.gradient_accumulation *
                        config_.train.sequence_length),
@@ -147,8 +132,7 @@ Run::Run(const Config& config, TrainOptions options)
   if (config_.sample.every > 0 && !tokenizer_)
     throw ConfigError(config_.name + ": sampling needs the tokenizer, which the dataset does not name; set "
                       "sample.every to 0");
-  windows_.resize(batch_, config_.train.micro_batch);
-  losses_.resize(batch_.targets.size());
+  losses_.resize(static_cast<std::size_t>(config_.train.micro_batch * config_.train.sequence_length));
 }
 
 TrainResult Run::execute() {
@@ -274,8 +258,7 @@ StepRecord Run::training_step(std::int64_t step) {
   LossSums sums;
   decoder_.zero_gradients();
   for (std::int64_t micro = 0; micro < train.gradient_accumulation; ++micro) {
-    for (std::int64_t row = 0; row < train.micro_batch; ++row)
-      windows_.fill(order_.window(state_.sample++), row, batch_);
+    batches_.draw(state_.sample, batch_);
     decoder_.forward(batch_.sequences, batch_.length, batch_.inputs.data());
     if (config_.probes.enabled)
       summarize_step(decoder_.sink_scores(), decoder_.residual_norms(),

@@ -113,6 +113,10 @@ TEST_CASE("every model that a family expresses survives export and load") {
     std::vector<float> flat(arrays.parameters.size(), 9.0F);
     load_hugging_face(folder.path() / "out", read, flat);
     CHECK(flat == arrays.parameters);
+    std::vector<std::string> tensors;
+    for (const HuggingFaceTensor& tensor : hugging_face_tensors(model)) tensors.push_back(tensor.name);
+    std::sort(tensors.begin(), tensors.end());
+    CHECK(tensors == SafetensorsFile(folder.path() / "out/model.safetensors").names());
     CHECK(names_in(folder.path() / "out") ==
           std::vector<std::string>{"config.json", "generation_config.json", "model.safetensors"});
   }

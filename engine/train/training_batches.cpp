@@ -1,0 +1,32 @@
+#include "engine/train/training_batches.h"
+
+#include <utility>
+
+#include "engine/config/load.h"
+
+namespace sinkscope {
+
+Config complete_config(Config config, const Dataset& dataset) {
+  resolve_with_dataset(config, dataset.vocab_size, dataset.bos_id, dataset.eos_id);
+  return config;
+}
+
+Windows::Options window_options(const Config& config) {
+  return {.length = config.train.sequence_length,
+          .bos = config.data.bos,
+          .bos_id = static_cast<std::int32_t>(config.data.bos_id),
+          .eos_id = static_cast<std::int32_t>(config.data.eos_id),
+          .common_targets = config.data.common_targets};
+}
+
+TrainingBatches::TrainingBatches(const Dataset& dataset, const Config& config)
+    : micro_batch_(config.train.micro_batch),
+      windows_(*dataset.train, window_options(config)),
+      order_(windows_.count(), static_cast<std::uint64_t>(config.train.seed)) {}
+
+void TrainingBatches::draw(std::int64_t& sample, Batch& batch) const {
+  windows_.resize(batch, micro_batch_);
+  for (std::int64_t row = 0; row < micro_batch_; ++row) windows_.fill(order_.window(sample++), row, batch);
+}
+
+}  // namespace sinkscope

@@ -1,0 +1,35 @@
+// The batches that a run trains on: the one place that decides which window comes when.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/config/config.h"
+#include "engine/data/dataset.h"
+#include "engine/data/sampler.h"
+
+namespace sinkscope {
+
+/// The config with what it leaves to the dataset filled in. Throws ConfigError.
+Config complete_config(Config config, const Dataset& dataset);
+
+/// How windows are cut for a completed config, in training and in validation.
+Windows::Options window_options(const Config& config);
+
+/// The micro-batches of a run, drawn from the training stream in the order of its seed. The place in
+/// the data is one number, the count of windows drawn.
+class TrainingBatches {
+ public:
+  /// `config` is completed; the dataset must outlive the batches. Throws as Windows does.
+  TrainingBatches(const Dataset& dataset, const Config& config);
+
+  /// Makes `batch` (micro_batch, sequence_length) of the windows from number `sample` on, and moves
+  /// `sample` past them.
+  void draw(std::int64_t& sample, Batch& batch) const;
+
+ private:
+  std::int64_t micro_batch_;
+  Windows windows_;
+  ShuffledOrder order_;
+};
+
+}  // namespace sinkscope
