@@ -187,7 +187,7 @@ Json to_json(const std::vector<KernelResult>& results, const Ceilings& ceilings)
 void run(const BenchArguments& arguments) {
   Config config = load_config(arguments.config, arguments.overrides);
   // No dataset is read: a vocabulary that the config leaves to it is taken as 1024 tokens.
-  resolve_with_dataset(config, std::max<std::int64_t>(config.model.vocab_size, 1024), 0, 1);
+  resolve_with_dataset(config, config.model.vocab_size == 0 ? 1024 : config.model.vocab_size, 0, 1);
   std::optional<FileReplacement> output;
   if (!arguments.json.empty()) output.emplace(arguments.json);  // refuses a bad place before any work
   const std::unique_ptr<Ops> ops = make_ops(config);

@@ -271,7 +271,7 @@ def main():
         "tokens_per_second": batch * length / seconds,
         "flops_per_second": rate,
         "mfu": rate / (PEAKS[gpu] * 1e12) if gpu in PEAKS else None,
-        "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(),
         "compile_seconds": compilation,
     }))
 
