@@ -93,7 +93,9 @@ std::vector<KernelResult> time_kernels(Ops& ops, const Config& config, const Cei
   RandomSource source(ops);
   std::vector<KernelResult> results;
   for (const KernelCase& kernel : kernel_cases(ops, config))
-    results.push_back({kernel, time_kernel(ops, source, kernel, repeats), floor_ms(ceilings, kernel.bytes, kernel.flops)});
+    results.push_back({.kernel = kernel,
+                       .ms = time_kernel(ops, source, kernel, repeats),
+                       .floor = floor_ms(ceilings, kernel.bytes, kernel.flops)});
   return results;
 }
 
@@ -105,15 +107,17 @@ bool bound_by_matrix(const Ceilings& ceilings, const KernelCase& kernel) {
 void print_step(const StepResult& step, const Config& config, const Ops& ops, const Ceilings& ceilings,
                 std::optional<double> datasheet) {
   const double rate = step.flops / step.seconds;
-  std::printf("parameters          %10.3f M\n", static_cast<double>(ParameterLayout(config.model).parameter_count()) / 1e6);
-  std::printf("training step       %10.2f ms (median of %d, fastest %.2f; %.0f tokens, %.3g FLOP)\n", step.seconds * 1e3,
-              step.steps, step.fastest * 1e3, step.tokens, step.flops);
+  const double parameters = static_cast<double>(ParameterLayout(config.model).parameter_count());
+  std::printf("parameters          %10.3f M\n", parameters / 1e6);
+  std::printf("training step       %10.2f ms (median of %d, fastest %.2f; %.0f tokens, %.3g FLOP)\n",
+              step.seconds * 1e3, step.steps, step.fastest * 1e3, step.tokens, step.flops);
   std::printf("tokens              %10.0f /s\n", step.tokens / step.seconds);
   std::printf("rate                %10.3f TFLOP/s = %.1f %% of the measured matrix rate\n", rate / 1e12,
               100 * rate / ceilings.matrix_rate);
   if (datasheet)
     std::printf("MFU                 %10.1f %% of the datasheet's %.1f TFLOP/s, %.1f %% of the measured %.1f\n",
-                100 * rate / *datasheet, *datasheet / 1e12, 100 * rate / ceilings.matrix_rate, ceilings.matrix_rate / 1e12);
+                100 * rate / *datasheet, *datasheet / 1e12, 100 * rate / ceilings.matrix_rate,
+                ceilings.matrix_rate / 1e12);
   else if (!ops.gpu_name().empty())
     std::printf("MFU                 not given: no datasheet peak is known for \"%s\" in %s\n", ops.gpu_name().c_str(),
                 name_of(ops.compute_dtype()));
@@ -126,8 +130,8 @@ void print_step(const StepResult& step, const Config& config, const Ops& ops, co
 }
 
 void print_kernels(const std::vector<KernelResult>& results, const Ceilings& ceilings) {
-  std::printf("\n%-42s %7s %9s %9s %9s %8s %9s %8s %-6s\n", "operation", "calls", "ms", "floor ms", "MB", "GFLOP", "GB/s",
-              "TFLOP/s", "of the");
+  std::printf("\n%-42s %7s %9s %9s %9s %8s %9s %8s %-6s\n", "operation", "calls", "ms", "floor ms", "MB", "GFLOP",
+              "GB/s", "TFLOP/s", "of the");
   double total = 0, floor = 0;
   for (const KernelResult& r : results) {
     const KernelCase& k = r.kernel;
@@ -183,7 +187,7 @@ Json to_json(const std::vector<KernelResult>& results, const Ceilings& ceilings)
 void run(const BenchArguments& arguments) {
   Config config = load_config(arguments.config, arguments.overrides);
   // No dataset is read: a vocabulary that the config leaves to it is taken as 1024 tokens.
-  resolve_with_dataset(config, std::max<std::int64_t>(config.model.vocab_size, 1024), 0, 1);
+  resolve_with_dataset(config, config.model.vocab_size == 0 ? 1024 : config.model.vocab_size, 0, 1);
   std::optional<FileReplacement> output;
   if (!arguments.json.empty()) output.emplace(arguments.json);  // refuses a bad place before any work
   const std::unique_ptr<Ops> ops = make_ops(config);
@@ -194,7 +198,8 @@ void run(const BenchArguments& arguments) {
   std::optional<StepResult> step;  // first, while the peak of memory is that of training
   if (arguments.steps > 0) step = time_steps(*ops, config, arguments.steps);
   const Ceilings ceilings = measure_ceilings(*ops);
-  std::printf("copy                %10.1f GB/s read plus written (%zu MB)\n", ceilings.copy_rate / 1e9, ceilings.copy_bytes >> 20);
+  std::printf("copy                %10.1f GB/s read plus written (%zu MiB)\n", ceilings.copy_rate / 1e9,
+              ceilings.copy_bytes >> 20);
   std::printf("matrix              %10.3f TFLOP/s (%lld^3, %s)\n", ceilings.matrix_rate / 1e12,
               static_cast<long long>(ceilings.matrix_size), name_of(ops->compute_dtype()));
   if (step) print_step(*step, config, *ops, ceilings, datasheet);
@@ -228,7 +233,7 @@ void run(const BenchArguments& arguments) {
 void add_bench_command(CLI::App& app) {
   const auto arguments = std::make_shared<BenchArguments>();
   CLI::App* command = app.add_subcommand(
-      "bench", "Time whole training steps of a config on random tokens, and every operation, against the device's own rates");
+      "bench", "Time whole training steps on random tokens, and every operation, against the device's own rates");
   command->add_option("config", arguments->config, "config file, default configs/quickstart.json")->type_name("CONFIG");
   command->add_option("--set", arguments->overrides, "override; may be repeated")
       ->type_name("KEY=VALUE")
@@ -236,7 +241,8 @@ void add_bench_command(CLI::App& app) {
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   command->add_option("--steps", arguments->steps, "steps to time, default 20; 0: none")->check(CLI::Range(0, 1000000));
   command->add_flag("--kernels", arguments->kernels, "also every operation by itself, at the sizes of the config");
-  command->add_option("--repeats", arguments->repeats, "timings of each operation, default 15")->check(CLI::Range(1, 1000000));
+  command->add_option("--repeats", arguments->repeats, "timings of each operation, default 15")
+      ->check(CLI::Range(1, 1000000));
   command->add_option("--json", arguments->json, "write everything to this file as well")->type_name("FILE");
   command->callback([arguments] { run(*arguments); });
 }

@@ -15,8 +15,9 @@ namespace {
 
 Config small_config(const std::string& preset, bool probes) {
   Config config = parse_config(
-      R"({"model": {"preset": ")" + preset + R"(", "layers": 3, "channels": 32, "heads": 4, "kv_heads": 2, "head_dim": 8,
-          "hidden": 48, "vocab_size": 100}, "train": {"micro_batch": 2, "sequence_length": 16, "gradient_accumulation": 2},
+      R"({"model": {"preset": ")" + preset + R"(", "layers": 3, "channels": 32, "heads": 4, "kv_heads": 2,
+                    "head_dim": 8, "hidden": 48, "vocab_size": 100},
+          "train": {"micro_batch": 2, "sequence_length": 16, "gradient_accumulation": 2},
           "probes": {"enabled": )" + (probes ? "true" : "false") + R"(, "short_length": 16, "positions": 4}})", "test");
   resolve_with_dataset(config, 100, 0, 1);
   return config;

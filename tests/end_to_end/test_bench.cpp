@@ -38,10 +38,13 @@ TEST_CASE("bench prints and writes the step, the operations and the rates they a
   }
   CHECK(json.at("config").at("model").at("layers").is_number());
 
-  const Outcome rates = place.run("bench config.json --steps 0 --json bench.json");
+  CHECK(json.at("config").at("model").at("vocab_size") == 1024);  // no dataset is read
+
+  const Outcome rates = place.run("bench config.json --steps 0 --json bench.json --set model.vocab_size=300");
   INFO(rates.output);
   CHECK(rates.status == 0);
   const auto shorter = nlohmann::ordered_json::parse(place.read("bench.json"));
+  CHECK(shorter.at("config").at("model").at("vocab_size") == 300);
   CHECK_FALSE(shorter.contains("step"));
   CHECK_FALSE(shorter.contains("kernels"));
   CHECK(place.run("bench config.json --json missing/bench.json").status == 1);

@@ -7,7 +7,8 @@ using namespace sinkscope;
 TEST_CASE("the GPU's clock sees what is enqueued, and nothing else") {
   const auto ops = make_cuda_ops({.device = 0, .compute = DType::bf16});
   const std::int64_t elements = std::int64_t{64} << 20;
-  const Buffer a = ops->allocate(static_cast<std::size_t>(elements) * 4), b = ops->allocate(static_cast<std::size_t>(elements) * 4);
+  const std::size_t bytes = static_cast<std::size_t>(elements) * 4;
+  const Buffer a = ops->allocate(bytes), b = ops->allocate(bytes);
   const Tensor from(a.get(), DType::f32, {elements}), to(b.get(), DType::f32, {elements});
   ops->zero(from);
   const auto copies = [&](int count) {

@@ -35,7 +35,9 @@ class Device {
   }
 
  private:
-  static std::int64_t size(std::initializer_list<std::int64_t> extents) { return Tensor(nullptr, DType::f32, extents).size(); }
+  static std::int64_t size(std::initializer_list<std::int64_t> extents) {
+    return Tensor(nullptr, DType::f32, extents).size();
+  }
   Doubles normals(std::initializer_list<std::int64_t> extents) { return random_.normals(size(extents)); }
   Tensor watch(const Tensor& tensor) {
     outputs_.push_back(tensor);
@@ -61,12 +63,26 @@ TEST_CASE("operations on rows write all of their outputs", "[sanitize]") {
       INFO(name_of(real) << ", " << N << " x " << C);
       for (const NormKind kind : {NormKind::layernorm, NormKind::rmsnorm}) {
         const bool layernorm = kind == NormKind::layernorm;
-        const NormForward f{.kind = kind, .x = gpu.in({N, C}), .delta = gpu.in({N, C}), .sum = gpu.out({N, C}), .weight = gpu.in({C}),
-                            .bias = layernorm ? gpu.in({C}) : Tensor{}, .out = gpu.out({N, C}),
-                            .mean = layernorm ? gpu.out32({N}) : Tensor{}, .rstd = gpu.out32({N}), .l2 = gpu.out32({N})};
+        const NormForward f{.kind = kind,
+                            .x = gpu.in({N, C}),
+                            .delta = gpu.in({N, C}),
+                            .sum = gpu.out({N, C}),
+                            .weight = gpu.in({C}),
+                            .bias = layernorm ? gpu.in({C}) : Tensor{},
+                            .out = gpu.out({N, C}),
+                            .mean = layernorm ? gpu.out32({N}) : Tensor{},
+                            .rstd = gpu.out32({N}),
+                            .l2 = gpu.out32({N})};
         gpu.ops().norm_forward(f);
-        gpu.ops().norm_backward({.kind = kind, .x = f.sum, .dout = gpu.in({N, C}), .weight = f.weight, .mean = f.mean, .rstd = f.rstd,
-                                 .dx = gpu.in({N, C}), .dweight = gpu.in32({C}), .dbias = layernorm ? gpu.in32({C}) : Tensor{}});
+        gpu.ops().norm_backward({.kind = kind,
+                                 .x = f.sum,
+                                 .dout = gpu.in({N, C}),
+                                 .weight = f.weight,
+                                 .mean = f.mean,
+                                 .rstd = f.rstd,
+                                 .dx = gpu.in({N, C}),
+                                 .dweight = gpu.in32({C}),
+                                 .dbias = layernorm ? gpu.in32({C}) : Tensor{}});
       }
       const Tensor x = gpu.in({N, C}), gates = gpu.in({N, 2 * C});
       gpu.ops().gelu_forward({.x = x, .out = gpu.out({N, C})});
@@ -77,10 +93,14 @@ TEST_CASE("operations on rows write all of their outputs", "[sanitize]") {
       gpu.ops().row_l2({.x = x, .out = gpu.out32({N})});
       CHECK(std::isfinite(gpu.ops().abs_statistics(x).median));
       for (const bool gradient : {false, true})
-        gpu.ops().cross_entropy({.logits = gpu.in({N, C}), .targets = gpu.tokens({N}, C), .losses = gpu.out32({N}),
-                                 .gradient = gradient, .scale = 0.5F});
+        gpu.ops().cross_entropy({.logits = gpu.in({N, C}),
+                                 .targets = gpu.tokens({N}, C),
+                                 .losses = gpu.out32({N}),
+                                 .gradient = gradient,
+                                 .scale = 0.5F});
       const Tensor tokens = gpu.tokens({1, N}, 11);
-      gpu.ops().embedding_forward({.out = gpu.out({N, C}), .tokens = tokens, .wte = gpu.in({11, C}), .wpe = gpu.in({N, C})});
+      gpu.ops().embedding_forward(
+          {.out = gpu.out({N, C}), .tokens = tokens, .wte = gpu.in({11, C}), .wpe = gpu.in({N, C})});
       gpu.ops().embedding_backward({.dout = x, .tokens = tokens, .dwte = gpu.in32({11, C}), .dwpe = gpu.in32({N, C})});
       CHECK(gpu.finite());
     }
@@ -95,19 +115,31 @@ TEST_CASE("matrix products and flat operations write all of their outputs", "[sa
       const std::int64_t O = 72;
       const Tensor x = gpu.in({N, I}), weight = gpu.in({O, I}), dout = gpu.in({N, O});
       gpu.ops().linear_forward({.out = gpu.out({N, O}), .x = x, .weight = weight, .bias = gpu.in({O})});
-      gpu.ops().linear_backward({.dout = dout, .x = x, .weight = weight, .dx = gpu.out({N, I}), .dweight = gpu.in32({O, I}),
+      gpu.ops().linear_backward({.dout = dout,
+                                 .x = x,
+                                 .weight = weight,
+                                 .dx = gpu.out({N, I}),
+                                 .dweight = gpu.in32({O, I}),
                                  .dbias = gpu.in32({O})});
       CHECK(gpu.finite());
     }
     const std::int64_t P = 5000;
     const std::vector<Segment> segments = {{0, 64, true}, {64, 4031, true}, {4160, 3, false}, {4224, 776, true}};
-    const Tensor grad = gpu.in32({P}), sums = gpu.out64({4}), clip = gpu.out32({2}), m = gpu.in32({P}), v = gpu.in32({P});
+    const Tensor grad = gpu.in32({P}), sums = gpu.out64({4}), clip = gpu.out32({2}), m = gpu.in32({P}),
+                 v = gpu.in32({P});
     gpu.ops().zero(v);
     gpu.ops().sum_of_squares({.x = grad, .segments = segments, .sums = sums});
     gpu.ops().clip_scale({.sums = sums, .max_norm = 1, .out = clip});
     const Tensor param = gpu.in32({P});
-    gpu.ops().adamw_step({.param = param, .grad = grad, .compute = real == DType::f32 ? Tensor{} : gpu.in({P}), .m = m, .v = v,
-                          .segments = segments, .clip = clip, .lr = 1e-3, .weight_decay = 0.1});
+    gpu.ops().adamw_step({.param = param,
+                          .grad = grad,
+                          .compute = real == DType::f32 ? Tensor{} : gpu.in({P}),
+                          .m = m,
+                          .v = v,
+                          .segments = segments,
+                          .clip = clip,
+                          .lr = 1e-3,
+                          .weight_decay = 0.1});
     gpu.ops().convert(gpu.out({P}), param);
     gpu.ops().copy(gpu.out32({P}), m);
     CHECK(gpu.finite());
@@ -123,27 +155,57 @@ TEST_CASE("operations on heads write all of their outputs", "[sanitize]") {
   for (const DType real : kComputeTypes) {
     Device gpu(real);
     // The head dims with kernels of their own, T beside and at the tiles, grouped queries.
-    for (const Shape s : {Shape{1, 65, 2, 1, 64}, {1, 128, 2, 2, 128}, {2, 33, 3, 3, 20}, {1, 200, 1, 1, 64}, {1, 2, 1, 1, 96}}) {
+    for (const Shape s :
+         {Shape{1, 65, 2, 1, 64}, {1, 128, 2, 2, 128}, {2, 33, 3, 3, 20}, {1, 200, 1, 1, 64}, {1, 2, 1, 1, 96}}) {
       INFO(name_of(real) << " B " << s.B << ", T " << s.T << ", H " << s.H << ", G " << s.G << ", D " << s.D);
       const std::int64_t heads = s.H + 2 * s.G, K = std::min<std::int64_t>(8, s.T);
       const Tensor raw = gpu.in({s.B, s.T, heads, s.D}), qkv = gpu.out({s.B, s.T, heads, s.D});
-      const QkNormForward norm{.in = raw, .out = qkv, .query_heads = s.H, .kv_heads = s.G, .q_weight = gpu.in({s.D}),
-                               .k_weight = gpu.in({s.D}), .rstd = gpu.out32({s.B * s.T, s.H + s.G})};
+      const QkNormForward norm{.in = raw,
+                               .out = qkv,
+                               .query_heads = s.H,
+                               .kv_heads = s.G,
+                               .q_weight = gpu.in({s.D}),
+                               .k_weight = gpu.in({s.D}),
+                               .rstd = gpu.out32({s.B * s.T, s.H + s.G})};
       gpu.ops().qk_norm_forward(norm);
       gpu.ops().rope({.qkv = qkv, .heads = s.H + s.G, .theta = 1e4, .inverse = false});
-      const AttentionForward f{.qkv = qkv, .query_heads = s.H, .kv_heads = s.G, .out = gpu.out({s.B, s.T, s.H, s.D}),
-                               .lse = gpu.out32({s.B, s.H, s.T}), .sink = gpu.out32({s.B, s.H, K})};
+      const AttentionForward f{.qkv = qkv,
+                               .query_heads = s.H,
+                               .kv_heads = s.G,
+                               .out = gpu.out({s.B, s.T, s.H, s.D}),
+                               .lse = gpu.out32({s.B, s.H, s.T}),
+                               .sink = gpu.out32({s.B, s.H, K})};
       gpu.ops().attention_forward(f);
       const Tensor dqkv = gpu.out({s.B, s.T, heads, s.D});
-      gpu.ops().attention_backward({.qkv = qkv, .query_heads = s.H, .kv_heads = s.G, .out = f.out, .dout = gpu.in({s.B, s.T, s.H, s.D}),
-                                    .lse = f.lse, .dqkv = dqkv});
+      gpu.ops().attention_backward({.qkv = qkv,
+                                    .query_heads = s.H,
+                                    .kv_heads = s.G,
+                                    .out = f.out,
+                                    .dout = gpu.in({s.B, s.T, s.H, s.D}),
+                                    .lse = f.lse,
+                                    .dqkv = dqkv});
       gpu.ops().rope({.qkv = dqkv, .heads = s.H + s.G, .theta = 1e4, .inverse = true});
-      gpu.ops().qk_norm_backward({.in = raw, .dqkv = dqkv, .query_heads = s.H, .kv_heads = s.G, .q_weight = norm.q_weight,
-                                  .k_weight = norm.k_weight, .rstd = norm.rstd, .dq_weight = gpu.in32({s.D}), .dk_weight = gpu.in32({s.D})});
+      gpu.ops().qk_norm_backward({.in = raw,
+                                  .dqkv = dqkv,
+                                  .query_heads = s.H,
+                                  .kv_heads = s.G,
+                                  .q_weight = norm.q_weight,
+                                  .k_weight = norm.k_weight,
+                                  .rstd = norm.rstd,
+                                  .dq_weight = gpu.in32({s.D}),
+                                  .dk_weight = gpu.in32({s.D})});
       const auto per_head = [&] { return gpu.out32({s.B, s.H}); };
-      gpu.ops().attention_statistics({.qkv = qkv, .query_heads = s.H, .kv_heads = s.G, .lse = f.lse, .sink = gpu.out32({s.B, s.H, K}),
-                                      .first_mass = per_head(), .first_argmax = per_head(), .entropy = per_head(),
-                                      .key_mass = gpu.out32({s.B, s.H, s.T}), .cos_first = per_head(), .cos_rest = per_head()});
+      gpu.ops().attention_statistics({.qkv = qkv,
+                                      .query_heads = s.H,
+                                      .kv_heads = s.G,
+                                      .lse = f.lse,
+                                      .sink = gpu.out32({s.B, s.H, K}),
+                                      .first_mass = per_head(),
+                                      .first_argmax = per_head(),
+                                      .entropy = per_head(),
+                                      .key_mass = gpu.out32({s.B, s.H, s.T}),
+                                      .cos_first = per_head(),
+                                      .cos_rest = per_head()});
       CHECK(gpu.finite());
     }
   }

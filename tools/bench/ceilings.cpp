@@ -33,7 +33,8 @@ Ceilings measure_ceilings(Ops& ops) {
   }
   const std::int64_t n = gpu ? 8192 : 2048;
   ArraySet arrays(ops, source);
-  const LinearForward product{.out = arrays.zeros({n, n}), .x = arrays.normal({n, n}), .weight = arrays.normal({n, n}), .bias = {}};
+  const LinearForward product{
+      .out = arrays.zeros({n, n}), .x = arrays.normal({n, n}), .weight = arrays.normal({n, n}), .bias = {}};
   const double side = static_cast<double>(n);
   ceilings.matrix_size = n;
   ceilings.matrix_rate = 2 * side * side * side / (best_ms(ops, [&] { ops.linear_forward(product); }) * 1e-3);

@@ -38,7 +38,8 @@ class Cases : public std::enable_shared_from_this<Cases> {
 
   template <class Make>
   void add(const std::string& name, double calls, double bytes, double flops, Make make) {
-    cases_.push_back({name, calls, bytes, flops, [self = shared_from_this(), make](ArraySet& set) { return make(set); }});
+    const auto self = shared_from_this();
+    cases_.push_back({name, calls, bytes, flops, [self, make](ArraySet& set) { return make(set); }});
   }
   /// Runs `args` by the operation `Op`.
   template <auto Op, class Args>
@@ -63,7 +64,8 @@ Cases::Cases(Ops& ops, const Config& config)
     : ops_(ops), config_(config), model_(config.model), B(config.train.micro_batch), T(config.train.sequence_length),
       N(B * T), C(model_.channels), H(model_.heads), G(model_.kv_heads), D(model_.head_dim), F(model_.hidden),
       V(model_.vocab_size), K(std::min(config.probes.positions, T)), L(model_.layers),
-      head_rows_(DecoderMemory(model_, decoder_options(config), ops.compute_dtype(), ParameterLayout(model_)).head_rows),
+      head_rows_(DecoderMemory(model_, decoder_options(config), ops.compute_dtype(), ParameterLayout(model_))
+                     .head_rows),
       passes_(d(config.train.gradient_accumulation)), s_(static_cast<double>(size_of(ops.compute_dtype()))),
       tokens_(random_tokens(random_key(3, "bench"), N, V)) {}
 
@@ -90,7 +92,8 @@ void Cases::rows() {
                                                           .wte = set.normal({V, C}),
                                                           .wpe = learned ? set.normal({T, C}) : Tensor{}});
   });
-  add("embedding backward", passes_, s_ * d(N * C) + 8 * d(C) * (used + positions) + 4 * d(N), 0, [=, this](ArraySet& set) {
+  const double gradients = 8 * d(C) * (used + positions);
+  add("embedding backward", passes_, s_ * d(N * C) + gradients + 4 * d(N), 0, [=, this](ArraySet& set) {
     return call<&Ops::embedding_backward>(
         EmbeddingBackward{.dout = set.normal({N, C}),
                           .tokens = set.tokens({B, T}, tokens_),
@@ -142,15 +145,17 @@ void Cases::rows() {
 }
 
 /// out (rows, O) = x (rows, I) weight^T, and its two gradients apart.
-void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std::int64_t rows, double calls, bool bias) {
+void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std::int64_t rows, double calls,
+                   bool bias) {
   const double flops = 2 * d(rows) * d(O) * d(I), biases = bias ? d(O) : 0;
-  add("linear " + name + " forward", calls, s_ * (d(rows * I) + d(O * I) + d(rows * O) + biases), flops, [=, this](ArraySet& set) {
+  const double operands = s_ * (d(rows * I) + d(O * I) + d(rows * O));
+  add("linear " + name + " forward", calls, operands + s_ * biases, flops, [=, this](ArraySet& set) {
     return call<&Ops::linear_forward>(LinearForward{.out = set.zeros({rows, O}),
                                                     .x = set.normal({rows, I}),
                                                     .weight = set.normal({O, I}),
                                                     .bias = bias ? set.normal({O}) : Tensor{}});
   });
-  add("linear " + name + " dx", calls, s_ * (d(rows * I) + d(O * I) + d(rows * O)), flops, [=, this](ArraySet& set) {
+  add("linear " + name + " dx", calls, operands, flops, [=, this](ArraySet& set) {
     return call<&Ops::linear_backward>(LinearBackward{.dout = set.normal({rows, O}),
                                                       .x = {},
                                                       .weight = set.normal({O, I}),
@@ -173,7 +178,8 @@ void Cases::linears() {
   const double calls = passes_ * d(L);
   linear("qkv", row_heads() * D, C, N, calls, model_.bias);
   linear("attention out", C, H * D, N, calls, model_.bias);
-  linear(model_.mlp == MlpType::swiglu ? "gate and up" : "up", model_.mlp == MlpType::swiglu ? 2 * F : F, C, N, calls, model_.bias);
+  const bool gated = model_.mlp == MlpType::swiglu;
+  linear(gated ? "gate and up" : "up", gated ? 2 * F : F, C, N, calls, model_.bias);
   linear("down", C, F, N, calls, model_.bias);
   linear("head", V, C, head_rows_, passes_ * d(N) / d(head_rows_), false);
 }
@@ -181,10 +187,13 @@ void Cases::linears() {
 /// What is done to query and key vectors before attention.
 void Cases::heads() {
   const double rotated = s_ * d(N * (H + G) * D);
+  const double rotations = model_.position == PositionEncoding::rope ? 2 * passes_ * d(L) : 0;
   if (D % 2 == 0)
-    add("rope", model_.position == PositionEncoding::rope ? 2 * passes_ * d(L) : 0, 2 * rotated, 0, [this](ArraySet& set) {
-      return call<&Ops::rope>(
-          Rope{.qkv = set.normal({B, T, row_heads(), D}), .heads = static_cast<int>(H + G), .theta = model_.rope_theta, .inverse = false});
+    add("rope", rotations, 2 * rotated, 0, [this](ArraySet& set) {
+      return call<&Ops::rope>(Rope{.qkv = set.normal({B, T, row_heads(), D}),
+                                   .heads = static_cast<int>(H + G),
+                                   .theta = model_.rope_theta,
+                                   .inverse = false});
     });
   const double calls = model_.qk_norm ? passes_ * d(L) : 0, statistics = 4 * d(N * (H + G));
   const auto forward = [this](ArraySet& set) {
@@ -241,7 +250,8 @@ void Cases::attention() {
   });
   if (T < 2) return;
   // The scores once more, and nothing else of that size.
-  add("attention statistics (probe pass)", 0, qkv + 2 * lse + 4 * d(B * H) * (d(K) + 5), 0.5 * flops, [=, this](ArraySet& set) {
+  const double statistics = 4 * d(B * H) * (d(T) + d(K) + 5);
+  add("attention statistics (probe pass)", 0, qkv + lse + statistics, 0.5 * flops, [=, this](ArraySet& set) {
     const AttentionForward f = forward(set, true);
     ops_.attention_forward(f);
     const auto per_head = [&] { return set.zeros({B, H}, DType::f32); };
@@ -273,8 +283,8 @@ void Cases::mlp() {
     return call<&Ops::swiglu_forward>(SwigluForward{.gate_up = set.normal({N, 2 * F}), .out = set.zeros({N, F})});
   });
   add("swiglu backward", swiglu, 5 * hidden, 0, [this](ArraySet& set) {
-    return call<&Ops::swiglu_backward>(
-        SwigluBackward{.gate_up = set.normal({N, 2 * F}), .dout = set.normal({N, F}), .dgate_up = set.zeros({N, 2 * F})});
+    return call<&Ops::swiglu_backward>(SwigluBackward{
+        .gate_up = set.normal({N, 2 * F}), .dout = set.normal({N, F}), .dgate_up = set.zeros({N, 2 * F})});
   });
 }
 
@@ -360,9 +370,9 @@ double time_kernel(Ops& ops, RandomSource& source, const KernelCase& kernel, int
   } while (sets.size() < kMostSets && (sets.size() + 1) * sets.front().bytes() <= kRoundBytes);
   ops.synchronize();
 
-  const double once = ops.time_ms(calls.front());
-  const int window = static_cast<int>(std::clamp(std::ceil(kWindowMs / std::max(once, 1e-4)), 1.0, 256.0));
-  const int windows = static_cast<int>(std::clamp(kPatienceMs / std::max(once, 1e-4), 3.0, std::max(3.0, static_cast<double>(repeats))));
+  const double once = std::max(ops.time_ms(calls.front()), 1e-4);
+  const int window = static_cast<int>(std::clamp(std::ceil(kWindowMs / once), 1.0, 256.0));
+  const int windows = std::min(repeats, static_cast<int>(std::clamp(kPatienceMs / once, 3.0, 1e6)));
   std::size_t next = 0;
   std::vector<double> times;
   for (int i = 0; i < windows; ++i)
