@@ -47,7 +47,8 @@ void write_model(const std::filesystem::path& folder, const Config& config, cons
 }
 
 /// inputs.bin and targets.bin: (steps, micro-batches * B, T) i32, in the order in which a run draws them.
-void write_batches(const std::filesystem::path& folder, const Dataset& dataset, const Config& config, std::int64_t steps) {
+void write_batches(const std::filesystem::path& folder, const Dataset& dataset, const Config& config,
+                   std::int64_t steps) {
   const TrainingBatches batches(dataset, config);
   NewFile inputs(folder / "inputs.bin"), targets(folder / "targets.bin");
   Batch batch;

@@ -39,7 +39,8 @@ TEST_CASE("the schema in the repository is the one that the program generates") 
 
 TEST_CASE("every shipped config loads and conforms to the schema") {
   const auto files = shipped();
-  for (const char* name : {"quickstart", "gpt2-124m", "llama-1.3b", "llama-42m", "qwen3-0.6b", "ablation-bos"})
+  for (const char* name :
+       {"quickstart", "gpt2-124m", "llama-1.3b", "llama-42m", "llama-42m-bos", "qwen3-0.6b", "ablation-bos"})
     CHECK(files.count(name) == 1);
   const Json schema = config_schema();
   for (const auto& [name, file] : files) {
@@ -63,6 +64,9 @@ TEST_CASE("the shipped presets have the sizes that their names say") {
   CHECK(qwen3.model.qk_norm);
   CHECK(qwen3.model.rope_theta == 1e6);
   CHECK(qwen3.model.head_dim == 128);
+  const Config bos = load_config(files.at("llama-42m-bos"));
+  CHECK(bos.train.steps * bos.train.micro_batch * bos.train.sequence_length >= 300'000'000);
+  CHECK(expand_ablation(bos).size() == 2);
   const Config quickstart = load_config(files.at("quickstart"));
   CHECK(quickstart.model.preset == ModelPreset::llama);
   CHECK(quickstart.train.steps == 900);

@@ -1,4 +1,8 @@
-// Attention on the GPU against the CPU's, and the same bits twice.
+// Attention on the GPU against the CPU's, and the same bits twice. Cases tagged [sanitize] take every kernel
+// through small shapes, for compute-sanitizer.
+#include <algorithm>
+#include <vector>
+
 #include "tests/catch.h"
 #include "tests/gpu/support.h"
 
@@ -13,28 +17,52 @@ const GpuSide kGpu;
 struct Shape {
   std::int64_t B, T;
   int H, G;
-  std::int64_t D;
+  std::int64_t D, K;
 };
 // Every head dim with a kernel of its own, others, T around the tiles, grouped queries.
-constexpr Shape kShapes[] = {{1, 1, 1, 1, 64},   {2, 2, 1, 1, 32},   {1, 63, 2, 1, 64},  {2, 64, 2, 2, 64},  {1, 65, 4, 2, 64},
-                             {1, 129, 2, 1, 32}, {2, 200, 6, 3, 96}, {1, 261, 4, 4, 128}, {1, 300, 3, 1, 64}, {3, 128, 8, 2, 128},
-                             {1, 513, 2, 2, 96}, {1, 77, 2, 1, 20},  {2, 33, 3, 3, 5},    {1, 140, 2, 2, 80}, {1, 70, 2, 1, 256},
-                             {1, 1024, 2, 2, 64}};
+const std::vector<Shape> kShapes = {
+    {1, 1, 1, 1, 64, 1},     {2, 2, 1, 1, 32, 2},    {1, 63, 2, 1, 64, 8},   {2, 64, 2, 2, 64, 8},
+    {1, 65, 4, 2, 64, 8},    {1, 129, 2, 1, 32, 8},  {2, 200, 6, 3, 96, 40}, {1, 261, 4, 4, 128, 8},
+    {1, 300, 3, 1, 64, 8},   {3, 128, 8, 2, 128, 8}, {1, 513, 2, 2, 96, 40}, {1, 77, 2, 1, 20, 8},
+    {2, 33, 3, 3, 5, 8},     {1, 140, 2, 2, 80, 8},  {1, 70, 2, 1, 256, 8},  {1, 1024, 2, 2, 64, 8}};
+// Several tiles and a ragged end at every head dim with a kernel of its own, and at others; few and many
+// positions watched.
+const std::vector<Shape> kSmallShapes = {
+    {1, 1, 1, 1, 64, 1},    {2, 2, 1, 1, 32, 2},     {1, 65, 2, 1, 64, 8},  {1, 129, 2, 2, 32, 20},
+    {1, 129, 2, 1, 96, 3},  {1, 193, 3, 1, 128, 8},  {1, 130, 4, 1, 64, 100}, {1, 70, 2, 2, 96, 64},
+    {2, 33, 3, 3, 5, 8},    {1, 40, 2, 1, 20, 8},    {1, 33, 2, 1, 256, 8}};
 
-}  // namespace
+/// At, before and after the edges of tiles of 64 keys and 128 queries with every head dim that has a kernel of
+/// its own; queries to a key head and positions watched take turns.
+std::vector<Shape> edge_shapes() {
+  constexpr int kGroups[] = {1, 2, 3, 4, 8};
+  constexpr std::int64_t kWatched[] = {1, 3, 8, 20, 64, 100};
+  std::vector<Shape> shapes;
+  for (const std::int64_t D : {32, 64, 96, 128})
+    for (const std::int64_t T : {1, 2, 63, 64, 65, 127, 128, 129, 191, 193, 256, 257, 320}) {
+      const std::size_t i = shapes.size();
+      const int group = kGroups[i % std::size(kGroups)], G = group < 8 && i % 2 == 1 ? 2 : 1;
+      shapes.push_back({i % 3 == 1 ? 2 : 1, T, group * G, G, D, std::min(kWatched[i % std::size(kWatched)], T)});
+    }
+  return shapes;
+}
 
-TEST_CASE("attention forward and backward on the GPU agree with the CPU") {
+std::string describe(const Shape& s) {
+  std::string text = "B " + std::to_string(s.B) + ", T " + std::to_string(s.T) + ", H " + std::to_string(s.H);
+  return text + ", G " + std::to_string(s.G) + ", D " + std::to_string(s.D) + ", K " + std::to_string(s.K);
+}
+
+void check_attention(const std::vector<Shape>& shapes) {
   for (const DType real : kComputeTypes) {
     Backends both(real);
     Random random(31);
-    for (const Shape s : kShapes)
+    for (const Shape s : shapes)
       for (const double spread : {1.0, 3.0}) {
-        INFO(both.name() << " B " << s.B << ", T " << s.T << ", H " << s.H << ", G " << s.G << ", D " << s.D << ", spread " << spread);
+        INFO(both.name() << " " << describe(s) << ", spread " << spread);
         const std::int64_t heads = s.H + 2 * s.G, size = s.B * s.T * heads * s.D, out_size = s.B * s.T * s.H * s.D;
-        const std::int64_t K = std::min<std::int64_t>(s.D == 96 ? 40 : 8, s.T);
         const auto qkv = both.input({s.B, s.T, heads, s.D}, random.normals(size, spread));
         const auto out = both.output({s.B, s.T, s.H, s.D});
-        const auto lse = both.single_output({s.B, s.H, s.T}), sink = both.single_output({s.B, s.H, K});
+        const auto lse = both.single_output({s.B, s.H, s.T}), sink = both.single_output({s.B, s.H, s.K});
         const auto forward = [&](auto side, bool with_sink) {
           return AttentionForward{.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .lse = side(lse),
                                   .sink = with_sink ? side(sink) : Tensor{}};
@@ -71,17 +99,17 @@ TEST_CASE("attention forward and backward on the GPU agree with the CPU") {
   }
 }
 
-TEST_CASE("attention statistics on the GPU agree with the CPU") {
+void check_statistics(const std::vector<Shape>& shapes) {
   for (const DType real : kComputeTypes) {
     Backends both(real);
     Random random(32);
-    for (const Shape s : kShapes) {
+    for (const Shape s : shapes) {
       if (s.T < 2) continue;
-      INFO(both.name() << " B " << s.B << ", T " << s.T << ", H " << s.H << ", G " << s.G << ", D " << s.D);
-      const std::int64_t heads = s.H + 2 * s.G, size = s.B * s.T * heads * s.D, K = std::min<std::int64_t>(8, s.T);
+      INFO(both.name() << " " << describe(s));
+      const std::int64_t heads = s.H + 2 * s.G, size = s.B * s.T * heads * s.D;
       const auto qkv = both.input({s.B, s.T, heads, s.D}, random.normals(size));
       const auto out = both.output({s.B, s.T, s.H, s.D});
-      const auto lse = both.single_output({s.B, s.H, s.T}), sink = both.single_output({s.B, s.H, K});
+      const auto lse = both.single_output({s.B, s.H, s.T}), sink = both.single_output({s.B, s.H, s.K});
       const auto mass = both.single_output({s.B, s.H}), argmax = both.single_output({s.B, s.H}), entropy = both.single_output({s.B, s.H});
       const auto keys = both.single_output({s.B, s.H, s.T}), first = both.single_output({s.B, s.H}), rest = both.single_output({s.B, s.H});
       const auto run = [&](Ops& ops, auto side) {
@@ -102,4 +130,22 @@ TEST_CASE("attention statistics on the GPU agree with the CPU") {
       }
     }
   }
+}
+
+}  // namespace
+
+TEST_CASE("attention forward and backward on the GPU agree with the CPU") { check_attention(kShapes); }
+TEST_CASE("attention forward and backward on the GPU agree with the CPU at the edges of tiles") {
+  check_attention(edge_shapes());
+}
+TEST_CASE("attention forward and backward on the GPU agree with the CPU at small shapes", "[sanitize]") {
+  check_attention(kSmallShapes);
+}
+
+TEST_CASE("attention statistics on the GPU agree with the CPU") { check_statistics(kShapes); }
+TEST_CASE("attention statistics on the GPU agree with the CPU at the edges of tiles") {
+  check_statistics(edge_shapes());
+}
+TEST_CASE("attention statistics on the GPU agree with the CPU at small shapes", "[sanitize]") {
+  check_statistics(kSmallShapes);
 }

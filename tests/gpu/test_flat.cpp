@@ -1,4 +1,7 @@
-// Matrix products, the optimizer's operations over flat arrays, statistics, copies.
+// Matrix products, the optimizer's operations over flat arrays, statistics, copies. Cases tagged [sanitize]
+// take every kernel through small shapes, for compute-sanitizer.
+#include <vector>
+
 #include "tests/catch.h"
 #include "tests/gpu/support.h"
 
@@ -10,16 +13,15 @@ namespace {
 const CpuSide kCpu;
 const GpuSide kGpu;
 
-}  // namespace
+struct Shape {
+  std::int64_t N, I, O;
+};
 
-TEST_CASE("linear layers on the GPU agree with the CPU") {
-  struct Shape {
-    std::int64_t N, I, O;
-  };
+void check_linear(const std::vector<Shape>& shapes) {
   for (const DType real : kComputeTypes) {
     Backends both(real);
     Random random(21);
-    for (const Shape s : {Shape{1, 1, 1}, {3, 5, 7}, {64, 128, 192}, {100, 129, 65}, {1100, 64, 257}, {77, 768, 2304}})
+    for (const Shape s : shapes)
       for (const bool bias : {false, true})
         for (const bool accumulate : {false, true}) {
           INFO(both.name() << " " << s.N << " x " << s.I << " x " << s.O << ", bias " << bias << ", accumulate " << accumulate);
@@ -43,7 +45,16 @@ TEST_CASE("linear layers on the GPU agree with the CPU") {
   }
 }
 
-TEST_CASE("gradient norms, clipping and AdamW on the GPU agree with the CPU") {
+}  // namespace
+
+TEST_CASE("linear layers on the GPU agree with the CPU") {
+  check_linear({{1, 1, 1}, {3, 5, 7}, {64, 128, 192}, {100, 129, 65}, {1100, 64, 257}, {77, 768, 2304}});
+}
+TEST_CASE("linear layers on the GPU agree with the CPU at small shapes", "[sanitize]") {
+  check_linear({{1, 1, 1}, {3, 5, 7}, {16, 24, 40}, {20, 33, 65}, {530, 8, 9}});
+}
+
+TEST_CASE("gradient norms, clipping and AdamW on the GPU agree with the CPU", "[sanitize]") {
   for (const DType real : kComputeTypes) {
     Backends both(real);
     Random random(22);
@@ -100,7 +111,7 @@ TEST_CASE("gradient norms, clipping and AdamW on the GPU agree with the CPU") {
   }
 }
 
-TEST_CASE("row norms and magnitudes on the GPU agree with the CPU") {
+TEST_CASE("row norms and magnitudes on the GPU agree with the CPU", "[sanitize]") {
   for (const DType real : kComputeTypes) {
     Backends both(real);
     Random random(23);
@@ -123,7 +134,7 @@ TEST_CASE("row norms and magnitudes on the GPU agree with the CPU") {
   }
 }
 
-TEST_CASE("copies and conversions on the GPU keep or round every element") {
+TEST_CASE("copies and conversions on the GPU keep or round every element", "[sanitize]") {
   Backends both(DType::bf16);
   Random random(24);
   const auto x = both.single({1001}, random.normals(1001));

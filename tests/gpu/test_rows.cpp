@@ -1,5 +1,6 @@
-// Norms, QK-norm, activations, rotary embedding, embedding, cross-entropy: one row at a time.
-#include <optional>
+// Norms, QK-norm, activations, rotary embedding, embedding, cross-entropy: one row at a time. Cases tagged
+// [sanitize] take every kernel through small shapes, for compute-sanitizer.
+#include <vector>
 
 #include "tests/catch.h"
 #include "tests/gpu/support.h"
@@ -13,20 +14,34 @@ struct Extents {
   std::int64_t rows, channels;
 };
 // Below, at and above a vector, a warp's row and a block's row; odd widths take the unaligned path.
-constexpr Extents kRows[] = {{1, 1},    {3, 7},     {37, 129},  {300, 64},  {50, 256},  {9, 257},   {67, 768},
-                             {5, 1000}, {700, 512}, {13, 1025}, {21, 2048}, {3, 4096},  {2, 8192},  {2, 5001}};
+const std::vector<Extents> kRows = {{1, 1},    {3, 7},     {37, 129},  {300, 64},  {50, 256},  {9, 257},   {67, 768},
+                             {5, 1000}, {700, 512}, {13, 1025}, {21, 2048}, {3, 4096},  {2, 8192},  {2, 5001},
+                             // More rows than blocks and groups: they take several each in the backward pass.
+                             {4000, 64}, {600, 1100}};
+// Both sides of the width of every tile of registers, aligned and not.
+const std::vector<Extents> kSmallRows = {{1, 1},    {11, 7},   {5, 256},  {2, 257},  {3, 512},
+                                         {2, 513},  {2, 768},  {2, 769},  {3, 1024}, {2, 1025},
+                                         {2, 2048}, {2, 2049}, {1, 4096}, {2, 4097}, {1, 8192}};
+
+struct HeadShape {
+  std::int64_t B, T;
+  int H, G;
+  std::int64_t D;
+};
+
+struct EmbeddingShape {
+  std::int64_t B, T, C, V;
+};
 
 const CpuSide kCpu;
 const GpuSide kGpu;
 
-}  // namespace
-
-TEST_CASE("norms on the GPU agree with the CPU") {
+void check_norms(const std::vector<Extents>& extents) {
   for (const DType real : kComputeTypes) {
     Backends both(real);
     Random random(11);
     for (const NormKind kind : {NormKind::layernorm, NormKind::rmsnorm})
-      for (const auto [n, c] : kRows)
+      for (const auto [n, c] : extents)
         for (const bool with_delta : {false, true}) {
           const bool layernorm = kind == NormKind::layernorm;
           INFO(both.name() << " layernorm " << layernorm << ", " << n << " x " << c << ", delta " << with_delta);
@@ -71,17 +86,11 @@ TEST_CASE("norms on the GPU agree with the CPU") {
   }
 }
 
-TEST_CASE("QK-norm and rotary embedding on the GPU agree with the CPU") {
-  struct Shape {
-    std::int64_t B, T;
-    int H, G;
-    std::int64_t D;
-  };
+void check_qk_norm_and_rope(const std::vector<HeadShape>& shapes) {
   for (const DType real : kComputeTypes) {
     Backends both(real);
     Random random(12);
-    for (const Shape s : {Shape{1, 1, 1, 1, 2}, {2, 7, 3, 1, 6}, {3, 33, 4, 2, 64}, {2, 130, 8, 8, 128}, {1, 9, 2, 1, 256},
-                          {2, 40, 6, 3, 96}, {1, 70, 4, 4, 18}}) {
+    for (const HeadShape s : shapes) {
       INFO(both.name() << " B " << s.B << ", T " << s.T << ", H " << s.H << ", G " << s.G << ", D " << s.D);
       const std::int64_t heads = s.H + 2 * s.G, size = s.B * s.T * heads * s.D;
       const auto in = both.input({s.B, s.T, heads, s.D}, random.normals(size));
@@ -120,11 +129,11 @@ TEST_CASE("QK-norm and rotary embedding on the GPU agree with the CPU") {
   }
 }
 
-TEST_CASE("activations and addition on the GPU agree with the CPU") {
+void check_activations(const std::vector<Extents>& extents) {
   for (const DType real : kComputeTypes) {
     Backends both(real);
     Random random(13);
-    for (const auto [n, f] : {Extents{1, 1}, {3, 7}, {64, 128}, {33, 1000}, {5, 3072}}) {
+    for (const auto [n, f] : extents) {
       INFO(both.name() << " " << n << " x " << f);
       const auto x = both.input({n, f}, random.normals(n * f, 2.0)), dout = both.input({n, f}, random.normals(n * f));
       const auto gates = both.input({n, 2 * f}, random.normals(n * 2 * f, 2.0));
@@ -144,14 +153,11 @@ TEST_CASE("activations and addition on the GPU agree with the CPU") {
   }
 }
 
-TEST_CASE("the embedding and its gradient on the GPU agree with the CPU") {
-  struct Shape {
-    std::int64_t B, T, C, V;
-  };
+void check_embedding(const std::vector<EmbeddingShape>& shapes) {
   for (const DType real : kComputeTypes) {
     Backends both(real);
     Random random(14);
-    for (const Shape s : {Shape{1, 1, 1, 1}, {2, 5, 7, 3}, {4, 33, 64, 50}, {3, 100, 260, 2}, {2, 64, 768, 1000}, {8, 128, 40, 40000}})
+    for (const EmbeddingShape s : shapes)
       for (const bool positions : {false, true}) {
         INFO(both.name() << " B " << s.B << ", T " << s.T << ", C " << s.C << ", V " << s.V << ", positions " << positions);
         const std::int64_t N = s.B * s.T, longest = s.T + 3;
@@ -174,11 +180,11 @@ TEST_CASE("the embedding and its gradient on the GPU agree with the CPU") {
   }
 }
 
-TEST_CASE("cross-entropy on the GPU agrees with the CPU") {
+void check_cross_entropy(const std::vector<Extents>& extents) {
   for (const DType real : kComputeTypes) {
     Backends both(real);
     Random random(15);
-    for (const auto [n, v] : {Extents{1, 1}, {3, 7}, {40, 257}, {17, 4096}, {9, 5003}, {4, 50304}})
+    for (const auto [n, v] : extents)
       for (const bool gradient : {false, true})
         for (const double spread : {1.0, 20.0}) {
           INFO(both.name() << " " << n << " x " << v << ", gradient " << gradient << ", spread " << spread);
@@ -196,4 +202,42 @@ TEST_CASE("cross-entropy on the GPU agrees with the CPU") {
           CHECK(both.difference(logits) < both.bound(1e-5, 4e-3));
         }
   }
+}
+
+}  // namespace
+
+TEST_CASE("norms on the GPU agree with the CPU") { check_norms(kRows); }
+TEST_CASE("norms on the GPU agree with the CPU at small shapes", "[sanitize]") { check_norms(kSmallRows); }
+
+TEST_CASE("QK-norm and rotary embedding on the GPU agree with the CPU") {
+  // The last: more vectors than blocks and warps, which take several each in the backward pass.
+  check_qk_norm_and_rope({{1, 1, 1, 1, 2},  {2, 7, 3, 1, 6},   {3, 33, 4, 2, 64}, {2, 130, 8, 8, 128},
+                          {1, 9, 2, 1, 256}, {2, 40, 6, 3, 96}, {1, 70, 4, 4, 18}, {2, 300, 8, 8, 64}});
+}
+TEST_CASE("QK-norm and rotary embedding on the GPU agree with the CPU at small shapes", "[sanitize]") {
+  check_qk_norm_and_rope({{1, 1, 1, 1, 2}, {2, 7, 3, 1, 6}, {1, 9, 4, 2, 64}, {1, 5, 2, 1, 128},
+                          {1, 3, 2, 1, 256}, {1, 4, 6, 3, 96}, {2, 3, 2, 2, 18}});
+}
+
+TEST_CASE("activations and addition on the GPU agree with the CPU") {
+  check_activations({{1, 1}, {3, 7}, {64, 128}, {33, 1000}, {5, 3072}});
+}
+TEST_CASE("activations and addition on the GPU agree with the CPU at small shapes", "[sanitize]") {
+  check_activations({{1, 1}, {3, 7}, {5, 64}, {3, 1001}});
+}
+
+TEST_CASE("the embedding and its gradient on the GPU agree with the CPU") {
+  // The last: more tokens than one tile of the sort.
+  check_embedding({{1, 1, 1, 1}, {2, 5, 7, 3}, {4, 33, 64, 50}, {3, 100, 260, 2}, {2, 64, 768, 1000},
+                   {8, 128, 40, 40000}, {16, 2048, 24, 700}});
+}
+TEST_CASE("the embedding and its gradient on the GPU agree with the CPU at small shapes", "[sanitize]") {
+  check_embedding({{1, 1, 1, 1}, {2, 5, 7, 3}, {2, 9, 64, 50}, {3, 10, 260, 2}, {2, 4096, 8, 300}});
+}
+
+TEST_CASE("cross-entropy on the GPU agrees with the CPU") {
+  check_cross_entropy({{1, 1}, {3, 7}, {40, 257}, {17, 4096}, {9, 5003}, {4, 50304}});
+}
+TEST_CASE("cross-entropy on the GPU agrees with the CPU at small shapes", "[sanitize]") {
+  check_cross_entropy({{1, 1}, {3, 7}, {4, 257}, {3, 4096}, {3, 5003}, {3, 8200}});
 }
