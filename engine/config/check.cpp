@@ -1,137 +1,14 @@
 // What a value must be for its field, and the messages when it is not.
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "engine/config/json_text.h"
 #include "engine/config/load.h"
 #include "engine/config/spec.h"
+#include "engine/config/suggest.h"
 
 namespace sinkscope {
 namespace {
-
-constexpr std::size_t kMaxSuggestions = 3;
-
-/// Insertions, deletions, substitutions and swaps of neighbours that turn one word into the other
-/// (optimal string alignment).
-std::size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<std::size_t> before(b.size() + 1), previous(b.size() + 1), current(b.size() + 1);
-  std::iota(previous.begin(), previous.end(), std::size_t{0});
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    current[0] = i;
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      current[j] = std::min({previous[j] + 1, current[j - 1] + 1, previous[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
-      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-        current[j] = std::min(current[j], before[j - 2] + 1);
-    }
-    before.swap(previous);
-    previous.swap(current);
-  }
-  return previous[b.size()];
-}
-
-/// Whether one may have been meant by the other: at most a third of its letters differ.
-bool is_near(const std::string& typed, const std::string& known) {
-  if (typed.size() > 2 * known.size() + 2) return false;
-  return edit_distance(typed, known) <= std::max<std::size_t>(1, known.size() / 3);
-}
-
-std::string nearest(const std::string& typed, const std::vector<std::string>& known) {
-  std::string best;
-  std::size_t best_distance = 0;
-  for (const std::string& candidate : known) {
-    if (!is_near(typed, candidate)) continue;
-    const std::size_t distance = edit_distance(typed, candidate);
-    if (best.empty() || distance < best_distance) {
-      best = candidate;
-      best_distance = distance;
-    }
-  }
-  return best;
-}
-
-void collect_all(const FieldSpec& spec, std::vector<const FieldSpec*>& all) {
-  for (const FieldSpec& child : spec.children) {
-    all.push_back(&child);
-    collect_all(child, all);
-  }
-}
-
-std::string either(const std::vector<std::string>& options) {
-  std::string text;
-  for (std::size_t i = 0; i < options.size(); ++i)
-    text += (i == 0 ? "" : i + 1 == options.size() ? " or " : ", ") + in_quotes(options[i]);
-  return text;
-}
-
-/// Whether the letters of `typed` are letters of `known`, in order and from the first: "lr" of "learning_rate".
-bool abbreviates(const std::string& typed, const std::string& known) {
-  if (typed.empty() || known.empty() || typed.front() != known.front()) return false;
-  std::size_t matched = 0;
-  for (const char letter : known)
-    if (matched < typed.size() && typed[matched] == letter) ++matched;
-  return matched == typed.size();
-}
-
-/// The known path of the least edit distance, among those beside `path` where its section exists.
-std::string nearest_path(const std::string& path) {
-  constexpr std::size_t kCompared = 128;  // bytes; no path is as long, so the rest of a longer one says nothing
-  const std::size_t dot = path.rfind('.');
-  const FieldSpec* section = dot == std::string::npos ? &config_spec() : find_spec(path.substr(0, dot));
-  std::vector<const FieldSpec*> candidates;
-  if (section != nullptr)
-    for (const FieldSpec& child : section->children) candidates.push_back(&child);
-  if (candidates.empty()) collect_all(config_spec(), candidates);
-  std::string best;
-  std::size_t best_distance = 0;
-  for (const FieldSpec* candidate : candidates) {
-    const std::size_t distance = edit_distance(path.substr(0, kCompared), candidate->path);
-    if (!best.empty() && distance >= best_distance) continue;
-    best = candidate->path;
-    best_distance = distance;
-  }
-  return best;
-}
-
-/// The fields that a mistyped path may have meant: the same key elsewhere, else the nearest key
-/// beside it or the one it abbreviates, else the nearest keys anywhere.
-std::vector<std::string> suggestions(const std::string& path) {
-  std::vector<const FieldSpec*> all;
-  collect_all(config_spec(), all);
-  const std::size_t dot = path.rfind('.');
-  const std::string key = dot == std::string::npos ? path : path.substr(dot + 1);
-  const std::string parent = dot == std::string::npos ? "" : path.substr(0, dot);
-
-  std::vector<std::string> found;
-  for (const FieldSpec* spec : all)
-    if (spec->key == key) found.push_back(spec->path);
-  if (!found.empty() && found.size() <= kMaxSuggestions) return found;
-
-  const FieldSpec* section = parent.empty() ? &config_spec() : find_spec(parent);
-  if (section != nullptr) {
-    std::vector<std::string> siblings;
-    for (const FieldSpec& child : section->children) siblings.push_back(child.key);
-    const std::string sibling = nearest(key, siblings);
-    if (!sibling.empty()) return {join_path(parent, sibling)};
-    for (const std::string& known : siblings)
-      if (abbreviates(key, known)) return {join_path(parent, known)};
-  }
-  if (!found.empty()) return {found.begin(), found.begin() + kMaxSuggestions};
-
-  std::vector<std::string> keys;
-  for (const FieldSpec* spec : all) keys.push_back(spec->key);
-  const std::string elsewhere = nearest(key, keys);
-  for (const FieldSpec* spec : all)
-    if (!elsewhere.empty() && spec->key == elsewhere && found.size() < kMaxSuggestions) found.push_back(spec->path);
-  return found;
-}
-
-/// "; did you mean ...?" where a guess is a good one, else the nearest key there is.
-std::string hint_for(const std::string& path) {
-  const std::vector<std::string> meant = suggestions(path);
-  if (!meant.empty()) return "; did you mean " + either(meant) + "?";
-  return "; the nearest known key is " + in_quotes(nearest_path(path));
-}
 
 [[noreturn]] void fail(const std::string& origin, const std::string& path, const std::string& expected,
                        const Json& found, const std::string& hint = {}) {
@@ -172,7 +49,7 @@ void check_choice(const FieldSpec& spec, const std::string& expected, const Json
   if (!value.is_string()) fail(origin, path, expected, value);
   const auto& text = value.get_ref<const std::string&>();
   if (std::find(spec.choices.begin(), spec.choices.end(), text) != spec.choices.end()) return;
-  const std::string meant = nearest(text, spec.choices);
+  const std::string meant = nearest_word(text, spec.choices);
   fail(origin, path, expected, value, meant.empty() ? "" : "; did you mean " + in_quotes(meant) + "?");
 }
 
@@ -198,7 +75,7 @@ void check_axes(const FieldSpec& spec, const Json& value, const std::string& ori
     const std::string axis_path = join_path(path, key);
     const FieldSpec* varied = find_spec(key);
     if (varied == nullptr)
-      throw ConfigError(origin + ": " + path + ": unknown key " + in_quotes(key) + hint_for(key));
+      throw ConfigError(origin + ": " + path + ": unknown key " + in_quotes(key) + hint_for(key, values));
     if (!can_vary(*varied))
       throw ConfigError(origin + ": " + path + ": " + in_quotes(key) + " cannot be varied; name one field, not " +
                         (varied->kind == FieldKind::section ? "a section of them" : "the run's own place"));
@@ -274,7 +151,7 @@ void check_value(const FieldSpec& spec, const Json& value, const std::string& or
         const FieldSpec* child = spec.child(key);
         if (child == nullptr && find_spec(item_path) != nullptr)
           throw ConfigError(origin + ": " + in_quotes(item_path) + " must be nested, one object for each part before a dot");
-        if (child == nullptr) throw_unknown_key(item_path, origin);
+        if (child == nullptr) throw_unknown_key(item_path, item, origin);
         check_value(*child, item, origin, item_path);
       }
       return;
@@ -302,9 +179,9 @@ void check_value(const FieldSpec& spec, const Json& value, const std::string& or
   }
 }
 
-void throw_unknown_key(const std::string& path, const std::string& origin) {
-  std::string message = origin + ": unknown key " + in_quotes(path) + hint_for(path);
-  if (suggestions(path).empty()) {  // the nearest may not be what was meant
+void throw_unknown_key(const std::string& path, const Json& value, const std::string& origin) {
+  std::string message = origin + ": unknown key " + in_quotes(path) + hint_for(path, value);
+  if (suggestions(path, value).empty()) {  // the nearest may not be what was meant
     const std::size_t dot = path.rfind('.');
     const FieldSpec* section = dot == std::string::npos ? &config_spec() : find_spec(path.substr(0, dot));
     if (section != nullptr && !section->children.empty()) {

@@ -50,7 +50,7 @@ void apply_override(Json& tree, const std::string& override_text) {
     return;
   }
   const FieldSpec* spec = find_spec(path);
-  if (spec == nullptr) throw_unknown_key(path, origin);
+  if (spec == nullptr) throw_unknown_key(path, value, origin);
   try {
     check_value(*spec, value, origin, path);
   } catch (const ConfigError& error) {

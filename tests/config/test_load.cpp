@@ -35,13 +35,50 @@ TEST_CASE("an unknown key is named with the nearest known one") {
                     "console_every, tensorboard, heatmap_every");
   CHECK_THROWS_WITH(parse(R"({"train": {"optimizer": {"lr": 1}}})"),
                     R"(test.json: unknown key "train.optimizer.lr"; did you mean "train.optimizer.learning_rate"?)");
-  CHECK_THROWS_WITH(parse(R"({"foo": 1})"), Catch::Matchers::StartsWith(R"(test.json: unknown key "foo"; the nearest known key is "log"; known here are )"));
+  CHECK_THROWS_WITH(parse(R"({"foo": 1})"), Catch::Matchers::StartsWith(R"(test.json: unknown key "foo"; the nearest known key is "name"; known here are )"));
   CHECK_THROWS_WITH(parse(R"({"ablation": {"foo": [1]}})"),
-                    R"(test.json: ablation: unknown key "foo"; the nearest known key is "log")");
+                    R"(test.json: ablation: unknown key "foo"; the nearest known key is "name")");
   const std::string long_key(100000, 'x');
   CHECK(sinkscope::test::contains(sinkscope::test::message_of([&] { parse("{\"" + long_key + "\": 1}"); }), "; the nearest known key is "));
   CHECK_THROWS_WITH(parse(R"({"model.layers": 3})"),
                     R"(test.json: "model.layers" must be nested, one object for each part before a dot)");
+}
+
+TEST_CASE("an abbreviation or a mistyped section leads to the field that is meant, never to a section") {
+  const std::vector<std::pair<std::string, std::string>> meant = {
+      {"lr", "train.optimizer.learning_rate"},
+      {"wd", "train.optimizer.weight_decay"},
+      {"train.lr", "train.optimizer.learning_rate"},
+      {"optimizer.lr", "train.optimizer.learning_rate"},
+      {"optimiser.lr", "train.optimizer.learning_rate"},
+      {"train.optimiser.lr", "train.optimizer.learning_rate"},
+      {"trian.optimizer.lr", "train.optimizer.learning_rate"},
+      {"optim.lr", "train.optimizer.learning_rate"},
+      {"train.optimiser.weight_dcay", "train.optimizer.weight_decay"},
+      {"nowhere.lr", "train.optimizer.learning_rate"},
+      {"optimizer.eps", "train.optimizer.eps"},
+      {"checkpoints.every", "checkpoint.every"},
+      {"eval.every", "evaluation.every"},
+      {"schedule.warmup", "train.schedule.warmup_steps"},
+      {"warmup", "train.schedule.warmup_steps"},
+      {"seq_len", "train.sequence_length"},
+      {"grad_accum", "train.gradient_accumulation"},
+      {"phase.onst", "probes.phase.onset"},
+      {"kv", "model.kv_heads"}};
+  for (const auto& [typed, known] : meant) {
+    INFO(typed);
+    const std::string ending = "; did you mean \"" + known + "\"?";
+    CHECK(sinkscope::test::message_of([&] { parse("{}", {typed + "=1"}); }) ==
+          "--set " + typed + "=1: unknown key \"" + typed + "\"" + ending);
+    CHECK(sinkscope::test::message_of([&] { parse("{\"ablation\": {\"" + typed + "\": [1]}}"); }) ==
+          "test.json: ablation: unknown key \"" + typed + "\"" + ending);
+  }
+  // An object is given to a section, and a section's name well enough spelt is recognised whatever it is given.
+  CHECK_THROWS_WITH(parse(R"({"train": {"optimiser": {"lr": 1}}})"),
+                    R"(test.json: unknown key "train.optimiser"; did you mean "train.optimizer"?)");
+  CHECK_THROWS_WITH(parse(R"({"optimizer": {"lr": 1}})"),
+                    R"(test.json: unknown key "optimizer"; did you mean "train.optimizer"?)");
+  CHECK_THROWS_WITH(parse(R"({"modle": 3})"), R"(test.json: unknown key "modle"; did you mean "model"?)");
 }
 
 TEST_CASE("a key given twice is named with its path") {

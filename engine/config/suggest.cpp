@@ -1,0 +1,237 @@
+#include "engine/config/suggest.h"
+
+#include <algorithm>
+#include <numeric>
+#include <string_view>
+#include <utility>
+
+#include "engine/config/json_text.h"
+
+namespace sinkscope {
+namespace {
+
+using Specs = std::vector<const FieldSpec*>;
+
+constexpr std::size_t kMaxSuggestions = 3;
+
+/// Insertions, deletions, substitutions and swaps of neighbours that turn one word into the other
+/// (optimal string alignment).
+std::size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<std::size_t> before(b.size() + 1), previous(b.size() + 1), current(b.size() + 1);
+  std::iota(previous.begin(), previous.end(), std::size_t{0});
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    current[0] = i;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      current[j] = std::min({previous[j] + 1, current[j - 1] + 1, previous[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+        current[j] = std::min(current[j], before[j - 2] + 1);
+    }
+    before.swap(previous);
+    previous.swap(current);
+  }
+  return previous[b.size()];
+}
+
+/// Whether one may have been meant by the other: at most a third of its letters differ.
+bool is_near(const std::string& typed, const std::string& known) {
+  if (typed.size() > 2 * known.size() + 2) return false;
+  return edit_distance(typed, known) <= std::max<std::size_t>(1, known.size() / 3);
+}
+
+std::vector<std::string_view> words_of(std::string_view key) {
+  std::vector<std::string_view> words;
+  for (std::size_t begin = 0; begin <= key.size();) {
+    const std::size_t end = std::min(key.find('_', begin), key.size());
+    words.push_back(key.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return words;
+}
+
+/// How well `typed` abbreviates `known`: 3 by the first letters of its words ("lr" of "learning_rate"), 2 by the
+/// beginnings of its words ("seq_len", "warmup"), 1 by letters in order from the first ("lrate"), 0 not at all.
+int abbreviation(const std::string& typed, const std::string& known) {
+  if (typed.empty() || typed.size() >= known.size() || typed.front() != known.front()) return 0;
+  const std::vector<std::string_view> parts = words_of(typed), words = words_of(known);
+  std::string initials;
+  for (const std::string_view word : words) initials += word.substr(0, 1);
+  if (typed == initials && words.size() > 1) return 3;
+  const auto begins = [](std::string_view part, std::string_view word) { return word.starts_with(part); };
+  if (parts.size() <= words.size() && std::equal(parts.begin(), parts.end(), words.begin(), begins)) return 2;
+  std::size_t matched = 0;
+  for (const char letter : known)
+    if (matched < typed.size() && typed[matched] == letter) ++matched;
+  return matched == typed.size() ? 1 : 0;
+}
+
+void collect_all(const FieldSpec& spec, Specs& all) {
+  for (const FieldSpec& child : spec.children) {
+    all.push_back(&child);
+    collect_all(child, all);
+  }
+}
+
+Specs below(const FieldSpec& spec) {
+  Specs all;
+  collect_all(spec, all);
+  return all;
+}
+
+/// "train.optimizer" and "lr" of "train.optimizer.lr"; the first is empty without a dot.
+std::pair<std::string, std::string> split(const std::string& path) {
+  const std::size_t dot = path.rfind('.');
+  if (dot == std::string::npos) return {"", path};
+  return {path.substr(0, dot), path.substr(dot + 1)};
+}
+
+/// The section that a parent may have meant, or null: see suggestions().
+const FieldSpec* section_meant(const std::string& parent) {
+  if (parent.empty()) return &config_spec();
+  Specs sections = below(config_spec());
+  std::erase_if(sections, [](const FieldSpec* spec) { return spec->kind != FieldKind::section; });
+  for (const FieldSpec* section : sections)
+    if (section->path == parent) return section;
+  for (const FieldSpec* section : sections)
+    if (section->path.ends_with("." + parent)) return section;
+  const std::string last = split(parent).second;
+  const FieldSpec* nearest = nullptr;
+  std::size_t nearest_distance = 0;
+  const auto compare = [&](const std::string& typed, const std::string& known, const FieldSpec* section) {
+    if (!is_near(typed, known)) return;
+    const std::size_t distance = edit_distance(typed, known);
+    if (nearest != nullptr && distance >= nearest_distance) return;
+    nearest = section;
+    nearest_distance = distance;
+  };
+  for (const FieldSpec* section : sections) {
+    compare(parent, section->path, section);
+    compare(last, section->key, section);
+  }
+  if (nearest != nullptr) return nearest;
+  for (const FieldSpec* section : sections)
+    if (last.size() > 1 && abbreviation(last, section->key) > 0) return section;
+  return nullptr;
+}
+
+/// The paths with this key, in order.
+std::vector<std::string> with_key(const std::string& key, const Specs& candidates) {
+  std::vector<std::string> found;
+  for (const FieldSpec* spec : candidates)
+    if (spec->key == key) found.push_back(spec->path);
+  return found;
+}
+
+std::string nearest_key(const std::string& key, const Specs& candidates) {
+  std::vector<std::string> keys;
+  for (const FieldSpec* spec : candidates) keys.push_back(spec->key);
+  return nearest_word(key, keys);
+}
+
+/// The paths whose key is abbreviated best, and no worse than `least`.
+std::vector<std::string> abbreviated(const std::string& key, const Specs& candidates, int least) {
+  std::vector<std::string> found;
+  int best = least;
+  for (const FieldSpec* spec : candidates) {
+    const int quality = abbreviation(key, spec->key);
+    if (quality < best) continue;
+    if (quality > best) found.clear();
+    best = quality;
+    found.push_back(spec->path);
+  }
+  return found;
+}
+
+std::vector<std::string> first_few(std::vector<std::string> paths) {
+  paths.resize(std::min(paths.size(), kMaxSuggestions));
+  return paths;
+}
+
+/// The candidates that such a value fits.
+Specs fitting(Specs candidates, const Json& value) {
+  std::erase_if(candidates, [&](const FieldSpec* spec) {
+    const bool takes_object = spec->kind == FieldKind::section || spec->kind == FieldKind::axes;
+    return takes_object != value.is_object();
+  });
+  return candidates;
+}
+
+Specs children_of(const FieldSpec& section) {
+  Specs children;
+  for (const FieldSpec& child : section.children) children.push_back(&child);
+  return children;
+}
+
+/// The known path of the least edit distance, among those beside `path` where its section is known.
+std::string nearest_path(const std::string& path, const Json& value) {
+  constexpr std::size_t kCompared = 128;  // bytes; no path is as long, so the rest of a longer one says nothing
+  const FieldSpec* section = section_meant(split(path).first);
+  Specs candidates = section == nullptr ? Specs{} : fitting(children_of(*section), value);
+  if (candidates.empty()) candidates = fitting(below(config_spec()), value);
+  std::string best;
+  std::size_t best_distance = 0;
+  for (const FieldSpec* candidate : candidates) {
+    const std::size_t distance = edit_distance(path.substr(0, kCompared), candidate->path);
+    if (!best.empty() && distance >= best_distance) continue;
+    best = candidate->path;
+    best_distance = distance;
+  }
+  return best;
+}
+
+}  // namespace
+
+std::string either(const std::vector<std::string>& options) {
+  std::string text;
+  for (std::size_t i = 0; i < options.size(); ++i)
+    text += (i == 0 ? "" : i + 1 == options.size() ? " or " : ", ") + in_quotes(options[i]);
+  return text;
+}
+
+std::string nearest_word(const std::string& typed, const std::vector<std::string>& known) {
+  std::string best;
+  std::size_t best_distance = 0;
+  for (const std::string& candidate : known) {
+    if (!is_near(typed, candidate)) continue;
+    const std::size_t distance = edit_distance(typed, candidate);
+    if (best.empty() || distance < best_distance) {
+      best = candidate;
+      best_distance = distance;
+    }
+  }
+  return best;
+}
+
+std::vector<std::string> suggestions(const std::string& path, const Json& value) {
+  const auto [parent, key] = split(path);
+  const Specs all = fitting(below(config_spec()), value);
+  const FieldSpec* section = section_meant(parent);
+  if (section != nullptr) {
+    const auto here = with_key(key, fitting(children_of(*section), value));
+    if (!here.empty()) return here;
+  }
+  const std::vector<std::string> same_key = with_key(key, all);
+  if (!same_key.empty() && same_key.size() <= kMaxSuggestions) return same_key;
+
+  if (section != nullptr) {
+    const Specs beside = children_of(*section);
+    for (const Specs& candidates : {fitting(beside, value), beside})  // a slip of the pen may be of either kind
+      if (const std::string near = nearest_key(key, candidates); !near.empty()) return with_key(near, candidates);
+    auto found = abbreviated(key, fitting(beside, value), 1);
+    if (found.empty() && !parent.empty()) found = abbreviated(key, fitting(below(*section), value), 1);
+    if (!found.empty()) return first_few(found);
+  }
+  if (!same_key.empty()) return first_few(same_key);
+  if (key.size() > 1)
+    if (const auto found = abbreviated(key, all, 2); !found.empty()) return first_few(found);
+  if (const std::string near = nearest_key(key, all); !near.empty()) return first_few(with_key(near, all));
+  if (key.size() > 1) return first_few(abbreviated(key, all, 1));
+  return {};
+}
+
+std::string hint_for(const std::string& path, const Json& value) {
+  const std::vector<std::string> meant = suggestions(path, value);
+  if (!meant.empty()) return "; did you mean " + either(meant) + "?";
+  return "; the nearest known key is " + in_quotes(nearest_path(path, value));
+}
+
+}  // namespace sinkscope
