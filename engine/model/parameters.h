@@ -42,6 +42,7 @@ class ParameterLayout {
   /// `config` must be resolved (vocab_size, kv_heads, head_dim, hidden > 0).
   explicit ParameterLayout(const ModelConfig& config);
 
+  /// In the order of the forward pass; the reverse is the order in which a backward pass reaches them.
   const std::vector<ParameterSpec>& specs() const { return specs_; }
   /// Throws std::out_of_range naming the parameter.
   const ParameterSpec& find(const std::string& name) const;

@@ -42,10 +42,10 @@ UpdateResult AdamW::step(const Tensor& parameters, const Tensor& gradients, doub
   result.squared_norms.resize(segments_.size());
   ops_->copy_to_host(result.squared_norms.data(), sums);
   double total = 0;
-  for (std::size_t i = 0; i < segments_.size(); ++i) {
-    total += result.squared_norms[i];
-    if (!result.non_finite && !std::isfinite(result.squared_norms[i])) result.non_finite = layout_->specs()[i].name;
-  }
+  for (const double squared_norm : result.squared_norms) total += squared_norm;
+  // Backwards: what is not finite flows on to every gradient computed after it, down to the embedding.
+  for (std::size_t i = segments_.size(); i-- > 0 && !result.non_finite;)
+    if (!std::isfinite(result.squared_norms[i])) result.non_finite = layout_->specs()[i].name;
   result.gradient_norm = std::sqrt(total);
   if (result.non_finite) return result;
 

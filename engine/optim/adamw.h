@@ -18,7 +18,7 @@ namespace sinkscope {
 struct UpdateResult {
   double gradient_norm = 0;                // global, before clipping
   std::vector<double> squared_norms;       // of each parameter's gradient, in the order of specs()
-  std::optional<std::string> non_finite;   // the first parameter whose gradient is not finite
+  std::optional<std::string> non_finite;   // in backward order the first parameter whose gradient is not
 };
 
 class AdamW {

@@ -104,5 +104,42 @@ TEST_CASE("a gradient that is not finite is named and changes nothing") {
   }
 }
 
+/// Remembers where one layer's queries, keys and values lie.
+class FindQkv final : public ActivationObserver {
+ public:
+  explicit FindQkv(std::int64_t layer) : layer_(layer) {}
+  void embedding(const Tensor& /*h*/) override {}
+  void block(const BlockActivations& b) override {
+    if (b.layer == layer_) qkv = b.qkv;
+  }
+  Tensor qkv;
+
+ private:
+  std::int64_t layer_;
+};
+
+TEST_CASE("of gradients that are not finite the first in backward order is named, where they began") {
+  const auto ops = make_cpu_ops(1);
+  const std::vector<std::int32_t> inputs = {1, 2, 3, 4, 5, 6}, targets = {2, 3, 4, 5, 6, 7};
+  for (const std::int64_t layer : {0, 1}) {
+    INFO("layer " << layer);
+    Decoder decoder(*ops, small_model(), {.max_sequences = 1, .max_length = 6});
+    AdamW optimizer(*ops, decoder.layout(), OptimizerConfig{});
+    initialize_parameters(decoder.layout(), 1,
+                          {decoder.parameters().as<float>(), static_cast<std::size_t>(decoder.layout().flat_size())});
+    decoder.zero_gradients();
+    FindQkv place(layer);
+    decoder.forward(1, 6, inputs.data(), &place);
+    std::vector<float> losses(6);
+    decoder.loss(targets.data(), losses.data(), 1.0F);
+    place.qkv.as<float>()[0] = std::numeric_limits<float>::quiet_NaN();
+    decoder.backward();
+    const UpdateResult result = optimizer.step(decoder.parameters(), decoder.gradients(), 1e-3, 1);
+    REQUIRE(result.non_finite);
+    CHECK(*result.non_finite == "blocks." + std::to_string(layer) + ".attention.qkv.weight");
+    CHECK(!std::isfinite(result.squared_norms[0]));  // it has flowed on to embed.token.weight
+  }
+}
+
 }  // namespace
 }  // namespace sinkscope
