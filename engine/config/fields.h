@@ -129,8 +129,8 @@ struct SectionFields<ScheduleConfig> {
     using S = ScheduleConfig;
     visitor(Field{"type", &S::type, Unlimited{}, "shape of the learning rate after warm-up; wsd: constant, then a decay at the end"});
     visitor(Field{"warmup_steps", &S::warmup_steps, IntegerLimits{0, kMaxSteps}, "steps of linear warm-up, at most train.steps"});
-    visitor(Field{"final_fraction", &S::final_fraction, kFraction, "the last step runs at exactly this fraction of the peak"});
-    visitor(Field{"decay_fraction", &S::decay_fraction, kFraction, "wsd: fraction of all steps spent decaying at the end"});
+    visitor(Field{"final_fraction", &S::final_fraction, kFraction, "the last step of cosine, linear and wsd runs at exactly this fraction of the peak; constant, and wsd with decay_fraction 0, stay at the peak and ignore it"});
+    visitor(Field{"decay_fraction", &S::decay_fraction, kFraction, "wsd: fraction of all steps spent decaying at the end; 0: no decay; other types ignore it"});
   }
 };
 
