@@ -24,6 +24,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr int kProbePasses = 9;
+
 constexpr const char* kFlopsCounted =
     "6 N_matmul + 6 L H D T a token: matrices that multiply activations, the head once, causal attention at half";
 
@@ -48,6 +50,7 @@ struct StepResult {
   double tokens = 0, flops = 0;            // of a step
   std::size_t peak_memory = 0;             // bytes, of one model
   std::optional<double> probes;            // what the per-step probes add to a step, as a share of it
+  std::optional<double> probe_pass, fastest_probe_pass;  // seconds of a pass over the probe sets
   bool two_models_fit = true;
 };
 
@@ -67,6 +70,13 @@ StepResult time_steps(Ops& ops, const Config& config, int steps) {
   result.fastest = *std::min_element(alone.begin(), alone.end());
   result.peak_memory = ops.peak_memory();
   if (!config.probes.enabled) return result;
+  if (config.probes.every > 0) {
+    bench.probe_pass();
+    std::vector<double> passes;
+    for (int i = 0; i < kProbePasses; ++i) passes.push_back(bench.probe_pass());
+    result.probe_pass = median(passes);
+    result.fastest_probe_pass = *std::min_element(passes.begin(), passes.end());
+  }
   result.two_models_fit = static_cast<double>(result.peak_memory + StepBench::planned_bytes(ops, config, false)) <
                           0.95 * static_cast<double>(ops.total_memory());
   if (!result.two_models_fit) return result;
@@ -104,6 +114,11 @@ bool bound_by_matrix(const Ceilings& ceilings, const KernelCase& kernel) {
   return kernel.flops / ceilings.matrix_rate > kernel.bytes / ceilings.copy_rate;
 }
 
+/// A pass over the steps from one to the next.
+double pass_share(double pass, double step, const Config& config) {
+  return pass / (step * static_cast<double>(config.probes.every));
+}
+
 void print_step(const StepResult& step, const Config& config, const Ops& ops, const Ceilings& ceilings,
                 std::optional<double> datasheet) {
   const double rate = step.flops / step.seconds;
@@ -126,6 +141,12 @@ void print_step(const StepResult& step, const Config& config, const Ops& ops, co
     std::printf("probes              %+10.2f %% of the step (medians, taken in turns)\n", 100 * *step.probes);
   else if (!step.two_models_fit)
     std::printf("probes              not compared: a model with and one without do not fit at once\n");
+  if (step.probe_pass)
+    std::printf("probe pass          %10.2f ms (median of %d, fastest %.2f), every %lld steps: %.2f %% of their time "
+                "(fastest %.2f %%)\n",
+                *step.probe_pass * 1e3, kProbePasses, *step.fastest_probe_pass * 1e3,
+                static_cast<long long>(config.probes.every), 100 * pass_share(*step.probe_pass, step.seconds, config),
+                100 * pass_share(*step.fastest_probe_pass, step.fastest, config));
   std::printf("peak memory         %10.2f GiB\n", static_cast<double>(step.peak_memory) / (1024.0 * 1024.0 * 1024.0));
 }
 
@@ -162,6 +183,11 @@ Json to_json(const StepResult& step, const Config& config, const Ceilings& ceili
           {"mfu_datasheet", datasheet ? number_to_json(rate / *datasheet) : Json()},
           {"mfu_measured", number_to_json(rate / ceilings.matrix_rate)},
           {"probes_share", step.probes ? number_to_json(*step.probes) : Json()},
+          {"probe_pass_milliseconds", step.probe_pass ? number_to_json(*step.probe_pass * 1e3) : Json()},
+          {"probe_pass_fastest_milliseconds",
+           step.fastest_probe_pass ? number_to_json(*step.fastest_probe_pass * 1e3) : Json()},
+          {"probe_pass_share",
+           step.probe_pass ? number_to_json(pass_share(*step.probe_pass, step.seconds, config)) : Json()},
           {"peak_memory_bytes", step.peak_memory}};
 }
 

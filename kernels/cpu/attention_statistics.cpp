@@ -52,22 +52,32 @@ struct Sums {
   double cos_rest = 0;
 };
 
-/// Adds query t against the keys [k0, k0 + valid); `first_score` and `highest` live over the tiles.
-void add_row(const Scratch& scratch, const float* scores, std::int64_t t, std::int64_t k0, std::int64_t valid,
-             float lse, float& highest, Sums& sums) {
-  float top = highest;
-  float entropy = 0;
-  float cosine = 0;  // times the norm of the query
-  double* key_mass = scratch.key_mass + k0;
+/// Adds query t against the keys [k0, k0 + valid); `highest` lives over the tiles. Scores are there up to a whole
+/// number of vectors: those from `valid` on become -infinity, so that no loop has a remainder. The exponentials
+/// have a loop of their own: what would follow is compiled into their branches, which are then not vectorised.
+void add_row(const Scratch& scratch, float* scores, std::int64_t t, std::int64_t k0, std::int64_t valid, float lse,
+             float& highest, Sums& sums) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const float* key_inverse = scratch.key_inverse + k0;
-#pragma omp simd reduction(max : top) reduction(+ : entropy, cosine)
-  for (std::int64_t k = 0; k < valid; ++k) {
-    const float logarithm = scores[k] - lse;
-    const float weight = vector_exp(logarithm);
+  float cosine = 0;  // times the norm of the query
+#pragma omp simd reduction(+ : cosine)
+  for (std::int64_t k = 0; k < valid; ++k) cosine += scores[k] * key_inverse[k];
+  const std::int64_t padded = round_up(valid, kLanes);
+  std::fill(scores + valid, scores + padded, -kInfinity);
+  float weights[kKeyTile];
+  float top = highest;
+#pragma omp simd reduction(max : top)
+  for (std::int64_t k = 0; k < padded; ++k) {
+    weights[k] = vector_exp(scores[k] - lse);
     top = scores[k] > top ? scores[k] : top;
-    entropy -= weight > 0 ? weight * logarithm : 0.0F;
-    cosine += scores[k] * key_inverse[k];
-    key_mass[k] += static_cast<double>(weight);
+  }
+  float entropy = 0;
+  double* key_mass = scratch.key_mass + k0;
+#pragma omp simd reduction(+ : entropy)
+  for (std::int64_t k = 0; k < padded; ++k) {
+    const float logarithm = scores[k] - lse;
+    entropy -= weights[k] * (logarithm > -kInfinity ? logarithm : 0.0F);  // 0 ln 0 = 0
+    key_mass[k] += static_cast<double>(weights[k]);
   }
   highest = top;
   sums.entropy += static_cast<double>(entropy);
@@ -78,7 +88,7 @@ void add_row(const Scratch& scratch, const float* scores, std::int64_t t, std::i
   const double first = static_cast<double>(scores[0] * key_inverse[0]) * inverse;
   sums.cos_first += first;
   sums.cos_rest -= first;
-  sums.first_mass += static_cast<double>(vector_exp(scores[0] - lse));
+  sums.first_mass += static_cast<double>(weights[0]);
 }
 
 }  // namespace
@@ -140,7 +150,7 @@ void CpuOps::attention_statistics(const AttentionStatistics& args) {
       for (std::int64_t k0 = 0; k0 <= q0; k0 += kKeyTile) {
         strip_products(head, scratch.query, scratch.key_transposed, q0, k0, scratch.scores);
         for (std::int64_t r = 0; r < rows; ++r) {
-          const float* scores = scratch.scores + r * kKeyTile;
+          float* scores = scratch.scores + r * kKeyTile;
           if (k0 == 0) first[r] = scores[0];
           add_row(scratch, scores, q0 + r, k0, std::min(strip_keys(q0, k0), q0 + r - k0 + 1), lse[q0 + r], highest[r],
                   sums);

@@ -79,6 +79,8 @@ TEST_CASE("timed steps train, with and without probes alike") {
   without.copy_weights(with);
   CHECK(with.step() > 0);
   CHECK(without.step() > 0);
+  CHECK(with.probe_pass() > 0);
+  CHECK(with.probe_pass() > 0);
   CHECK(StepBench::planned_bytes(*ops, config, true) > StepBench::planned_bytes(*ops, config, false));
 }
 

@@ -161,6 +161,30 @@ TEST_CASE("abs_statistics finds the maximum, its first place and the lower media
   CHECK(std::isnan(ops->abs_statistics(large).max));  // a NaN is never hidden
 }
 
+TEST_CASE("abs_statistics is the same in one part and in several") {
+  Random random(55);
+  constexpr std::int64_t kRows = 300, kColumns = 101;
+  Floats normal({kRows, kColumns}, random.normals(kRows * kColumns));
+  Floats equal({kRows, kColumns}, Doubles(kRows * kColumns, -2.5));
+  Floats tied({kRows, kColumns}, Doubles(kRows * kColumns, 0.0));  // the maximum in every part, infinite
+  for (const std::int64_t place : {std::int64_t{9000}, std::int64_t{12000}, std::int64_t{29000}})
+    tied[place] = -std::numeric_limits<float>::infinity();
+  Floats spread({kRows, kColumns}, random.normals(kRows * kColumns));  // over many orders of magnitude
+  for (std::int64_t i = 0; i < spread.size(); ++i) spread[i] *= std::ldexp(1.0F, static_cast<int>(i % 200) - 100);
+  for (const Floats* x : {&normal, &equal, &tied, &spread}) {
+    Doubles sorted = x->doubles();
+    for (double& value : sorted) value = std::fabs(value);
+    const auto first = std::max_element(sorted.begin(), sorted.end()) - sorted.begin();
+    std::sort(sorted.begin(), sorted.end());
+    for (const int threads : {1, 2, 3, 5}) {
+      const AbsStatistics found = make_cpu_ops(threads)->abs_statistics(*x);
+      CHECK(found.max == sorted.back());
+      CHECK(found.max_row * kColumns + found.max_column == first);
+      CHECK(found.median == sorted[(sorted.size() - 1) / 2]);
+    }
+  }
+}
+
 TEST_CASE("Buffers are aligned; copies and zero reach every byte") {
   const auto ops = make_cpu_ops(2);
   for (const std::size_t bytes : {std::size_t{0}, std::size_t{1}, std::size_t{257}, std::size_t{100000}}) {

@@ -1,8 +1,11 @@
 #include "tools/bench/step.h"
 
+#include <algorithm>
 #include <chrono>
 
+#include "engine/data/dataset.h"
 #include "engine/model/random.h"
+#include "engine/probes/probe_sets.h"
 #include "engine/probes/step_probe.h"
 #include "engine/train/trainer.h"
 #include "tools/bench/arrays.h"
@@ -14,6 +17,22 @@ Config with_probes(Config config, bool probes) {
   config.probes.enabled = probes;
   return config;
 }
+
+/// Random tokens as the held-out text of the probe sets.
+class RandomText final : public TokenStream {
+ public:
+  RandomText(std::int64_t size, std::int64_t vocabulary)
+      : tokens_(random_tokens(random_key(3, "bench"), size, vocabulary)) {}
+  std::int64_t size() const override { return static_cast<std::int64_t>(tokens_.size()); }
+  void read(std::int64_t begin, std::span<std::int32_t> out) const override {
+    std::copy_n(tokens_.begin() + begin, out.size(), out.begin());
+  }
+  const std::vector<ShardInfo>& shards() const override { return shards_; }
+
+ private:
+  std::vector<std::int32_t> tokens_;
+  std::vector<ShardInfo> shards_;
+};
 
 }  // namespace
 
@@ -60,6 +79,18 @@ double StepBench::step() {
   StepRecord record;
   if (config_.probes.enabled) probes.fill(record);
   optimizer_.step(decoder_.parameters(), decoder_.gradients(), 1e-4, steps_);
+  ops_.synchronize();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+double StepBench::probe_pass() {
+  if (!probes_) {
+    const RandomText text((config_.probes.sequences + 1) * config_.train.sequence_length, config_.model.vocab_size);
+    probes_.emplace(ops_, decoder_, config_.probes, build_probe_sets(text, probe_set_options(config_)));
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  const StageRange range(ops_, "probes");
+  probes_->run(steps_, 0);
   ops_.synchronize();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }

@@ -1,13 +1,15 @@
-// Whole training steps on random tokens.
+// Whole training steps and probe passes on random tokens.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "engine/config/config.h"
 #include "engine/model/decoder.h"
 #include "engine/optim/adamw.h"
+#include "engine/probes/probe_pass.h"
 #include "kernels/ops.h"
 
 namespace sinkscope {
@@ -22,6 +24,8 @@ class StepBench {
   void copy_weights(const StepBench& other);
   /// Seconds of one step as the host sees it, from the first call until the device is done.
   double step();
+  /// Seconds of one probe pass over all probe sets; the first call also allocates it.
+  double probe_pass();
 
   const ParameterLayout& layout() const { return decoder_.layout(); }
   /// Bytes that a StepBench plans for on the device.
@@ -34,6 +38,7 @@ class StepBench {
   Config config_;
   Decoder decoder_;
   AdamW optimizer_;
+  std::optional<ProbePass> probes_;
   std::vector<std::int32_t> tokens_;
   std::vector<float> losses_;
   std::int64_t steps_ = 0;
