@@ -28,7 +28,8 @@ DecoderOptions decoder_options(const Config& config) {
           .max_length = config.train.sequence_length,
           .sink_positions = config.probes.enabled ? config.probes.positions : 0,
           .residual_norms = config.probes.enabled,
-          .training = true};
+          .training = true,
+          .recompute = config.train.recompute};
 }
 
 RunPlan plan_run(const Config& config) {

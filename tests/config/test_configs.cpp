@@ -101,7 +101,8 @@ TEST_CASE("schema and parser refuse the same values") {
   };
   for (const char* text :
        {R"({})", R"({"$schema": "x"})", R"({"name": "a/b-1"})", R"({"model": {"layers": 7}})",
-        R"({"train": {"optimizer": {"beta1": 0.0}}})", R"({"data": {"common_targets": ["none"]}})",
+        R"({"train": {"optimizer": {"beta1": 0.0}}})", R"({"train": {"recompute": "mlp"}})",
+        R"({"data": {"common_targets": ["none"]}})",
         R"({"ablation": {"train.seed": [1, 2]}})", R"({"probes": {"sink_threshold": 1}})"})
     CHECK(accepted(text));
   for (const char* text :
@@ -109,7 +110,8 @@ TEST_CASE("schema and parser refuse the same values") {
         R"({"model": {"layers": 0}})", R"({"model": {"layers": 1025}})", R"({"model": {"layers": "4"}})",
         R"({"model": {"layers": 1.5}})", R"({"model": {"norm": "batchnorm"}})", R"({"model": 3})",
         R"({"model": {"norm_eps": 0}})", R"({"train": {"optimizer": {"beta1": 1}}})",
-        R"({"train": {"sequence_length": 1}})", R"({"data": {"common_targets": []}})",
+        R"({"train": {"sequence_length": 1}})", R"({"train": {"recompute": "all"}})",
+        R"({"train": {"recompute": true}})", R"({"data": {"common_targets": []}})",
         R"({"data": {"common_targets": ["none", "none"]}})", R"({"data": {"train": [""]}})",
         R"({"ablation": {"train.sed": [1]}})", R"({"ablation": {"train.seed": []}})",
         R"({"ablation": {"train.seed": [1, 1]}})", R"({"ablation": {"train.seed": ["x"]}})",

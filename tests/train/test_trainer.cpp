@@ -89,6 +89,36 @@ TEST_CASE("probes change no bit of the losses or the parameters") {
   CHECK(test::read_file(on.run_directory / model) == test::read_file(off.run_directory / model));
 }
 
+TEST_CASE("recomputing activations changes no bit of what a run measures and learns, and may change at a resume") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  for (const char* preset : {"llama", "gpt2"}) {
+    const auto config = [&](const std::string& name, const std::string& recompute) {
+      return small_config(folder.path(), {"name=" + std::string(preset) + "-" + name, "train.steps=10",
+                                          "model.preset=" + std::string(preset), "model.layers=3",
+                                          "train.recompute=" + recompute});
+    };
+    const auto kept = train_quietly(config("none", "none")).run_directory;
+    const auto check_same = [&](const std::filesystem::path& run) {
+      INFO(run);
+      for (const char* log : {"metrics.jsonl", "probes.jsonl"})
+        CHECK(test::timeless_lines(run / log) == test::timeless_lines(kept / log));
+      for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {
+        const auto checkpoint = std::filesystem::path("checkpoints/step_00000010") / file;
+        CHECK(test::read_file(run / checkpoint) == test::read_file(kept / checkpoint));
+      }
+    };
+    REQUIRE(test::timeless_lines(kept / "metrics.jsonl").size() == 10);
+    for (const char* recompute : {"mlp", "block"}) check_same(train_quietly(config(recompute, recompute)).run_directory);
+
+    const std::atomic<bool> stop = true;
+    TrainOptions options;
+    options.stop = &stop;
+    REQUIRE(train(config("changed", "none"), std::move(options)).steps == 1);
+    check_same(train_quietly(config("changed", "block"), true).run_directory);
+  }
+}
+
 TEST_CASE("accumulated micro-batches make the step of one large batch") {
   TemporaryFolder folder;
   test::make_dataset(folder.path());
