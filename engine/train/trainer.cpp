@@ -84,6 +84,7 @@ class Run {
   Config config_;
   std::filesystem::path directory_;
   std::optional<RunLock> lock_;
+  std::vector<ProbeSet> probe_sets_;
   std::unique_ptr<Ops> ops_;
   Decoder decoder_;
   AdamW optimizer_;
@@ -108,7 +109,8 @@ Run::Run(const Config& config, TrainOptions options)
       dataset_(open_dataset(config.data)),
       config_(complete_config(config, dataset_)),
       directory_(run_directory(config_)),
-      ops_(make_ops(config_)),
+      probe_sets_(run_probe_sets(config_, dataset_)),
+      ops_(make_ops_that_fit(config_, probe_sets_)),
       decoder_(*ops_, config_.model, decoder_options(config_)),
       optimizer_(*ops_, decoder_.layout(), config_.train.optimizer),
       batches_(dataset_, config_),
@@ -122,9 +124,9 @@ Run::Run(const Config& config, TrainOptions options)
     if (!dataset_.validation)
       throw ConfigError(config_.name + ": probe passes need held-out text, and the dataset has none; give "
                         "data.validation, or set probes.every to 0");
-    probe_pass_.emplace(*ops_, decoder_, config_.probes,
-                        build_probe_sets(*dataset_.validation, probe_set_options(config_)));
+    probe_pass_.emplace(*ops_, decoder_, config_.probes, probe_sets_);
   }
+  ops_->reserve(backend_extents(config_, probe_sets_, backend_of(config_)));
   if (dataset_.tokenizer == "byte")
     tokenizer_ = make_byte_tokenizer();
   else if (!dataset_.tokenizer_path.empty())

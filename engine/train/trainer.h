@@ -6,12 +6,14 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "engine/config/config.h"
 #include "engine/metrics/sinks.h"
 #include "engine/model/decoder.h"
+#include "engine/train/run_memory.h"
 #include "kernels/ops.h"
 
 namespace sinkscope {
@@ -50,14 +52,21 @@ struct RunPlan {
   std::int64_t tokens_per_step = 0;
   std::int64_t train_tokens = 0;     // of the dataset
   std::string dataset_fingerprint;
-  std::vector<MemoryLine> memory;    // decoder, optimizer, probes
+  Backend backend;
+  std::vector<MemoryLine> memory;    // decoder, optimizer, probes, backend
+  std::optional<std::size_t> memory_available;  // bytes of the GPU that are free; absent without one
+  std::string no_gpu;                // why the GPU that is planned for is not there; empty when it is, or is not planned
 };
+/// Throws ConfigError, on a machine with a GPU also when the run does not fit into its free memory.
 RunPlan plan_run(const Config& config);
 
 /// The Ops of a config's device. Throws ConfigError naming `device` when this build or machine lacks it.
 std::unique_ptr<Ops> make_ops(const Config& config);
 
-/// The decoder options a run of this (completed) config uses.
+/// The same for a run, refused before it takes memory when it would not have enough. Throws ConfigError.
+std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets);
+
+/// The decoder options a run of this (completed) config uses on its device.
 DecoderOptions decoder_options(const Config& config);
 
 }  // namespace sinkscope

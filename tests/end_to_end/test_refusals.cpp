@@ -42,6 +42,16 @@ TEST_CASE("bad input gets one clear error and a status of 1") {
   check_refused(place, "train config.json", "train_00000.bin");
 }
 
+TEST_CASE("a dry run for a GPU prints its memory table, with a GPU and without") {
+  const Workplace place;
+  const Outcome outcome = place.run("train config.json --set device=cuda --dry-run");
+  INFO(outcome.output);
+  CHECK(outcome.status == 0);
+  for (const char* part : {"\ndevice memory     ", "\nactivations    blocks: mlp up ", "\nbackend        matrix product workspace "})
+    CHECK(contains(outcome.output, part));
+  CHECK(!std::filesystem::exists(place.path() / "runs"));
+}
+
 TEST_CASE("a full disk stops the run with the file named, and the run goes on when there is room") {
   const Workplace place;
   REQUIRE(place.run("train config.json --set name=whole").status == 0);
