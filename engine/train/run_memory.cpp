@@ -176,7 +176,8 @@ void expect_fit(const Config& config, std::span<const ProbeSet> sets, const Back
                     format("a train.micro_batch of %lld takes %.0f MiB of device memory, and %.0f MiB are free; ",
                            static_cast<long long>(config.train.micro_batch), mebibytes(total_bytes(lines)),
                            mebibytes(available)) +
-                    (largest > 0 ? "the largest that fits is " + std::to_string(largest) : "not even 1 fits") + "\n" + table);
+                    (largest > 0 ? "the largest that fits is " + std::to_string(largest) : "not even 1 fits") +
+                    "\n" + table);
 }
 
 }  // namespace sinkscope

@@ -17,7 +17,8 @@ class Recorder final : public ActivationObserver {
   explicit Recorder(Ops& ops) : ops_(ops) {}
   void embedding(const Tensor& h) override { add(h); }
   void block(const BlockActivations& b) override {
-    for (const Tensor& tensor : {b.input, b.qkv, b.lse, b.attention_output, b.middle, b.mlp_output, b.output}) add(tensor);
+    for (const Tensor& tensor : {b.input, b.qkv, b.lse, b.attention_output, b.middle, b.mlp_output, b.output})
+      add(tensor);
   }
   Values seen;
 
@@ -96,7 +97,8 @@ TEST_CASE("recomputed activations change no bit of losses, gradients, sink score
 TEST_CASE("recomputing is bitwise the same at sizes that are cut into parts, on one thread and on two") {
   for (const std::string preset : {"gpt2", "llama", "qwen3"}) {
     const ModelConfig config = resolved_model(
-        R"({"layers": 4, "channels": 48, "heads": 4, "head_dim": 16, "hidden": 100, "preset": ")" + preset + "\"}", 211, 130);
+        R"({"layers": 4, "channels": 48, "heads": 4, "head_dim": 16, "hidden": 100, "preset": ")" + preset + "\"}", 211,
+        130);
     for (const int threads : {1, 2})
       check_same(threads, config, {.max_sequences = 2, .max_length = 130, .sink_positions = 5, .residual_norms = true}, 82);
   }

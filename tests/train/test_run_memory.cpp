@@ -66,7 +66,8 @@ TEST_CASE("GPT-2 124M at 64 x 1024 takes less than the 28.5 GB of PyTorch, with 
   CHECK(static_cast<double>(total) == Approx(25.15e9).epsilon(1e-3));
 
   auto bytes = by_arena(lines);
-  const std::size_t N = 64 * 1024, C = 768, L = 12, P = static_cast<std::size_t>(ParameterLayout(config.model).flat_size());
+  const std::size_t N = 64 * 1024, C = 768, L = 12;
+  const auto P = static_cast<std::size_t>(ParameterLayout(config.model).flat_size());
   CHECK(bytes["parameters"] == 2 * P);
   CHECK(bytes["gradients"] == 4 * P);
   // Five rows of C, qkv of 3C, up and activation of 4C each in bf16; lse of 12 heads and two norms' statistics in f32.
@@ -148,7 +149,8 @@ TEST_CASE("the largest micro-batch that fits is the largest, also where probe se
   for (const std::vector<std::string>& overrides :
        {std::vector<std::string>{"train.micro_batch=40"},
         {"train.micro_batch=40", "probes.sequences=30"},
-        {"train.micro_batch=50", "probes.sequences=33", "train.recompute=block", "model.layers=6", "probes.short_length=5"},
+        {"train.micro_batch=50", "probes.sequences=33", "train.recompute=block", "model.layers=6",
+         "probes.short_length=5"},
         {"train.micro_batch=9", "probes.sequences=64"},
         {"train.micro_batch=1"}}) {
     const Config config = small(overrides);
