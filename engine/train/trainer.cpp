@@ -262,19 +262,20 @@ StepRecord Run::training_step(std::int64_t step) {
   for (std::int64_t micro = 0; micro < train.gradient_accumulation; ++micro) {
     batches_.draw(state_.sample, batch_);
     decoder_.forward(batch_.sequences, batch_.length, batch_.inputs.data());
+    decoder_.loss(batch_.targets.data(), losses_.data(), scale);
+    sums.add(losses_, batch_);
+    if (!std::isfinite(sums.all))
+      stop_not_finite(step, "the loss", first_non_finite(*ops_, decoder_, batch_));
+    const std::vector<float> sink = decoder_.sink_scores(), norms = decoder_.residual_norms();
+    decoder_.backward();  // a GPU works on it while the host sums up
     if (config_.probes.enabled)
-      summarize_step(decoder_.sink_scores(), decoder_.residual_norms(),
+      summarize_step(sink, norms,
                      {.layers = config_.model.layers,
                       .sequences = batch_.sequences,
                       .heads = config_.model.heads,
                       .positions = config_.probes.positions,
                       .length = batch_.length},
                      config_.probes.sink_threshold, probes);
-    decoder_.loss(batch_.targets.data(), losses_.data(), scale);
-    sums.add(losses_, batch_);
-    if (!std::isfinite(sums.all))
-      stop_not_finite(step, "the loss", first_non_finite(*ops_, decoder_, batch_));
-    decoder_.backward();
   }
   StepRecord record;
   record.learning_rate = learning_rate(train.schedule, train.optimizer.learning_rate, step, train.steps);

@@ -46,16 +46,17 @@ double StepBench::step() {
   decoder_.zero_gradients();
   for (std::int64_t micro = 0; micro < config_.train.gradient_accumulation; ++micro) {
     decoder_.forward(B, T, tokens_.data());
+    decoder_.loss(tokens_.data() + 1, losses_.data(), scale);
+    const std::vector<float> sink = decoder_.sink_scores(), norms = decoder_.residual_norms();
+    decoder_.backward();
     if (config_.probes.enabled)
-      summarize_step(decoder_.sink_scores(), decoder_.residual_norms(),
+      summarize_step(sink, norms,
                      {.layers = config_.model.layers,
                       .sequences = B,
                       .heads = config_.model.heads,
                       .positions = config_.probes.positions,
                       .length = T},
                      config_.probes.sink_threshold, probes);
-    decoder_.loss(tokens_.data() + 1, losses_.data(), scale);
-    decoder_.backward();
   }
   StepRecord record;
   if (config_.probes.enabled) probes.fill(record);
