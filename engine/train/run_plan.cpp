@@ -51,7 +51,7 @@ RunPlan plan_run(const Config& config) {
   append(Decoder::memory_plan(c.model, decoder_options(c), ops->compute_dtype()));
   append(AdamW::memory_plan(layout, ops->compute_dtype()));
   if (c.probes.enabled && c.probes.every > 0 && dataset.validation) {
-    const std::vector<ProbeSet> sets = build_probe_sets(*dataset.validation, probe_set_options(c));
+    const std::vector<ProbeSet> sets = build_probe_sets(*dataset.validation, probe_set_options(c, dataset.vocab_size));
     append(ProbePass::memory_plan(c.model, decoder_options(c), c.probes, sets, ops->compute_dtype()));
   }
   return plan;

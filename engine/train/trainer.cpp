@@ -123,7 +123,7 @@ Run::Run(const Config& config, TrainOptions options)
       throw ConfigError(config_.name + ": probe passes need held-out text, and the dataset has none; give "
                         "data.validation, or set probes.every to 0");
     probe_pass_.emplace(*ops_, decoder_, config_.probes,
-                        build_probe_sets(*dataset_.validation, probe_set_options(config_)));
+                        build_probe_sets(*dataset_.validation, probe_set_options(config_, dataset_.vocab_size)));
   }
   if (dataset_.tokenizer == "byte")
     tokenizer_ = make_byte_tokenizer();
