@@ -57,6 +57,10 @@ struct Dataset {
 /// vocabulary is not that of the shards. Throws std::runtime_error / ConfigError.
 Dataset open_dataset(const DataConfig& config);
 
+/// Whether what the config names is not there at all: nothing at data.path, no file for any pattern of
+/// data.train. A dataset that cannot be read or is damaged is there.
+bool dataset_absent(const DataConfig& config);
+
 struct TokenizeOptions {
   std::vector<std::filesystem::path> inputs;  // .txt, .jsonl (key `text_key`), .zst of either, folders of them
   std::filesystem::path output;               // folder: dataset.json, train_00000.bin, validation_00000.bin, tokenizer files
