@@ -24,10 +24,17 @@ void print_plan(const RunPlan& plan) {
   std::printf("tokens per step   %lld (%.4g FLOPs)\n", static_cast<long long>(plan.tokens_per_step),
               tokens * plan.flops_per_token);
   const double run_tokens = tokens * static_cast<double>(plan.config.train.steps);
-  std::printf("tokens of the run %.0f (%.3g epochs of %lld; %.3g FLOPs)\n", run_tokens,
-              run_tokens / static_cast<double>(plan.train_tokens), static_cast<long long>(plan.train_tokens),
-              run_tokens * plan.flops_per_token);
-  std::printf("dataset           %s\n", plan.dataset_fingerprint.c_str());
+  if (plan.dataset_absent) {
+    const DataConfig& data = plan.config.data;
+    std::printf("tokens of the run %.0f (%.3g FLOPs)\n", run_tokens, run_tokens * plan.flops_per_token);
+    std::printf("dataset           absent (%s): no epochs, no fingerprint, no ids of BOS and EOS, no memory of probe passes\n",
+                data.path.empty() ? "no file matches data.train" : (data.path + " is not there").c_str());
+  } else {
+    std::printf("tokens of the run %.0f (%.3g epochs of %lld; %.3g FLOPs)\n", run_tokens,
+                run_tokens / static_cast<double>(plan.train_tokens), static_cast<long long>(plan.train_tokens),
+                run_tokens * plan.flops_per_token);
+    std::printf("dataset           %s\n", plan.dataset_fingerprint.c_str());
+  }
   if (plan.memory_available)
     std::printf("device memory     %.0f of %.0f MiB that are free\n", mebibytes(total_bytes(plan.memory)),
                 mebibytes(*plan.memory_available));

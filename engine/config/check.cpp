@@ -1,54 +1,16 @@
 // What a value must be for its field, and the messages when it is not.
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "engine/config/json_text.h"
 #include "engine/config/load.h"
 #include "engine/config/spec.h"
+#include "engine/config/words.h"
 
 namespace sinkscope {
 namespace {
 
 constexpr std::size_t kMaxSuggestions = 3;
-
-/// Insertions, deletions, substitutions and swaps of neighbours that turn one word into the other
-/// (optimal string alignment).
-std::size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<std::size_t> before(b.size() + 1), previous(b.size() + 1), current(b.size() + 1);
-  std::iota(previous.begin(), previous.end(), std::size_t{0});
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    current[0] = i;
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      current[j] = std::min({previous[j] + 1, current[j - 1] + 1, previous[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
-      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-        current[j] = std::min(current[j], before[j - 2] + 1);
-    }
-    before.swap(previous);
-    previous.swap(current);
-  }
-  return previous[b.size()];
-}
-
-/// Whether one may have been meant by the other: at most a third of its letters differ.
-bool is_near(const std::string& typed, const std::string& known) {
-  if (typed.size() > 2 * known.size() + 2) return false;
-  return edit_distance(typed, known) <= std::max<std::size_t>(1, known.size() / 3);
-}
-
-std::string nearest(const std::string& typed, const std::vector<std::string>& known) {
-  std::string best;
-  std::size_t best_distance = 0;
-  for (const std::string& candidate : known) {
-    if (!is_near(typed, candidate)) continue;
-    const std::size_t distance = edit_distance(typed, candidate);
-    if (best.empty() || distance < best_distance) {
-      best = candidate;
-      best_distance = distance;
-    }
-  }
-  return best;
-}
 
 void collect_all(const FieldSpec& spec, std::vector<const FieldSpec*>& all) {
   for (const FieldSpec& child : spec.children) {
@@ -111,7 +73,7 @@ std::vector<std::string> suggestions(const std::string& path) {
   if (section != nullptr) {
     std::vector<std::string> siblings;
     for (const FieldSpec& child : section->children) siblings.push_back(child.key);
-    const std::string sibling = nearest(key, siblings);
+    const std::string sibling = nearest_word(key, siblings);
     if (!sibling.empty()) return {join_path(parent, sibling)};
     for (const std::string& known : siblings)
       if (abbreviates(key, known)) return {join_path(parent, known)};
@@ -120,7 +82,7 @@ std::vector<std::string> suggestions(const std::string& path) {
 
   std::vector<std::string> keys;
   for (const FieldSpec* spec : all) keys.push_back(spec->key);
-  const std::string elsewhere = nearest(key, keys);
+  const std::string elsewhere = nearest_word(key, keys);
   for (const FieldSpec* spec : all)
     if (!elsewhere.empty() && spec->key == elsewhere && found.size() < kMaxSuggestions) found.push_back(spec->path);
   return found;
@@ -172,7 +134,7 @@ void check_choice(const FieldSpec& spec, const std::string& expected, const Json
   if (!value.is_string()) fail(origin, path, expected, value);
   const auto& text = value.get_ref<const std::string&>();
   if (std::find(spec.choices.begin(), spec.choices.end(), text) != spec.choices.end()) return;
-  const std::string meant = nearest(text, spec.choices);
+  const std::string meant = nearest_word(text, spec.choices);
   fail(origin, path, expected, value, meant.empty() ? "" : "; did you mean " + in_quotes(meant) + "?");
 }
 

@@ -58,7 +58,7 @@ DecoderOptions decoder_options(const Config& config, const Backend& backend) {
 
 std::vector<ProbeSet> run_probe_sets(const Config& config, const Dataset& dataset) {
   if (!config.probes.enabled || config.probes.every == 0 || !dataset.validation) return {};
-  return build_probe_sets(*dataset.validation, probe_set_options(config));
+  return build_probe_sets(*dataset.validation, probe_set_options(config, dataset.vocab_size));
 }
 
 BackendExtents backend_extents(const Config& config, std::span<const ProbeSet> sets, const Backend& backend) {

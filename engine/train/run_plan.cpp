@@ -28,14 +28,20 @@ DecoderOptions decoder_options(const Config& config) { return decoder_options(co
 RunPlan plan_run(const Config& config) {
   RunPlan plan;
   plan.config = config;
-  const Dataset dataset = open_dataset(config.data);
-  resolve_with_dataset(plan.config, dataset.vocab_size, dataset.bos_id, dataset.eos_id);
+  plan.dataset_absent = config.model.vocab_size > 0 && dataset_absent(config.data);
+  const Dataset dataset = plan.dataset_absent ? Dataset{} : open_dataset(config.data);
+  if (plan.dataset_absent) {
+    resolve_with_dataset(plan.config, 0, 0, 0);  // no size depends on which tokens are BOS and EOS
+    plan.config.data = config.data;
+  } else {
+    resolve_with_dataset(plan.config, dataset.vocab_size, dataset.bos_id, dataset.eos_id);
+  }
   const Config& c = plan.config;
   const ParameterLayout layout(c.model);
   plan.parameters = layout.parameter_count();
   plan.flops_per_token = training_flops_per_token(c.model, c.train.sequence_length);
   plan.tokens_per_step = c.train.micro_batch * c.train.gradient_accumulation * c.train.sequence_length;
-  plan.train_tokens = dataset.train->size();
+  plan.train_tokens = dataset.train ? dataset.train->size() : 0;
   plan.dataset_fingerprint = dataset.fingerprint;
 
   const std::vector<ProbeSet> sets = run_probe_sets(c, dataset);

@@ -44,14 +44,17 @@ std::filesystem::path run_directory(const Config& config);
 /// step and the first tensor that is not finite named; checkpoints written before stay.
 TrainResult train(const Config& config, TrainOptions options);
 
-/// Opens the dataset and completes the config with it; what a dry run prints.
+/// Opens the dataset and completes the config with it; what a dry run prints. Where the dataset is absent
+/// and model.vocab_size is given, the plan is made without: ids of BOS and EOS stay as the config has them,
+/// and the memory of probe passes is left out.
 struct RunPlan {
   Config config;
+  bool dataset_absent = false;
   std::int64_t parameters = 0;
   double flops_per_token = 0;        // of one training step
   std::int64_t tokens_per_step = 0;
-  std::int64_t train_tokens = 0;     // of the dataset
-  std::string dataset_fingerprint;
+  std::int64_t train_tokens = 0;     // of the dataset; 0 when it is absent
+  std::string dataset_fingerprint;   // empty when it is absent
   Backend backend;
   std::vector<MemoryLine> memory;    // decoder, optimizer, probes, backend
   std::optional<std::size_t> memory_available;  // bytes of the GPU that are free; absent without one
