@@ -54,6 +54,17 @@ TEST_CASE("every shipped config loads and conforms to the schema") {
   }
 }
 
+TEST_CASE("the README says how the dataset of every shipped config is made") {
+  const std::string readme = read_file(std::filesystem::path(SINKSCOPE_CONFIGS).parent_path() / "README.md");
+  for (const auto& [name, file] : shipped()) {
+    INFO(name);
+    const std::size_t row = readme.find("`configs/" + name + ".json`");
+    REQUIRE(row != std::string::npos);
+    const std::string rest = readme.substr(row, readme.find('\n', row) - row);
+    CHECK(rest.find("sinkscope tokenize TEXT --output " + load_config(file).data.path + " --") != std::string::npos);
+  }
+}
+
 TEST_CASE("the shipped presets have the sizes that their names say") {
   const auto files = shipped();
   const Config gpt2 = load_config(files.at("gpt2-124m"));
