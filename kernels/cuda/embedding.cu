@@ -1,12 +1,11 @@
 // Embedding lookup, and its gradient without atomics: tokens are sorted (stably, so equal tokens keep
-// their order), then each distinct token's rows are added up by one warp or block in a fixed order.
+// their order), then each distinct token's rows are added up by one block in a fixed order.
 #include <cub/device/device_radix_sort.cuh>
 
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/vec.cuh"
 
 namespace sinkscope {
@@ -70,46 +69,13 @@ __device__ void combine_lanes(float (*shared)[kColumns][kVector], const float (&
   }
 }
 
-/// Runs of up to kShortRun equal tokens are added up by a warp each, longer ones by a block each.
-constexpr std::int64_t kShortRun = kWarp;
-
-/// Whether a run of equal tokens begins at this place of the sorted ones.
-__device__ inline bool run_begins(const std::int32_t* sorted, std::int64_t place) {
-  return place == 0 || sorted[place - 1] != sorted[place];
-}
-
-/// Warp per place in the sorted tokens where a short run begins; others leave at once.
+/// Block per place in the sorted tokens where a new token begins; others leave at once.
 template <bool Aligned, class T>
-__global__ void __launch_bounds__(kThreads) short_runs_kernel(float* dwte, const T* dout, const std::int32_t* sorted,
-                                                              const std::int32_t* order, std::int64_t rows,
-                                                              std::int64_t channels) {
-  const std::int64_t begin = std::int64_t{blockIdx.x} * (kThreads / kWarp) + threadIdx.x / kWarp;
-  if (begin >= rows || !run_begins(sorted, begin)) return;
-  const std::int32_t token = sorted[begin];
-  const std::int64_t next = begin + 1 + threadIdx.x % kWarp;
-  const unsigned equal = __ballot_sync(kAllLanes, next < rows && sorted[next] == token);
-  if (equal == kAllLanes) return;  // longer than kShortRun
-  const std::int64_t end = begin + __ffs(static_cast<int>(~equal));
-  for (std::int64_t c = threadIdx.x % kWarp * kVector; c < channels; c += kWarp * kVector) {
-    float acc[kVector] = {};
-    add_rows<Aligned, T>(acc, begin, end, 1, [&](std::int64_t i) { return dout + order[i] * channels + c; }, channels - c);
-    float* out = dwte + token * channels + c;
-    float sum[kVector];
-    load_some<Aligned>(out, channels - c, sum);
-#pragma unroll
-    for (int j = 0; j < kVector; ++j) sum[j] += acc[j];
-    store_some<Aligned>(out, channels - c, sum);
-  }
-}
-
-/// Block per place in the sorted tokens where a long run begins; others leave at once.
-template <bool Aligned, class T>
-__global__ void __launch_bounds__(kThreads) long_runs_kernel(float* dwte, const T* dout, const std::int32_t* sorted,
-                                                             const std::int32_t* order, std::int64_t rows,
-                                                             std::int64_t channels) {
+__global__ void token_gradient_kernel(float* dwte, const T* dout, const std::int32_t* sorted, const std::int32_t* order,
+                                      std::int64_t rows, std::int64_t channels) {
   const std::int64_t begin = blockIdx.x;
   const std::int32_t token = sorted[begin];
-  if (begin + kShortRun >= rows || sorted[begin + kShortRun] != token || !run_begins(sorted, begin)) return;
+  if (begin > 0 && sorted[begin - 1] == token) return;
   std::int64_t low = begin + 1, high = rows;  // the run ends at the first place that holds a larger token
   while (low < high) {
     const std::int64_t middle = (low + high) / 2;
@@ -202,14 +168,10 @@ void CudaOps::embedding_backward(const EmbeddingBackward& args) {
              "embedding_backward: sort");
   cuda::with_real(real_, [&]<class R>(R) {
     const auto* dout = cuda::pointer<const R>(args.dout);
-    cuda::with_bool(cuda::vector_rows(C, dout, cuda::pointer<float>(args.dwte)), [&](auto aligned) {
+    cuda::with_bool(cuda::vector_rows(C, dout), [&](auto aligned) {
       constexpr bool kAligned = decltype(aligned)::value;
-      auto* dwte = cuda::pointer<float>(args.dwte);
-      cuda::short_runs_kernel<kAligned><<<cuda::grid_of(N, cuda::kThreads / cuda::kWarp, N), cuda::kThreads, 0, stream_>>>(
-          dwte, dout, sorted, order, N, C);
-      if (N > cuda::kShortRun)
-        cuda::long_runs_kernel<kAligned><<<static_cast<unsigned>(N - cuda::kShortRun), cuda::kThreads, 0, stream_>>>(
-            dwte, dout, sorted, order, N, C);
+      cuda::token_gradient_kernel<kAligned><<<static_cast<unsigned>(N), cuda::kThreads, 0, stream_>>>(
+          cuda::pointer<float>(args.dwte), dout, sorted, order, N, C);
       if (args.dwpe) {
         const dim3 grid(static_cast<unsigned>(T), static_cast<unsigned>(cuda::ceil_div(C, cuda::kColumns * cuda::kVector)));
         cuda::position_gradient_kernel<kAligned><<<grid, cuda::kThreads, 0, stream_>>>(cuda::pointer<float>(args.dwpe),
