@@ -21,6 +21,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -264,6 +265,8 @@ struct AbsStatistics {
   double median = 0;          // of |x|; the lower of the two middle ones for an even count
 };
 
+struct BackendExtents;  // kernels/backend_memory.h
+
 /// Frees what Ops::allocate returned.
 class Ops;
 struct BufferDeleter {
@@ -285,6 +288,13 @@ class Ops {
 
   // Memory of the device. Buffers are aligned to at least 256 bytes and not initialised.
   virtual Buffer allocate(std::size_t bytes) = 0;
+  /// Bytes that can be had now, those that the backend itself holds counted in; nothing where no limit is known
+  /// (the CPU).
+  virtual std::optional<std::size_t> memory_available() const = 0;
+  /// On a GPU takes what operations within these extents need for themselves (cuda_memory() says how much), so
+  /// that none of them allocates; one that needs more throws std::logic_error from now on. Without it such
+  /// memory grows to what is asked. On the CPU nothing.
+  virtual void reserve(const BackendExtents& extents) = 0;
   virtual void copy_from_host(const Tensor& dst, const void* src) = 0;
   virtual void copy_to_host(void* dst, const Tensor& src) = 0;
   virtual void copy(const Tensor& dst, const Tensor& src) = 0;  // same dtype and size

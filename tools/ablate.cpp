@@ -37,6 +37,8 @@ bool train_arm(const Config& arm, bool resume) {
 void run(const AblateArguments& arguments) {
   const Config config = load_config(arguments.config, arguments.overrides);
   const std::vector<Config> arms = expand_ablation(config);
+  const std::filesystem::path page = run_directory(config) / "report.html";
+  if (!arguments.no_html && !arguments.dry_run) require_report_possible(arms.size(), page);  // before the training
   for (std::size_t i = 0; i < arms.size() && !arguments.dry_run && !arguments.resume; ++i)
     if (std::filesystem::exists(run_directory(arms[i]) / "config.json"))  // before the first arm, not after it
       throw std::runtime_error(run_directory(arms[i]).string() +
@@ -60,9 +62,8 @@ void run(const AblateArguments& arguments) {
   for (const Config& arm : arms) runs.push_back(load_run(run_directory(arm)));
   std::cout << "\n" << summary_table(runs) << "\n" << plain_summary(runs) << std::flush;
   if (arguments.no_html) return;
-  const std::filesystem::path file = run_directory(config) / "report.html";
-  write_report(runs, file);
-  std::cout << "\nreport: " << file.string() << std::endl;
+  write_report(runs, page);
+  std::cout << "\nreport: " << page.string() << std::endl;
 }
 
 }  // namespace

@@ -53,7 +53,7 @@ void compare(const CompareOptions& options) {
 void add_compare_command(CLI::App& app) {
   const auto options = std::make_shared<CompareOptions>();
   CLI::App* command = app.add_subcommand("compare", "Compare runs: a table, a reading and an HTML page");
-  command->add_option("runs", options->runs, "run directories, 1 to 8")->required()->expected(1, 8)->type_name("RUN");
+  command->add_option("runs", options->runs, "run directories, 1 to 8")->required()->expected(1, static_cast<int>(kMaxPageRuns))->type_name("RUN");
   CLI::Option* html = command->add_option("--html", options->html,
                                           "the page (default: report.html in the folder that holds the runs, or in "
                                           "the run's own when there is one)");

@@ -1,6 +1,9 @@
+#define PCRE2_CODE_UNIT_WIDTH 8
 #include <omp.h>
+#include <pcre2.h>
 #include <unistd.h>
 #include <xxhash.h>
+#include <zlib.h>
 #include <zstd.h>
 
 #include <CLI/CLI.hpp>
@@ -49,6 +52,13 @@ std::string version(int major, int minor, int patch) {
   return std::to_string(major) + "." + std::to_string(minor) + "." + std::to_string(patch);
 }
 
+/// "10.42 2022-12-11".
+std::string pcre2_version() {
+  std::string text(static_cast<std::size_t>(pcre2_config(PCRE2_CONFIG_VERSION, nullptr)), '\0');
+  pcre2_config(PCRE2_CONFIG_VERSION, text.data());
+  return text.c_str();  // less the NUL at its end
+}
+
 void check() {
   std::printf("%s\n\nCompiled in\n", build_description().c_str());
   found("CPU backend", make_cpu_ops()->description());
@@ -61,7 +71,9 @@ void check() {
   missing("sentencepiece", "no training and reading of sentencepiece tokenizers",
           "install libsentencepiece-dev and build again");
 #endif
+  found("PCRE2", pcre2_version());
   found("zstd", ZSTD_versionString());
+  found("zlib", zlibVersion());
   found("xxHash", version(static_cast<int>(XXH_versionNumber() / 10000), static_cast<int>(XXH_versionNumber() / 100 % 100),
                           static_cast<int>(XXH_versionNumber() % 100)));
   found("nlohmann/json",

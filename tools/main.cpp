@@ -8,7 +8,9 @@
 #include <new>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
+#include <string>
 
+#include "tools/arguments.h"
 #include "tools/commands.h"
 #include "tools/program.h"
 
@@ -46,7 +48,8 @@ int main(int argc, char** argv) {
     } catch (const CLI::Success& done) {
       return app.exit(done);  // --help, --version
     } catch (const CLI::ParseError& error) {
-      print_error(error.what());
+      const std::string unknown = sinkscope::unknown_word(app);
+      print_error(unknown.empty() ? error.what() : unknown.c_str());
       return 1;
     }
   } catch (const sinkscope::StoppedBySignal& stopped) {

@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdint>
+#include <ctime>
 #include <filesystem>
 
 #include "engine/checkpoint/checkpoint.h"
@@ -15,12 +17,23 @@ namespace {
 
 std::atomic<bool> interrupt_flag = false;
 std::atomic<int> interrupt_signal = 0;
-static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free, "set from a signal handler");
+std::atomic<std::int64_t> interrupt_second = 0;
+static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free &&
+              std::atomic<std::int64_t>::is_always_lock_free, "set from a signal handler");
 
+/// The first signal asks for a checkpoint, and so do those right behind it: launchers such as `timeout` send one
+/// to the program and one to its process group. A signal that comes two seconds later or more ends the program.
 void on_signal(int signal) {
-  interrupt_signal.store(signal);
-  interrupt_flag.store(true);
-  std::signal(signal, SIG_DFL);
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  if (!interrupt_flag.load()) {
+    interrupt_second.store(now.tv_sec);
+    interrupt_signal.store(signal);
+    interrupt_flag.store(true);
+  } else if (now.tv_sec - interrupt_second.load() >= 2) {
+    std::signal(signal, SIG_DFL);
+    std::raise(signal);
+  }
 }
 
 }  // namespace

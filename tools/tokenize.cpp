@@ -1,49 +1,14 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 
 #include "engine/data/dataset.h"
-#include "engine/data/tokenizer.h"
 #include "tools/commands.h"
 
 namespace sinkscope {
 namespace {
 
-struct Arguments {
-  TokenizeOptions options;
-  std::int64_t train_vocab_size = 0;  // 0: the tokenizer is given
-};
-
-/// A file beside the output, removed at the end: the dataset folder gets its own copy.
-struct TemporaryModel {
-  std::filesystem::path path;
-  ~TemporaryModel() {
-    std::error_code ignored;
-    std::filesystem::remove(path, ignored);
-  }
-};
-
-void run(Arguments arguments) {
-  TokenizeOptions& options = arguments.options;
-  TemporaryModel model;
-  if (arguments.train_vocab_size > 0) {
-    if (std::filesystem::exists(options.output))  // before the long work, not after
-      throw std::runtime_error(options.output.string() + ": exists already; the output must be a new folder");
-    auto output = std::filesystem::absolute(options.output).lexically_normal();
-    if (!output.has_filename()) output = output.parent_path();
-    std::filesystem::create_directories(output.parent_path());
-    options.tokenizer = output.string() + ".tokenizer.model";
-    if (std::filesystem::exists(options.tokenizer))
-      throw std::runtime_error(options.tokenizer.string() + ": exists already; remove it or choose another output");
-    model.path = options.tokenizer;
-    train_sentencepiece({.inputs = options.inputs,
-                         .model = options.tokenizer,
-                         .vocab_size = arguments.train_vocab_size,
-                         .seed = 1,
-                         .text_key = options.text_key,
-                         .document_separator = options.document_separator});
-  }
+void run(const TokenizeOptions& options) {
   const TokenizeSummary summary = tokenize(options);
   std::printf("%s: %lld documents, %lld bytes, %lld training tokens, %lld validation tokens\n",
               options.output.c_str(), static_cast<long long>(summary.documents), static_cast<long long>(summary.bytes),
@@ -53,15 +18,15 @@ void run(Arguments arguments) {
 }  // namespace
 
 void add_tokenize_command(CLI::App& app) {
-  auto arguments = std::make_shared<Arguments>();
-  TokenizeOptions& options = arguments->options;
+  const auto shared = std::make_shared<TokenizeOptions>();
+  TokenizeOptions& options = *shared;
   CLI::App* command = app.add_subcommand("tokenize", "Turn text into a folder of token shards to train on");
   command->add_option("input", options.inputs, ".txt, .jsonl, .zst of either, or folders of them")->required();
   command->add_option("--output", options.output, "The dataset folder to write; must not exist")->required();
   auto* tokenizer = command->add_option("--tokenizer", options.tokenizer,
                                         "\"byte\", a sentencepiece .model, or a folder with encoder.json and vocab.bpe");
   auto* train = command
-                    ->add_option("--train-sentencepiece", arguments->train_vocab_size,
+                    ->add_option("--train-sentencepiece", options.train_vocab_size,
                                  "Train a sentencepiece tokenizer of this vocabulary size on the inputs")
                     ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20));
   tokenizer->excludes(train);
@@ -72,10 +37,10 @@ void add_tokenize_command(CLI::App& app) {
   command->add_option("--document-separator", options.document_separator,
                       "Line between documents in .txt; empty: one document a file")->capture_default_str();
   command->add_option("--shard-tokens", options.shard_tokens, "Tokens a shard")->capture_default_str();
-  command->callback([arguments, tokenizer, train] {
+  command->callback([shared, tokenizer, train] {
     if (tokenizer->count() + train->count() == 0)
       throw CLI::RequiredError("--tokenizer or --train-sentencepiece");
-    run(*arguments);
+    run(*shared);
   });
 }
 

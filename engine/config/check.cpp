@@ -6,6 +6,7 @@
 #include "engine/config/load.h"
 #include "engine/config/spec.h"
 #include "engine/config/suggest.h"
+#include "engine/config/words.h"
 
 namespace sinkscope {
 namespace {

@@ -67,6 +67,7 @@ struct TrainConfig {
   std::int64_t micro_batch = 32;       // sequences per forward and backward pass
   std::int64_t gradient_accumulation = 1;
   std::int64_t sequence_length = 128;  // T
+  Recompute recompute = Recompute::none;
   std::int64_t seed = 1;
   OptimizerConfig optimizer;
   ScheduleConfig schedule;

@@ -22,6 +22,8 @@ constexpr Names<ScheduleType, 4> kScheduleTypes{{{ScheduleType::cosine, "cosine"
                                                  {ScheduleType::linear, "linear"},
                                                  {ScheduleType::wsd, "wsd"},
                                                  {ScheduleType::constant, "constant"}}};
+constexpr Names<Recompute, 3> kRecomputes{{
+    {Recompute::none, "none"}, {Recompute::mlp, "mlp"}, {Recompute::block, "block"}}};
 constexpr Names<Device, 3> kDevices{{{Device::automatic, "auto"}, {Device::cpu, "cpu"}, {Device::cuda, "cuda"}}};
 constexpr Names<Precision, 3> kPrecisions{{
     {Precision::automatic, "auto"}, {Precision::fp32, "fp32"}, {Precision::bf16, "bf16"}}};
@@ -55,6 +57,10 @@ std::span<const std::pair<BosPolicy, std::string_view>> enum_names<BosPolicy>() 
 template <>
 std::span<const std::pair<ScheduleType, std::string_view>> enum_names<ScheduleType>() {
   return kScheduleTypes;
+}
+template <>
+std::span<const std::pair<Recompute, std::string_view>> enum_names<Recompute>() {
+  return kRecomputes;
 }
 template <>
 std::span<const std::pair<Device, std::string_view>> enum_names<Device>() {

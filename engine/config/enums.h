@@ -20,6 +20,9 @@ enum class InitScheme : std::uint8_t { gpt2, llama };
 enum class BosPolicy : std::uint8_t { none, sequence, document };
 enum class ScheduleType : std::uint8_t { cosine, linear, wsd, constant };
 enum class Device : std::uint8_t { automatic, cpu, cuda };
+/// What the backward pass computes again instead of reading it: nothing; of each block norm2, the MLP's up
+/// projection and activation; everything but each block's input. The results are the same bits.
+enum class Recompute : std::uint8_t { none, mlp, block };
 /// What activations and products are computed in; master weights and sums are fp32 always.
 enum class Precision : std::uint8_t { automatic, fp32, bf16 };
 
@@ -41,6 +44,8 @@ template <>
 std::span<const std::pair<BosPolicy, std::string_view>> enum_names<BosPolicy>();
 template <>
 std::span<const std::pair<ScheduleType, std::string_view>> enum_names<ScheduleType>();
+template <>
+std::span<const std::pair<Recompute, std::string_view>> enum_names<Recompute>();
 template <>
 std::span<const std::pair<Device, std::string_view>> enum_names<Device>();
 template <>

@@ -143,6 +143,7 @@ struct SectionFields<TrainConfig> {
     visitor(Field{"micro_batch", &S::micro_batch, IntegerLimits{1, 65536}, "sequences of one forward and backward pass"});
     visitor(Field{"gradient_accumulation", &S::gradient_accumulation, IntegerLimits{1, 65536}, "passes whose gradients make one step"});
     visitor(Field{"sequence_length", &S::sequence_length, IntegerLimits{2, kMaxTokens}, "tokens of a sequence, T"});
+    visitor(Field{"recompute", &S::recompute, Unlimited{}, "activations that the backward pass computes again instead of keeping them, which changes no bit of the results: none; norm2, up projection and activation of each MLP; each block whole, but for its input"});
     visitor(Field{"seed", &S::seed, IntegerLimits{}, "of the initial weights and the data order"});
     visitor(Field{"optimizer", &S::optimizer, Unlimited{}, "AdamW"});
     visitor(Field{"schedule", &S::schedule, Unlimited{}, "the learning rate over the steps"});

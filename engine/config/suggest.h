@@ -1,4 +1,4 @@
-// What a word or key that is not known may have meant.
+// What a configuration key that is not known may have meant.
 #pragma once
 
 #include <string>
@@ -10,9 +10,6 @@ namespace sinkscope {
 
 /// "a", "b" or "c", each in quotes.
 std::string either(const std::vector<std::string>& options);
-
-/// The known word nearest to the typed one, or "" when more than a third of the letters of each differ.
-std::string nearest_word(const std::string& typed, const std::vector<std::string>& known);
 
 /// The keys that an unknown path may have meant, none when no guess is a good one. Its parent is taken for the
 /// section of that path, of a path that ends with it, or the nearest one; its last part for a key there or, as

@@ -62,13 +62,18 @@ void take_vocabulary(Dataset& dataset, const std::filesystem::path& folder, cons
                              to_hex(manifest.vocab_hash) + ")");
 }
 
+std::vector<std::filesystem::path> files_of(const std::string& pattern) {
+  glob_t found{};
+  const int result = ::glob(pattern.c_str(), GLOB_ERR | GLOB_NOSORT, nullptr, &found);
+  std::vector<std::filesystem::path> files(found.gl_pathv, found.gl_pathv + (result == 0 ? found.gl_pathc : 0));
+  ::globfree(&found);
+  return files;
+}
+
 std::vector<std::filesystem::path> expand(const std::vector<std::string>& patterns, const char* key) {
   std::vector<std::filesystem::path> files;
   for (const std::string& pattern : patterns) {
-    glob_t found{};
-    const int result = ::glob(pattern.c_str(), GLOB_ERR | GLOB_NOSORT, nullptr, &found);
-    std::vector<std::filesystem::path> matches(found.gl_pathv, found.gl_pathv + (result == 0 ? found.gl_pathc : 0));
-    ::globfree(&found);
+    std::vector<std::filesystem::path> matches = files_of(pattern);
     if (matches.empty()) throw ConfigError(std::string(key) + ": no file matches \"" + pattern + "\"");
     std::sort(matches.begin(), matches.end());
     files.insert(files.end(), matches.begin(), matches.end());
@@ -139,6 +144,14 @@ Dataset open_dataset(const DataConfig& config) {
   }
   dataset.fingerprint = fingerprint(dataset);
   return dataset;
+}
+
+bool dataset_absent(const DataConfig& config) {
+  std::error_code ignored;
+  if (!config.path.empty())
+    return std::filesystem::status(config.path, ignored).type() == std::filesystem::file_type::not_found;
+  return !config.train.empty() && std::all_of(config.train.begin(), config.train.end(),
+                                              [](const std::string& pattern) { return files_of(pattern).empty(); });
 }
 
 }  // namespace sinkscope

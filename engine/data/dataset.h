@@ -57,10 +57,15 @@ struct Dataset {
 /// vocabulary is not that of the shards. Throws std::runtime_error / ConfigError.
 Dataset open_dataset(const DataConfig& config);
 
+/// Whether what the config names is not there at all: nothing at data.path, no file for any pattern of
+/// data.train. A dataset that cannot be read or is damaged is there.
+bool dataset_absent(const DataConfig& config);
+
 struct TokenizeOptions {
   std::vector<std::filesystem::path> inputs;  // .txt, .jsonl (key `text_key`), .zst of either, folders of them
   std::filesystem::path output;               // folder: dataset.json, train_00000.bin, validation_00000.bin, tokenizer files
-  std::filesystem::path tokenizer;            // as open_tokenizer takes it
+  std::filesystem::path tokenizer;            // as open_tokenizer takes it; empty: trained
+  std::int64_t train_vocab_size = 0;          // of the sentencepiece tokenizer to train on the inputs
   std::string text_key = "text";
   std::string document_separator = "<|endoftext|>";  // a line of its own in .txt; empty: one document a file
   double validation_fraction = 0.0;           // of the documents, or of the text when there are few; by hash, deterministic
@@ -70,7 +75,8 @@ struct TokenizeOptions {
 struct TokenizeSummary {
   std::int64_t documents = 0, train_tokens = 0, validation_tokens = 0, bytes = 0;
 };
-/// Writes a dataset folder atomically (a temporary folder, renamed). Refuses an existing output.
+/// Writes a dataset folder atomically: in a PendingFolder, the training of a tokenizer included. Refuses
+/// an existing output.
 TokenizeSummary tokenize(const TokenizeOptions& options);
 
 }  // namespace sinkscope

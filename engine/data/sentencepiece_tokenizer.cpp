@@ -95,7 +95,8 @@ void train_sentencepiece(const SentencepieceTraining& options) {
                       }
                       return true;
                     });
-  if (lines.empty()) throw std::runtime_error(options.model.string() + ": there is no text to train a tokenizer on");
+  const std::filesystem::path& text = options.inputs.front();  // what an error is about: the model is not there yet
+  if (lines.empty()) throw std::runtime_error(text.string() + ": there is no text to train a tokenizer on");
   Lines iterator(std::move(lines));
   sentencepiece::SetRandomGeneratorSeed(static_cast<unsigned>(options.seed));
   std::string model;
@@ -113,7 +114,7 @@ void train_sentencepiece(const SentencepieceTraining& options) {
                   {"num_threads", "1"},
                   {"minloglevel", "2"}},
                  &iterator, &model),
-             options.model);
+             text);
   PendingFile file(options.model);
   file.write(model);
   file.commit();
@@ -130,8 +131,8 @@ std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(const std::filesystem::p
 }
 
 void train_sentencepiece(const SentencepieceTraining& options) {
-  throw std::runtime_error(options.model.string() +
-                           ": this build has no sentencepiece; install libsentencepiece-dev and rebuild");
+  throw std::runtime_error(options.inputs.front().string() +
+                           ": cannot train a tokenizer: this build has no sentencepiece; install libsentencepiece-dev and rebuild");
 }
 
 }  // namespace sinkscope

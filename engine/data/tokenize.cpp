@@ -20,6 +20,8 @@ namespace {
 /// hash would leave the split to chance.
 constexpr double kEnoughValidationDocuments = 10.0;
 
+constexpr const char* kModelFile = "tokenizer.model";
+
 /// The documents go through one after the other; this holds what they add up to.
 class Writer {
  public:
@@ -80,13 +82,26 @@ bool has_documents(const std::vector<std::filesystem::path>& files, const TextOp
   return found >= count;
 }
 
+/// The tokenizer that is given, or one trained into the folder.
+std::unique_ptr<Tokenizer> make_tokenizer(const TokenizeOptions& options, const std::filesystem::path& folder) {
+  if (options.train_vocab_size == 0) return open_tokenizer(options.tokenizer);
+  train_sentencepiece({.inputs = options.inputs,
+                       .model = folder / kModelFile,
+                       .vocab_size = options.train_vocab_size,
+                       .seed = 1,
+                       .text_key = options.text_key,
+                       .document_separator = options.document_separator});
+  return open_tokenizer(folder / kModelFile);
+}
+
 /// Copies the tokenizer's files into the dataset folder; the name there, as open_tokenizer takes it.
 std::string copy_tokenizer(const Tokenizer& tokenizer, const std::filesystem::path& folder) {
   const auto files = tokenizer.files();
   if (files.empty()) return {};
   if (tokenizer.kind() == "sentencepiece") {
-    copy_to_new_file(files.front(), folder / "tokenizer.model");
-    return "tokenizer.model";
+    if (files.front() != folder / kModelFile)  // else it was trained there
+      copy_to_new_file(files.front(), folder / kModelFile);
+    return kModelFile;
   }
   std::filesystem::create_directory(folder / "tokenizer");
   for (const auto& file : files) copy_to_new_file(file, folder / "tokenizer" / file.filename());
@@ -97,6 +112,8 @@ std::string copy_tokenizer(const Tokenizer& tokenizer, const std::filesystem::pa
 void check(const TokenizeOptions& options) {
   if (options.inputs.empty()) throw std::runtime_error("tokenize: no input files");
   if (options.output.empty()) throw std::runtime_error("tokenize: no output folder");
+  if (options.tokenizer.empty() == (options.train_vocab_size == 0))
+    throw std::runtime_error("tokenize: give a tokenizer, or the size of one to train");
   if (!(options.validation_fraction >= 0.0 && options.validation_fraction < 1.0))
     throw std::runtime_error("tokenize: the validation fraction must be at least 0 and below 1, found " +
                              std::to_string(options.validation_fraction));
@@ -109,7 +126,7 @@ void check(const TokenizeOptions& options) {
 TokenizeSummary tokenize(const TokenizeOptions& options) {
   check(options);
   PendingFolder folder(options.output);  // refuses an existing output before any work
-  const auto tokenizer = open_tokenizer(options.tokenizer);
+  const auto tokenizer = make_tokenizer(options, folder.path());
   if (tokenizer->eos_id() < 0)
     throw std::runtime_error(options.tokenizer.string() + ": the tokenizer has no EOS token to end documents with");
   const auto files = list_text_files(options.inputs);

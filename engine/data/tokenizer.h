@@ -50,7 +50,8 @@ struct SentencepieceTraining {
   std::string document_separator = "<|endoftext|>";
 };
 /// Trains a sentencepiece BPE model with byte fallback, BOS and EOS, deterministic. Throws
-/// std::runtime_error when the model exists already, or the text does not support the vocabulary.
+/// std::runtime_error naming the model when it exists already, the first input when the text does not
+/// support the vocabulary.
 void train_sentencepiece(const SentencepieceTraining& options);
 
 }  // namespace sinkscope

@@ -3,12 +3,15 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <string>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "engine/files/rename.h"
 #include "engine/files/system_error.h"
@@ -17,6 +20,26 @@ namespace sinkscope {
 namespace {
 
 constexpr const char* kAdvice = "; the output must be a new folder";
+constexpr std::string_view kRandomPart = "XXXXXX";  // as mkdtemp takes it
+
+/// What the names of the folders that shall become `target` begin with.
+std::string pending_prefix(const std::filesystem::path& target) {
+  return "." + target.filename().string() + ".pending-";
+}
+
+/// Removes what killed processes left of their work on `target`. What cannot be removed, such as
+/// another user's, does no harm.
+void remove_abandoned(const std::filesystem::path& target) {
+  const std::string prefix = pending_prefix(target);
+  std::vector<std::filesystem::path> pending;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(target.parent_path(), ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with(prefix) && name.size() == prefix.size() + kRandomPart.size()) pending.push_back(entry.path());
+  }
+  for (const std::filesystem::path& folder : pending)
+    if (const FolderLock lock(folder); lock.held()) std::filesystem::remove_all(folder, ignored);
+}
 
 }  // namespace
 
@@ -52,16 +75,38 @@ void StagingFolder::commit(const std::filesystem::path& target) {
   }
 }
 
+FolderLock::FolderLock(const std::filesystem::path& folder)
+    : descriptor_(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)) {
+  if (descriptor_ < 0) {
+    lost_ = errno == ENOENT;
+    return;
+  }
+  if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) {
+    lost_ = !std::filesystem::exists(folder);  // removed since it was opened
+    if (!lost_) return;
+  } else {
+    lost_ = errno == EWOULDBLOCK;
+  }
+  ::close(std::exchange(descriptor_, -1));
+}
+
+FolderLock::~FolderLock() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
 PendingFolder::PendingFolder(const std::filesystem::path& target)
     : target_(std::filesystem::absolute(target).lexically_normal()) {
   if (!target_.has_filename()) target_ = target_.parent_path();  // "data/" is "data"
   require_absent(target_, kAdvice);
   std::filesystem::create_directories(target_.parent_path());
-  std::string name = (target_.parent_path() / ".").string();
-  name += target_.filename().string();
-  name += ".XXXXXX";
-  if (::mkdtemp(name.data()) == nullptr) throw_system_error(name, "create the folder", errno);
-  path_ = name;
+  remove_abandoned(target_);
+  do {  // until no other process takes the new folder for an abandoned one before it is locked
+    std::string name = (target_.parent_path() / pending_prefix(target_)).string();
+    name += kRandomPart;
+    if (::mkdtemp(name.data()) == nullptr) throw_system_error(name, "create the folder", errno);
+    path_ = name;
+    lock_.emplace(path_);
+  } while (lock_->lost());
   if (::chmod(path_.c_str(), 0755) != 0) {  // mkdtemp's folders are for their owner alone
     const int error = errno;
     std::error_code ignored;

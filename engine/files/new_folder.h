@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 
 namespace sinkscope {
 
@@ -26,8 +27,28 @@ class StagingFolder {
   bool committed_ = false;
 };
 
-/// A folder under construction beside `target`, under a name of its own, which becomes `target` when it
-/// is committed and never replaces anything; removed with its content otherwise.
+/// An advisory lock (flock) on a folder itself, which the kernel takes back when the process ends, however
+/// it ends. Never waits; some network file systems lock no folders.
+class FolderLock {
+ public:
+  explicit FolderLock(const std::filesystem::path& folder);
+  ~FolderLock();
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+  bool held() const { return descriptor_ >= 0; }
+  /// Not held since the folder is gone or another holds the lock.
+  bool lost() const { return lost_; }
+
+ private:
+  int descriptor_ = -1;
+  bool lost_ = false;
+};
+
+/// A folder under construction beside `target`, under a name of its own (".TARGET.pending-XXXXXX"), which
+/// becomes `target` when it is committed and never replaces anything; removed with its content otherwise.
+/// It is locked, so that the next one for the same target removes what a killed process left, and nothing
+/// that is in use.
 class PendingFolder {
  public:
   /// Makes the folders above `target`. Throws when `target` exists.
@@ -43,6 +64,7 @@ class PendingFolder {
  private:
   std::filesystem::path target_;
   std::filesystem::path path_;
+  std::optional<FolderLock> lock_;
 };
 
 }  // namespace sinkscope

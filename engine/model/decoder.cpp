@@ -96,10 +96,12 @@ struct Decoder::State {
                      const NormStatistics& statistics, const Tensor& dx);
   void linear_forward(const LinearParameters& parameters, const Tensor& x, const Tensor& out);
   void linear_backward(const LinearParameters& parameters, const Tensor& x, const Tensor& dout, const Tensor& dx);
-  void attention_forward(std::int64_t layer);
+  void attention_forward(std::int64_t layer, const Tensor& sink);
   void attention_backward(std::int64_t layer);
+  void mlp_hidden(std::int64_t layer);
   void mlp_forward(std::int64_t layer);
   void mlp_backward(std::int64_t layer);
+  void recompute(std::int64_t layer);
   void show_block(std::int64_t layer, ActivationObserver& observer) const;
 
   Ops& ops;
@@ -204,8 +206,9 @@ void Decoder::State::linear_backward(const LinearParameters& parameters, const T
                        .dbias = parameters.bias.gradient});
 }
 
-/// delta = W_o attention(rope(qk_norm(W_qkv norm1))), from norm1 (N, C) into attention_delta (N, C).
-void Decoder::State::attention_forward(std::int64_t layer) {
+/// delta = W_o attention(rope(qk_norm(W_qkv norm1))), from norm1 (N, C) into attention_delta (N, C); the sink
+/// scores into `sink` (B, H, K), unless it is not given.
+void Decoder::State::attention_forward(std::int64_t layer, const Tensor& sink) {
   const StageRange range(ops, "attention", layer);
   const BlockParameters& p = blocks[static_cast<std::size_t>(layer)];
   const BlockBuffers& b = buffers(layer);
@@ -232,7 +235,7 @@ void Decoder::State::attention_forward(std::int64_t layer) {
                          .kv_heads = static_cast<int>(G),
                          .out = act(b.attention, H * D).view({B, T, H, D}),
                          .lse = memory.activations.tensor(b.lse, {B, H, T}),
-                         .sink = sink_block(layer)});
+                         .sink = sink});
   linear_forward(p.output, act(b.attention, H * D), tmp(memory.attention_delta, config.channels));
 }
 
@@ -271,9 +274,8 @@ void Decoder::State::attention_backward(std::int64_t layer) {
   norm_backward(p.norm1, residual(layer), d_norm, norm_statistics(b.mean1, b.rstd1), d_residual);
 }
 
-/// delta = W_down act(W_up norm2), from norm2 (N, C) into mlp_delta (N, C).
-void Decoder::State::mlp_forward(std::int64_t layer) {
-  const StageRange range(ops, "mlp", layer);
+/// act(W_up norm2), from norm2 (N, C).
+void Decoder::State::mlp_hidden(std::int64_t layer) {
   const BlockParameters& p = blocks[static_cast<std::size_t>(layer)];
   const BlockBuffers& b = buffers(layer);
   const std::int64_t F = config.hidden;
@@ -284,7 +286,14 @@ void Decoder::State::mlp_forward(std::int64_t layer) {
     ops.swiglu_forward({.gate_up = up, .out = act_out});
   else
     ops.gelu_forward({.x = up, .out = act_out});
-  linear_forward(p.down, act_out, tmp(memory.mlp_delta, config.channels));
+}
+
+/// delta = W_down act(W_up norm2), from norm2 (N, C) into mlp_delta (N, C).
+void Decoder::State::mlp_forward(std::int64_t layer) {
+  const StageRange range(ops, "mlp", layer);
+  mlp_hidden(layer);
+  linear_forward(blocks[static_cast<std::size_t>(layer)].down, act(buffers(layer).act, config.hidden),
+                 tmp(memory.mlp_delta, config.channels));
 }
 
 /// From d_residual (N, C), the gradient of h^l, adds what flows through the MLP branch to it.
@@ -305,6 +314,26 @@ void Decoder::State::mlp_backward(std::int64_t layer) {
     ops.gelu_backward({.x = up, .dout = d_act, .dx = d_up});
   linear_backward(p.up, act(b.norm2, C), d_up, d_norm);
   norm_backward(p.norm2, act(b.middle, C), d_norm, norm_statistics(b.mean2, b.rstd2), d_residual);
+}
+
+/// Fills the buffers that backward reads of this block and that later blocks have used since: by the same
+/// operations on the same values as in forward, so with the same bits.
+void Decoder::State::recompute(std::int64_t layer) {
+  if (options.recompute == Recompute::none || layer == config.layers - 1) return;  // the last block's are still there
+  const StageRange range(ops, "recompute", layer);
+  const BlockParameters& p = blocks[static_cast<std::size_t>(layer)];
+  const BlockBuffers& b = buffers(layer);
+  const std::int64_t C = config.channels;
+  const Tensor middle = act(b.middle, C), norm2 = act(b.norm2, C);
+  const NormStatistics statistics = norm_statistics(b.mean2, b.rstd2);
+  if (options.recompute == Recompute::mlp) {
+    norm_forward(p.norm2, middle, {}, {}, norm2, statistics, {});
+  } else {
+    norm_forward(p.norm1, residual(layer), {}, {}, act(b.norm1, C), norm_statistics(b.mean1, b.rstd1), {});
+    attention_forward(layer, {});
+    norm_forward(p.norm2, residual(layer), tmp(memory.attention_delta, C), middle, norm2, statistics, {});
+  }
+  mlp_hidden(layer);
 }
 
 void Decoder::State::show_block(std::int64_t layer, ActivationObserver& observer) const {
@@ -399,7 +428,7 @@ void Decoder::forward(std::int64_t sequences, std::int64_t length, const std::in
     const BlockParameters& p = s.blocks[static_cast<std::size_t>(layer)];
     const BlockBuffers& b = s.buffers(layer);
     norm_of_residual(layer, p.norm1, s.act(b.norm1, C), s.norm_statistics(b.mean1, b.rstd1));
-    s.attention_forward(layer);
+    s.attention_forward(layer, s.sink_block(layer));
     s.norm_forward(p.norm2, s.residual(layer), attention_delta, s.act(b.middle, C), s.act(b.norm2, C),
                    s.norm_statistics(b.mean2, b.rstd2), {});
     s.mlp_forward(layer);
@@ -456,6 +485,7 @@ void Decoder::backward() {
   s.norm_backward(s.final_norm, s.residual(L), s.tmp(s.memory.d_final, C),
                   s.norm_statistics(s.memory.final_mean, s.memory.final_rstd), d_residual);
   for (std::int64_t layer = L - 1; layer >= 0; --layer) {
+    s.recompute(layer);
     s.mlp_backward(layer);
     s.attention_backward(layer);
   }

@@ -42,6 +42,8 @@ struct DecoderOptions {
   std::int64_t sink_positions = 0;  // K of the per-step sink scores; 0: none
   bool residual_norms = false;      // per-step norms of the residual stream
   bool training = true;             // false: no gradients, no backward
+  Recompute recompute = Recompute::none;              // in training
+  std::int64_t logits_bytes = std::int64_t{8} << 20;  // of the chunks that logits come in, 32 rows at least
 };
 
 /// The memory a decoder will take, before it takes it.

@@ -5,12 +5,6 @@
 #include <string>
 
 namespace sinkscope {
-namespace {
-
-// Logits are the widest rows by far: made, turned into gradients and dropped a chunk at a time.
-constexpr std::int64_t kLogitsBytes = std::int64_t{8} << 20;
-
-}  // namespace
 
 DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& options, DType real,
                              const ParameterLayout& layout) {
@@ -24,7 +18,7 @@ DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& op
   const std::int64_t qkv_width = (H + 2 * G) * D;
   const bool layernorm = config.norm == NormType::layernorm;
   rows = N;
-  head_rows = std::min(N, std::max<std::int64_t>(32, kLogitsBytes / (V * static_cast<std::int64_t>(size_of(real)))));
+  head_rows = std::min(N, std::max<std::int64_t>(32, options.logits_bytes / (V * static_cast<std::int64_t>(size_of(real)))));
   slots = options.training ? L : std::min<std::int64_t>(L, 2);
 
   parameter_flat = parameters.request("parameters", real, layout.flat_size());
@@ -33,28 +27,34 @@ DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& op
   const auto keep = [&](const std::string& name, DType dtype, std::int64_t size) {
     return activations.request(name, dtype, size);
   };
-  for (std::int64_t slot = 0; slot < slots; ++slot) {
-    const std::string block = "block " + std::to_string(slot) + " ";
-    BlockBuffers b;
-    b.residual = keep(block + "residual", real, N * C);
-    b.norm1 = keep(block + "norm1", real, N * C);
-    if (layernorm) b.mean1 = keep(block + "norm1 mean", DType::f32, N);
-    b.rstd1 = keep(block + "norm1 rstd", DType::f32, N);
-    if (config.qk_norm) {
-      b.qkv_raw = keep(block + "qkv before qk-norm", real, N * qkv_width);
-      b.qk_rstd = keep(block + "qk-norm rstd", DType::f32, N * (H + G));
-    }
-    b.qkv = keep(block + "qkv", real, N * qkv_width);
-    b.attention = keep(block + "attention", real, N * H * D);
-    b.lse = keep(block + "lse", DType::f32, N * H);
-    b.middle = keep(block + "middle", real, N * C);
-    b.norm2 = keep(block + "norm2", real, N * C);
-    if (layernorm) b.mean2 = keep(block + "norm2 mean", DType::f32, N);
-    b.rstd2 = keep(block + "norm2 rstd", DType::f32, N);
-    b.up = keep(block + "mlp up", real, N * up_width);
-    b.act = keep(block + "mlp activation", real, N * F);
-    blocks.push_back(b);
+  blocks.resize(static_cast<std::size_t>(slots));
+  const auto keep_in_blocks = [&](std::size_t BlockBuffers::*buffer, bool recomputed, const std::string& name,
+                                  DType dtype, std::int64_t size) {
+    for (std::size_t slot = 0; slot < blocks.size(); ++slot)
+      blocks[slot].*buffer = !recomputed ? keep("block " + std::to_string(slot) + " " + name, dtype, size)
+                             : slot == 0 ? keep("recomputed " + name, dtype, size)
+                                         : blocks.front().*buffer;
+  };
+  using Block = BlockBuffers;
+  const bool whole = options.training && options.recompute == Recompute::block;
+  const bool mlp = options.training && options.recompute != Recompute::none;
+  keep_in_blocks(&Block::residual, false, "residual", real, N * C);
+  keep_in_blocks(&Block::norm1, whole, "norm1", real, N * C);
+  if (layernorm) keep_in_blocks(&Block::mean1, whole, "norm1 mean", DType::f32, N);
+  keep_in_blocks(&Block::rstd1, whole, "norm1 rstd", DType::f32, N);
+  if (config.qk_norm) {
+    keep_in_blocks(&Block::qkv_raw, whole, "qkv before qk-norm", real, N * qkv_width);
+    keep_in_blocks(&Block::qk_rstd, whole, "qk-norm rstd", DType::f32, N * (H + G));
   }
+  keep_in_blocks(&Block::qkv, whole, "qkv", real, N * qkv_width);
+  keep_in_blocks(&Block::attention, whole, "attention", real, N * H * D);
+  keep_in_blocks(&Block::lse, whole, "lse", DType::f32, N * H);
+  keep_in_blocks(&Block::middle, whole, "middle", real, N * C);
+  keep_in_blocks(&Block::norm2, mlp, "norm2", real, N * C);
+  if (layernorm) keep_in_blocks(&Block::mean2, mlp, "norm2 mean", DType::f32, N);
+  keep_in_blocks(&Block::rstd2, mlp, "norm2 rstd", DType::f32, N);
+  keep_in_blocks(&Block::up, mlp, "mlp up", real, N * up_width);
+  keep_in_blocks(&Block::act, mlp, "mlp activation", real, N * F);
   final_residual = keep("final residual", real, N * C);
   final_norm = keep("final norm", real, N * C);
   if (layernorm) final_mean = keep("final norm mean", DType::f32, N);

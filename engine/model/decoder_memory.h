@@ -11,7 +11,8 @@
 
 namespace sinkscope {
 
-/// Buffers of one block that the backward pass reads again; indices into the activations arena.
+/// Buffers of one block that the backward pass reads; indices into the activations arena. What is recomputed
+/// before that is one buffer for all blocks.
 struct BlockBuffers {
   std::size_t residual = 0;            // (N, C)        h^(l-1)
   std::size_t norm1 = 0, mean1 = 0, rstd1 = 0;  // (N, C), (N), (N)

@@ -17,11 +17,6 @@ namespace {
 
 std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
 
-/// Sequences of length T that go through the decoder at once.
-std::int64_t batch_sequences(const DecoderOptions& options, const ProbeSet& set) {
-  return std::min(set.sequences, options.max_sequences * options.max_length / set.length);
-}
-
 /// The largest part of any set, which sizes every buffer.
 struct Extents {
   std::int64_t sequences = 0;       // B
@@ -30,7 +25,7 @@ struct Extents {
 
   Extents(const DecoderOptions& options, std::span<const ProbeSet> sets) {
     for (const ProbeSet& set : sets) {
-      const std::int64_t batch = batch_sequences(options, set);
+      const std::int64_t batch = ProbePass::batch_sequences(options, set);
       sequences = std::max(sequences, batch);
       rows = std::max(rows, batch * set.length);
       if (batch < set.sequences) gathered_rows = std::max(gathered_rows, set.sequences * set.length);
@@ -382,6 +377,10 @@ std::vector<ProbeRecord> ProbePass::run(std::int64_t step, std::int64_t tokens) 
 }
 
 const std::vector<ProbeSet>& ProbePass::sets() const { return state_->sets; }
+
+std::int64_t ProbePass::batch_sequences(const DecoderOptions& options, const ProbeSet& set) {
+  return std::min(set.sequences, options.max_sequences * options.max_length / set.length);
+}
 
 std::vector<MemoryLine> ProbePass::memory_plan(const ModelConfig& model, const DecoderOptions& options,
                                                const ProbeConfig& config, std::span<const ProbeSet> sets,

@@ -36,6 +36,9 @@ class ProbePass {
 
   const std::vector<ProbeSet>& sets() const;
 
+  /// Sequences of a set that go through a decoder of these options at once.
+  static std::int64_t batch_sequences(const DecoderOptions& options, const ProbeSet& set);
+
   /// What the constructor takes on the device, before it takes it: arena "probes". Of the sets only
   /// extents count.
   static std::vector<MemoryLine> memory_plan(const ModelConfig& model, const DecoderOptions& options,

@@ -78,13 +78,13 @@ void expect_at_least(const char* option, std::int64_t value, std::int64_t least)
 
 std::string phase_probe_set(BosPolicy bos) { return bos == BosPolicy::sequence ? "natural_bos" : "natural"; }
 
-ProbeSetOptions probe_set_options(const Config& config) {
+ProbeSetOptions probe_set_options(const Config& config, std::int64_t vocab_size) {
   ProbeSetOptions options;
   options.length = config.train.sequence_length;
   options.short_length = config.probes.short_length;
   options.sequences = config.probes.sequences;
-  options.vocab_size = config.model.vocab_size;
-  options.bos_id = static_cast<std::int32_t>(config.data.bos_id);
+  options.vocab_size = vocab_size;
+  options.bos_id = static_cast<std::int32_t>(config.data.bos_id < config.model.vocab_size ? config.data.bos_id : -1);
   options.eos_id = static_cast<std::int32_t>(config.data.eos_id);
   return options;
 }
@@ -95,7 +95,7 @@ std::vector<ProbeSet> build_probe_sets(const TokenStream& validation, const Prob
   expect_at_least("sequences", options.sequences, 1);
   expect_at_least("vocab_size", options.vocab_size, 1);
   const OrdinaryTokens tokens(options);
-  const bool has_bos = options.bos_id >= 0 && options.bos_id < options.vocab_size;
+  const bool has_bos = options.bos_id >= 0;
 
   std::vector<ProbeSet> sets;
   sets.push_back(natural_set("natural", validation, options, options.length, false));

@@ -24,8 +24,8 @@ struct ProbeSetOptions {
   std::int64_t length = 0;        // T of training, at least 2
   std::int64_t short_length = 0;  // T of the short natural-text sets, at least 2
   std::int64_t sequences = 0;     // of each set, at least 1
-  std::int64_t vocab_size = 0;    // random tokens are drawn from [0, vocab_size)
-  std::int32_t bos_id = -1;       // -1, or outside the vocabulary: no sets with BOS
+  std::int64_t vocab_size = 0;    // the dataset's: random tokens are drawn from [0, vocab_size)
+  std::int32_t bos_id = -1;       // -1: no sets with BOS; may be one of the rows beyond vocab_size
   std::int32_t eos_id = -1;
   std::uint64_t seed = 1;
 };
@@ -35,9 +35,10 @@ struct ProbeSetOptions {
 /// under `document` most training windows begin without one.
 std::string phase_probe_set(BosPolicy bos);
 
-/// The options of a config that resolve_with_dataset has completed. The seed is not the training
-/// seed: runs that differ only in seed are probed with the same sequences.
-ProbeSetOptions probe_set_options(const Config& config);
+/// The options of a config that resolve_with_dataset has completed with a dataset of `vocab_size` tokens;
+/// rows beyond them only pad the model's vocabulary, so none is drawn. The seed is not the training seed:
+/// runs that differ only in seed are probed with the same sequences.
+ProbeSetOptions probe_set_options(const Config& config, std::int64_t vocab_size);
 
 /// The probe sets, in this order, as a function of the options and the stream alone:
 ///   natural, natural_bos              windows of held-out text at the training T

@@ -28,7 +28,7 @@ std::string utc_now() {
 bool may_change(const std::string& pointer) {
   for (const char* prefix : {"/log/", "/checkpoint/", "/sample/", "/ablation", "/run"})
     if (pointer.starts_with(prefix)) return true;
-  return pointer == "/threads" || pointer == "/output" || pointer == "/$schema";
+  return pointer == "/threads" || pointer == "/train/recompute" || pointer == "/output" || pointer == "/$schema";
 }
 
 std::string dotted(const std::string& pointer) {

@@ -24,7 +24,8 @@ struct RunFacts {
 void write_run_config(const std::filesystem::path& run_directory, const Config& config, const RunFacts& facts);
 
 /// Throws std::runtime_error unless config.json in the directory describes the same run, naming the
-/// first key that differs. log.*, checkpoint.*, sample.*, threads, output and ablation may differ.
+/// first key that differs. log.*, checkpoint.*, sample.*, train.recompute, threads, output and ablation may
+/// differ.
 void check_run_config(const std::filesystem::path& run_directory, const Config& config,
                       const std::string& dataset_fingerprint);
 

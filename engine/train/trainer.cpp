@@ -84,6 +84,7 @@ class Run {
   Config config_;
   std::filesystem::path directory_;
   std::optional<RunLock> lock_;
+  std::vector<ProbeSet> probe_sets_;
   std::unique_ptr<Ops> ops_;
   Decoder decoder_;
   AdamW optimizer_;
@@ -108,7 +109,8 @@ Run::Run(const Config& config, TrainOptions options)
       dataset_(open_dataset(config.data)),
       config_(complete_config(config, dataset_)),
       directory_(run_directory(config_)),
-      ops_(make_ops(config_)),
+      probe_sets_(run_probe_sets(config_, dataset_)),
+      ops_(make_ops_that_fit(config_, probe_sets_)),
       decoder_(*ops_, config_.model, decoder_options(config_)),
       optimizer_(*ops_, decoder_.layout(), config_.train.optimizer),
       batches_(dataset_, config_),
@@ -122,9 +124,9 @@ Run::Run(const Config& config, TrainOptions options)
     if (!dataset_.validation)
       throw ConfigError(config_.name + ": probe passes need held-out text, and the dataset has none; give "
                         "data.validation, or set probes.every to 0");
-    probe_pass_.emplace(*ops_, decoder_, config_.probes,
-                        build_probe_sets(*dataset_.validation, probe_set_options(config_)));
+    probe_pass_.emplace(*ops_, decoder_, config_.probes, probe_sets_);
   }
+  ops_->reserve(backend_extents(config_, probe_sets_, backend_of(config_)));
   if (dataset_.tokenizer == "byte")
     tokenizer_ = make_byte_tokenizer();
   else if (!dataset_.tokenizer_path.empty())
@@ -260,19 +262,20 @@ StepRecord Run::training_step(std::int64_t step) {
   for (std::int64_t micro = 0; micro < train.gradient_accumulation; ++micro) {
     batches_.draw(state_.sample, batch_);
     decoder_.forward(batch_.sequences, batch_.length, batch_.inputs.data());
+    decoder_.loss(batch_.targets.data(), losses_.data(), scale);
+    sums.add(losses_, batch_);
+    if (!std::isfinite(sums.all))
+      stop_not_finite(step, "the loss", first_non_finite(*ops_, decoder_, batch_));
+    const std::vector<float> sink = decoder_.sink_scores(), norms = decoder_.residual_norms();
+    decoder_.backward();  // a GPU works on it while the host sums up
     if (config_.probes.enabled)
-      summarize_step(decoder_.sink_scores(), decoder_.residual_norms(),
+      summarize_step(sink, norms,
                      {.layers = config_.model.layers,
                       .sequences = batch_.sequences,
                       .heads = config_.model.heads,
                       .positions = config_.probes.positions,
                       .length = batch_.length},
                      config_.probes.sink_threshold, probes);
-    decoder_.loss(batch_.targets.data(), losses_.data(), scale);
-    sums.add(losses_, batch_);
-    if (!std::isfinite(sums.all))
-      stop_not_finite(step, "the loss", first_non_finite(*ops_, decoder_, batch_));
-    decoder_.backward();
   }
   StepRecord record;
   record.learning_rate = learning_rate(train.schedule, train.optimizer.learning_rate, step, train.steps);

@@ -6,12 +6,14 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "engine/config/config.h"
 #include "engine/metrics/sinks.h"
 #include "engine/model/decoder.h"
+#include "engine/train/run_memory.h"
 #include "kernels/ops.h"
 
 namespace sinkscope {
@@ -42,22 +44,32 @@ std::filesystem::path run_directory(const Config& config);
 /// step and the first tensor that is not finite named; checkpoints written before stay.
 TrainResult train(const Config& config, TrainOptions options);
 
-/// Opens the dataset and completes the config with it; what a dry run prints.
+/// Opens the dataset and completes the config with it; what a dry run prints. Where the dataset is absent
+/// and model.vocab_size is given, the plan is made without: ids of BOS and EOS stay as the config has them,
+/// and the memory of probe passes is left out.
 struct RunPlan {
   Config config;
+  bool dataset_absent = false;
   std::int64_t parameters = 0;
   double flops_per_token = 0;        // of one training step
   std::int64_t tokens_per_step = 0;
-  std::int64_t train_tokens = 0;     // of the dataset
-  std::string dataset_fingerprint;
-  std::vector<MemoryLine> memory;    // decoder, optimizer, probes
+  std::int64_t train_tokens = 0;     // of the dataset; 0 when it is absent
+  std::string dataset_fingerprint;   // empty when it is absent
+  Backend backend;
+  std::vector<MemoryLine> memory;    // decoder, optimizer, probes, backend
+  std::optional<std::size_t> memory_available;  // bytes of the GPU that are free; absent without one
+  std::string no_gpu;                // why the GPU that is planned for is not there; empty when it is, or is not planned
 };
+/// Throws ConfigError, on a machine with a GPU also when the run does not fit into its free memory.
 RunPlan plan_run(const Config& config);
 
 /// The Ops of a config's device. Throws ConfigError naming `device` when this build or machine lacks it.
 std::unique_ptr<Ops> make_ops(const Config& config);
 
-/// The decoder options a run of this (completed) config uses.
+/// The same for a run, refused before it takes memory when it would not have enough. Throws ConfigError.
+std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets);
+
+/// The decoder options a run of this (completed) config uses on its device.
 DecoderOptions decoder_options(const Config& config);
 
 }  // namespace sinkscope

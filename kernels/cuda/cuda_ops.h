@@ -32,6 +32,8 @@ class CudaOps final : public Ops {
   std::string gpu_name() const override { return properties_.name; }
 
   Buffer allocate(std::size_t bytes) override;
+  std::optional<std::size_t> memory_available() const override;
+  void reserve(const BackendExtents& extents) override;
   void copy_from_host(const Tensor& dst, const void* src) override;
   void copy_to_host(void* dst, const Tensor& src) override;
   void copy(const Tensor& dst, const Tensor& src) override;
@@ -74,7 +76,8 @@ class CudaOps final : public Ops {
   void release(std::byte* data) noexcept override;
 
   /// At least `bytes` of device memory, 256-byte aligned, not initialised; valid until the next
-  /// call (the stream orders its users). Grows to the largest request and stays.
+  /// call (the stream orders its users). Grows to the largest request and stays; after reserve() a larger
+  /// one throws std::logic_error.
   std::byte* scratch(std::size_t bytes);
   template <class T>
   T* scratch_of(std::int64_t count) {
@@ -116,6 +119,7 @@ class CudaOps final : public Ops {
   cublasLtHandle_t blas_ = nullptr;
   Buffer scratch_;
   std::size_t scratch_bytes_ = 0;
+  bool reserved_ = false;
   Buffer blas_workspace_;
   std::size_t blas_workspace_bytes_ = 0;
   std::map<Product, std::unique_ptr<Plan>> plans_;

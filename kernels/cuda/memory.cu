@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "kernels/backend_memory.h"
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
@@ -19,7 +20,6 @@ __global__ void convert_kernel(To* dst, const From* src, std::int64_t size) {
     dst[i] = from_float<To>(to_float(src[i]));
 }
 
-constexpr std::size_t kBlasWorkspace = std::size_t{64} << 20;
 constexpr std::size_t kAlignment = 256;
 
 }  // namespace
@@ -41,8 +41,8 @@ CudaOps::CudaOps(const CudaOptions& options) : device_(options.device), real_(op
                              std::to_string(properties_.minor) + "; expected at least 8.0");
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   check_blas(cublasLtCreate(&blas_), "cublasLtCreate");
-  blas_workspace_ = allocate(cuda::kBlasWorkspace);
-  blas_workspace_bytes_ = cuda::kBlasWorkspace;
+  blas_workspace_ = allocate(kCudaWorkspace);
+  blas_workspace_bytes_ = kCudaWorkspace;
 }
 
 CudaOps::~CudaOps() {
@@ -81,8 +81,25 @@ Buffer CudaOps::allocate(std::size_t bytes) {
 
 void CudaOps::release(std::byte* data) noexcept { cudaFree(data); }
 
+std::optional<std::size_t> CudaOps::memory_available() const {
+  std::size_t free = 0, total = 0;
+  check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return free + blas_workspace_bytes_ + scratch_bytes_;
+}
+
+void CudaOps::reserve(const BackendExtents& extents) {
+  reserved_ = false;
+  scratch(cuda_memory(extents).scratch);
+  reserved_ = true;
+  if (extents.rope_theta > 0) rotary_table(extents.rope_theta, extents.head_dim / 2, extents.longest());
+  chunk_table("reserve", extents.segments, extents.flat_size);
+}
+
 std::byte* CudaOps::scratch(std::size_t bytes) {
   if (bytes > scratch_bytes_) {
+    if (reserved_)
+      throw std::logic_error("CUDA backend: an operation asks for " + std::to_string(bytes) +
+                             " bytes of scratch memory, and " + std::to_string(scratch_bytes_) + " were reserved");
     check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
     scratch_.reset();
     scratch_bytes_ = 0;

@@ -2,6 +2,7 @@
 // size, a block each, so one launch does all tensors and sums keep their order.
 #include <cmath>
 
+#include "kernels/backend_memory.h"
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
@@ -14,7 +15,7 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr std::int64_t kChunk = 16384;  // elements
+constexpr std::int64_t kChunk = kOptimizerChunk;
 
 __global__ void __launch_bounds__(kThreads) chunk_squares_kernel(double* sums, const float* x, const Chunk* chunks) {
   const Chunk chunk = chunks[blockIdx.x];

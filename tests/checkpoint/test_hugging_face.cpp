@@ -226,7 +226,7 @@ TEST_CASE("tensors that are missing, unexpected or of another shape are named") 
   }
 }
 
-TEST_CASE("a tied model's repeated head must be the embedding; the hub's short GPT-2 names are known") {
+TEST_CASE("a tied model's repeated head must be the embedding, and the hub's short GPT-2 names are known") {
   Exported exported(ModelPreset::gpt2);
   std::vector<float> head = tensor_of(exported.path, "transformer.wte.weight", 17 * 12);
   rewrite(exported.path, [&](auto& entries) {

@@ -54,6 +54,17 @@ TEST_CASE("every shipped config loads and conforms to the schema") {
   }
 }
 
+TEST_CASE("the README says how the dataset of every shipped config is made") {
+  const std::string readme = read_file(std::filesystem::path(SINKSCOPE_CONFIGS).parent_path() / "README.md");
+  for (const auto& [name, file] : shipped()) {
+    INFO(name);
+    const std::size_t row = readme.find("`configs/" + name + ".json`");
+    REQUIRE(row != std::string::npos);
+    const std::string rest = readme.substr(row, readme.find('\n', row) - row);
+    CHECK(rest.find("sinkscope tokenize TEXT --output " + load_config(file).data.path + " --") != std::string::npos);
+  }
+}
+
 TEST_CASE("the shipped presets have the sizes that their names say") {
   const auto files = shipped();
   const Config gpt2 = load_config(files.at("gpt2-124m"));
@@ -101,7 +112,8 @@ TEST_CASE("schema and parser refuse the same values") {
   };
   for (const char* text :
        {R"({})", R"({"$schema": "x"})", R"({"name": "a/b-1"})", R"({"model": {"layers": 7}})",
-        R"({"train": {"optimizer": {"beta1": 0.0}}})", R"({"data": {"common_targets": ["none"]}})",
+        R"({"train": {"optimizer": {"beta1": 0.0}}})", R"({"train": {"recompute": "mlp"}})",
+        R"({"data": {"common_targets": ["none"]}})",
         R"({"ablation": {"train.seed": [1, 2]}})", R"({"probes": {"sink_threshold": 1}})"})
     CHECK(accepted(text));
   for (const char* text :
@@ -109,7 +121,8 @@ TEST_CASE("schema and parser refuse the same values") {
         R"({"model": {"layers": 0}})", R"({"model": {"layers": 1025}})", R"({"model": {"layers": "4"}})",
         R"({"model": {"layers": 1.5}})", R"({"model": {"norm": "batchnorm"}})", R"({"model": 3})",
         R"({"model": {"norm_eps": 0}})", R"({"train": {"optimizer": {"beta1": 1}}})",
-        R"({"train": {"sequence_length": 1}})", R"({"data": {"common_targets": []}})",
+        R"({"train": {"sequence_length": 1}})", R"({"train": {"recompute": "all"}})",
+        R"({"train": {"recompute": true}})", R"({"data": {"common_targets": []}})",
         R"({"data": {"common_targets": ["none", "none"]}})", R"({"data": {"train": [""]}})",
         R"({"ablation": {"train.sed": [1]}})", R"({"ablation": {"train.seed": []}})",
         R"({"ablation": {"train.seed": [1, 1]}})", R"({"ablation": {"train.seed": ["x"]}})",

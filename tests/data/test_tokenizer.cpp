@@ -137,7 +137,7 @@ TEST_CASE("a trained sentencepiece model gives back the text, twice the same") {
   CHECK(tokenizer->encode("The cat sat on the mat").size() < 12);
   CHECK(message_of([&] { tokenizer->encode("\xff"); }) == "the text is not valid UTF-8 at byte 0");
   CHECK(message_of([&] { train("a.model", 320); }) == (folder / "a.model").string() + ": exists already");
-  CHECK(message_of([&] { train("c.model", 100000); }).find("c.model: sentencepiece: ") != std::string::npos);
+  CHECK(message_of([&] { train("c.model", 100000); }).find("text.txt: sentencepiece: ") != std::string::npos);
   CHECK_FALSE(std::filesystem::exists(folder / "c.model"));
   write_file(folder / "bad.model", "not a model");
   CHECK(message_of([&] { open_tokenizer(folder / "bad.model"); }).find("bad.model: sentencepiece: ") != std::string::npos);

@@ -67,5 +67,29 @@ TEST_CASE("a dry run prints the plan and writes nothing") {
   CHECK(!std::filesystem::exists(place.path() / "runs"));
 }
 
+TEST_CASE("a dry run needs no dataset where the vocabulary is given, and hides no damaged one") {
+  const Workplace place;
+  const std::string dry_run = "train config.json --dry-run --set data.bos=sequence --set model.vocab_size=384";
+  for (const char* where : {" --set data.path=nowhere", " --set data.path= --set 'data.train=[\"nowhere/*.bin\"]'"}) {
+    const Outcome outcome = place.run(dry_run + where);
+    INFO(outcome.output);
+    CHECK(outcome.status == 0);
+    for (const char* part : {"\"vocab_size\": 384", "\"bos_id\": -1", "\"max_sequence_length\": 32", "parameters", "activations",
+                             "optimizer", "dataset           absent (no", "no memory of probe passes"})
+      CHECK(contains(outcome.output, part));
+    CHECK_FALSE(contains(outcome.output, "epochs of"));
+  }
+  CHECK(place.run("train config.json --dry-run --set data.path=nowhere").status == 1);  // of which vocabulary?
+  CHECK(place.run(dry_run + " --set data.path= --set 'data.train=[\"data/train_00000.bin\",\"nowhere\"]'").status == 1);
+  CHECK(place.run("train config.json --set data.path=nowhere --set model.vocab_size=384").status == 1);
+  std::filesystem::create_directory(place.path() / "empty");
+  CHECK(place.run(dry_run + " --set data.path=empty").status == 1);
+  std::filesystem::resize_file(place.path() / "data/train_00000.bin", 1000);
+  const Outcome damaged = place.run(dry_run);
+  INFO(damaged.output);
+  CHECK(damaged.status == 1);
+  CHECK(contains(damaged.output, "train_00000.bin"));
+}
+
 }  // namespace
 }  // namespace sinkscope

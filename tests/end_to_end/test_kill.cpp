@@ -59,6 +59,40 @@ TEST_CASE("killed at random moments and resumed, a run's logs and model are thos
   }
 }
 
+TEST_CASE("tokenize that is killed leaves nothing in sight, and the same command then succeeds") {
+  const Workplace place;
+  if (test::contains(place.run("doctor").output, "missing  sentencepiece")) return;
+  std::string text;
+  for (int copy = 0; copy < 40; ++copy) text += place.read("text.txt");
+  place.write("text.txt", text);
+  const std::vector<std::string> arguments = {"tokenize", "text.txt", "--output", "sets/words", "--train-sentencepiece", "300"};
+  const auto names = [&] {
+    std::vector<std::string> found;
+    for (const auto& entry : std::filesystem::directory_iterator(place.path() / "sets"))
+      found.push_back(entry.path().filename().string());
+    return found;
+  };
+  // Kills until one leaves its hidden folder, with the tokenizer in it.
+  bool midway = false;
+  int moment = 1;
+  for (int attempt = 0; attempt < 200 && !midway; ++attempt) {
+    const bool killed = place.run_and_kill(arguments, moment);
+    moment = killed ? moment + 1 + moment / 8 : std::max(1, moment / 2);
+    std::filesystem::remove_all(place.path() / "sets/words");  // it was too late
+    if (!std::filesystem::exists(place.path() / "sets")) continue;
+    for (const std::string& name : names()) {
+      CHECK(name.starts_with(".words.pending-"));
+      midway = midway || std::filesystem::exists(place.path() / "sets" / name / "tokenizer.model");
+    }
+  }
+  REQUIRE(midway);
+  const test::Outcome outcome = place.run("tokenize text.txt --output sets/words --train-sentencepiece 300");
+  INFO(outcome.output);
+  CHECK(outcome.status == 0);
+  CHECK(names() == std::vector<std::string>{"words"});
+  CHECK(std::filesystem::exists(place.path() / "sets/words/dataset.json"));
+}
+
 TEST_CASE("an interrupt saves a checkpoint, and says how to go on") {
   const Workplace place;
   // The shell waits for the first logged step, then sends SIGINT; a run this long does not end by itself.

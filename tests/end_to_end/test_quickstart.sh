@@ -43,6 +43,17 @@ quickstart --text "$place/texts/folder" --name folder || fail "and goes on"
 echo "more" > "$place/texts/folder/b.txt"
 quickstart --text "$place/texts/folder" --name folder && fail "a folder with a new file is refused"
 
+# The rule for names is the config's own, checked before anything is done.
+pattern=$(sed -n "s/^name_pattern='\(.*\)'\$/\1/p" "$source_dir/scripts/quickstart")
+[[ -n $pattern ]] && grep -qF "\"pattern\": \"$pattern\"" "$source_dir/configs/schema.json" || fail "names are those of the schema"
+stub "$place/scripts/setup" 'echo set-up; exit 0'
+for name in "my run" ../up /root .hidden a//b; do
+  quickstart --name "$name" && fail "the name $name is refused"
+  [[ $(wc -l < "$place/output") == 1 ]] && grep -qF -- "--name \"$name\": expected" "$place/output" || fail "before the set-up"
+done
+quickstart --text "$place/texts/b.txt" --name group/b-1 || fail "a name with a folder is taken"
+[[ -f $place/data/group/b-1/dataset.json ]] || fail "and used"
+
 rm "$place/data/other.text"
 quickstart --text "$place/texts/b.txt" --name other && fail "a dataset of an unknown text is refused"
 grep -q 'not recorded' "$place/output" || fail "and says so"

@@ -42,6 +42,55 @@ TEST_CASE("bad input gets one clear error and a status of 1") {
   check_refused(place, "train config.json", "train_00000.bin");
 }
 
+TEST_CASE("a dry run for a GPU prints its memory table, with a GPU and without") {
+  const Workplace place;
+  const Outcome outcome = place.run("train config.json --set device=cuda --dry-run");
+  INFO(outcome.output);
+  CHECK(outcome.status == 0);
+  for (const char* part : {"\ndevice memory     ", "\nactivations    blocks: mlp up ", "\nbackend        matrix product workspace "})
+    CHECK(contains(outcome.output, part));
+  CHECK(!std::filesystem::exists(place.path() / "runs"));
+}
+
+TEST_CASE("a word that is not understood is named, with the nearest that is") {
+  const Workplace place;
+  const auto refused = [&](const std::string& arguments, const std::string& message) {
+    const Outcome outcome = place.run(arguments);
+    INFO(arguments);
+    CHECK(outcome.status == 1);
+    CHECK(outcome.output == "sinkscope: error: " + message + "\n");
+  };
+  refused("trian config.json", "unknown command \"trian\"; did you mean \"train\"?");
+  refused("frobnicate", "unknown command \"frobnicate\"; see sinkscope --help");
+  refused("--verison", "unknown option \"--verison\"; did you mean \"--version\"?");
+  refused("train --bogus", "unknown option \"--bogus\"; see sinkscope train --help");
+  refused("train config.json --dry-rum", "unknown option \"--dry-rum\"; did you mean \"--dry-run\"?");
+  refused("export runs/small --ouput=x", "unknown option \"--ouput\"; did you mean \"--output\"?");
+  refused("config shwo config.json", "unknown command \"shwo\"; did you mean \"show\"?");
+  refused("config show config.json --sett a=1", "unknown option \"--sett\"; did you mean \"--set\"?");
+  CHECK(contains(place.run("train config.json more.json").output, "more.json"));
+  CHECK(contains(place.run("train").output, "config is required"));
+}
+
+TEST_CASE("what would keep ablate from its page is told before the training") {
+  const Workplace place;
+  const auto refused = [&](const std::string& arguments, const std::string& part) {
+    const Outcome outcome = place.run(arguments, "SINKSCOPE_ASSETS=assets");
+    INFO(outcome.output);
+    CHECK(outcome.status == 1);
+    CHECK(contains(outcome.output, part));
+    CHECK(!std::filesystem::exists(place.path() / "runs/small/bos-sequence"));
+  };
+  refused("ablate config.json", "(uPlot) is not installed");
+  for (const char* file : {"uPlot.iife.min.js", "uPlot.min.css", "LICENSE"})
+    test::write_file(place.path() / "assets/uplot" / file, "/* */");
+  refused("ablate config.json --set 'ablation={\"train.seed\":[1,2,3,4,5,6,7,8,9]}'", "at most 8 runs, not 9");
+  test::write_file(place.path() / "runs/small/report.html", "mine");
+  refused("ablate config.json", "runs/small/report.html: exists and is not a report");
+  CHECK(place.read("runs/small/report.html") == "mine");
+  CHECK(place.run("ablate config.json --dry-run", "SINKSCOPE_ASSETS=none").status == 0);
+}
+
 TEST_CASE("a full disk stops the run with the file named, and the run goes on when there is room") {
   const Workplace place;
   REQUIRE(place.run("train config.json --set name=whole").status == 0);

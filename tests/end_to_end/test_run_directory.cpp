@@ -21,7 +21,9 @@ TEST_CASE("a signal saves a checkpoint, says how to go on, and shows in the exit
   const Workplace place;
   for (const auto& [signal, status] : {std::pair<std::string, int>{"INT", 130}, {"TERM", 143}, {"HUP", 129}}) {
     const test::Outcome outcome =
-        place.run(during_run(signal, "kill -" + signal + " $program; wait $program; status=$?; exit $status"));
+        place.run(during_run(
+            // Twice, as `timeout` sends it: to the process, and to its group.
+            signal, "kill -" + signal + " $program; kill -" + signal + " $program; wait $program; status=$?; exit $status"));
     const std::string log = place.read(signal + ".log");
     INFO(signal << ": " << log);
     CHECK(outcome.status == status);

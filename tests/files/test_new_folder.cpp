@@ -79,8 +79,25 @@ TEST_CASE("a process that ends within leaves no target") {
   CHECK(entries(folder.path()) == 2);
   CHECK(!std::filesystem::exists(folder / "pending"));
   PendingFolder(folder / "pending").commit();
+  CHECK(entries(folder.path()) == 2);  // what the process left of it is gone
   StagingFolder(folder / ".staging").commit(folder / "staged");
   CHECK(std::filesystem::is_empty(folder / "staged"));
+}
+
+TEST_CASE("a pending folder removes what a killed process left of it, and nothing else") {
+  const TemporaryFolder folder;
+  write_file(folder / ".set.pending-a1B2c3/half", "left by a killed process");
+  for (const char* kept : {".set.pending-backup2/mine", ".other.pending-a1B2c3/mine", ".set.backup/mine"})
+    write_file(folder / kept, "mine");
+  write_file(folder / "linked/mine", "mine");
+  std::filesystem::create_directory_symlink(folder / "linked", folder / ".set.pending-symbol");
+  const PendingFolder in_use(folder / "set");
+  write_new_file(in_use.path() / "half", "in use");
+  CHECK(!std::filesystem::exists(folder / ".set.pending-a1B2c3"));
+  const PendingFolder second(folder / "set");
+  CHECK(read_file(in_use.path() / "half") == "in use");
+  for (const char* kept : {".set.pending-backup2/mine", ".other.pending-a1B2c3/mine", ".set.backup/mine", "linked/mine"})
+    CHECK(read_file(folder / kept) == "mine");
 }
 
 TEST_CASE("a rename to a new name replaces nothing") {

@@ -23,7 +23,7 @@ TEST_CASE("the GPU's clock sees what is enqueued, and nothing else") {
   CHECK(ops->time_ms([] {}) < once);
 }
 
-TEST_CASE("the GPU tells its name and memory; ranges nest") {
+TEST_CASE("the GPU tells its name and memory, and ranges nest") {
   const auto ops = make_cuda_ops({.device = 0, .compute = DType::f32});
   CHECK(ops->gpu_name() == cuda_devices().front());
   const std::size_t before = ops->peak_memory(), bytes = std::size_t{512} << 20;

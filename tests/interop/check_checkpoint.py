@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Loads an export with transformers and compares its logits, sink scores and residual norms with the engine's.
 
 usage: check_checkpoint.py EXPORT_DIR DUMP.json

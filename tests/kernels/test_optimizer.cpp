@@ -185,7 +185,7 @@ TEST_CASE("abs_statistics is the same in one part and in several") {
   }
 }
 
-TEST_CASE("Buffers are aligned; copies and zero reach every byte") {
+TEST_CASE("Buffers are aligned, copies and zero reach every byte") {
   const auto ops = make_cpu_ops(2);
   for (const std::size_t bytes : {std::size_t{0}, std::size_t{1}, std::size_t{257}, std::size_t{100000}}) {
     const Buffer buffer = ops->allocate(bytes);

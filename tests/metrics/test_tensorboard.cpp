@@ -335,7 +335,7 @@ TEST_CASE("A resume drops later steps and a torn end, and goes on in a file of i
   }
 }
 
-TEST_CASE("A file that needs no change is left alone; a damaged one is named and kept") {
+TEST_CASE("A file that needs no change is left alone, and a damaged one is named and kept") {
   const TemporaryFolder folder;
   {
     const auto sink = make_tensorboard_sink(folder.path(), std::nullopt);

@@ -19,6 +19,8 @@ class CountingOps final : public Ops {
     allocations.push_back(bytes);
     return inner_->allocate(bytes);  // which also frees it
   }
+  std::optional<std::size_t> memory_available() const override { return inner_->memory_available(); }
+  void reserve(const BackendExtents& extents) override { inner_->reserve(extents); }
   std::string device_name() const override { return inner_->device_name(); }
   std::string description() const override { return inner_->description(); }
   DType compute_dtype() const override { return inner_->compute_dtype(); }

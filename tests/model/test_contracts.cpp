@@ -144,7 +144,8 @@ TEST_CASE("the memory plan is what a decoder takes, once, before its first step"
                                  .max_length = 2 + random.below(10),
                                  .sink_positions = random.below(3),
                                  .residual_norms = random.below(2) == 0,
-                                 .training = random.below(3) > 0};
+                                 .training = random.below(3) > 0,
+                                 .recompute = static_cast<Recompute>(random.below(3))};
     INFO(test::describe(config) << ", seed " << seed);
     CountingOps ops(make_cpu_ops(1));
     std::vector<std::size_t> planned;
@@ -189,28 +190,30 @@ TEST_CASE("the memory plan counts the bytes of a known model") {
 }
 
 TEST_CASE("a step asks no array of the heap") {
-  for (const ModelConfig& config : tiny_presets()) {
-    INFO(test::describe(config));
-    const auto ops = make_cpu_ops(1);
-    Random random(67);
-    const Batch batch = random_batch(random, config, 3, 12);
-    Decoder decoder = make_decoder(
-        *ops, config, {.max_sequences = 3, .max_length = 12, .sink_positions = 2, .residual_norms = true},
-        strong_parameters(ParameterLayout(config), 68));
-    Values losses(batch.targets.size());
-    const auto step = [&] {
-      decoder.zero_gradients();
-      decoder.forward(batch.sequences, batch.length, batch.inputs.data());
-      decoder.loss(batch.targets.data(), losses.data(), 0.1F);
-      decoder.backward();
-    };
-    step();  // scratch memory of the operations grows to its size
-    const long before = heap_arrays;
-    step();
-    const long after = heap_arrays;
-    CHECK(after == before);
-    CHECK(before > 0);
-  }
+  for (const ModelConfig& config : tiny_presets())
+    for (const Recompute recompute : {Recompute::none, Recompute::block}) {
+      INFO(test::describe(config) << ", recompute " << to_string(recompute));
+      const auto ops = make_cpu_ops(1);
+      Random random(67);
+      const Batch batch = random_batch(random, config, 3, 12);
+      Decoder decoder = make_decoder(
+          *ops, config,
+          {.max_sequences = 3, .max_length = 12, .sink_positions = 2, .residual_norms = true, .recompute = recompute},
+          strong_parameters(ParameterLayout(config), 68));
+      Values losses(batch.targets.size());
+      const auto step = [&] {
+        decoder.zero_gradients();
+        decoder.forward(batch.sequences, batch.length, batch.inputs.data());
+        decoder.loss(batch.targets.data(), losses.data(), 0.1F);
+        decoder.backward();
+      };
+      step();  // scratch memory of the operations grows to its size
+      const long before = heap_arrays;
+      step();
+      const long after = heap_arrays;
+      CHECK(after == before);
+      CHECK(before > 0);
+    }
 }
 
 TEST_CASE("parameters and gradients start at zero and are seen in their own shapes") {

@@ -122,9 +122,9 @@ TEST_CASE("probe sets depend on the seed and on nothing else") {
   Config config;
   config.model.vocab_size = 59;
   config.train.seed = 1;
-  const ProbeSetOptions first = probe_set_options(config);
+  const ProbeSetOptions first = probe_set_options(config, 59);
   config.train.seed = 2;
-  CHECK(probe_set_options(config).seed == first.seed);  // runs of several seeds are probed alike
+  CHECK(probe_set_options(config, 59).seed == first.seed);  // runs of several seeds are probed alike
   CHECK(first.length == config.train.sequence_length);
   CHECK(first.bos_id == -1);
 }
@@ -132,16 +132,35 @@ TEST_CASE("probe sets depend on the seed and on nothing else") {
 TEST_CASE("sets that would repeat others or need a BOS that is not there are left out") {
   const MemoryStream stream(3000, 57, kEos);
   ProbeSetOptions changed = options();
-  SECTION("no BOS") { changed.bos_id = -1; }
-  SECTION("a BOS outside the vocabulary") { changed.bos_id = 59; }
-  CHECK((changed.bos_id == kBos || names(build_probe_sets(stream, changed)) ==
-                                       std::vector<std::string>{"natural", "natural_short", "random", "repeated"}));
+  changed.bos_id = -1;
+  CHECK(names(build_probe_sets(stream, changed)) ==
+        std::vector<std::string>{"natural", "natural_short", "random", "repeated"});
   changed = options();
   for (const std::int64_t length : {32, 33}) {
     changed.short_length = length;
     CHECK(names(build_probe_sets(stream, changed)) ==
           std::vector<std::string>{"natural", "natural_bos", "random", "repeated"});
   }
+}
+
+TEST_CASE("rows that pad the vocabulary are never drawn, and may hold the BOS") {
+  Config config;
+  config.model.vocab_size = 4096;
+  config.train.sequence_length = 32;
+  config.probes.short_length = 8;
+  config.data.bos_id = 60;
+  config.data.eos_id = kEos;
+  const MemoryStream stream(3000, 57, kEos);
+  const auto sets = build_probe_sets(stream, probe_set_options(config, 59));
+  REQUIRE(sets.size() == 6);
+  CHECK(sets[1].inputs.front() == 60);
+  for (const ProbeSet& set : {sets[4], sets[5]}) {
+    INFO(set.name);
+    CHECK(*std::max_element(set.inputs.begin(), set.inputs.end()) < kEos);
+    CHECK(*std::max_element(set.targets.begin(), set.targets.end()) < kEos);
+  }
+  config.data.bos_id = 4096;  // no row
+  CHECK(build_probe_sets(stream, probe_set_options(config, 59)).size() == 4);
 }
 
 TEST_CASE("a short text gives the windows it has, none is an error") {

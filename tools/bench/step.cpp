@@ -65,16 +65,17 @@ double StepBench::step() {
   decoder_.zero_gradients();
   for (std::int64_t micro = 0; micro < config_.train.gradient_accumulation; ++micro) {
     decoder_.forward(B, T, tokens_.data());
+    decoder_.loss(tokens_.data() + 1, losses_.data(), scale);
+    const std::vector<float> sink = decoder_.sink_scores(), norms = decoder_.residual_norms();
+    decoder_.backward();
     if (config_.probes.enabled)
-      summarize_step(decoder_.sink_scores(), decoder_.residual_norms(),
+      summarize_step(sink, norms,
                      {.layers = config_.model.layers,
                       .sequences = B,
                       .heads = config_.model.heads,
                       .positions = config_.probes.positions,
                       .length = T},
                      config_.probes.sink_threshold, probes);
-    decoder_.loss(tokens_.data() + 1, losses_.data(), scale);
-    decoder_.backward();
   }
   StepRecord record;
   if (config_.probes.enabled) probes.fill(record);
@@ -86,7 +87,7 @@ double StepBench::step() {
 double StepBench::probe_pass() {
   if (!probes_) {
     const RandomText text((config_.probes.sequences + 1) * config_.train.sequence_length, config_.model.vocab_size);
-    probes_.emplace(ops_, decoder_, config_.probes, build_probe_sets(text, probe_set_options(config_)));
+    probes_.emplace(ops_, decoder_, config_.probes, build_probe_sets(text, probe_set_options(config_, config_.model.vocab_size)));
   }
   const auto begin = std::chrono::steady_clock::now();
   const StageRange range(ops_, "probes");

@@ -6,6 +6,7 @@
 
 #include "engine/files/replacement.h"
 #include "engine/metrics/console.h"
+#include "tools/report/assets.h"
 #include "tools/report/format.h"
 #include "tools/report/page.h"
 #include "tools/report/summary.h"
@@ -114,9 +115,17 @@ std::string plain_summary(const std::vector<RunData>& runs) {
   return text;
 }
 
+void require_report_possible(std::size_t runs, const std::filesystem::path& file) {
+  if (runs > kMaxPageRuns)
+    throw std::runtime_error(file.string() + ": a page shows at most " + std::to_string(kMaxPageRuns) + " runs, not " +
+                             std::to_string(runs) + "; leave it out with --no-html, then compare some of them at a time");
+  require_report_or_nothing(file);
+  load_chart_library();
+}
+
 void write_report(const std::vector<RunData>& runs, const std::filesystem::path& file) {
   require_runs(runs);
-  require_report_or_nothing(file);
+  require_report_possible(runs.size(), file);
   const std::string page = page_html(runs, summarize(runs));
   FileReplacement replacement(file);
   replacement.write(page);

@@ -2,6 +2,7 @@
 // terminal, and one self-contained HTML page. What each number means is METRICS.md.
 #pragma once
 
+#include <cstddef>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -38,8 +39,15 @@ std::string summary_table(const std::vector<RunData>& runs);
 /// What the numbers say in sentences, whether the arms are comparable, and residual norms by layer.
 std::string plain_summary(const std::vector<RunData>& runs);
 
-/// Writes the page (by a temporary file and a rename). Throws std::runtime_error when the chart
-/// library is not found, naming the command that fetches it, or when `file` cannot be written.
+/// Runs of one page: each has a colour of its own.
+inline constexpr std::size_t kMaxPageRuns = 8;
+
+/// Throws what write_report would throw for that many runs, before there are any: too many of them, no
+/// chart library (the command that fetches it is named), or a `file` that is not a report.
+void require_report_possible(std::size_t runs, const std::filesystem::path& file);
+
+/// Writes the page (by a temporary file and a rename). Throws std::runtime_error as
+/// require_report_possible does, or when `file` cannot be written.
 void write_report(const std::vector<RunData>& runs, const std::filesystem::path& file);
 
 }  // namespace sinkscope

@@ -1,0 +1,183 @@
+#include "engine/train/run_memory.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <iterator>
+
+#include "engine/config/load.h"
+#include "engine/optim/adamw.h"
+#include "engine/probes/probe_pass.h"
+
+namespace sinkscope {
+namespace {
+
+// Chunks of logits stay in a CPU's cache. On a GPU each one reads and writes the whole gradient of the head, so
+// few and large ones are fast.
+constexpr std::int64_t kCpuLogits = std::int64_t{8} << 20, kGpuLogits = std::int64_t{1} << 30;
+
+double mebibytes(std::size_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); }
+
+template <class... Values>
+std::string format(const char* pattern, Values... values) {
+  char text[160];
+  std::snprintf(text, sizeof text, pattern, values...);
+  return text;
+}
+
+/// "block 3 norm1" and its like of other blocks make one line of the table.
+std::string table_name(const std::string& buffer) {
+  if (!buffer.starts_with("block ")) return buffer;
+  const std::size_t space = buffer.find(' ', 6);
+  return space == std::string::npos ? buffer : "blocks:" + buffer.substr(space);
+}
+
+Config with_micro_batch(Config config, std::int64_t micro_batch) {
+  config.train.micro_batch = micro_batch;
+  return config;
+}
+
+}  // namespace
+
+Backend backend_of(const Config& config) {
+  if (config.device == Device::cuda || (config.device == Device::automatic && !cuda_devices().empty()))
+    return {.device = Device::cuda, .compute = config.precision == Precision::fp32 ? DType::f32 : DType::bf16};
+  if (config.precision == Precision::bf16)
+    throw ConfigError("precision is \"bf16\", and the CPU computes in fp32; expected \"fp32\" or \"auto\"");
+  return {};
+}
+
+DecoderOptions decoder_options(const Config& config, const Backend& backend) {
+  return {.max_sequences = config.train.micro_batch,
+          .max_length = config.train.sequence_length,
+          .sink_positions = config.probes.enabled ? config.probes.positions : 0,
+          .residual_norms = config.probes.enabled,
+          .training = true,
+          .recompute = config.train.recompute,
+          .logits_bytes = backend.device == Device::cuda ? kGpuLogits : kCpuLogits};
+}
+
+std::vector<ProbeSet> run_probe_sets(const Config& config, const Dataset& dataset) {
+  if (!config.probes.enabled || config.probes.every == 0 || !dataset.validation) return {};
+  return build_probe_sets(*dataset.validation, probe_set_options(config, dataset.vocab_size));
+}
+
+BackendExtents backend_extents(const Config& config, std::span<const ProbeSet> sets, const Backend& backend) {
+  const ModelConfig& model = config.model;
+  const DecoderOptions options = decoder_options(config, backend);
+  const ParameterLayout layout(model);
+  const std::int64_t up_width = model.mlp == MlpType::swiglu ? 2 * model.hidden : model.hidden;
+  const std::int64_t qkv_width = (model.heads + 2 * model.kv_heads) * model.head_dim;
+  BackendExtents extents{.training = {.sequences = options.max_sequences, .length = options.max_length},
+                         .probed = {},
+                         .statistics_elements = 0,
+                         .query_heads = model.heads,
+                         .kv_heads = model.kv_heads,
+                         .head_dim = model.head_dim,
+                         .channels = model.channels,
+                         .bias_outputs = model.bias ? std::max({qkv_width, up_width, model.channels}) : 0,
+                         .positions = options.sink_positions,
+                         .rope_theta = model.position == PositionEncoding::rope ? model.rope_theta : 0,
+                         .segments = layout.segments(),
+                         .flat_size = layout.flat_size()};
+  for (const ProbeSet& set : sets) {
+    extents.probed.push_back({.sequences = ProbePass::batch_sequences(options, set), .length = set.length});
+    extents.statistics_elements = std::max(extents.statistics_elements, set.sequences * set.length * model.channels);
+  }
+  return extents;
+}
+
+std::vector<MemoryLine> run_memory(const Config& config, std::span<const ProbeSet> sets, const Backend& backend) {
+  const DecoderOptions options = decoder_options(config, backend);
+  std::vector<MemoryLine> lines = Decoder::memory_plan(config.model, options, backend.compute);
+  const auto append = [&](std::vector<MemoryLine> more) {
+    lines.insert(lines.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
+  };
+  append(AdamW::memory_plan(ParameterLayout(config.model), backend.compute));
+  if (!sets.empty()) append(ProbePass::memory_plan(config.model, options, config.probes, sets, backend.compute));
+  if (backend.device != Device::cuda) return lines;
+  const BackendMemory memory = cuda_memory(backend_extents(config, sets, backend));
+  const auto line = [&](const char* buffer, std::size_t bytes) {
+    if (bytes > 0) lines.push_back({"backend", buffer, bytes});
+  };
+  line("matrix product workspace", memory.workspace);
+  line("scratch of operations", memory.scratch);
+  line("rotary table", memory.rotary);
+  line("optimizer chunks", memory.chunks);
+  line("code, an allowance", memory.code);
+  return lines;
+}
+
+std::size_t total_bytes(std::span<const MemoryLine> lines) {
+  std::size_t bytes = 0;
+  for (const MemoryLine& line : lines) bytes += line.bytes;
+  return bytes;
+}
+
+std::string memory_table(std::span<const MemoryLine> lines) {
+  std::vector<MemoryLine> rows;
+  for (const MemoryLine& line : lines) {
+    const std::string name = table_name(line.buffer);
+    const auto same = [&](const MemoryLine& row) { return row.arena == line.arena && row.buffer == name; };
+    const auto found = std::find_if(rows.begin(), rows.end(), same);
+    if (found == rows.end())
+      rows.push_back({line.arena, name, line.bytes});
+    else
+      found->bytes += line.bytes;
+  }
+  const auto row_text = [](const std::string& arena, const std::string& buffer, std::size_t bytes) {
+    return format("%-14s %-34s %12.3f\n", arena.c_str(), buffer.c_str(), mebibytes(bytes));
+  };
+  std::string table = format("%-14s %-34s %12s\n", "memory", "buffer", "MiB");
+  std::size_t arena_total = 0;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    table += row_text(rows[i].arena, rows[i].buffer, rows[i].bytes);
+    arena_total += rows[i].bytes;
+    if (i + 1 < rows.size() && rows[i + 1].arena == rows[i].arena) continue;
+    table += row_text(rows[i].arena, "= all of it", arena_total);
+    arena_total = 0;
+  }
+  return table + row_text("total", "", total_bytes(lines));
+}
+
+std::int64_t largest_micro_batch(const Config& config, std::span<const ProbeSet> sets, const Backend& backend,
+                                 std::size_t available) {
+  const auto fits = [&](std::int64_t micro_batch) {
+    return total_bytes(run_memory(with_micro_batch(config, micro_batch), sets, backend)) <= available;
+  };
+  // Memory grows with the micro-batch, except where a probe set no longer goes through in parts, which frees the
+  // rows gathered of it: between those places bisection finds the largest.
+  const std::int64_t most = config.train.micro_batch, T = config.train.sequence_length;
+  std::vector<std::int64_t> begins = {1};
+  for (const ProbeSet& set : sets) {
+    const std::int64_t whole = (set.sequences * set.length + T - 1) / T;
+    if (whole > 1 && whole <= most) begins.push_back(whole);
+  }
+  std::sort(begins.begin(), begins.end());
+  std::int64_t end = most + 1;
+  for (auto begin = begins.rbegin(); begin != begins.rend(); end = *begin++) {
+    if (*begin >= end || !fits(*begin)) continue;
+    std::int64_t good = *begin, bad = end;
+    while (bad - good > 1) {
+      const std::int64_t middle = good + (bad - good) / 2;
+      (fits(middle) ? good : bad) = middle;
+    }
+    return good;
+  }
+  return 0;
+}
+
+void expect_fit(const Config& config, std::span<const ProbeSet> sets, const Backend& backend, std::size_t available) {
+  const std::vector<MemoryLine> lines = run_memory(config, sets, backend);
+  if (total_bytes(lines) <= available) return;
+  const std::int64_t largest = largest_micro_batch(config, sets, backend, available);
+  std::string table = memory_table(lines);
+  table.pop_back();  // the newline
+  throw ConfigError(config.name + ": " +
+                    format("a train.micro_batch of %lld takes %.0f MiB of device memory, and %.0f MiB are free; ",
+                           static_cast<long long>(config.train.micro_batch), mebibytes(total_bytes(lines)),
+                           mebibytes(available)) +
+                    (largest > 0 ? "the largest that fits is " + std::to_string(largest) : "not even 1 fits") +
+                    "\n" + table);
+}
+
+}  // namespace sinkscope

@@ -1,0 +1,56 @@
+// The device memory of a whole run, before any of it is taken.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/config/config.h"
+#include "engine/data/dataset.h"
+#include "engine/model/decoder.h"
+#include "engine/probes/probe_sets.h"
+#include "kernels/backend_memory.h"
+#include "kernels/ops.h"
+
+namespace sinkscope {
+
+/// What a run computes on and in.
+struct Backend {
+  Device device = Device::cpu;   // cpu or cuda
+  DType compute = DType::f32;
+};
+
+/// That of a config; `auto` is a GPU where this build and machine have one, "cuda" a GPU even where they have
+/// none. Throws ConfigError for bf16 on the CPU.
+Backend backend_of(const Config& config);
+
+/// The decoder options a run of this (completed) config uses on a backend.
+DecoderOptions decoder_options(const Config& config, const Backend& backend);
+
+/// The sets of the run's probe passes; empty when it has none, or no held-out text.
+std::vector<ProbeSet> run_probe_sets(const Config& config, const Dataset& dataset);
+
+/// What the run will ask of its backend's operations. Of the sets only extents count.
+BackendExtents backend_extents(const Config& config, std::span<const ProbeSet> sets, const Backend& backend);
+
+/// All of it: decoder, optimizer, probes and, on a GPU, the backend itself. Needs no GPU. Of the sets only extents
+/// count.
+std::vector<MemoryLine> run_memory(const Config& config, std::span<const ProbeSet> sets, const Backend& backend);
+
+std::size_t total_bytes(std::span<const MemoryLine> lines);
+
+/// The lines as a table in MiB, those of a kind in one, with the sums of arenas and of all.
+std::string memory_table(std::span<const MemoryLine> lines);
+
+/// The largest train.micro_batch, up to that of the config, with which the run takes at most `available` bytes; 0 when
+/// not even 1 does.
+std::int64_t largest_micro_batch(const Config& config, std::span<const ProbeSet> sets, const Backend& backend,
+                                 std::size_t available);
+
+/// Throws ConfigError with the table and the largest micro-batch unless the run takes at most `available` bytes.
+void expect_fit(const Config& config, std::span<const ProbeSet> sets, const Backend& backend, std::size_t available);
+
+}  // namespace sinkscope

@@ -1,0 +1,69 @@
+#include "kernels/backend_memory.h"
+
+#include <algorithm>
+
+namespace sinkscope {
+namespace {
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
+
+constexpr std::int64_t kMaxBlocks = 4 * 256;  // of reductions with as many blocks as processors, a few each
+
+/// Temporary memory of a radix sort of N pairs or keys of 32 bits: a copy of each array, a histogram of 256 bins
+/// for every tile, which holds 1024 elements or more, and totals.
+std::int64_t sort_bytes(std::int64_t N, std::int64_t arrays) { return (4 * arrays + 1) * N + (std::int64_t{1} << 20); }
+
+/// Sink scores of the query tiles, of 64 rows or more, that see the watched keys: (B, H, tiles, K) f32.
+std::int64_t sink_bytes(const BackendExtents& e, const BatchExtents& batch) {
+  return batch.sequences * e.query_heads * ceil_div(batch.length, 64) * e.positions * 4;
+}
+
+/// attention_statistics: sums in f64 and the mass of every key, (B, H, tiles of 32, 5) and (B, H, tiles, T) f32.
+std::int64_t statistics_bytes(const BackendExtents& e, const BatchExtents& batch) {
+  return batch.sequences * e.query_heads * ceil_div(batch.length, 32) * (5 * 8 + batch.length * 4);
+}
+
+std::int64_t optimizer_chunks(const BackendExtents& e) {
+  std::int64_t chunks = 0;
+  for (const Segment& segment : e.segments) chunks += ceil_div(segment.size, kOptimizerChunk);
+  return chunks;
+}
+
+/// The largest request of any operation.
+std::int64_t scratch_bytes(const BackendExtents& e) {
+  const std::int64_t B = e.training.sequences, T = e.training.length, N = B * T;
+  std::int64_t most = std::max({
+      sink_bytes(e, e.training),
+      B * e.query_heads * round_up(T, 128) * 4,        // attention_backward: sum_d out dout, (B, H, T) f32
+      ceil_div(N, 512) * e.bias_outputs * 4,           // linear_backward: partial column sums
+      2 * kMaxBlocks * 2 * e.channels * 4,             // norm_backward: partial dweight and dbias
+      kMaxBlocks * 2 * e.head_dim * 4,                 // qk_norm_backward: of both weights
+      3 * round_up(N, 64) * 4 + sort_bytes(N, 2),      // embedding_backward: rows sorted by token
+      optimizer_chunks(e) * 8,                         // sum_of_squares
+  });
+  for (const BatchExtents& batch : e.probed)
+    most = std::max({most, sink_bytes(e, batch), statistics_bytes(e, batch)});
+  if (e.statistics_elements > 0)  // abs_statistics: magnitudes, and those sorted
+    most = std::max(most, 2 * 4 * e.statistics_elements + sort_bytes(e.statistics_elements, 1));
+  return round_up(most + 4096, 4096);  // parts begin at multiples of 256 bytes
+}
+
+}  // namespace
+
+std::int64_t BackendExtents::longest() const {
+  std::int64_t length = training.length;
+  for (const BatchExtents& batch : probed) length = std::max(length, batch.length);
+  return length;
+}
+
+BackendMemory cuda_memory(const BackendExtents& e) {
+  const auto bytes = [](std::int64_t count) { return static_cast<std::size_t>(round_up(count, 256)); };
+  return {.workspace = kCudaWorkspace,
+          .scratch = bytes(scratch_bytes(e)),
+          .rotary = e.rope_theta > 0 ? bytes(e.longest() * (e.head_dim / 2) * 8) : 0,
+          .chunks = bytes(optimizer_chunks(e) * 16) + bytes((static_cast<std::int64_t>(e.segments.size()) + 1) * 8),
+          .code = std::size_t{256} << 20};
+}
+
+}  // namespace sinkscope

@@ -1,0 +1,50 @@
+// What a GPU backend takes for itself, beside the buffers that its callers allocate: a function of extents
+// alone, so that it is known without a GPU. Symbols as in kernels/ops.h.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "kernels/ops.h"
+
+namespace sinkscope {
+
+/// B sequences of T positions.
+struct BatchExtents {
+  std::int64_t sequences = 0;
+  std::int64_t length = 0;
+};
+
+/// The largest extents of all that a backend will be asked for.
+struct BackendExtents {
+  BatchExtents training;                    // goes forward and back; smaller ones need less
+  std::vector<BatchExtents> probed;         // go forward and through attention_statistics
+  std::int64_t statistics_elements = 0;     // of one abs_statistics
+  std::int64_t query_heads = 0, kv_heads = 0, head_dim = 0;  // H, G, D
+  std::int64_t channels = 0;                // C
+  std::int64_t bias_outputs = 0;            // O of the widest linear_backward with dbias
+  std::int64_t positions = 0;               // K
+  double rope_theta = 0;                    // 0: no rotary embedding
+  std::vector<Segment> segments;            // of the flat arrays
+  std::int64_t flat_size = 0;               // P
+
+  std::int64_t longest() const;             // T of any batch
+};
+
+/// Bytes of each part.
+struct BackendMemory {
+  std::size_t workspace = 0;  // of matrix products
+  std::size_t scratch = 0;    // of the operation that needs most
+  std::size_t rotary = 0;     // cos and sin of every position
+  std::size_t chunks = 0;     // what each block of the optimizer's kernels works on
+  std::size_t code = 0;       // kernels are loaded when first used: an allowance
+};
+
+constexpr std::size_t kCudaWorkspace = std::size_t{64} << 20;
+constexpr std::int64_t kOptimizerChunk = 16384;  // elements
+
+/// What the CUDA backend takes at most; on the CPU backend nothing is planned.
+BackendMemory cuda_memory(const BackendExtents& extents);
+
+}  // namespace sinkscope

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# tests/interop/run with a Python that has nothing, and with one whose checks pass or fail.
+#   test_interop.sh SOURCE_DIR SINKSCOPE
+set -euo pipefail
+
+source_dir=$1
+program=$2
+place=$(mktemp -d)
+trap 'rm -rf "$place"' EXIT
+fail() { echo "FAILED: $1" >&2; cat "$place/output" >&2; exit 1; }
+stub() { printf '#!/usr/bin/env bash\n%s\n' "$1" > "$place/python"; chmod +x "$place/python"; }
+interop() { PYTHON=$place/python "$source_dir/tests/interop/run" "$@" > "$place/output" 2>&1; }
+row() { grep -qE -- "^$1 +$2 +[0-9]+ *${3:-}" "$place/output"; }
+
+# -c CODE NAME...: the names that are missing; otherwise a check and its arguments.
+stub 'if [[ $1 == -c ]]; then shift 2; out=$(printf "%s, " "$@"); echo "${out%, }"; fi'
+interop "$program" && fail "a Python without packages is refused"
+for model in gpt2 llama qwen3; do
+  for what in train export dump; do row "$model: $what" ok || fail "$model: $what runs without them"; done
+  row "$model: transformers" FAIL ".*lacks torch, transformers" || fail "$model: the row says what is missing"
+done
+row "llama: tensorboard" FAIL ".*lacks tensorboard, numpy" || fail "TensorBoard's row says what is missing"
+grep -q "^missing: torch, transformers, tensorboard, numpy;" "$place/output" || fail "and so does the last line"
+
+# The checks get an export with its dump, and a run.
+stub 'case $1 in
+  -c) ;;
+  */check_checkpoint.py) test -f "$2/model.safetensors" -a -f "$3" && echo "ok   logits: relative difference 1.5e-07, at most 1e-04" ;;
+  */check_tensorboard.py) test -d "$2/tensorboard" && echo "$2: 12 scalars of 3 tags equal the JSON logs" ;;
+esac'
+interop "$program" --output "$place/kept" || fail "checks that pass make a pass"
+for model in gpt2 llama qwen3; do row "$model: transformers" ok "logits 1.5e-07" || fail "$model: the row has the figures"; done
+row "llama: tensorboard" ok "12 scalars" || fail "TensorBoard's row too"
+[[ -f $place/kept/export/qwen3/config.json ]] || fail "the output stays"
+interop "$program" --output "$place/kept" && fail "an output that is there is refused"
+
+stub 'case $1 in -c) ;; */check_checkpoint.py) [[ $2 != *gpt2 ]] || { echo "FAIL logits: 0.1"; exit 1; } ;; esac'
+interop "$program" && fail "a check that fails makes a failure"
+row "gpt2: transformers" FAIL "FAIL logits: 0.1" || fail "and is the one in the table"
+row "qwen3: transformers" ok || fail "beside those that pass"
+interop "$place/none" && fail "a program that is not there is refused"
+echo "passed"

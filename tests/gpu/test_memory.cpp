@@ -1,0 +1,112 @@
+// What is planned is what is taken: scratch memory of operations, a whole run's memory, recomputed activations.
+#include <algorithm>
+
+#include "engine/config/load.h"
+#include "engine/optim/adamw.h"
+#include "engine/train/run_memory.h"
+#include "engine/train/trainer.h"
+#include "tests/catch.h"
+#include "tests/gpu/support.h"
+#include "tests/model/support.h"
+#include "tests/train/support.h"
+
+using namespace sinkscope;
+using namespace sinkscope::test;
+
+namespace {
+
+constexpr std::int64_t kLength = 131;
+
+std::vector<ModelConfig> models() {
+  const auto model = [](const std::string& text) { return resolved_model(text, 211, kLength); };
+  return {model(R"({"preset": "gpt2", "layers": 3, "channels": 96, "heads": 3, "hidden": 101})"),
+          model(R"({"preset": "llama", "layers": 3, "channels": 100, "heads": 4, "kv_heads": 1, "head_dim": 64,
+                   "hidden": 131})"),
+          model(R"({"preset": "qwen3", "layers": 3, "channels": 88, "heads": 4, "kv_heads": 2, "head_dim": 64,
+                   "hidden": 77})")};
+}
+
+Step step_of(DType compute, const ModelConfig& config, Recompute recompute) {
+  const auto ops = make_cuda_ops({.device = 0, .compute = compute});
+  Decoder decoder(*ops, config, {.max_sequences = 3, .max_length = kLength, .sink_positions = 8, .residual_norms = true,
+                                 .recompute = recompute});
+  const Values parameters = strong_parameters(decoder.layout(), 91);
+  const Buffer staging = ops->allocate(parameters.size() * sizeof(float));
+  const Tensor wide(staging.get(), DType::f32, {static_cast<std::int64_t>(parameters.size())});
+  ops->copy_from_host(wide, parameters.data());
+  ops->convert(decoder.parameters(), wide);
+  Random random(92);
+  const Batch batch = random_batch(random, config, 3, kLength, 9);
+  return run_step(*ops, decoder, batch, 1.0F / static_cast<float>(batch.targets.size()));
+}
+
+}  // namespace
+
+TEST_CASE("recomputed activations change no bit on the GPU") {
+  for (const DType compute : kComputeTypes)
+    for (const ModelConfig& config : models()) {
+      const Step kept = step_of(compute, config, Recompute::none);
+      for (const Recompute recompute : {Recompute::mlp, Recompute::block}) {
+        INFO(name_of(compute) << ", " << test::describe(config) << ", recompute " << to_string(recompute));
+        CHECK(same_bits(step_of(compute, config, recompute), kept));
+      }
+    }
+}
+
+TEST_CASE("after a reservation no operation asks for more") {
+  const auto ops = make_cuda_ops({.device = 0, .compute = DType::f32});
+  const std::size_t before = ops->memory_available().value();
+  BackendExtents extents;
+  extents.training = {.sequences = 1, .length = 8};
+  extents.channels = 8;
+  ops->reserve(extents);
+  CHECK(ops->memory_available().value() > before - (std::size_t{32} << 20));  // what it holds counts as available
+  const auto statistics = [&](std::int64_t rows) {
+    const Buffer buffer = ops->allocate(static_cast<std::size_t>(rows) * 64 * sizeof(float));
+    const Tensor x(buffer.get(), DType::f32, {rows, 64});
+    ops->zero(x);
+    return ops->abs_statistics(x).max;
+  };
+  CHECK(statistics(16) == 0);
+  CHECK_THROWS_AS(statistics(1 << 20), std::logic_error);
+  CHECK(statistics(16) == 0);  // as before
+  extents.statistics_elements = std::int64_t{64} << 20;
+  ops->reserve(extents);
+  CHECK(statistics(1 << 20) == 0);
+}
+
+TEST_CASE("a run takes the memory that was planned, none of it in a step") {
+  TemporaryFolder folder;
+  make_dataset(folder.path());
+  for (const char* preset : {"gpt2", "llama", "qwen3"})
+    for (const char* recompute : {"none", "block"}) {
+      INFO(preset << ", recompute " << recompute);
+      const Config config = small_config(
+          folder.path(), {std::string("name=") + preset + "-" + recompute, "device=cuda",
+                          std::string("model.preset=") + preset, "model.channels=256", "model.heads=4",
+                          "model.head_dim=64", "model.hidden=1024", "train.micro_batch=64", "train.sequence_length=150",
+                          "train.gradient_accumulation=1", "train.steps=4", "evaluation.batches=1", "probes.sequences=70",
+                          "probes.short_length=40", std::string("train.recompute=") + recompute});
+      const RunPlan plan = plan_run(config);
+      REQUIRE(plan.memory_available);
+      // The run reserves what the plan says and is held to it: an operation that needs more would throw.
+      CHECK(train_quietly(config).finished);
+      const auto ops = make_cuda_ops({.device = 0, .compute = DType::bf16});
+      CHECK(total_bytes(plan.memory) < ops->total_memory());
+    }
+}
+
+TEST_CASE("a run that does not fit into the GPU is refused before it takes memory") {
+  TemporaryFolder folder;
+  make_dataset(folder.path());
+  const Config config = small_config(folder.path(), {"device=cuda", "model.layers=512", "model.channels=8192",
+                                                     "model.heads=64", "model.hidden=32768", "train.micro_batch=64"});
+  const auto ops = make_cuda_ops({.device = 0, .compute = DType::bf16});
+  const std::size_t before = ops->memory_available().value();
+  const std::string error = train_error(config);
+  CHECK(contains(error, "small: a train.micro_batch of 64 takes "));
+  CHECK(contains(error, "; not even 1 fits\nmemory "));
+  CHECK_THROWS_AS(plan_run(config), ConfigError);
+  CHECK(ops->memory_available().value() > before - (std::size_t{128} << 20));
+  CHECK(!std::filesystem::exists(folder.path() / "runs"));
+}

@@ -1,0 +1,197 @@
+#include "engine/train/run_memory.h"
+
+#include <algorithm>
+#include <map>
+
+#include "engine/config/load.h"
+#include "tests/catch.h"
+#include "tests/train/support.h"
+
+namespace sinkscope {
+namespace {
+
+constexpr Backend kCpu{}, kGpu{.device = Device::cuda, .compute = DType::bf16};
+
+/// The sets that a run of the config has where its dataset has text enough: extents alone.
+std::vector<ProbeSet> set_extents(const Config& config) {
+  std::vector<ProbeSet> sets;
+  for (const std::int64_t length : {config.train.sequence_length, config.probes.short_length})
+    for (const bool with_bos : {false, true})
+      sets.push_back({.name = "set", .length = length, .sequences = config.probes.sequences, .with_bos = with_bos,
+                      .inputs = {}, .targets = {}});
+  return sets;
+}
+
+Config shipped(const std::string& name, const std::vector<std::string>& overrides, std::int64_t vocabulary) {
+  Config config = load_config(std::string(SINKSCOPE_CONFIGS) + "/" + name + ".json", overrides);
+  resolve_with_dataset(config, vocabulary, vocabulary - 1, vocabulary - 1);
+  return config;
+}
+
+/// The small run with its vocabulary, on no dataset.
+Config small(const std::vector<std::string>& overrides) {
+  Config config = test::small_config(".", overrides);
+  resolve_with_dataset(config, 258, 256, 257);
+  return config;
+}
+
+std::map<std::string, std::size_t> by_arena(const std::vector<MemoryLine>& lines) {
+  std::map<std::string, std::size_t> bytes;
+  for (const MemoryLine& line : lines) bytes[line.arena] += line.bytes;
+  return bytes;
+}
+
+std::size_t total(Config config, std::int64_t micro_batch, const Backend& backend) {
+  config.train.micro_batch = micro_batch;
+  return total_bytes(run_memory(config, set_extents(config), backend));
+}
+
+std::string fit_error(const Config& config, std::size_t available) {
+  try {
+    expect_fit(config, set_extents(config), kGpu, available);
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return {};
+}
+
+TEST_CASE("GPT-2 124M at 64 x 1024 takes less than the 28.5 GB of PyTorch, with nothing recomputed") {
+  const Config config = shipped("gpt2-124m", {"train.micro_batch=64", "device=cuda"}, 50257);
+  REQUIRE(config.model.vocab_size == 50304);
+  REQUIRE(config.train.recompute == Recompute::none);
+  REQUIRE(config.probes.enabled);
+  const std::vector<MemoryLine> lines = run_memory(config, set_extents(config), backend_of(config));
+  const std::size_t total = total_bytes(lines);
+  CHECK(static_cast<double>(total) < 28.5e9);
+  CHECK(static_cast<double>(total) == Approx(25.15e9).epsilon(1e-3));
+
+  auto bytes = by_arena(lines);
+  const std::size_t N = 64 * 1024, C = 768, L = 12;
+  const auto P = static_cast<std::size_t>(ParameterLayout(config.model).flat_size());
+  CHECK(bytes["parameters"] == 2 * P);
+  CHECK(bytes["gradients"] == 4 * P);
+  // Five rows of C, qkv of 3C, up and activation of 4C each in bf16; lse of 12 heads and two norms' statistics in f32.
+  CHECK(bytes["activations"] == N * (L * (16 * C * 2 + 12 * 4 + 4 * 4) + 2 * C * 2 + 2 * 4 + L * 12 * 4 + (L + 1) * 4));
+  const std::size_t head_rows = (std::size_t{1} << 30) / (50304 * 2);
+  CHECK(bytes["scratch"] == N * 3 * 4 + (head_rows * 50304 * 2 + 255) / 256 * 256 + 50304 * 4 +
+                                N * (2 * C + 3 * C + 8 * C + C + 3 * C) * 2);
+  CHECK(bytes["optimizer"] / P == 12);
+  CHECK(bytes["backend"] < std::size_t{600} << 20);
+
+  const auto with = [&](const char* recompute) {
+    Config other = config;
+    other.train.recompute = std::string(recompute) == "mlp" ? Recompute::mlp : Recompute::block;
+    return total_bytes(run_memory(other, set_extents(other), kGpu));
+  };
+  CHECK(total - with("mlp") == (L - 1) * N * (9 * C * 2 + 2 * 4));
+  CHECK(total - with("block") == (L - 1) * N * (15 * C * 2 + 12 * 4 + 4 * 4));
+}
+
+TEST_CASE("a run is planned for a device without one: the CPU's in fp32, a GPU's in bf16 and with the backend") {
+  const Config config = small({});
+  const std::vector<ProbeSet> sets = set_extents(config);
+  const auto cpu = by_arena(run_memory(config, sets, kCpu)), gpu = by_arena(run_memory(config, sets, kGpu));
+  CHECK(cpu.count("backend") == 0);
+  REQUIRE(gpu.count("backend") == 1);
+  CHECK(gpu.at("backend") > kCudaWorkspace);
+  CHECK(gpu.at("parameters") < cpu.at("parameters") / 2 + 256);
+  CHECK(gpu.at("gradients") == cpu.at("gradients"));
+
+  CHECK(decoder_options(config, kCpu).logits_bytes == 8 << 20);
+  CHECK(decoder_options(config, kGpu).logits_bytes == 1 << 30);
+  CHECK(decoder_options(small({"train.recompute=block"}), kGpu).recompute == Recompute::block);
+  CHECK(backend_of(small({"device=cuda"})).compute == DType::bf16);
+  CHECK(backend_of(small({"device=cuda", "precision=fp32"})).compute == DType::f32);
+  CHECK(backend_of(small({"device=cpu"})).device == Device::cpu);
+
+  test::TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const RunPlan plan = plan_run(test::small_config(folder.path(), {"device=cuda"}));
+  CHECK(plan.backend.device == Device::cuda);
+  CHECK(by_arena(plan.memory).count("backend") == 1);
+  CHECK(plan.memory_available.has_value() == plan.no_gpu.empty());
+  CHECK(plan.no_gpu.empty() == !cuda_devices().empty());
+  const RunPlan on_cpu = plan_run(test::small_config(folder.path(), {"device=cpu"}));
+  CHECK(on_cpu.backend.compute == DType::f32);
+  CHECK(!on_cpu.memory_available);
+  CHECK(on_cpu.no_gpu.empty());
+  CHECK(by_arena(on_cpu.memory).count("backend") == 0);
+}
+
+TEST_CASE("what the backend asks for follows from what the run does") {
+  const auto memory = [](const std::vector<std::string>& overrides, bool probed = true) {
+    const Config config = small(overrides);
+    return cuda_memory(backend_extents(config, probed ? set_extents(config) : std::vector<ProbeSet>{}, kGpu));
+  };
+  const BackendMemory llama = memory({});
+  CHECK(llama.workspace == kCudaWorkspace);
+  CHECK(llama.rotary == 24 * 4 * 8);  // T 24, D 8
+  CHECK(memory({"model.preset=gpt2"}).rotary == 0);
+  CHECK(memory({"model.layers=40"}).chunks > llama.chunks);
+  // Each of these is the largest request where it is large enough: the sort of the embedding's rows, attention
+  // statistics of long sequences, the median of a probe set, sink scores, bias gradients.
+  const auto scratch = [&](const std::vector<std::string>& overrides, bool probed = true) {
+    return memory(overrides, probed).scratch;
+  };
+  const std::size_t rows = 4096 * 24;
+  CHECK(scratch({"train.micro_batch=4096"}, false) >= rows * (12 + 8));
+  const std::vector<std::string> lengthy = {"train.sequence_length=8192", "train.micro_batch=1", "probes.sequences=1"};
+  CHECK(scratch(lengthy) >= std::size_t{2 * 256} * (40 + 4 * 8192));
+  CHECK(scratch(lengthy) > scratch(lengthy, false));
+  CHECK(scratch({"probes.sequences=4000"}) >= std::size_t{4000 * 24 * 16} * 12);
+  CHECK(scratch({"train.micro_batch=2048", "model.heads=64", "model.head_dim=8", "probes.positions=12"}, false) >=
+        std::size_t{2048 * 64 * 12 * 4});
+  CHECK(scratch({"model.preset=gpt2", "model.hidden=1000000", "train.micro_batch=512"}, false) >=
+        std::size_t{512 * 24 / 512 * 4} * 1000000);
+}
+
+TEST_CASE("the largest micro-batch that fits is the largest, also where probe sets go through in parts") {
+  for (const std::vector<std::string>& overrides :
+       {std::vector<std::string>{"train.micro_batch=40"},
+        {"train.micro_batch=40", "probes.sequences=30"},
+        {"train.micro_batch=50", "probes.sequences=33", "train.recompute=block", "model.layers=6",
+         "probes.short_length=5"},
+        {"train.micro_batch=9", "probes.sequences=64"},
+        {"train.micro_batch=1"}}) {
+    const Config config = small(overrides);
+    const std::int64_t most = config.train.micro_batch;
+    std::vector<std::size_t> bytes = {0};
+    for (std::int64_t b = 1; b <= most; ++b) bytes.push_back(total(config, b, kGpu));
+    for (std::int64_t b = 1; b <= most; ++b)
+      for (const std::size_t available : {bytes[static_cast<std::size_t>(b)], bytes[static_cast<std::size_t>(b)] - 1}) {
+        std::int64_t expected = 0;
+        for (std::int64_t other = 1; other <= most; ++other)
+          if (bytes[static_cast<std::size_t>(other)] <= available) expected = other;
+        INFO(overrides.back() << ", " << b << ", " << available);
+        CHECK(largest_micro_batch(config, set_extents(config), kGpu, available) == expected);
+      }
+    CHECK(largest_micro_batch(config, set_extents(config), kGpu, bytes.back() * 2) == most);
+    CHECK(largest_micro_batch(config, set_extents(config), kGpu, 0) == 0);
+  }
+}
+
+TEST_CASE("a batch that does not fit is refused with the table and the largest that does") {
+  const Config config = shipped("gpt2-124m", {"train.micro_batch=64", "device=cuda"}, 50257);
+  const std::size_t needed = total(config, 64, kGpu);
+  CHECK(fit_error(config, needed).empty());
+  const std::string table = memory_table(run_memory(config, set_extents(config), kGpu));
+  const auto mebibytes = [](std::size_t bytes) { return std::to_string((bytes + (std::size_t{1} << 19)) >> 20); };
+  const auto expected = [&](std::size_t available, const std::string& largest) {
+    return "gpt2-124m: a train.micro_batch of 64 takes " + mebibytes(needed) + " MiB of device memory, and " +
+           mebibytes(available) + " MiB are free; " + largest + "\n" + table.substr(0, table.size() - 1);
+  };
+  CHECK(fit_error(config, needed - 1) == expected(needed - 1, "the largest that fits is 63"));
+  CHECK(fit_error(config, total(config, 17, kGpu)) == expected(total(config, 17, kGpu), "the largest that fits is 17"));
+  CHECK(fit_error(config, total(config, 1, kGpu) - 1) == expected(total(config, 1, kGpu) - 1, "not even 1 fits"));
+  CHECK(fit_error(config, 0) == expected(0, "not even 1 fits"));
+
+  CHECK(test::contains(table, "memory         buffer                                      MiB\n"));
+  CHECK(test::contains(table, "\nactivations    blocks: mlp up                         4608.000\n"));
+  CHECK(test::contains(table, "\nbackend        matrix product workspace                 64.000\n"));
+  CHECK(test::contains(table, "\nbackend        = all of it "));
+  CHECK(test::contains(table, "\ntotal  "));
+  CHECK(std::count(table.begin(), table.end(), '\n') < 70);
+}
+
+}  // namespace
+}  // namespace sinkscope
