@@ -205,6 +205,10 @@ void visit_probe_fields(Record& record, Visitor& visit) {
   visit("direction_stability_middle", record.direction_stability_middle);
   visit("step_up_layer", record.step_up_layer);
   visit("concentration", record.concentration);
+  visit("phase", record.phase);
+  visit("excess_slope", record.excess_slope);
+  visit("dominant_share", record.dominant_share);
+  visit("validation_loss_slope", record.validation_loss_slope);
 }
 
 template <class Record, class Visitor>

@@ -3,13 +3,18 @@
 // report read them.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace sinkscope {
+
+/// The phases of the sink (METRICS.md section 4), in the order in which a run meets them.
+inline constexpr std::array<std::string_view, 3> kPhaseNames = {"wandering", "transition", "stable"};
 
 /// One training step (metrics.jsonl). Steps count from 1; `tokens` seen after it. Losses in nats.
 struct StepRecord {
@@ -75,6 +80,11 @@ struct ProbeRecord {
   // Section 3, from the norms above; absent when undefined.
   std::optional<std::int64_t> step_up_layer;     // l*
   std::optional<double> concentration;           // C2
+  // Section 4, of the set that the phases are read from alone: what stands beside the loss.
+  std::optional<std::string> phase;              // after this pass; one of kPhaseNames
+  std::optional<double> excess_slope;            // relative change of P0's excess over the window, once it is full
+  std::optional<double> dominant_share;          // share of the window's passes that position 0 leads
+  std::optional<double> validation_loss_slope;   // relative change over the last validation losses, from three on
 };
 
 /// Something that happened (events.jsonl): "start", "resume", "phase", "checkpoint", "warning",

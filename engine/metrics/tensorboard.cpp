@@ -103,6 +103,7 @@ Summary summary_of(const ProbeRecord& record, bool with_images) {
   summary.add_scalar("loss/" + record.set, record.loss);
   add_positions(summary, sink + "excess", record.sink_excess);
   add_positions(summary, sink + "rate", record.sink_rate);
+  add_positions(summary, sink + "rate_late_layers", record.sink_rate_from);
   summary.add_scalar(sink + "dominant_position", static_cast<double>(record.dominant_position));
   add_mean(summary, sink + "first_token_mass", record.first_token_mass);
   add_mean(summary, sink + "first_token_argmax", record.first_token_argmax);
@@ -113,6 +114,13 @@ Summary summary_of(const ProbeRecord& record, bool with_images) {
   add_mean(summary, norm + "value_rest", record.value_norm_rest);
   if (record.step_up_layer) summary.add_scalar(norm + "step_up_layer", static_cast<double>(*record.step_up_layer));
   if (record.concentration) summary.add_scalar(norm + "concentration", *record.concentration);
+  if (record.phase) {  // 0 wandering, 1 transition, 2 stable
+    const auto place = std::find(kPhaseNames.begin(), kPhaseNames.end(), *record.phase) - kPhaseNames.begin();
+    summary.add_scalar("sink/phase", static_cast<double>(place));
+  }
+  if (record.excess_slope) summary.add_scalar("sink/excess_slope", *record.excess_slope);
+  if (record.dominant_share) summary.add_scalar("sink/dominant_share", *record.dominant_share);
+  if (record.validation_loss_slope) summary.add_scalar("loss/validation_slope", *record.validation_loss_slope);
 
   const std::vector<double> scores = first_scores(record);
   summary.add_histogram(sink + "score_of_heads", scores);

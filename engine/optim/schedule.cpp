@@ -39,4 +39,9 @@ double learning_rate(const ScheduleConfig& schedule, double peak, std::int64_t s
   return peak * (1.0 - (1.0 - f) * p);
 }
 
+double remaining_rate(const ScheduleConfig& schedule, std::int64_t step, std::int64_t steps) {
+  if (step < steps && step <= schedule.warmup_steps) return 1.0;
+  return step == 0 ? 1.0 : learning_rate(schedule, 1.0, step, steps);
+}
+
 }  // namespace sinkscope

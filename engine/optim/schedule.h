@@ -19,4 +19,8 @@ namespace sinkscope {
 /// decay_fraction of 0 stays at the peak.
 double learning_rate(const ScheduleConfig& schedule, double peak, std::int64_t step, std::int64_t steps);
 
+/// What the schedule leaves of the peak rate at step `step`, 0 (nothing done yet) to `steps`: 1 until warm-up ends,
+/// then learning_rate() over the peak.
+double remaining_rate(const ScheduleConfig& schedule, std::int64_t step, std::int64_t steps);
+
 }  // namespace sinkscope

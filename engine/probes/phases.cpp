@@ -1,7 +1,6 @@
 #include "engine/probes/phases.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -18,7 +17,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr double kOtherLeaderShare = 0.2;
 constexpr double kLowLearningRate = 0.1;
-constexpr std::array<std::string_view, 3> kPhaseNames = {"wandering", "transition", "stable"};
+constexpr std::size_t kLeastLosses = 3;  // that have a slope
 
 // JSON has no NaN and no infinities: they travel as strings, as in the logs.
 Json number_to_json(double value) {
@@ -99,6 +98,13 @@ EventRecord phase_event(const PhaseChange& change) {
   return event;
 }
 
+void add_signals(const PhaseReading& reading, std::span<const double> validation_losses, ProbeRecord& record) {
+  record.phase = std::string(name_of(reading.phase));
+  record.excess_slope = reading.relative_change;
+  record.dominant_share = reading.dominant_share;
+  if (validation_losses.size() >= kLeastLosses) record.validation_loss_slope = relative_change(validation_losses);
+}
+
 double relative_change(std::span<const double> values) {
   const auto n = static_cast<double>(values.size());
   const double mean = std::accumulate(values.begin(), values.end(), 0.0) / n;
@@ -117,7 +123,7 @@ PhaseDetector::PhaseDetector(const PhaseConfig& config) : config_(config) {
   if (config.confirm < 1) throw std::invalid_argument("probes.phase.confirm must be at least 1");
 }
 
-std::optional<PhaseChange> PhaseDetector::update(const PhaseInput& input) {
+PhaseReading PhaseDetector::update(const PhaseInput& input) {
   if (input.sink_excess.empty()) throw std::invalid_argument("PhaseDetector::update: sink_excess is empty");
   const double excess = input.sink_excess.front();
   window_.push_back({excess, dominant_position(input.sink_excess) == 0, input.step_up_layer});
@@ -146,9 +152,13 @@ std::optional<PhaseChange> PhaseDetector::update(const PhaseInput& input) {
 
   held_ = holds == candidate_ ? std::min(held_ + 1, config_.confirm) : 1;
   candidate_ = holds;
-  if (!holds || *holds == phase_ || held_ < config_.confirm) return std::nullopt;
+  PhaseReading reading;
+  reading.phase = phase_;
+  reading.relative_change = change;
+  reading.dominant_share = static_cast<double>(led) / static_cast<double>(passes);
+  if (!holds || *holds == phase_ || held_ < config_.confirm) return reading;
 
-  PhaseChange event;
+  PhaseChange& event = reading.change.emplace();
   event.from = phase_;
   event.to = *holds;
   event.step = input.step;
@@ -156,14 +166,14 @@ std::optional<PhaseChange> PhaseDetector::update(const PhaseInput& input) {
   event.loss = input.loss;
   event.excess = excess;
   event.relative_change = change;
-  event.dominant_share = static_cast<double>(led) / static_cast<double>(passes);
+  event.dominant_share = reading.dominant_share;
   event.step_up_moved = moved;
   event.sink_rate = input.sink_rate;
   event.step_up_layer = input.step_up_layer;
   event.concentration = input.concentration;
   event.learning_rate_low = learning_rate_is_low(input.learning_rate_fraction);
-  phase_ = *holds;
-  return event;
+  phase_ = reading.phase = *holds;
+  return reading;
 }
 
 std::string PhaseDetector::state() const {

@@ -19,7 +19,8 @@ enum class Phase : std::uint8_t { wandering, transition, stable };
 /// "wandering", "transition", "stable".
 std::string_view name_of(Phase phase);
 
-/// True under a tenth of the peak rate: from there on the schedule itself flattens every curve.
+/// True under a tenth of the peak rate: from there on the schedule itself flattens every curve. Takes the fraction
+/// that is left after the peak; a warm-up is not low.
 bool learning_rate_is_low(double fraction_of_peak);
 
 /// What one probe pass says about the sink.
@@ -31,7 +32,7 @@ struct PhaseInput {
   double sink_rate = 0;                        // Sink_0^eps
   std::optional<std::int64_t> step_up_layer;   // l*
   std::optional<double> concentration;         // C2
-  double learning_rate_fraction = 1;           // of its peak
+  double learning_rate_fraction = 1;           // of its peak; 1 before the peak
 };
 
 /// The input that a probe record of the phase set amounts to. `loss` is the caller's (validation
@@ -55,6 +56,18 @@ struct PhaseChange {
   bool learning_rate_low = false;
 };
 
+/// What one pass amounts to.
+struct PhaseReading {
+  Phase phase = Phase::wandering;              // after the pass
+  std::optional<double> relative_change;       // as in PhaseChange, with or without a change
+  double dominant_share = 0;
+  std::optional<PhaseChange> change;           // when this pass confirmed one
+};
+
+/// Writes the signals of METRICS section 4 that one pass alone does not give into its record. `validation_losses`:
+/// the run's last ones, oldest first.
+void add_signals(const PhaseReading& reading, std::span<const double> validation_losses, ProbeRecord& record);
+
 /// The event of a change: kind "phase", the deciding values as its data.
 EventRecord phase_event(const PhaseChange& change);
 
@@ -77,8 +90,8 @@ class PhaseDetector {
   /// Throws std::invalid_argument naming the key for a window below 2 or a confirm below 1.
   explicit PhaseDetector(const PhaseConfig& config);
 
-  /// Takes the next probe pass; returns the change when this pass confirmed one.
-  std::optional<PhaseChange> update(const PhaseInput& input);
+  /// Takes the next probe pass.
+  PhaseReading update(const PhaseInput& input);
 
   Phase phase() const { return phase_; }
 

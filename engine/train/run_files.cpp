@@ -102,6 +102,7 @@ std::string to_text(const LoopState& state) {
   Json json = {{"step", state.step}, {"sample", state.sample}};
   // A number that JSON cannot hold is left out; the loop stops at such a loss anyway.
   if (state.validation_loss && std::isfinite(*state.validation_loss)) json["validation_loss"] = *state.validation_loss;
+  json["validation_losses"] = state.validation_losses;
   json["phase_detector"] = state.phase_detector;
   return json.dump(2);
 }
@@ -118,6 +119,10 @@ LoopState loop_state_from_text(const std::string& text, const std::string& origi
   state.step = take<std::int64_t>(json, "step", origin);
   state.sample = take<std::int64_t>(json, "sample", origin);
   if (json.contains("validation_loss")) state.validation_loss = take<double>(json, "validation_loss", origin);
+  if (json.contains("validation_losses"))
+    state.validation_losses = take<std::vector<double>>(json, "validation_losses", origin);
+  else if (state.validation_loss)
+    state.validation_losses = {*state.validation_loss};
   state.phase_detector = take<std::string>(json, "phase_detector", origin);
   if (state.step < 0 || state.sample < 0)
     throw std::runtime_error(origin + ": step and sample must not be negative");

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "engine/config/config.h"
 
@@ -34,11 +35,13 @@ struct LoopState {
   std::int64_t step = 0;                       // steps done
   std::int64_t sample = 0;                     // windows drawn: the place in the data
   std::optional<double> validation_loss;       // the last one
+  std::vector<double> validation_losses;       // the last probes.phase.window, oldest first
   std::string phase_detector;                  // PhaseDetector::state(); empty without probes
 };
 
 std::string to_text(const LoopState& state);
-/// Throws std::runtime_error naming `origin` and the key that is missing or malformed.
+/// Throws std::runtime_error naming `origin` and the key that is missing or malformed. A state written before
+/// validation_losses was kept has its last one there: the slope begins anew.
 LoopState loop_state_from_text(const std::string& text, const std::string& origin);
 
 }  // namespace sinkscope

@@ -340,30 +340,32 @@ void Run::evaluate(StepRecord& record) {
   record.validation_loss = sums.mean();
   record.validation_loss_common = sums.mean_common();
   state_.validation_loss = record.validation_loss;
+  state_.validation_losses.push_back(sums.mean());
+  if (std::ssize(state_.validation_losses) > config_.probes.phase.window)
+    state_.validation_losses.erase(state_.validation_losses.begin());
 }
 
 /// A probe pass over the fixed sets, and what the phase detector makes of it. `loss` NaN: that of the
 /// phase set itself.
 void Run::probe(std::int64_t step, double loss) {
   const StageRange range(*ops_, "probes");
-  const std::vector<ProbeRecord> records = probe_pass_->run(step, tokens_after(step));
-  const std::string phase_set = phase_probe_set(config_.data.bos);
+  std::vector<ProbeRecord> records = probe_pass_->run(step, tokens_after(step));
+  std::optional<PhaseChange> change;
+  for (ProbeRecord& record : records) {
+    if (record.set != phase_probe_set(config_.data.bos)) continue;
+    const double rate = remaining_rate(config_.train.schedule, step, config_.train.steps);
+    const PhaseReading reading = phases_.update(phase_input(record, std::isnan(loss) ? record.loss : loss, rate));
+    add_signals(reading, state_.validation_losses, record);
+    change = reading.change;
+  }
   for (const ProbeRecord& record : records) {
     logs_->write(record);
     if (options_.console) options_.console->write(record);
   }
-  for (const ProbeRecord& record : records) {
-    if (record.set != phase_set) continue;
-    const OptimizerConfig& optimizer = config_.train.optimizer;
-    const double rate =
-        learning_rate(config_.train.schedule, optimizer.learning_rate, std::max<std::int64_t>(step, 1), config_.train.steps);
-    const double fraction = optimizer.learning_rate > 0 ? rate / optimizer.learning_rate : 1.0;
-    const auto change = phases_.update(phase_input(record, std::isnan(loss) ? record.loss : loss, fraction));
-    if (!change) continue;
-    const EventRecord entered = phase_event(*change);
-    logs_->write(entered);
-    if (options_.console) options_.console->write(entered);
-  }
+  if (!change) return;
+  const EventRecord entered = phase_event(*change);
+  logs_->write(entered);
+  if (options_.console) options_.console->write(entered);
 }
 
 void Run::sample(std::int64_t step) {

@@ -50,9 +50,16 @@ STEP_SEVERAL = {
     "gradient/attention_": ("gradient_norm_attention", layer),
     "gradient/mlp_": ("gradient_norm_mlp", layer),
 }
+PROBE_SINGLE = {
+    "sink/excess_slope": "excess_slope",
+    "sink/dominant_share": "dominant_share",
+    "loss/validation_slope": "validation_loss_slope",
+}
+PHASES = ["wandering", "transition", "stable"]
 PROBE_SEVERAL = {
     "sink/{}/excess_position_": ("sink_excess", str),
     "sink/{}/rate_position_": ("sink_rate", str),
+    "sink/{}/rate_late_layers_position_": ("sink_rate_from", str),
     "norm/{}/ratio_": ("norm_ratio", residual),
 }
 
@@ -82,6 +89,10 @@ def expected_scalars(run):
     probes = run / "probes.jsonl"
     for line in read_lines(probes) if probes.exists() else []:
         put("loss/" + line["set"], line["step"], line["loss"])
+        for tag, key in PROBE_SINGLE.items():
+            put(tag, line["step"], line.get(key))
+        if "phase" in line:
+            put("sink/phase", line["step"], PHASES.index(line["phase"]))
         for prefix, (key, name) in PROBE_SEVERAL.items():
             for i, value in enumerate(line.get(key) or []):
                 put(prefix.format(line["set"]) + name(i), line["step"], value)

@@ -91,6 +91,10 @@ ProbeRecord example_probe(std::int64_t step, const std::string& set) {
   record.direction_stability_middle = numbers(kLayers, 0.11, 0.99);
   record.step_up_layer = 1;
   record.concentration = 0.75;
+  record.phase = "transition";
+  record.excess_slope = 0.125;
+  record.dominant_share = 0.9;
+  record.validation_loss_slope = -0.03125;
   return record;
 }
 

@@ -57,7 +57,7 @@ TEST_CASE("norms of a step keep all bits of a double") {
 TEST_CASE("a probe record comes back, its vectors to the precision of float") {
   const ProbeRecord record = test::example_probe(40, "natural_bos");
   const Json json = through_text(record);
-  CHECK(json.size() == 43);
+  CHECK(json.size() == 47);
   const ProbeRecord read = probe_record_from_json(json);
   // Writing what was read gives the same text: every field was read, and rounding settles at once.
   CHECK(to_line(to_json(read)) == to_line(to_json(record)));
@@ -65,6 +65,9 @@ TEST_CASE("a probe record comes back, its vectors to the precision of float") {
   CHECK(read.with_bos);
   CHECK(read.massive_channel == record.massive_channel);
   CHECK(read.step_up_layer == record.step_up_layer);
+  CHECK(read.phase == record.phase);
+  CHECK(read.excess_slope == record.excess_slope);
+  CHECK(read.validation_loss_slope == record.validation_loss_slope);
   REQUIRE(read.sink_score.size() == record.sink_score.size());
   for (std::size_t i = 0; i < read.sink_score.size(); ++i) {
     CHECK(static_cast<float>(read.sink_score[i]) == static_cast<float>(record.sink_score[i]));
@@ -111,6 +114,8 @@ TEST_CASE("what is absent is left out") {
   CHECK_FALSE(step_record_from_json(step).validation_loss.has_value());
   const Json probe = through_text(ProbeRecord{});
   CHECK_FALSE(probe.contains("step_up_layer"));
+  CHECK_FALSE(probe.contains("phase"));
+  CHECK_FALSE(probe.contains("validation_loss_slope"));
   CHECK_FALSE(probe.contains("key_mass"));
   CHECK_FALSE(probe_record_from_json(probe).step_up_layer.has_value());
   CHECK_FALSE(through_text(EventRecord{}).contains("data"));

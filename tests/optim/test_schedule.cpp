@@ -67,5 +67,20 @@ TEST_CASE("steps outside the run are refused") {
   CHECK_THROWS_WITH(learning_rate(config, 1.0, 11, 10), "learning_rate: step 11 is not in 1..10");
 }
 
+TEST_CASE("what remains of the peak is all of it until warm-up ends, and the schedule's share after") {
+  for (const ScheduleType type : {ScheduleType::constant, ScheduleType::linear, ScheduleType::cosine, ScheduleType::wsd})
+    for (const std::int64_t warmup : {0, 1, 40, 100}) {
+      ScheduleConfig schedule;
+      schedule.type = type;
+      schedule.warmup_steps = warmup;
+      schedule.final_fraction = 0.05;
+      for (std::int64_t step = 0; step <= 100; ++step) {
+        INFO("warm-up " << warmup << ", step " << step);
+        const bool rising = step == 0 || (step <= warmup && step < 100);
+        CHECK(remaining_rate(schedule, step, 100) == (rising ? 1.0 : learning_rate(schedule, 1.0, step, 100)));
+      }
+    }
+}
+
 }  // namespace
 }  // namespace sinkscope

@@ -1,4 +1,5 @@
 // Scripted series: what each phase takes, and that a restored detector goes on as if never stopped.
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -41,7 +42,7 @@ PhaseInput input_of(const Point& point, std::size_t index) {
 std::vector<std::string> play(PhaseDetector& detector, const std::vector<Point>& series, std::size_t from = 0) {
   std::vector<std::string> changes;
   for (std::size_t i = from; i < series.size(); ++i)
-    if (const auto change = detector.update(input_of(series[i], i)))
+    if (const auto change = detector.update(input_of(series[i], i)).change)
       changes.push_back(std::to_string(i) + ":" + std::string(name_of(change->from)) + ">" +
                         std::string(name_of(change->to)));
   return changes;
@@ -139,7 +140,7 @@ TEST_CASE("a change states the values that decided it") {
   for (std::size_t i = 0; i < 7; ++i) {
     PhaseInput input = input_of({4.0, 2, true}, i);
     input.learning_rate_fraction = 0.05;
-    change = detector.update(input);
+    change = detector.update(input).change;
   }
   REQUIRE(change.has_value());
   CHECK(change->to == Phase::stable);
@@ -162,6 +163,36 @@ TEST_CASE("a change states the values that decided it") {
   CHECK_FALSE(learning_rate_is_low(0.1));
   CHECK_FALSE(learning_rate_is_low(0.1 * (1 - 1e-12)));
   CHECK(learning_rate_is_low(0.0999));
+}
+
+TEST_CASE("every pass reads the phase, the slope and the share that position 0 leads") {
+  PhaseDetector detector(small_config());
+  for (std::size_t i = 0; i < 12; ++i) {
+    INFO("pass " << i);
+    const PhaseReading reading = detector.update(input_of({4.0 + 0.01 * static_cast<double>(i), 1, i != 1}, i));
+    CHECK(reading.phase == detector.phase());
+    CHECK(reading.relative_change.has_value() == (i >= 4));  // once the window of five is full
+    const double middle = 4.0 + 0.01 * (static_cast<double>(i) - 2);  // mean excess of the window
+    if (reading.relative_change) CHECK(*reading.relative_change == Approx(0.04 / middle));
+    const double others = i >= 1 && i <= 5 ? 1.0 : 0.0;  // pass 1 is led by another position
+    CHECK(reading.dominant_share == Approx(1 - others / std::min(static_cast<double>(i + 1), 5.0)));
+  }
+  CHECK(detector.phase() == Phase::stable);
+}
+
+TEST_CASE("the signals of a pass stand in its record") {
+  PhaseReading reading;
+  reading.phase = Phase::transition;
+  reading.relative_change = -0.25;
+  reading.dominant_share = 0.9;
+  ProbeRecord record;
+  add_signals(reading, std::vector<double>{4, 3.5}, record);
+  CHECK(record.phase == "transition");
+  CHECK(record.excess_slope == -0.25);
+  CHECK(record.dominant_share == 0.9);
+  CHECK_FALSE(record.validation_loss_slope);  // two losses are no slope
+  add_signals(reading, std::vector<double>{11, 10, 9}, record);
+  CHECK(*record.validation_loss_slope == Approx(-0.2));
 }
 
 TEST_CASE("a detector restored at any probe goes on identically") {

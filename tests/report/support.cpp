@@ -73,6 +73,11 @@ ProbeRecord probe_record(const ExampleRun& run, int step, const std::string& set
   record.value_norm_rest = {1, 1};
   record.step_up_layer = 1;
   record.concentration = 0.5;
+  record.sink_rate_from.assign(kPositions, 0.5);
+  if (set == "random") return record;
+  record.phase = excess >= 1.5 ? "transition" : "wandering";
+  record.excess_slope = 0.125;
+  record.validation_loss_slope = -step / 1000.0;
   return record;
 }
 
@@ -87,7 +92,7 @@ void write_run(const std::filesystem::path& folder, const ExampleRun& run) {
       {"output", "runs"},
       {"data", {{"path", "corpus"}, {"bos", run.bos}, {"common_targets", {"none", "sequence"}}}},
       {"train", {{"steps", 100}, {"sequence_length", 128}, {"seed", run.seed}}},
-      {"probes", {{"sink_threshold", 0.3}, {"phase", {{"onset", 1.5}, {"window", 3}}}}},
+      {"probes", {{"sink_threshold", 0.3}, {"from_layer", 1}, {"phase", {{"onset", 1.5}, {"window", 3}}}}},
       {"run", {{"started", run.name + " at noon"}, {"dataset_fingerprint", "abc"}}}};
   write_file(folder / "config.json", config.dump());
   const auto sink = make_jsonl_sink(folder, std::nullopt);

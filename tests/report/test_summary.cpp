@@ -120,6 +120,9 @@ TEST_CASE("the table holds the numbers of the logs") {
   REQUIRE(value_of(rows, "mean sink score P0", 0) == "0.0525 → 0.1000");
   REQUIRE(value_of(rows, "mean sink score P1", 0) == "0.0200 → 0.0200");
   REQUIRE(value_of(rows, "sink rate P0 (share above 0.3000)", 0) == "0.2500 → 0.2500");
+  REQUIRE(value_of(rows, "sink rate P0, layers >= 1 (share above 0.3000)", 0) == "0.5000 → 0.5000");
+  REQUIRE(value_of(rows, "sink excess P0, relative change over the window", 0) == "+12.50 %");
+  REQUIRE(value_of(rows, "validation loss, relative change over the window", 1) == "-10.00 %");
   REQUIRE(value_of(rows, "largest P0 norm ratio, last", 0) == "4.000 (layer 1)");
   REQUIRE(value_of(rows, "P0 value norm / rest, smallest", 0) == "0.2500 (layer 1)");
   REQUIRE(value_of(rows, "step-up layer l*", 0) == "1");
@@ -187,6 +190,8 @@ TEST_CASE("runs without probe passes, without any probe and with bad losses are 
   REQUIRE(value_of(rows, "mean sink score P0", 1) == "-");
   REQUIRE(value_of(rows, "largest P0 norm ratio, last", 0) == "5.000 (layer 1)");
   REQUIRE(value_of(rows, "sink onset", 0) == "not measured");
+  REQUIRE(value_of(rows, "sink rate P0, layers >= 1 (share above 0.3000)", 0) == "-");
+  REQUIRE(value_of(rows, "validation loss, relative change over the window", 0) == "-");
   REQUIRE(value_of(rows, "training loss", 2) == "3.990 → NaN");
   const std::string text = plain_summary(runs);
   REQUIRE(contains(text, "Its training loss was not finite at 1 step, first at step 98."));

@@ -6,6 +6,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "engine/probes/phases.h"
 #include "engine/probes/probe_sets.h"
 #include "tools/report/format.h"
 
@@ -148,8 +149,7 @@ void find_low_rate(const RunData& run, ArmSummary& arm) {
   }
   bool open = false;
   for (std::size_t i = peak_index; i < run.steps.size(); ++i) {
-    // A schedule that ends at exactly a tenth is not under it; allow for rounding.
-    const bool low = run.steps[i].learning_rate < 0.1 * peak * (1 - 1e-9);
+    const bool low = learning_rate_is_low(run.steps[i].learning_rate / peak);
     if (low && !open) arm.low_rate.push_back({"low", run.steps[i].step, run.steps[i].step});
     if (low) arm.low_rate.back().to = run.steps[i].step;
     open = low;
@@ -161,6 +161,8 @@ void summarize_scores(const RunData& run, ArmSummary& arm) {
     const ProbeRecord& first = *arm.probes.front();
     const ProbeRecord& last = *arm.probes.back();
     arm.score_source = "probe set " + arm.probe_set;
+    if (!first.sink_rate_from.empty() && !last.sink_rate_from.empty())
+      arm.sink_rate_late = FirstLast{first.sink_rate_from.front(), last.sink_rate_from.front()};
     for (std::size_t p = 0; p < kShownPositions; ++p) {
       const auto position = static_cast<std::int64_t>(p);
       if (position < first.positions && position < last.positions)
@@ -206,6 +208,8 @@ void summarize_norms(const RunData& run, ArmSummary& arm) {
     arm.norm_ratio = norm_ratio_peak(last.norm_ratio);
     arm.step_up_layer = last.step_up_layer;
     arm.concentration = last.concentration;
+    arm.excess_slope = last.excess_slope;
+    arm.validation_loss_slope = last.validation_loss_slope;
     arm.layer_norms = layer_norms(last);
     const std::vector<double> ratios = value_ratios(last);
     if (!ratios.empty()) {
@@ -257,6 +261,9 @@ std::string peak_text(const std::optional<NormRatioPeak>& peak) {
   if (!peak) return "-";
   return format_number(peak->ratio) + " (layer " + std::to_string(peak->layer) + ")";
 }
+
+/// "+3.1 %": of a relative change.
+std::string percent_text(double change) { return (change > 0 ? "+" : "") + format_number(100 * change) + " %"; }
 
 std::string onset_text(const ArmSummary& arm) {
   if (arm.probes.empty()) return "not measured";
@@ -316,6 +323,7 @@ std::vector<ArmSummary> summarize(const std::vector<RunData>& runs) {
     arm.onset_threshold = number_setting(run, "probes.phase.onset").value_or(arm.onset_threshold);
     arm.onset_window = static_cast<std::int64_t>(number_setting(run, "probes.phase.window").value_or(10));
     arm.sink_threshold = number_setting(run, "probes.sink_threshold").value_or(arm.sink_threshold);
+    arm.late_layers_from = static_cast<std::int64_t>(number_setting(run, "probes.from_layer").value_or(0));
     summarize_training(run, arm);
     choose_probe_set(run, arm);
     if (arm.steps == 0 && !arm.probes.empty()) arm.steps = arm.probes.back()->step;
@@ -345,6 +353,11 @@ std::vector<TableRow> summary_rows(const std::vector<ArmSummary>& arms) {
   add("validation loss, common targets", [](const ArmSummary& a) { return first_to_last(a.validation_loss_common); });
   add("phase at the end", [](const ArmSummary& a) { return a.phase; });
   add("sink onset", onset_text);
+  add("sink excess P0, relative change over the window",
+      [](const ArmSummary& a) { return a.excess_slope ? percent_text(*a.excess_slope) : std::string("-"); });
+  add("validation loss, relative change over the window", [](const ArmSummary& a) {
+    return a.validation_loss_slope ? percent_text(*a.validation_loss_slope) : std::string("-");
+  });
   for (std::size_t p = 0; p < kShownPositions; ++p)
     add("sink excess P" + std::to_string(p), [p](const ArmSummary& a) { return first_to_last(a.sink_excess[p]); });
   for (std::size_t p = 0; p < kShownPositions; ++p)
@@ -353,6 +366,9 @@ std::vector<TableRow> summary_rows(const std::vector<ArmSummary>& arms) {
   for (std::size_t p = 0; p < kShownPositions; ++p)
     add("sink rate P" + std::to_string(p) + " (share" + threshold + ")",
         [p](const ArmSummary& a) { return first_to_last(a.sink_rate[p]); });
+  const std::string late = arms.empty() ? "" : std::to_string(arms.front().late_layers_from);
+  add("sink rate P0, layers >= " + late + " (share" + threshold + ")",
+      [](const ArmSummary& a) { return first_to_last(a.sink_rate_late); });
   add("largest P0 norm ratio, first", [](const ArmSummary& a) { return peak_text(a.norm_ratio_first); });
   add("largest P0 norm ratio, last", [](const ArmSummary& a) { return peak_text(a.norm_ratio); });
   add("step-up layer l*", [](const ArmSummary& a) {

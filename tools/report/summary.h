@@ -62,6 +62,9 @@ struct ArmSummary {
   std::optional<double> concentration;
   std::string phase;                // at the end; "not measured" without probe passes
   std::vector<PhaseSpan> phases;
+  std::optional<double> excess_slope, validation_loss_slope;  // of the last pass: relative change over their windows
+  std::optional<FirstLast> sink_rate_late;  // of position 0 in the layers from late_layers_from on
+  std::int64_t late_layers_from = 0;
   std::optional<Point> onset;       // METRICS.md section 3
   std::optional<Point> first_crossing;  // first probe with the excess at or above the threshold
   double onset_threshold = 2.0;
