@@ -33,6 +33,7 @@ std::unique_ptr<MetricSink> make_jsonl_sink(const std::filesystem::path& run_dir
 
 struct TensorBoardOptions {
   std::int64_t heatmap_every = 10;  // probe passes between images
+  std::int64_t passes_before = 0;   // probe passes up to the resume step: a resumed run keeps to its cadence
 };
 
 /// TensorBoard event files in run_directory/tensorboard: scalars grouped as loss/, sink/, norm/,

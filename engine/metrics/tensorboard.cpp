@@ -144,7 +144,7 @@ class TensorBoardSink final : public MetricSink {
  public:
   TensorBoardSink(const std::filesystem::path& path, std::optional<std::int64_t> resume_step,
                   const TensorBoardOptions& options)
-      : options_(options), file_(path, AppendFile::Mode::kCreate) {
+      : options_(options), file_(path, AppendFile::Mode::kCreate), passes_(options.passes_before) {
     file_.append(to_record(version_event(seconds_now())));
     if (resume_step) file_.append(to_record(restart_event(seconds_now(), *resume_step + 1)));
     sync_folder(path.parent_path());
@@ -177,7 +177,7 @@ class TensorBoardSink final : public MetricSink {
 
   TensorBoardOptions options_;
   AppendFile file_;
-  std::int64_t passes_ = 0;  // of this process; the first one has pictures
+  std::int64_t passes_;  // of the run; the first one has pictures
   std::int64_t pass_step_ = -1;
 };
 

@@ -62,8 +62,8 @@ void write_run_config(const std::filesystem::path& run_directory, const Config& 
   file.commit();
 }
 
-void check_run_config(const std::filesystem::path& run_directory, const Config& config,
-                      const std::string& dataset_fingerprint) {
+std::vector<ChangedSetting> check_run_config(const std::filesystem::path& run_directory, const Config& config,
+                                             const std::string& dataset_fingerprint) {
   const std::string file = (run_directory / "config.json").string();
   std::error_code ignored;
   if (!std::filesystem::exists(file, ignored))
@@ -82,8 +82,14 @@ void check_run_config(const std::filesystem::path& run_directory, const Config& 
     throw std::runtime_error(file + ": the run was begun with " + dotted(pointer) + " = " + old_text + ", not " +
                              new_text + "; give the config it was begun with, or another name");
   };
+  std::vector<ChangedSetting> changed;
   for (const auto& [pointer, value] : now.items()) {
-    if (may_change(pointer)) continue;
+    if (may_change(pointer)) {
+      const std::string old_text = before.contains(pointer) ? before.at(pointer).dump() : "null";
+      if (!pointer.starts_with("/ablation") && old_text != value.dump())
+        changed.push_back({dotted(pointer), old_text, value.dump()});
+      continue;
+    }
     if (!before.contains(pointer)) differs(pointer, "nothing", value.dump());
     if (before.at(pointer) != value) differs(pointer, before.at(pointer).dump(), value.dump());
   }
@@ -96,6 +102,7 @@ void check_run_config(const std::filesystem::path& run_directory, const Config& 
   if (fingerprint != dataset_fingerprint)
     throw std::runtime_error(file + ": the run was begun on a dataset with fingerprint " + fingerprint + ", not " +
                              dataset_fingerprint);
+  return changed;
 }
 
 std::string to_text(const LoopState& state) {

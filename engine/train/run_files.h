@@ -24,11 +24,17 @@ struct RunFacts {
 /// started), on the disk and in place in one step. Throws std::runtime_error naming the file.
 void write_run_config(const std::filesystem::path& run_directory, const Config& config, const RunFacts& facts);
 
+/// A setting that a resume changed; both values as JSON text.
+struct ChangedSetting {
+  std::string key;  // dotted
+  std::string before, now;
+};
+
 /// Throws std::runtime_error unless config.json in the directory describes the same run, naming the
 /// first key that differs. log.*, checkpoint.*, sample.*, train.recompute, threads, output and ablation may
-/// differ.
-void check_run_config(const std::filesystem::path& run_directory, const Config& config,
-                      const std::string& dataset_fingerprint);
+/// differ; returns those of them that do, but for ablation.
+std::vector<ChangedSetting> check_run_config(const std::filesystem::path& run_directory, const Config& config,
+                                             const std::string& dataset_fingerprint);
 
 /// Everything the loop carries from step to step beside parameters and moments.
 struct LoopState {

@@ -64,6 +64,7 @@ class Run {
   void initialize();
   void open_logs(std::optional<std::int64_t> resume_step);
   void start(const std::string& how);
+  void write_config() const;
 
   StepRecord training_step(std::int64_t step);
   void probe_gradients(const UpdateResult& update, StepRecord& record) const;
@@ -173,17 +174,21 @@ void Run::begin() {
   if (std::filesystem::exists(directory_ / "config.json"))  // another process was faster
     throw std::runtime_error(directory_.string() + ": holds a run already");
   initialize();
+  write_config();
+  open_logs(std::nullopt);
+  start("begins");
+}
+
+void Run::write_config() const {
   write_run_config(directory_, config_,
                    {.build = options_.build,
                     .device = ops_->description(),
                     .dataset_fingerprint = dataset_.fingerprint,
                     .parameters = decoder_.layout().parameter_count()});
-  open_logs(std::nullopt);
-  start("begins");
 }
 
 void Run::resume() {
-  check_run_config(directory_, config_, dataset_.fingerprint);
+  const std::vector<ChangedSetting> changed = check_run_config(directory_, config_, dataset_.fingerprint);
   lock_.emplace(directory_);
   std::vector<std::string> rejected;
   const auto checkpoint = newest_checkpoint(directory_ / "checkpoints", &rejected);
@@ -196,15 +201,20 @@ void Run::resume() {
   for (const std::string& reason : rejected) spdlog::warn("checkpoint left aside: {}", reason);
   if (!checkpoint) {  // stopped before the first checkpoint: begin anew, in the same place
     initialize();
+    if (!changed.empty()) write_config();
     open_logs(-1);
     start("begins again: there was no checkpoint to resume");
     return;
   }
   load(*checkpoint);
   open_logs(state_.step);
-  if (state_.step < config_.train.steps)
-    event(state_.step, "resume", "resumed from " + checkpoint->filename().string(),
-          {{"checkpoint", checkpoint->filename().string()}, {"device", ops_->description()}});
+  if (state_.step >= config_.train.steps) return;
+  Json data = {{"checkpoint", checkpoint->filename().string()}, {"device", ops_->description()}};
+  for (const ChangedSetting& setting : changed)
+    data["changed"][setting.key] = {{"before", Json::parse(setting.before)}, {"now", Json::parse(setting.now)}};
+  event(state_.step, "resume", "resumed from " + checkpoint->filename().string(), data);
+  for (const std::string& reason : rejected)
+    event(state_.step, "warning", "checkpoint left aside: " + reason, Json::object());
 }
 
 /// What stands in the logs before the first step.
@@ -245,8 +255,13 @@ void Run::load(const std::filesystem::path& checkpoint) {
 void Run::open_logs(std::optional<std::int64_t> resume_step) {
   std::vector<std::unique_ptr<MetricSink>> sinks;
   sinks.push_back(make_jsonl_sink(directory_, resume_step));
-  if (config_.log.tensorboard)
-    sinks.push_back(make_tensorboard_sink(directory_, resume_step, {.heatmap_every = config_.log.heatmap_every}));
+  if (config_.log.tensorboard) {
+    // One pass before the first step, then one every so many; what comes at the end is never resumed after.
+    const bool resumed = probe_pass_ && resume_step && *resume_step >= 0;
+    const std::int64_t passes = resumed ? *resume_step / config_.probes.every + 1 : 0;
+    sinks.push_back(make_tensorboard_sink(directory_, resume_step,
+                                          {.heatmap_every = config_.log.heatmap_every, .passes_before = passes}));
+  }
   logs_ = make_tee(std::move(sinks));
 }
 

@@ -4,6 +4,7 @@
 
 #include "tests/catch.h"
 #include "tests/end_to_end/program.h"
+#include "tests/event_reader.h"
 
 namespace sinkscope {
 namespace {
@@ -53,6 +54,7 @@ TEST_CASE("killed at random moments and resumed, a run's logs and model are thos
       INFO(name << " " << log);
       CHECK(timeless_lines(place.path() / "runs" / name / log) == timeless_lines(place.path() / "runs/whole" / log));
     }
+    CHECK(test::event_outline(place.path() / "runs" / name) == test::event_outline(place.path() / "runs/whole"));
     for (const char* file : {"model.safetensors", "optimizer.safetensors"})
       CHECK(place.read("runs/" + name + "/checkpoints/step_00000060/" + file) ==
             place.read(std::string("runs/whole/checkpoints/step_00000060/") + file));

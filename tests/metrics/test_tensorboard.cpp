@@ -14,101 +14,10 @@
 #include "engine/metrics/sinks.h"
 #include "support.h"
 #include "tests/catch.h"
+#include "tests/event_reader.h"
 
 using namespace sinkscope;
 using namespace sinkscope::test;
-
-namespace {
-
-std::uint64_t little_endian(const std::string& bytes, std::size_t at, std::size_t count) {
-  std::uint64_t value = 0;
-  for (std::size_t i = count; i-- > 0;) value = (value << 8U) | static_cast<unsigned char>(bytes.at(at + i));
-  return value;
-}
-
-double double_at(const std::string& bytes, std::size_t at) { return std::bit_cast<double>(little_endian(bytes, at, 8)); }
-
-/// A message as its fields in order; numbers as their raw little-endian bytes, integers as text.
-using Fields = std::vector<std::pair<unsigned, std::string>>;
-
-std::uint64_t take_varint(const std::string& bytes, std::size_t& at) {
-  std::uint64_t value = 0;
-  for (unsigned shift = 0;; shift += 7) {
-    const auto byte = static_cast<unsigned char>(bytes.at(at++));
-    value |= static_cast<std::uint64_t>(byte & 0x7fU) << shift;
-    if (byte < 0x80U) return value;
-  }
-}
-
-Fields fields_of(const std::string& message) {
-  Fields fields;
-  std::size_t at = 0;
-  while (at < message.size()) {
-    const std::uint64_t key = take_varint(message, at);
-    const auto number = static_cast<unsigned>(key >> 3U);
-    if ((key & 7U) == 0) {
-      fields.emplace_back(number, std::to_string(take_varint(message, at)));
-      continue;
-    }
-    const std::size_t size = (key & 7U) == 1 ? 8 : (key & 7U) == 5 ? 4 : take_varint(message, at);
-    if (at + size > message.size()) throw std::runtime_error("message ends early");
-    fields.emplace_back(number, message.substr(at, size));
-    at += size;
-  }
-  return fields;
-}
-
-std::string field(const std::string& message, unsigned number) {
-  for (const auto& [found, value] : fields_of(message))
-    if (found == number) return value;
-  return {};
-}
-
-/// The data of every record; each length and checksum is checked.
-std::vector<std::string> records_of(const std::string& file) {
-  std::vector<std::string> records;
-  for (std::size_t at = 0; at < file.size();) {
-    const std::size_t length = little_endian(file, at, 8);
-    REQUIRE(little_endian(file, at + 8, 4) == masked_crc32c(file.substr(at, 8)));
-    records.push_back(file.substr(at + 12, length));
-    REQUIRE(little_endian(file, at + 12 + length, 4) == masked_crc32c(records.back()));
-    at += 16 + length;
-  }
-  return records;
-}
-
-std::int64_t step_of(const std::string& event) {
-  const std::string step = field(event, 2);
-  return step.empty() ? 0 : std::stoll(step);
-}
-
-/// Tag to value message of one event's summary.
-std::map<std::string, std::string> values_of(const std::string& event) {
-  std::map<std::string, std::string> values;
-  for (const auto& [number, value] : fields_of(field(event, 5)))
-    if (number == 1) values[field(value, 1)] = value;
-  return values;
-}
-
-double scalar(const std::string& value) {
-  return static_cast<double>(std::bit_cast<float>(static_cast<std::uint32_t>(little_endian(field(value, 2), 0, 4))));
-}
-
-std::vector<std::filesystem::path> event_files(const std::filesystem::path& run) {
-  std::vector<std::filesystem::path> files;
-  for (const auto& entry : std::filesystem::directory_iterator(run / "tensorboard")) files.push_back(entry.path());
-  std::sort(files.begin(), files.end());
-  return files;
-}
-
-std::vector<std::string> events_of(const std::filesystem::path& run) {
-  std::vector<std::string> events;
-  for (const auto& file : event_files(run))
-    for (std::string& record : records_of(read_file(file))) events.push_back(std::move(record));
-  return events;
-}
-
-}  // namespace
 
 TEST_CASE("crc32c agrees with RFC 3720") {
   CHECK(crc32c("") == 0U);
@@ -189,6 +98,11 @@ TEST_CASE("A probe pass gives scalars, a histogram of heads, and pictures every 
   CHECK(scalar(values.at("sink/natural/excess_position_0")) == Approx(record.sink_excess[0]).epsilon(1e-6));
   CHECK(scalar(values.at("norm/natural/ratio_layer_01")) == Approx(record.norm_ratio[2]).epsilon(1e-6));
   CHECK(scalar(values.at("norm/natural/step_up_layer")) == 1.0);
+  CHECK(scalar(values.at("sink/natural/rate_late_layers_position_1")) == Approx(record.sink_rate_from[1]).epsilon(1e-6));
+  CHECK(scalar(values.at("sink/phase")) == 1.0);  // transition
+  CHECK(scalar(values.at("sink/excess_slope")) == *record.excess_slope);
+  CHECK(scalar(values.at("sink/dominant_share")) == Approx(*record.dominant_share).epsilon(1e-6));
+  CHECK(scalar(values.at("loss/validation_slope")) == *record.validation_loss_slope);
   CHECK(values_of(events[2]).count("sink/natural_bos/excess_position_0") == 1);
 
   // 2 layers of 3 heads, 4 positions.
@@ -354,6 +268,19 @@ TEST_CASE("A file that needs no change is left alone, and a damaged one is named
     CHECK(read_file(file) == damaged);
     CHECK(event_files(folder.path()).size() == 1);  // no temporary file is left
   }
+}
+
+TEST_CASE("A resumed run's pictures keep to the cadence of the run") {
+  const TemporaryFolder folder;
+  make_tensorboard_sink(folder.path(), std::nullopt, {.heatmap_every = 3})->write(example_probe(0));
+  {
+    const auto sink = make_tensorboard_sink(folder.path(), 10, {.heatmap_every = 3, .passes_before = 2});
+    for (const std::int64_t step : {20, 30, 40, 50}) sink->write(example_probe(step));
+  }
+  std::vector<std::int64_t> pictured;
+  for (const std::string& event : events_of(folder.path()))
+    if (values_of(event).count("sink/natural/score_by_layer_and_head") == 1) pictured.push_back(step_of(event));
+  CHECK(pictured == std::vector<std::int64_t>{0, 30});
 }
 
 TEST_CASE("Pictures need a cadence") {

@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "engine/metrics/sinks.h"
 #include "tests/catch.h"
+#include "tests/event_reader.h"
 #include "tests/train/support.h"
 
 namespace sinkscope {
@@ -44,9 +46,20 @@ void crash_at(const Config& config, std::int64_t step, bool resume = false) {
 TEST_CASE("a run that crashed anywhere and was resumed equals one that was not, bit for bit") {
   TemporaryFolder folder;
   test::make_dataset(folder.path());
-  const fs::path whole = train_quietly(small_config(folder.path(), {"name=whole"})).run_directory;
+  // Validation losses at every second step, so that their slope reaches over a resume; pictures at every third pass.
+  const auto named = [&](const std::string& name) {
+    return small_config(folder.path(),
+                        {"name=" + name, "evaluation.every=2", "log.heatmap_every=3", "probes.phase.window=4"});
+  };
+  const fs::path whole = train_quietly(named("whole")).run_directory;
+  CHECK(read_probe_records(whole).back().set == "repeated");
+  for (const ProbeRecord& record : read_probe_records(whole)) {
+    CHECK(record.phase.has_value() == (record.set == "natural_bos"));
+    CHECK(record.excess_slope.has_value() == (record.set == "natural_bos" && record.step >= 9));
+    CHECK(record.validation_loss_slope.has_value() == (record.set == "natural_bos" && record.step >= 6));
+  }
   for (const std::int64_t step : {1, 4, 5, 6, 7, 10, 11, 12}) {
-    const Config config = small_config(folder.path(), {"name=crashed-" + std::to_string(step)});
+    const Config config = named("crashed-" + std::to_string(step));
     crash_at(config, step);
     if (step == 7) crash_at(config, 9, true);
     const TrainResult result = train_quietly(config, true);
@@ -60,6 +73,7 @@ TEST_CASE("a run that crashed anywhere and was resumed equals one that was not, 
       INFO("crash at " << step << ", " << log);
       CHECK(found == expected);
     }
+    CHECK(test::event_outline(result.run_directory) == test::event_outline(whole));
     for (const char* file : {"model.safetensors", "optimizer.safetensors"})
       CHECK(test::read_file(result.run_directory / "checkpoints/step_00000012" / file) ==
             test::read_file(whole / "checkpoints/step_00000012" / file));
@@ -98,10 +112,29 @@ TEST_CASE("a resume falls back to the newest checkpoint that verifies") {
   }
   train_quietly(config, true);
   const auto events = read_event_records(run);
-  const auto resumed = std::find_if(events.begin(), events.end(), [](const EventRecord& e) { return e.kind == "resume"; });
+  const auto resumed =
+      std::find_if(events.begin(), events.end(), [](const EventRecord& e) { return e.kind == "resume"; });
   REQUIRE(resumed != events.end());
   CHECK(resumed->step == 5);
-  for (const std::string& log : kLogs) CHECK(timeless_lines(run / log) == timeless_lines(whole / log));
+  REQUIRE(resumed + 1 != events.end());
+  CHECK(resumed[1].kind == "warning");
+  CHECK(resumed[1].step == 5);
+  CHECK(test::contains(resumed[1].message, "checkpoint left aside: "));
+  CHECK(test::contains(resumed[1].message, "step_00000010"));
+  for (const std::string& log : kLogs) {
+    auto found = timeless_lines(run / log);
+    std::erase_if(found, [](const std::string& line) { return test::contains(line, "checkpoint left aside"); });
+    CHECK(found == timeless_lines(whole / log));
+  }
+}
+
+TEST_CASE("a run that begins again does so with the settings of now") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  crash_at(small_config(folder.path()), 2);
+  const fs::path run = train_quietly(small_config(folder.path(), {"checkpoint.every=4"}), true).run_directory;
+  const auto config = nlohmann::json::parse(test::read_file(run / "config.json"));
+  CHECK(config.at("checkpoint").at("every") == 4);
 }
 
 TEST_CASE("resuming a finished run changes nothing") {
@@ -141,7 +174,13 @@ TEST_CASE("a resume with another config or without a run is refused") {
   CHECK(train_error(small_config(folder.path(), {"train.optimizer.beta2=0.9"}), true) ==
         file + ": the run was begun with train.optimizer.beta2 = 0.95, not 0.9; give the config it was begun with, or "
                "another name");
-  CHECK(train_error(small_config(folder.path(), {"checkpoint.every=3"}), true).empty());
+  CHECK(train_error(small_config(folder.path(), {"checkpoint.every=3", "threads=1"}), true).empty());
+  const auto events = read_event_records(folder.path() / "runs/small");
+  const auto resumed =
+      std::find_if(events.begin(), events.end(), [](const EventRecord& e) { return e.kind == "resume"; });
+  REQUIRE(resumed != events.end());
+  CHECK(nlohmann::json::parse(resumed->data).at("changed") ==
+        nlohmann::json::parse(R"({"threads": {"before": 2, "now": 1}, "checkpoint.every": {"before": 5, "now": 3}})"));
 }
 
 }  // namespace
