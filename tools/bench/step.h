@@ -35,7 +35,7 @@ class StepBench {
   Decoder decoder_;
   AdamW optimizer_;
   std::vector<std::int32_t> tokens_;
-  std::vector<float> losses_;
+  std::vector<float> losses_, sink_scores_, residual_norms_;
   std::int64_t steps_ = 0;
 };
 
