@@ -510,23 +510,33 @@ void Decoder::logits(std::int64_t row, float* out) {
   s.ops.copy_to_host(out, wide);
 }
 
-std::vector<float> Decoder::sink_scores() const {
+void Decoder::sink_scores(std::vector<float>& out) const {
   const State& s = *state_;
-  if (s.options.sink_positions == 0 || s.B == 0) return {};
+  if (s.options.sink_positions == 0 || s.B == 0) return out.clear();
   const StageRange range(s.ops, "sink scores");
   const std::int64_t size = s.config.layers * s.B * s.config.heads * s.options.sink_positions;
-  std::vector<float> out(static_cast<std::size_t>(size));
+  out.resize(static_cast<std::size_t>(size));
   s.ops.copy_to_host(out.data(), s.memory.activations.tensor(s.memory.sink, {size}));
+}
+
+void Decoder::residual_norms(std::vector<float>& out) const {
+  const State& s = *state_;
+  if (!s.options.residual_norms || s.B == 0) return out.clear();
+  const StageRange range(s.ops, "residual norms");
+  const std::int64_t size = (s.config.layers + 1) * s.rows();
+  out.resize(static_cast<std::size_t>(size));
+  s.ops.copy_to_host(out.data(), s.memory.activations.tensor(s.memory.residual_norms, {size}));
+}
+
+std::vector<float> Decoder::sink_scores() const {
+  std::vector<float> out;
+  sink_scores(out);
   return out;
 }
 
 std::vector<float> Decoder::residual_norms() const {
-  const State& s = *state_;
-  if (!s.options.residual_norms || s.B == 0) return {};
-  const StageRange range(s.ops, "residual norms");
-  const std::int64_t size = (s.config.layers + 1) * s.rows();
-  std::vector<float> out(static_cast<std::size_t>(size));
-  s.ops.copy_to_host(out.data(), s.memory.activations.tensor(s.memory.residual_norms, {size}));
+  std::vector<float> out;
+  residual_norms(out);
   return out;
 }
 

@@ -89,6 +89,9 @@ class Decoder {
   // Per-step statistics of the last forward (as DecoderOptions asked), copied to the host.
   std::vector<float> sink_scores() const;     // (L, B, H, K)
   std::vector<float> residual_norms() const;  // (L+1, B, T), index 0 the embedding output
+  // The same into a vector that the caller keeps from step to step; empty where they were not asked for.
+  void sink_scores(std::vector<float>& out) const;
+  void residual_norms(std::vector<float>& out) const;
 
  private:
   struct State;

@@ -102,7 +102,7 @@ class Run {
 
   // Host buffers of a step.
   Batch batch_;
-  std::vector<float> losses_;
+  std::vector<float> losses_, sink_scores_, residual_norms_;
 };
 
 Run::Run(const Config& config, TrainOptions options)
@@ -281,10 +281,11 @@ StepRecord Run::training_step(std::int64_t step) {
     sums.add(losses_, batch_);
     if (!std::isfinite(sums.all))
       stop_not_finite(step, "the loss", first_non_finite(*ops_, decoder_, batch_));
-    const std::vector<float> sink = decoder_.sink_scores(), norms = decoder_.residual_norms();
+    decoder_.sink_scores(sink_scores_);
+    decoder_.residual_norms(residual_norms_);
     decoder_.backward();  // a GPU works on it while the host sums up
     if (config_.probes.enabled)
-      summarize_step(sink, norms,
+      summarize_step(sink_scores_, residual_norms_,
                      {.layers = config_.model.layers,
                       .sequences = batch_.sequences,
                       .heads = config_.model.heads,

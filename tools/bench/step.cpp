@@ -66,10 +66,11 @@ double StepBench::step() {
   for (std::int64_t micro = 0; micro < config_.train.gradient_accumulation; ++micro) {
     decoder_.forward(B, T, tokens_.data());
     decoder_.loss(tokens_.data() + 1, losses_.data(), scale);
-    const std::vector<float> sink = decoder_.sink_scores(), norms = decoder_.residual_norms();
+    decoder_.sink_scores(sink_scores_);
+    decoder_.residual_norms(residual_norms_);
     decoder_.backward();
     if (config_.probes.enabled)
-      summarize_step(sink, norms,
+      summarize_step(sink_scores_, residual_norms_,
                      {.layers = config_.model.layers,
                       .sequences = B,
                       .heads = config_.model.heads,
