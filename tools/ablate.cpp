@@ -7,6 +7,7 @@
 
 #include "engine/config/load.h"
 #include "engine/train/trainer.h"
+#include "tools/arguments.h"
 #include "tools/commands.h"
 #include "tools/plan.h"
 #include "tools/program.h"
@@ -74,10 +75,7 @@ void add_ablate_command(CLI::App& app) {
   command->add_option("config", arguments->config, "config file (JSON) with an \"ablation\"")
       ->required()
       ->type_name("CONFIG");
-  command->add_option("--set", arguments->overrides, "override for all arms; may be repeated")
-      ->type_name("KEY=VALUE")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  add_set_option(*command, arguments->overrides, "override for all arms; may be repeated");
   CLI::Option* resume =
       command->add_flag("--resume", arguments->resume, "continue: finished arms are kept, others go on");
   command->add_flag("--dry-run", arguments->dry_run, "print the plan of every arm; train nothing")->excludes(resume);

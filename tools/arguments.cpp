@@ -30,6 +30,13 @@ std::vector<std::string> option_names(const CLI::App& app) {
 
 }  // namespace
 
+void add_set_option(CLI::App& command, std::vector<std::string>& overrides, const std::string& description) {
+  command.add_option("--set", overrides, description)
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
 std::string unknown_word(const CLI::App& app) {
   const CLI::App* command = &app;
   std::vector<std::string> words = app.remaining();

@@ -1,13 +1,17 @@
-// The words of a command line that the parser did not understand.
+// What the commands share of the command line.
 #pragma once
 
 #include <string>
+#include <vector>
 
 namespace CLI {
 class App;
 }
 
 namespace sinkscope {
+
+/// `--set KEY=VALUE`, which may be repeated and takes one value each time, so that a config may follow it.
+void add_set_option(CLI::App& command, std::vector<std::string>& overrides, const std::string& description);
 
 /// After a parse that failed: the first unknown command or option named, and the nearest known one
 /// where one is near. Empty when every word was understood, and something else is wrong.

@@ -16,6 +16,7 @@
 #include "tools/bench/ceilings.h"
 #include "tools/bench/kernels.h"
 #include "tools/bench/step.h"
+#include "tools/arguments.h"
 #include "tools/commands.h"
 #include "tools/program.h"
 
@@ -261,10 +262,7 @@ void add_bench_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "bench", "Time whole training steps on random tokens, and every operation, against the device's own rates");
   command->add_option("config", arguments->config, "config file, default configs/quickstart.json")->type_name("CONFIG");
-  command->add_option("--set", arguments->overrides, "override; may be repeated")
-      ->type_name("KEY=VALUE")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  add_set_option(*command, arguments->overrides, "override; may be repeated");
   command->add_option("--steps", arguments->steps, "steps to time, default 20; 0: none")->check(CLI::Range(0, 1000000));
   command->add_flag("--kernels", arguments->kernels, "also every operation by itself, at the sizes of the config");
   command->add_option("--repeats", arguments->repeats, "timings of each operation, default 15")

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/config/load.h"
+#include "tools/arguments.h"
 #include "tools/commands.h"
 
 namespace sinkscope {
@@ -26,10 +27,7 @@ void add_config_command(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   CLI::App* show = command->add_subcommand("show", "a config with presets and overrides applied");
   show->add_option("config", arguments->config, "config file (JSON)")->required()->type_name("CONFIG");
-  show->add_option("--set", arguments->overrides, "override; may be repeated")
-      ->type_name("KEY=VALUE")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  add_set_option(*show, arguments->overrides, "override; may be repeated");
   show->callback([arguments] {
     std::cout << to_json(load_config(arguments->config, arguments->overrides)).dump(2) << std::endl;
   });

@@ -10,6 +10,7 @@
 
 #include "engine/config/load.h"
 #include "engine/train/trainer.h"
+#include "tools/arguments.h"
 #include "tools/commands.h"
 #include "tools/plan.h"
 #include "tools/program.h"
@@ -52,10 +53,7 @@ void add_train_command(CLI::App& app) {
   const auto arguments = std::make_shared<TrainArguments>();
   CLI::App* command = app.add_subcommand("train", "Train one model, as a config file says");
   command->add_option("config", arguments->config, "config file (JSON)")->required()->type_name("CONFIG");
-  command->add_option("--set", arguments->overrides, "override, e.g. model.layers=6; may be repeated")
-      ->type_name("KEY=VALUE")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  add_set_option(*command, arguments->overrides, "override, e.g. model.layers=6; may be repeated");
   CLI::Option* resume =
       command->add_flag("--resume", arguments->resume, "continue the run from its newest sound checkpoint");
   command->add_flag("--dry-run", arguments->dry_run, "print the resolved config, sizes and memory; train nothing")

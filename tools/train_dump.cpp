@@ -19,6 +19,7 @@
 #include "engine/model/parameters.h"
 #include "engine/optim/schedule.h"
 #include "engine/train/training_batches.h"
+#include "tools/arguments.h"
 #include "tools/commands.h"
 
 namespace sinkscope {
@@ -110,10 +111,7 @@ void add_train_dump_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "train-dump", "Write a run's initial weights and first batches, to train the same in other software");
   command->add_option("config", arguments->config, "config file (JSON)")->required()->type_name("CONFIG");
-  command->add_option("--set", arguments->overrides, "override, e.g. data.bos=none; may be repeated")
-      ->type_name("KEY=VALUE")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  add_set_option(*command, arguments->overrides, "override, e.g. data.bos=none; may be repeated");
   command->add_option("--steps", arguments->steps, "steps to dump, default 200");
   command->add_option("--output", arguments->output, "folder to create; must not exist")->required()->type_name("DIR");
   command->callback([arguments] { run(*arguments); });

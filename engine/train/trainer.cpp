@@ -123,8 +123,9 @@ Run::Run(const Config& config, TrainOptions options)
   if (dataset_.validation) validation_windows_.emplace(*dataset_.validation, window_options(config_));
   if (needs_validation()) {
     if (!dataset_.validation)
-      throw ConfigError(config_.name + ": probe passes need held-out text, and the dataset has none; give "
-                        "data.validation, or set probes.every to 0");
+      throw ConfigError(config_.name + ": probe passes need held-out text, and the dataset has none; make it "
+                        "anew with --validation-fraction (or give data.validation beside data.train), or set "
+                        "probes.every to 0");
     probe_pass_.emplace(*ops_, decoder_, config_.probes, probe_sets_);
   }
   ops_->reserve(backend_extents(config_, probe_sets_, backend_of(config_)));

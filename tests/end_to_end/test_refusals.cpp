@@ -72,6 +72,17 @@ TEST_CASE("a word that is not understood is named, with the nearest that is") {
   CHECK(contains(place.run("train").output, "config is required"));
 }
 
+TEST_CASE("an override takes one value, so that the config may follow it") {
+  const Workplace place;
+  for (const char* arguments : {"train --set train.steps=7 config.json --dry-run", "train config.json --dry-run --set train.steps=7",
+                                "config show --set train.steps=7 --set name=a config.json"}) {
+    const Outcome outcome = place.run(arguments);
+    INFO(arguments << "\n" << outcome.output);
+    CHECK(outcome.status == 0);
+    CHECK(contains(outcome.output, "\"steps\": 7"));
+  }
+}
+
 TEST_CASE("what would keep ablate from its page is told before the training") {
   const Workplace place;
   const auto refused = [&](const std::string& arguments, const std::string& part) {
