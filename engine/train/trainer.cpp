@@ -1,5 +1,6 @@
 #include "engine/train/trainer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -52,6 +53,32 @@ struct LossSums {
 /// True on every `every`-th step; never for 0.
 bool due(std::int64_t step, std::int64_t every) { return every > 0 && step % every == 0; }
 
+/// The events logged so far; none where there is no log yet.
+std::vector<EventRecord> logged_events(const std::filesystem::path& directory) {
+  if (!std::filesystem::exists(directory / "events.jsonl")) return {};
+  return read_event_records(directory);
+}
+
+bool has_ended(const std::vector<EventRecord>& events) {
+  return std::any_of(events.begin(), events.end(), [](const EventRecord& event) { return event.kind == "end"; });
+}
+
+/// For a run without checkpoints, which would begin again and drop its logs: throws when it once had one. The event
+/// of a checkpoint stands before the save, so that only what was logged after it tells that it was saved.
+void expect_none_saved(const std::filesystem::path& directory) {
+  const std::vector<EventRecord> events = logged_events(directory);
+  const auto first = std::find_if(events.begin(), events.end(), [](const EventRecord& e) { return e.kind == "checkpoint"; });
+  if (first == events.end()) return;
+  std::int64_t last = events.back().step;
+  if (std::filesystem::exists(directory / "metrics.jsonl"))
+    for (const StepRecord& record : read_step_records(directory)) last = std::max(last, record.step);
+  if (last <= first->step && !has_ended(events)) return;
+  throw std::runtime_error(directory.string() + ": its logs reach step " + std::to_string(last) +
+                           " and tell of a checkpoint at step " + std::to_string(first->step) +
+                           ", but there is none in checkpoints/, and to begin again would drop the logs; put the "
+                           "checkpoints back, give another name with --set name=..., or delete the folder");
+}
+
 class Run {
  public:
   Run(const Config& config, TrainOptions options);
@@ -72,6 +99,7 @@ class Run {
   void probe(std::int64_t step, double loss);
   void sample(std::int64_t step);
   void save(std::int64_t step);
+  void end(std::int64_t step);
   void expect_finite(std::int64_t step, const std::string& what, std::span<const float> values);
   [[noreturn]] void stop_not_finite(std::int64_t step, const std::string& what, const std::string& tensor);
   void event(std::int64_t step, const std::string& kind, const std::string& message, const Json& data);
@@ -159,6 +187,7 @@ TrainResult Run::execute() {
     if (due(step, config_.sample.every)) sample(step);
     stopped = options_.stop != nullptr && options_.stop->load();
     if (due(step, config_.checkpoint.every) || step == steps || stopped) save(step);
+    if (step == steps) end(step);
   }
   const bool finished = step == steps;
   if (finished && options_.console) options_.console->flush(false);
@@ -201,6 +230,7 @@ void Run::resume() {
   }
   for (const std::string& reason : rejected) spdlog::warn("checkpoint left aside: {}", reason);
   if (!checkpoint) {  // stopped before the first checkpoint: begin anew, in the same place
+    expect_none_saved(directory_);
     initialize();
     if (!changed.empty()) write_config();
     open_logs(-1);
@@ -208,8 +238,12 @@ void Run::resume() {
     return;
   }
   load(*checkpoint);
+  const bool ended = has_ended(logged_events(directory_));
   open_logs(state_.step);
-  if (state_.step >= config_.train.steps) return;
+  if (state_.step >= config_.train.steps) {
+    if (!ended) end(state_.step);  // killed right after the last checkpoint
+    return;
+  }
   Json data = {{"checkpoint", checkpoint->filename().string()}, {"device", ops_->description()}};
   for (const ChangedSetting& setting : changed)
     data["changed"][setting.key] = {{"before", Json::parse(setting.before)}, {"now", Json::parse(setting.now)}};
@@ -413,15 +447,17 @@ void Run::save(std::int64_t step) {
   char name[32];
   std::snprintf(name, sizeof name, "step_%08lld", static_cast<long long>(step));
   event(step, "checkpoint", std::string("checkpoint ") + name, {{"checkpoint", name}});
-  if (step == config_.train.steps) {
-    Json end = {{"steps", step}};
-    if (state_.validation_loss) end["validation_loss"] = *state_.validation_loss;
-    event(step, "end", "training ends after " + std::to_string(step) + " steps", end);
-  }
   logs_->flush(true);
   if (probe_pass_) state_.phase_detector = phases_.state();
   data.state = to_text(state_);
   save_checkpoint(directory_ / "checkpoints", data, config_.checkpoint.keep);
+}
+
+/// After the last checkpoint is saved.
+void Run::end(std::int64_t step) {
+  Json data = {{"steps", step}};
+  if (state_.validation_loss) data["validation_loss"] = *state_.validation_loss;
+  event(step, "end", "training ends after " + std::to_string(step) + " steps", data);
 }
 
 void Run::expect_finite(std::int64_t step, const std::string& what, std::span<const float> values) {

@@ -38,10 +38,10 @@ std::filesystem::path run_directory(const Config& config);
 /// Trains `config` (as loaded; the dataset completes it). Without `resume` the run directory must not
 /// hold a run. With it the newest checkpoint that verifies is continued, bit for bit as if there had
 /// been no stop on the same number of threads; a run that has not saved one yet begins anew, and one
-/// whose checkpoints are all damaged is refused. One process at a time may train in a directory.
-/// Throws ConfigError, std::runtime_error naming file, key or tensor. A loss (of training
-/// or validation), a gradient, or a model due to be saved that is not finite stops the run with the
-/// step and the first tensor that is not finite named; checkpoints written before stay.
+/// whose checkpoints are all damaged, or gone though its logs tell of them, is refused. One process at
+/// a time may train in a directory. Throws ConfigError, std::runtime_error naming file, key or tensor. A
+/// loss (of training or validation), a gradient, or a model due to be saved that is not finite stops the
+/// run with the step and the first tensor that is not finite named; checkpoints written before stay.
 TrainResult train(const Config& config, TrainOptions options);
 
 /// Opens the dataset and completes the config with it; what a dry run prints. Where the dataset is absent

@@ -62,6 +62,18 @@ TEST_CASE("a run whose checkpoints are all damaged is refused, and its logs stay
   CHECK(place.read("runs/small/metrics.jsonl") == before);
 }
 
+TEST_CASE("a run whose checkpoints were deleted is refused, and its logs stay") {
+  const Workplace place;
+  REQUIRE(place.run("train config.json").status == 0);
+  std::filesystem::remove_all(place.path() / "runs/small/checkpoints");
+  const std::string before = place.read("runs/small/metrics.jsonl");
+  const test::Outcome outcome = place.run("train config.json --resume");
+  INFO(outcome.output);
+  CHECK(outcome.status == 1);
+  CHECK(contains(outcome.output, "runs/small: its logs reach step 60 and tell of a checkpoint at step 7, but there is none"));
+  CHECK(place.read("runs/small/metrics.jsonl") == before);
+}
+
 TEST_CASE("a report replaces an older report and no other file") {
   const Workplace place;
   REQUIRE(place.run("train config.json --set train.steps=12").status == 0);

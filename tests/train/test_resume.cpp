@@ -150,6 +150,48 @@ TEST_CASE("resuming a finished run changes nothing") {
   for (std::size_t i = 0; i < kLogs.size(); ++i) CHECK(test::read_file(run / kLogs[i]) == before[i]);
 }
 
+TEST_CASE("a run whose checkpoints are gone is refused, and its logs stay; one that never saved any begins again") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const auto check_refused = [&](const Config& config, const std::string& reached, const std::string& saved) {
+    const fs::path run = folder.path() / "runs" / config.name;
+    fs::remove_all(run / "checkpoints");
+    std::vector<std::string> before;
+    for (const std::string& log : kLogs) before.push_back(test::read_file(run / log));
+    CHECK(train_error(config, true) ==
+          run.string() + ": its logs reach step " + reached + " and tell of a checkpoint at step " + saved +
+              ", but there is none in checkpoints/, and to begin again would drop the logs; put the checkpoints back, "
+              "give another name with --set name=..., or delete the folder");
+    for (std::size_t i = 0; i < kLogs.size(); ++i) CHECK(test::read_file(run / kLogs[i]) == before[i]);
+  };
+  const Config crashed = small_config(folder.path(), {"name=crashed"});
+  crash_at(crashed, 7);
+  check_refused(crashed, "7", "5");
+  const Config finished = small_config(folder.path(), {"name=finished", "checkpoint.every=0"});
+  train_quietly(finished);
+  check_refused(finished, "12", "12");
+
+  // Killed while the first checkpoint was being saved: its event is there already.
+  const Config saving = small_config(folder.path(), {"name=saving", "checkpoint.every=0"});
+  const fs::path run = train_quietly(saving).run_directory;
+  const std::string events = test::read_file(run / "events.jsonl");
+  fs::remove_all(run / "checkpoints");
+  test::write_file(run / "events.jsonl", events.substr(0, events.rfind('\n', events.size() - 2) + 1));
+  CHECK(read_event_records(run).back().kind == "checkpoint");
+  CHECK(train_quietly(saving, true).finished);
+}
+
+TEST_CASE("a run killed between its last checkpoint and the end of its log ends it when resumed") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const Config config = small_config(folder.path());
+  const fs::path run = train_quietly(config).run_directory;
+  const std::string events = test::read_file(run / "events.jsonl");
+  test::write_file(run / "events.jsonl", events.substr(0, events.rfind('\n', events.size() - 2) + 1));
+  CHECK(train_quietly(config, true).finished);
+  CHECK(test::read_file(run / "events.jsonl") == events);
+}
+
 TEST_CASE("a stop saves a checkpoint after the step, and the run goes on from it") {
   TemporaryFolder folder;
   test::make_dataset(folder.path());
