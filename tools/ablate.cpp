@@ -32,7 +32,9 @@ bool train_arm(const Config& arm, bool resume) {
   options.build = build_description();
   options.console = make_run_console(arm, options.resume ? resume_step(arm) : 0);
   options.stop = &interrupted();
-  return train(arm, std::move(options)).finished;
+  const TrainResult result = train(arm, std::move(options));
+  tell_finished(result);
+  return result.finished;
 }
 
 void run(const AblateArguments& arguments) {

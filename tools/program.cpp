@@ -7,9 +7,9 @@
 #include <cstdint>
 #include <ctime>
 #include <filesystem>
+#include <iostream>
 
 #include "engine/checkpoint/checkpoint.h"
-#include "engine/train/trainer.h"
 #include "sinkscope_build.h"
 
 namespace sinkscope {
@@ -63,6 +63,12 @@ std::unique_ptr<MetricSink> make_run_console(const Config& config, std::int64_t 
   winsize size{};
   if (options.terminal && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) options.width = size.ws_col;
   return make_console_sink(options);
+}
+
+void tell_finished(const TrainResult& result) {
+  if (result.steps_before == result.steps)
+    std::cout << result.run_directory.string() << ": all " << result.steps
+              << " steps are done already; there is nothing to resume" << std::endl;
 }
 
 std::int64_t resume_step(const Config& config) {

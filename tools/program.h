@@ -7,6 +7,7 @@
 
 #include "engine/config/config.h"
 #include "engine/metrics/sinks.h"
+#include "engine/train/trainer.h"
 
 namespace sinkscope {
 
@@ -27,6 +28,9 @@ struct StoppedBySignal {
 
 /// A progress bar on a terminal, plain lines elsewhere. `total_steps` counts from `start_step`.
 std::unique_ptr<MetricSink> make_run_console(const Config& config, std::int64_t start_step);
+
+/// Says so when a resumed run was finished before.
+void tell_finished(const TrainResult& result);
 
 /// Step of the newest checkpoint that verifies in the config's run directory; 0 when there is none.
 std::int64_t resume_step(const Config& config);

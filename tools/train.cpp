@@ -38,6 +38,7 @@ void run(const TrainArguments& arguments) {
   options.console = make_run_console(config, arguments.resume ? resume_step(config) : 0);
   options.stop = &interrupted();
   const TrainResult result = train(config, std::move(options));
+  tell_finished(result);
   if (!result.finished) {
     std::cout << "\nstopped after step " << result.steps << "; go on with: sinkscope train " << arguments.config;
     for (const std::string& text : arguments.overrides) std::cout << " --set '" << text << "'";

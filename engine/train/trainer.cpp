@@ -175,7 +175,8 @@ TrainResult Run::execute() {
 
   const std::int64_t steps = config_.train.steps;
   bool stopped = false;
-  std::int64_t step = state_.step;
+  const std::int64_t steps_before = state_.step;
+  std::int64_t step = steps_before;
   while (step < steps && !stopped) {
     ++step;
     StepRecord record = training_step(step);
@@ -192,7 +193,11 @@ TrainResult Run::execute() {
   const bool finished = step == steps;
   if (finished && options_.console) options_.console->flush(false);
   logs_->flush(true);
-  return {.run_directory = directory_, .steps = step, .finished = finished, .validation_loss = state_.validation_loss};
+  return {.run_directory = directory_,
+          .steps = step,
+          .steps_before = steps_before,
+          .finished = finished,
+          .validation_loss = state_.validation_loss};
 }
 
 void Run::begin() {

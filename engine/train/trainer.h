@@ -28,6 +28,7 @@ struct TrainOptions {
 struct TrainResult {
   std::filesystem::path run_directory;
   std::int64_t steps = 0;      // done in total
+  std::int64_t steps_before = 0;  // of them before this call; all of them: the run was finished already
   bool finished = false;       // false: stopped by `stop`
   std::optional<double> validation_loss;  // after the last step; absent without validation data
 };

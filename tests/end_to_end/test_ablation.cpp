@@ -39,6 +39,7 @@ TEST_CASE("ablate trains every arm and compares them") {
     const Outcome resumed = place.run("ablate config.json --resume --no-html");
     INFO(resumed.output);
     CHECK(resumed.status == 0);
+    CHECK(contains(resumed.output, "arm 2 of 2: small/bos-none\nruns/small/bos-none: all 60 steps are done already"));
     CHECK(place.read("runs/small/bos-none/metrics.jsonl") == before);
   }
   SECTION("a checkpoint is exported and its numbers dumped") {

@@ -62,6 +62,15 @@ TEST_CASE("a run whose checkpoints are all damaged is refused, and its logs stay
   CHECK(place.read("runs/small/metrics.jsonl") == before);
 }
 
+TEST_CASE("resuming a finished run says that there is nothing to do") {
+  const Workplace place;
+  const std::string done = "runs/small: all 60 steps are done already; there is nothing to resume\n";
+  CHECK_FALSE(contains(place.run("train config.json").output, "already"));
+  const test::Outcome outcome = place.run("train config.json --resume");
+  CHECK(outcome.status == 0);
+  CHECK(outcome.output == done + "run: runs/small\n");
+}
+
 TEST_CASE("a run whose checkpoints were deleted is refused, and its logs stay") {
   const Workplace place;
   REQUIRE(place.run("train config.json").status == 0);
