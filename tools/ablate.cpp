@@ -30,7 +30,7 @@ bool train_arm(const Config& arm, bool resume) {
   TrainOptions options;
   options.resume = resume && begun;
   options.build = build_description();
-  options.console = make_run_console(arm, options.resume ? resume_step(arm) : 0);
+  options.console = make_run_console(arm);
   options.stop = &interrupted();
   const TrainResult result = train(arm, std::move(options));
   tell_finished(result);

@@ -6,10 +6,8 @@
 #include <csignal>
 #include <cstdint>
 #include <ctime>
-#include <filesystem>
 #include <iostream>
 
-#include "engine/checkpoint/checkpoint.h"
 #include "sinkscope_build.h"
 
 namespace sinkscope {
@@ -53,11 +51,10 @@ void watch_interrupts() {
 
 void end_stopped() { throw StoppedBySignal{interrupt_signal.load()}; }
 
-std::unique_ptr<MetricSink> make_run_console(const Config& config, std::int64_t start_step) {
+std::unique_ptr<MetricSink> make_run_console(const Config& config) {
   ConsoleOptions options;
   options.title = config.name;
   options.total_steps = config.train.steps;
-  options.start_step = start_step;
   options.line_every = config.log.console_every;
   options.terminal = isatty(STDOUT_FILENO) == 1;
   winsize size{};
@@ -69,13 +66,6 @@ void tell_finished(const TrainResult& result) {
   if (result.steps_before == result.steps)
     std::cout << result.run_directory.string() << ": all " << result.steps
               << " steps are done already; there is nothing to resume" << std::endl;
-}
-
-std::int64_t resume_step(const Config& config) {
-  const std::filesystem::path checkpoints = run_directory(config) / "checkpoints";
-  if (!std::filesystem::exists(checkpoints)) return 0;
-  const auto newest = newest_checkpoint(checkpoints);
-  return newest ? read_checkpoint_info(*newest).step : 0;
 }
 
 }  // namespace sinkscope

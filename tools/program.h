@@ -26,13 +26,10 @@ struct StoppedBySignal {
 /// Throws StoppedBySignal for the signal that set interrupted().
 [[noreturn]] void end_stopped();
 
-/// A progress bar on a terminal, plain lines elsewhere. `total_steps` counts from `start_step`.
-std::unique_ptr<MetricSink> make_run_console(const Config& config, std::int64_t start_step);
+/// A progress bar on a terminal, plain lines elsewhere.
+std::unique_ptr<MetricSink> make_run_console(const Config& config);
 
 /// Says so when a resumed run was finished before.
 void tell_finished(const TrainResult& result);
-
-/// Step of the newest checkpoint that verifies in the config's run directory; 0 when there is none.
-std::int64_t resume_step(const Config& config);
 
 }  // namespace sinkscope

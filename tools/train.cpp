@@ -35,7 +35,7 @@ void run(const TrainArguments& arguments) {
   TrainOptions options;
   options.resume = arguments.resume;
   options.build = build_description();
-  options.console = make_run_console(config, arguments.resume ? resume_step(config) : 0);
+  options.console = make_run_console(config);
   options.stop = &interrupted();
   const TrainResult result = train(config, std::move(options));
   tell_finished(result);

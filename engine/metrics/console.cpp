@@ -75,8 +75,7 @@ class ConsoleSink final : public MetricSink {
       : options_(options),
         output_(output),
         output_name_(std::move(output_name)),
-        clock_(std::move(clock)),
-        start_(clock_()) {
+        clock_(std::move(clock)) {
     if (options_.line_every < 1) throw std::invalid_argument("console: line_every must be at least 1");
     options_.title = printable(options_.title);
   }
@@ -96,9 +95,13 @@ class ConsoleSink final : public MetricSink {
   void write(const StepRecord& record) override {
     step_ = record;
     now_ = clock_();
+    const bool is_first = !first_step_;
+    if (is_first) {
+      first_step_ = record.step;
+      first_done_ = now_;
+    }
     if (record.validation_loss) validation_loss_ = record.validation_loss;
     if (!record.sink_score.empty()) sink_score_ = record.sink_score.front();
-    const bool is_first = record.step == options_.start_step + 1;
     const bool is_last = record.step == options_.total_steps;
     if (!options_.terminal) {
       if (!is_first && !is_last && record.step % options_.line_every != 0) return;
@@ -159,11 +162,13 @@ class ConsoleSink final : public MetricSink {
     return result;
   }
 
-  // From the time that this process took for a step, with its evaluations and probes.
+  // From the time that this process took for a step, with its evaluations and probes. Neither loading nor, once there
+  // is a second, the first step counts, which warms up.
   double seconds_left() const {
-    const auto done = static_cast<double>(step_->step - options_.start_step);
     const auto left = static_cast<double>(std::max<std::int64_t>(0, options_.total_steps - step_->step));
-    return std::chrono::duration<double>(now_ - start_).count() / done * left;
+    if (step_->step <= *first_step_) return step_->step_seconds * left;
+    const auto done = static_cast<double>(step_->step - *first_step_);
+    return std::chrono::duration<double>(now_ - first_done_).count() / done * left;
   }
 
   static std::string join(const std::vector<std::string>& parts) {
@@ -209,9 +214,10 @@ class ConsoleSink final : public MetricSink {
   std::ostream& output_;
   std::string output_name_;
   ConsoleClock clock_;
-  TimePoint start_;
-  TimePoint now_;    // of the newest step
-  TimePoint drawn_;  // when the bar was last redrawn for a step
+  std::optional<std::int64_t> first_step_;  // of this process
+  TimePoint first_done_;                    // when it was done
+  TimePoint now_;                           // of the newest step
+  TimePoint drawn_;                         // when the bar was last redrawn for a step
   bool bar_is_shown_ = false;
   std::optional<StepRecord> step_;
   std::optional<double> validation_loss_;

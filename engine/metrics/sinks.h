@@ -50,7 +50,6 @@ std::unique_ptr<MetricSink> make_tensorboard_sink(const std::filesystem::path& r
 struct ConsoleOptions {
   std::string title;             // e.g. the run's name
   std::int64_t total_steps = 0;
-  std::int64_t start_step = 0;   // > 0 after a resume
   std::int64_t line_every = 10;
   bool terminal = false;
   int width = 80;

@@ -21,6 +21,7 @@ struct Console {
     record.step = number;
     record.loss = 3.25;
     record.tokens_per_second = 12345;
+    record.step_seconds = seconds_later;
     record.sink_score = {0.4375, 0.125};
     sink->write(record);
   }
@@ -44,11 +45,10 @@ ConsoleOptions terminal(int width) {
   return options;
 }
 
-ConsoleOptions plain(std::int64_t line_every, std::int64_t start_step = 0) {
+ConsoleOptions plain(std::int64_t line_every) {
   ConsoleOptions options;
   options.title = "arm";
   options.total_steps = 100;
-  options.start_step = start_step;
   options.line_every = line_every;
   return options;
 }
@@ -94,7 +94,7 @@ TEST_CASE("without a terminal the console prints whole lines at its cadence") {
 }
 
 TEST_CASE("the last step is printed whatever the cadence") {
-  Console console(plain(7, 97));
+  Console console(plain(7));
   for (std::int64_t step = 98; step <= 100; ++step) console.step(step);
   const std::string text = console.take();
   CHECK(occurrences(text, "\n") == 2);
@@ -104,9 +104,13 @@ TEST_CASE("the last step is printed whatever the cadence") {
 }
 
 TEST_CASE("after a resume the time left comes from this process's own steps") {
-  Console console(plain(1, 90));
+  Console console(plain(1));
+  console.now += std::chrono::minutes(5);  // the checkpoint and the data are read
   console.step(91, 4);
   CHECK(contains(console.take(), "left 36 s"));
+  console.step(92, 1);
+  console.step(93, 1);
+  CHECK(contains(console.take(), "step 93/100  loss 3.2500  sink 0.438  12.3k tokens/s  left 7 s"));
 }
 
 TEST_CASE("the validation loss stays in view until the next") {
