@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/config/load.h"
+#include "engine/data/dataset.h"
 #include "engine/files/replacement.h"
 #include "engine/metrics/gpu_peak.h"
 #include "engine/metrics/json_lines.h"
@@ -211,14 +212,32 @@ Json to_json(const std::vector<KernelResult>& results, const Ceilings& ceilings)
   return list;
 }
 
+/// Completes the config with a vocabulary, and says where that comes from.
+std::string take_vocabulary(Config& config) {
+  constexpr std::int64_t kAssumed = 1024;
+  const std::string name = config.data.path.empty() ? "data.train" : "data.path \"" + config.data.path + "\"";
+  std::int64_t size = config.model.vocab_size;
+  std::string source = "model.vocab_size";
+  if (size == 0 && dataset_absent(config.data)) {
+    size = kAssumed;
+    source = "assumed: model.vocab_size is 0, and the dataset that it is left to, " + name + ", is not there";
+  } else if (size == 0) {
+    size = dataset_vocab_size(config.data);
+    source = "of the dataset, " + name;
+  }
+  resolve_with_dataset(config, size, 0, 1);
+  return source;
+}
+
 void run(const BenchArguments& arguments) {
   Config config = load_config(arguments.config, arguments.overrides);
-  // No dataset is read: a vocabulary that the config leaves to it is taken as 1024 tokens.
-  resolve_with_dataset(config, config.model.vocab_size == 0 ? 1024 : config.model.vocab_size, 0, 1);
+  const std::string vocabulary_source = take_vocabulary(config);
   std::optional<FileReplacement> output;
   if (!arguments.json.empty()) output.emplace(arguments.json);  // refuses a bad place before any work
   const std::unique_ptr<Ops> ops = make_ops(config);
   std::printf("%s\n%s\n", build_description().c_str(), ops->description().c_str());
+  std::printf("vocabulary          %10lld tokens (%s)\n", static_cast<long long>(config.model.vocab_size),
+              vocabulary_source.c_str());
   std::optional<double> datasheet;
   if (ops->compute_dtype() == DType::bf16) datasheet = datasheet_bf16_flops(ops->gpu_name());
 
@@ -250,6 +269,7 @@ void run(const BenchArguments& arguments) {
                  {"datasheet_flops_per_second", datasheet ? Json(*datasheet) : Json()}}}};
   if (step) json["step"] = to_json(*step, config, ceilings, datasheet);
   if (arguments.kernels) json["kernels"] = to_json(kernels, ceilings);
+  json["vocabulary_source"] = vocabulary_source;
   json["config"] = to_json(config);
   output->write(json.dump(2) + "\n");
   output->commit();

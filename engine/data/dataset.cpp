@@ -146,6 +146,13 @@ Dataset open_dataset(const DataConfig& config) {
   return dataset;
 }
 
+std::int64_t dataset_vocab_size(const DataConfig& config) {
+  if (!config.path.empty()) return read_manifest(std::filesystem::path(config.path) / kManifestFile).vocab_size;
+  Dataset dataset;
+  take_vocabulary_of_shards(dataset, open_token_stream({expand(config.train, "data.train").front()}, false)->shards());
+  return dataset.vocab_size;
+}
+
 bool dataset_absent(const DataConfig& config) {
   std::error_code ignored;
   if (!config.path.empty())

@@ -57,6 +57,9 @@ struct Dataset {
 /// vocabulary is not that of the shards. Throws std::runtime_error / ConfigError.
 Dataset open_dataset(const DataConfig& config);
 
+/// The vocabulary size of what open_dataset would open, without reading its tokens. Throws as it does.
+std::int64_t dataset_vocab_size(const DataConfig& config);
+
 /// Whether what the config names is not there at all: nothing at data.path, no file for any pattern of
 /// data.train. A dataset that cannot be read or is damaged is there.
 bool dataset_absent(const DataConfig& config);

@@ -41,7 +41,8 @@ TEST_CASE("bench prints and writes the step, the operations and the rates they a
   }
   CHECK(json.at("config").at("model").at("layers").is_number());
 
-  CHECK(json.at("config").at("model").at("vocab_size") == 1024);  // no dataset is read
+  CHECK(json.at("config").at("model").at("vocab_size") == 258);  // that of the dataset
+  CHECK(contains(outcome.output, "vocabulary                 258 tokens (of the dataset, data.path \"data\")"));
 
   const Outcome rates = place.run("bench config.json --steps 0 --json bench.json --set model.vocab_size=300");
   INFO(rates.output);
@@ -50,6 +51,14 @@ TEST_CASE("bench prints and writes the step, the operations and the rates they a
   CHECK(shorter.at("config").at("model").at("vocab_size") == 300);
   CHECK_FALSE(shorter.contains("step"));
   CHECK_FALSE(shorter.contains("kernels"));
+  CHECK(shorter.at("vocabulary_source") == "model.vocab_size");
+  const Outcome shards = place.run("bench config.json --steps 0 --set data.path= --set 'data.train=[\"data/train_*.bin\"]'");
+  CHECK(contains(shards.output, "  258 tokens (of the dataset, data.train)"));
+  const Outcome assumed = place.run("bench config.json --steps 0 --set data.path=nowhere");
+  INFO(assumed.output);
+  CHECK(assumed.status == 0);
+  CHECK(contains(assumed.output, "  1024 tokens (assumed: model.vocab_size is 0, and the dataset that it is left to, "
+                                 "data.path \"nowhere\", is not there)"));
   CHECK(place.run("bench config.json --json missing/bench.json").status == 1);
 }
 
