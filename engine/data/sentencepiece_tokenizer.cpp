@@ -7,6 +7,8 @@
 #include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
 
+#include <unordered_map>
+
 #include "engine/data/text_source.h"
 #include "engine/data/vocabulary.h"
 #include "engine/files/rename.h"
@@ -59,16 +61,67 @@ class SentencepieceTokenizer final : public Tokenizer {
 /// The lines of the documents, as the trainer takes them: it counts words within lines.
 class Lines final : public sentencepiece::SentenceIterator {
  public:
-  explicit Lines(std::vector<std::string> lines) : lines_(std::move(lines)) {}
+  explicit Lines(const std::vector<std::string>& lines) : lines_(lines) {}
   bool done() const override { return at_ >= lines_.size(); }
   void Next() override { ++at_; }
   const std::string& value() const override { return lines_[at_]; }
   sentencepiece::util::Status status() const override { return {}; }
 
  private:
-  std::vector<std::string> lines_;
+  const std::vector<std::string>& lines_;
   std::size_t at_ = 0;
 };
+
+constexpr int kSpecialPieces = 3 + 256;  // unknown, BOS, EOS, bytes
+
+using Settings = std::unordered_map<std::string, std::string>;
+
+// Llama's settings (Touvron et al. 2023): BPE, digits apart, bytes for rare characters, and no
+// normalization, so that decoding gives back the text.
+Settings llama_settings(std::int64_t vocab_size) {
+  return {{"model_type", "bpe"},
+          {"vocab_size", std::to_string(vocab_size)},
+          {"byte_fallback", "true"},
+          {"split_digits", "true"},
+          {"normalization_rule_name", "identity"},
+          {"remove_extra_whitespaces", "false"},
+          {"allow_whitespace_only_pieces", "true"},
+          {"character_coverage", "0.9995"},
+          {"input_sentence_size", "1000000"},
+          {"shuffle_input_sentence", "true"},
+          {"num_threads", "1"},
+          {"minloglevel", "2"}};
+}
+
+sentencepiece::util::Status train(const std::vector<std::string>& lines, std::int64_t seed, const Settings& settings,
+                                  std::string& model) {
+  Lines iterator(lines);
+  sentencepiece::SetRandomGeneratorSeed(static_cast<unsigned>(seed));
+  return sentencepiece::SentencePieceTrainer::Train(settings, &iterator, &model);
+}
+
+/// Throws when the text needs more pieces than were asked for, or does not give as many.
+void expect_possible_size(const std::vector<std::string>& lines, const SentencepieceTraining& options) {
+  const auto pieces_of = [&](const char* type) {
+    Settings settings = llama_settings(std::int64_t{1} << 24);  // more than any text gives
+    settings["model_type"] = type;
+    settings["hard_vocab_limit"] = "false";
+    std::string model;
+    require_ok(train(lines, options.seed, settings, model), options.inputs.front());
+    sentencepiece::SentencePieceProcessor processor;
+    require_ok(processor.LoadFromSerializedProto(model), options.inputs.front());
+    return processor.GetPieceSize();
+  };
+  const std::string size = std::to_string(options.vocab_size);
+  const std::string where = options.inputs.front().string() + ": --train-sentencepiece " + size + ": the text ";
+  const int least = pieces_of("char");
+  if (options.vocab_size < least)
+    throw std::runtime_error(where + "needs at least " + std::to_string(least) + " pieces: unknown, BOS, EOS, 256 bytes and " +
+                             std::to_string(least - kSpecialPieces) + " characters");
+  const int most = pieces_of("bpe");
+  if (options.vocab_size > most)
+    throw std::runtime_error(where + "gives at most " + std::to_string(most) + " pieces; ask for fewer, or give more text");
+}
 
 }  // namespace
 
@@ -76,8 +129,6 @@ std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(const std::filesystem::p
   return std::make_unique<SentencepieceTokenizer>(model);
 }
 
-// Llama's settings (Touvron et al. 2023): BPE, digits apart, bytes for rare characters, and no
-// normalization, so that decoding gives back the text.
 void train_sentencepiece(const SentencepieceTraining& options) {
   require_absent(options.model);  // before any work
   constexpr std::size_t kLongestLine = 4000;  // bytes; the trainer drops lines above 4192
@@ -97,24 +148,10 @@ void train_sentencepiece(const SentencepieceTraining& options) {
                     });
   const std::filesystem::path& text = options.inputs.front();  // what an error is about: the model is not there yet
   if (lines.empty()) throw std::runtime_error(text.string() + ": there is no text to train a tokenizer on");
-  Lines iterator(std::move(lines));
-  sentencepiece::SetRandomGeneratorSeed(static_cast<unsigned>(options.seed));
   std::string model;
-  require_ok(sentencepiece::SentencePieceTrainer::Train(
-                 {{"model_type", "bpe"},
-                  {"vocab_size", std::to_string(options.vocab_size)},
-                  {"byte_fallback", "true"},
-                  {"split_digits", "true"},
-                  {"normalization_rule_name", "identity"},
-                  {"remove_extra_whitespaces", "false"},
-                  {"allow_whitespace_only_pieces", "true"},
-                  {"character_coverage", "0.9995"},
-                  {"input_sentence_size", "1000000"},
-                  {"shuffle_input_sentence", "true"},
-                  {"num_threads", "1"},
-                  {"minloglevel", "2"}},
-                 &iterator, &model),
-             text);
+  const auto status = train(lines, options.seed, llama_settings(options.vocab_size), model);
+  if (!status.ok()) expect_possible_size(lines, options);
+  require_ok(status, text);
   PendingFile file(options.model);
   file.write(model);
   file.commit();

@@ -137,7 +137,23 @@ TEST_CASE("a trained sentencepiece model gives back the text, twice the same") {
   CHECK(tokenizer->encode("The cat sat on the mat").size() < 12);
   CHECK(message_of([&] { tokenizer->encode("\xff"); }) == "the text is not valid UTF-8 at byte 0");
   CHECK(message_of([&] { train("a.model", 320); }) == (folder / "a.model").string() + ": exists already");
-  CHECK(message_of([&] { train("c.model", 100000); }).find("text.txt: sentencepiece: ") != std::string::npos);
+  // A size that the text does not allow is refused with the least or the most, which both work.
+  const auto refusal = [&](std::int64_t size) {
+    std::string message = message_of([&] { train("c.model", size); });
+    const std::string beginning = (folder / "text.txt").string() + ": --train-sentencepiece " + std::to_string(size) + ": the text ";
+    CHECK(message.starts_with(beginning));
+    return message.substr(beginning.size());
+  };
+  const std::string few = refusal(1), many = refusal(100000);
+  const int least = std::stoi(few.substr(std::string("needs at least ").size()));
+  const int most = std::stoi(many.substr(std::string("gives at most ").size()));
+  CHECK(few == "needs at least " + std::to_string(least) + " pieces: unknown, BOS, EOS, 256 bytes and " +
+                   std::to_string(least - 259) + " characters");
+  CHECK(many == "gives at most " + std::to_string(most) + " pieces; ask for fewer, or give more text");
+  CHECK(refusal(least - 1) == few);
+  CHECK(refusal(most + 1) == many);
+  train("least.model", least);
+  train("most.model", most);
   CHECK_FALSE(std::filesystem::exists(folder / "c.model"));
   write_file(folder / "bad.model", "not a model");
   CHECK(message_of([&] { open_tokenizer(folder / "bad.model"); }).find("bad.model: sentencepiece: ") != std::string::npos);
