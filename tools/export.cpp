@@ -10,6 +10,7 @@
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/model/parameters.h"
 #include "tools/commands.h"
+#include "tools/program.h"
 
 namespace sinkscope {
 namespace {
@@ -18,26 +19,6 @@ struct ExportOptions {
   std::string source;
   std::string output;
 };
-
-/// `source` itself when it is a checkpoint, else the newest verified one of a run directory.
-std::filesystem::path find_checkpoint(const std::filesystem::path& source) {
-  if (std::filesystem::exists(source / "manifest.json")) {
-    verify_checkpoint(source);
-    return source;
-  }
-  if (!std::filesystem::is_directory(source / "checkpoints"))
-    throw std::runtime_error(source.string() +
-                             ": neither a checkpoint (manifest.json) nor a run directory (checkpoints/)");
-  std::vector<std::string> rejected;
-  const auto newest = newest_checkpoint(source / "checkpoints", &rejected);
-  if (!newest) {
-    std::string message = (source / "checkpoints").string() + ": holds no checkpoint that verifies";
-    for (const std::string& reason : rejected) message += "\n  " + reason;
-    throw std::runtime_error(message);
-  }
-  for (const std::string& reason : rejected) std::cerr << "skipped " << reason << "\n";
-  return *newest;
-}
 
 void run_export(const ExportOptions& options) {
   const std::filesystem::path output = options.output;

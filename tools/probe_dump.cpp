@@ -11,6 +11,7 @@
 #include "engine/model/decoder.h"
 #include "engine/model/random.h"
 #include "tools/commands.h"
+#include "tools/program.h"
 
 namespace sinkscope {
 namespace {
@@ -41,11 +42,17 @@ Json nested(const float* values, std::span<const std::int64_t> extents) {
   return list;
 }
 
+/// Checkpoints and run directories have a config.json too.
+bool is_hugging_face_folder(const fs::path& folder) {
+  return fs::exists(folder / "config.json") && !fs::exists(folder / "manifest.json") &&
+         !fs::exists(folder / "checkpoints") && !fs::exists(folder / "metrics.jsonl");
+}
+
 void run(const DumpArguments& arguments) {
   PendingFile output(arguments.output);  // refuses an existing file before any work
-  const fs::path folder = arguments.model;
-  const bool checkpoint = fs::exists(folder / "manifest.json");
-  if (checkpoint) verify_checkpoint(folder);
+  fs::path folder = arguments.model;
+  const bool checkpoint = !is_hugging_face_folder(folder);
+  if (checkpoint) folder = find_checkpoint(folder, ", nor a folder in Hugging Face layout (config.json)");
   const ModelConfig config = checkpoint ? read_checkpoint_info(folder).model : model_config_from_hugging_face(folder);
   const std::int64_t B = arguments.sequences, T = arguments.length, V = config.vocab_size;
   const std::int64_t K = arguments.positions, L = config.layers, H = config.heads;
@@ -90,7 +97,7 @@ void add_probe_dump_command(CLI::App& app) {
   const auto arguments = std::make_shared<DumpArguments>();
   CLI::App* command = app.add_subcommand(
       "probe-dump", "Write a model's logits, sink scores and residual norms on random tokens, to check against others");
-  command->add_option("model", arguments->model, "checkpoint, or a folder in Hugging Face layout")
+  command->add_option("model", arguments->model, "checkpoint, run directory (its newest checkpoint), or a folder in Hugging Face layout")
       ->required()
       ->type_name("FOLDER");
   command->add_option("--output", arguments->output, "JSON file to write; must not exist")->required()->type_name("FILE");

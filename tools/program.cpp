@@ -7,8 +7,12 @@
 #include <cstdint>
 #include <ctime>
 #include <iostream>
+#include <stdexcept>
+#include <vector>
 
+#include "engine/checkpoint/checkpoint.h"
 #include "sinkscope_build.h"
+#include "tools/report/report.h"
 
 namespace sinkscope {
 namespace {
@@ -60,6 +64,25 @@ std::unique_ptr<MetricSink> make_run_console(const Config& config) {
   winsize size{};
   if (options.terminal && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) options.width = size.ws_col;
   return make_console_sink(options);
+}
+
+std::filesystem::path find_checkpoint(const std::filesystem::path& source, const std::string& or_else) {
+  if (std::filesystem::exists(source / "manifest.json")) {
+    verify_checkpoint(source);
+    return source;
+  }
+  if (!std::filesystem::is_directory(source / "checkpoints"))
+    throw std::runtime_error(source.string() + ": neither a checkpoint (manifest.json) nor a run directory (checkpoints/)" +
+                             or_else + hint_of_runs(source));
+  std::vector<std::string> rejected;
+  const auto newest = newest_checkpoint(source / "checkpoints", &rejected);
+  if (!newest) {
+    std::string message = (source / "checkpoints").string() + ": holds no checkpoint that verifies";
+    for (const std::string& reason : rejected) message += "\n  " + reason;
+    throw std::runtime_error(message);
+  }
+  for (const std::string& reason : rejected) std::cerr << "skipped " << reason << "\n";
+  return *newest;
 }
 
 void tell_finished(const TrainResult& result) {

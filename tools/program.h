@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <filesystem>
 #include <memory>
 #include <string>
 
@@ -28,6 +29,10 @@ struct StoppedBySignal {
 
 /// A progress bar on a terminal, plain lines elsewhere.
 std::unique_ptr<MetricSink> make_run_console(const Config& config);
+
+/// `source` itself when it is a checkpoint, else the newest one of a run directory; verified. Throws
+/// std::runtime_error naming what is neither; `or_else` goes on with what else the command takes.
+std::filesystem::path find_checkpoint(const std::filesystem::path& source, const std::string& or_else = {});
 
 /// Says so when a resumed run was finished before.
 void tell_finished(const TrainResult& result);

@@ -42,12 +42,41 @@ TEST_CASE("ablate trains every arm and compares them") {
     CHECK(contains(resumed.output, "arm 2 of 2: small/bos-none\nruns/small/bos-none: all 60 steps are done already"));
     CHECK(place.read("runs/small/bos-none/metrics.jsonl") == before);
   }
+  SECTION("what is no run directory is named, with the runs that lie in it") {
+    const auto refused = [&](const std::string& arguments, const std::string& message) {
+      const Outcome refusal = place.run(arguments);
+      INFO(arguments);
+      CHECK(refusal.status == 1);
+      CHECK(refusal.output == "sinkscope: error: " + message + "\n");
+    };
+    const std::string no_run = ": not a run directory (with config.json, metrics.jsonl): ";
+    const std::string no_checkpoint = ": neither a checkpoint (manifest.json) nor a run directory (checkpoints/)";
+    const std::string runs = "; folders in it are runs, among them bos-none: give runs/small/*/";
+    place.write("runs/small/report.html", "");
+    refused("compare runs/small/*", "runs/small/report.html" + no_run + "it is a file");
+    refused("compare runs/small", "runs/small" + no_run + "it holds no config.json" + runs);
+    refused("compare runs", "runs" + no_run + "it holds no config.json");
+    const std::string checkpoint = "runs/small/bos-none/checkpoints/step_00000060";
+    refused("compare " + checkpoint, checkpoint + no_run + "its config.json is that of a model, not of a run");
+    refused("compare nowhere", "nowhere" + no_run + "there is no such folder");
+    refused("export runs/small --output export", "runs/small" + no_checkpoint + runs);
+    refused("probe-dump runs/small --output dump.json",
+            "runs/small" + no_checkpoint + ", nor a folder in Hugging Face layout (config.json)" + runs);
+    refused("probe-dump nowhere --output dump.json",
+            "nowhere" + no_checkpoint + ", nor a folder in Hugging Face layout (config.json)");
+    const Outcome all = place.run("compare runs/small/*/ --no-html");
+    INFO(all.output);
+    CHECK(all.status == 0);
+  }
   SECTION("a checkpoint is exported and its numbers dumped") {
     CHECK(place.run("export runs/small/bos-sequence --output export").status == 0);
     CHECK(std::filesystem::exists(place.path() / "export/model.safetensors"));
     CHECK(place.run("probe-dump export --output dump.json --sequences 2 --length 16 --positions 4").status == 0);
     const std::string dump = place.read("dump.json");
     CHECK(contains(dump, "sink_scores"));
+    // The model of a run directory is that of its newest checkpoint, which was exported.
+    CHECK(place.run("probe-dump runs/small/bos-sequence --output run.json --sequences 2 --length 16 --positions 4").status == 0);
+    CHECK(place.read("run.json") == dump);
     const Outcome again = place.run("probe-dump export --output dump.json");
     CHECK(again.status == 1);
     CHECK(contains(again.output, "dump.json: exists already"));

@@ -25,6 +25,10 @@ struct RunData {
   std::vector<EventRecord> events;
 };
 
+/// What may have been meant by a folder that is no run directory: "" or, where folders in it are, "; folders in it are
+/// runs, among them FOLDER: give DIRECTORY/*/".
+std::string hint_of_runs(const std::filesystem::path& directory);
+
 /// Reads `directory`. Logs that are not there count as empty (probes off, a run that has just
 /// started); throws std::runtime_error naming the file when the folder or its config.json is
 /// missing or a line of a log is malformed.

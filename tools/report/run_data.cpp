@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -45,15 +46,29 @@ Json read_config(const fs::path& file) {
 
 }  // namespace
 
+std::string hint_of_runs(const fs::path& directory) {
+  std::error_code ignored;
+  std::vector<std::string> runs;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory, ignored))
+    if (fs::exists(entry.path() / "config.json", ignored) && fs::exists(entry.path() / "metrics.jsonl", ignored))
+      runs.push_back(entry.path().filename().string());
+  if (runs.empty()) return {};
+  return "; folders in it are runs, among them " + *std::min_element(runs.begin(), runs.end()) + ": give " +
+         (directory / "*/").string();
+}
+
 RunData load_run(const fs::path& directory) {
-  if (!fs::is_directory(directory))
-    throw std::runtime_error(directory.string() + ": not a run directory: no such folder");
+  const auto fail = [&](const std::string& reason) {
+    throw std::runtime_error(directory.string() + ": not a run directory (with config.json, metrics.jsonl): " + reason);
+  };
+  if (!fs::exists(directory)) fail("there is no such folder");
+  if (!fs::is_directory(directory)) fail("it is a file");
   const fs::path config_file = directory / "config.json";
-  if (!fs::exists(config_file))
-    throw std::runtime_error(directory.string() + ": not a run directory: it holds no config.json");
+  if (!fs::exists(config_file)) fail("it holds no config.json" + hint_of_runs(directory));
   RunData run;
   run.directory = directory;
   const Json config = read_config(config_file);
+  if (config.contains("architectures")) fail("its config.json is that of a model, not of a run");
   collect_settings(config, "", 0, config_file, run.settings);
   const auto name = config.find("name");
   if (name != config.end() && name->is_string()) run.name = name->get<std::string>();
