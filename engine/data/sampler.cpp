@@ -23,6 +23,14 @@ bool begins_document(std::span<const std::int32_t> tokens, std::int64_t index, b
   return eos_id >= 0 && tokens[static_cast<std::size_t>(index - 1)] == eos_id;
 }
 
+/// Its first shard, and how many there are beside it.
+std::string name_of(const TokenStream& stream) {
+  const std::vector<ShardInfo>& shards = stream.shards();
+  if (shards.empty()) return "the token stream";
+  const std::string others = shards.size() > 1 ? " and " + std::to_string(shards.size() - 1) + " more" : "";
+  return shards.front().file.string() + others;
+}
+
 /// The last finalizer of MurmurHash3 as improved by Stafford ("mix 13", the one of SplitMix64).
 std::uint64_t mix(std::uint64_t x) {
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
@@ -42,8 +50,9 @@ Windows::Windows(const TokenStream& stream, const Options& options) : stream_(&s
     throw std::runtime_error(
         "data.bos = \"document\" needs an EOS id to find the documents, and the dataset has none; set data.eos_id");
   if (count() < 1)
-    throw std::runtime_error("the token stream is shorter than one window: expected at least " +
-                             std::to_string(options_.length + 1) + " tokens, found " + std::to_string(stream.size()));
+    throw std::runtime_error(name_of(stream) + ": is shorter than one window: train.sequence_length (" +
+                             std::to_string(options_.length) + ") takes " + std::to_string(options_.length + 1) +
+                             " tokens, found " + std::to_string(stream.size()));
 }
 
 // Policy `none` reads furthest: s[o..o+T]. Counting by it gives every policy the same windows.

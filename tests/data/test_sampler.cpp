@@ -203,7 +203,7 @@ TEST_CASE("windows refuse what cannot work") {
   const MemoryStream stream({1, 2, 3, 4, 5});
   auto options = options_of(5, BosPolicy::none);
   const auto message = [&] { return message_of([&] { Windows(stream, options); }); };
-  CHECK(message() == "the token stream is shorter than one window: expected at least 6 tokens, found 5");
+  CHECK(message() == "the token stream: is shorter than one window: train.sequence_length (5) takes 6 tokens, found 5");
   options.length = 0;
   CHECK(message() == "the window length must be at least 1, found 0");
   options = options_of(2, BosPolicy::sequence);
