@@ -28,7 +28,11 @@ DecoderOptions decoder_options(const Config& config) { return decoder_options(co
 RunPlan plan_run(const Config& config) {
   RunPlan plan;
   plan.config = config;
-  plan.dataset_absent = config.model.vocab_size > 0 && dataset_absent(config.data);
+  plan.dataset_absent = dataset_absent(config.data);
+  if (plan.dataset_absent && config.model.vocab_size == 0)
+    throw ConfigError(config.name + ": there is no dataset (" +
+                      (config.data.path.empty() ? "no file matches data.train" : "data.path is " + config.data.path) +
+                      ") to take the vocabulary from; make it, or give model.vocab_size to plan the run without");
   const Dataset dataset = plan.dataset_absent ? Dataset{} : open_dataset(config.data);
   if (plan.dataset_absent) {
     resolve_with_dataset(plan.config, 0, 0, 0);  // no size depends on which tokens are BOS and EOS

@@ -109,7 +109,10 @@ TEST_CASE("a dry run needs no dataset where the vocabulary is given, and hides n
       CHECK(contains(outcome.output, part));
     CHECK_FALSE(contains(outcome.output, "epochs of"));
   }
-  CHECK(place.run("train config.json --dry-run --set data.path=nowhere").status == 1);  // of which vocabulary?
+  const Outcome which = place.run("train config.json --dry-run --set data.path=nowhere");
+  CHECK(which.status == 1);
+  CHECK(which.output == "sinkscope: error: small: there is no dataset (data.path is nowhere) to take the vocabulary from; "
+                        "make it, or give model.vocab_size to plan the run without\n");
   CHECK(place.run(dry_run + " --set data.path= --set 'data.train=[\"data/train_00000.bin\",\"nowhere\"]'").status == 1);
   CHECK(place.run("train config.json --set data.path=nowhere --set model.vocab_size=384").status == 1);
   std::filesystem::create_directory(place.path() / "empty");
