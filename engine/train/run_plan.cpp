@@ -3,6 +3,7 @@
 #include "engine/config/load.h"
 #include "engine/data/dataset.h"
 #include "engine/train/trainer.h"
+#include "engine/train/training_batches.h"
 
 namespace sinkscope {
 
@@ -38,7 +39,7 @@ RunPlan plan_run(const Config& config) {
     resolve_with_dataset(plan.config, 0, 0, 0);  // no size depends on which tokens are BOS and EOS
     plan.config.data = config.data;
   } else {
-    resolve_with_dataset(plan.config, dataset.vocab_size, dataset.bos_id, dataset.eos_id);
+    plan.config = run_config(config, dataset);
   }
   const Config& c = plan.config;
   const ParameterLayout layout(c.model);

@@ -105,7 +105,6 @@ class Run {
   void event(std::int64_t step, const std::string& kind, const std::string& message, const Json& data);
 
   std::int64_t tokens_after(std::int64_t step) const { return step * tokens_per_step_; }
-  bool needs_validation() const { return config_.probes.enabled && config_.probes.every > 0; }
   std::span<const float> host_view(const Tensor& tensor, std::vector<float>& buffer);
 
   TrainOptions options_;
@@ -136,7 +135,7 @@ class Run {
 Run::Run(const Config& config, TrainOptions options)
     : options_(std::move(options)),
       dataset_(open_dataset(config.data)),
-      config_(complete_config(config, dataset_)),
+      config_(run_config(config, dataset_)),
       directory_(run_directory(config_)),
       probe_sets_(run_probe_sets(config_, dataset_)),
       ops_(make_ops_that_fit(config_, probe_sets_)),
@@ -149,21 +148,12 @@ Run::Run(const Config& config, TrainOptions options)
       flops_per_token_(training_flops_per_token(config_.model, config_.train.sequence_length)) {
   if (ops_->compute_dtype() == DType::bf16) peak_flops_ = datasheet_bf16_flops(ops_->gpu_name());
   if (dataset_.validation) validation_windows_.emplace(*dataset_.validation, window_options(config_));
-  if (needs_validation()) {
-    if (!dataset_.validation)
-      throw ConfigError(config_.name + ": probe passes need held-out text, and the dataset has none; make it "
-                        "anew with --validation-fraction (or give data.validation beside data.train), or set "
-                        "probes.every to 0");
-    probe_pass_.emplace(*ops_, decoder_, config_.probes, probe_sets_);
-  }
+  if (!probe_sets_.empty()) probe_pass_.emplace(*ops_, decoder_, config_.probes, probe_sets_);
   ops_->reserve(backend_extents(config_, probe_sets_, backend_of(config_)));
   if (dataset_.tokenizer == "byte")
     tokenizer_ = make_byte_tokenizer();
   else if (!dataset_.tokenizer_path.empty())
     tokenizer_ = open_tokenizer(dataset_.tokenizer_path);
-  if (config_.sample.every > 0 && !tokenizer_)
-    throw ConfigError(config_.name + ": sampling needs the tokenizer, which the dataset does not name; set "
-                      "sample.every to 0");
   losses_.resize(static_cast<std::size_t>(config_.train.micro_batch * config_.train.sequence_length));
 }
 

@@ -61,7 +61,8 @@ struct RunPlan {
   std::optional<std::size_t> memory_available;  // bytes of the GPU that are free; absent without one
   std::string no_gpu;                // why the GPU that is planned for is not there; empty when it is, or is not planned
 };
-/// Throws ConfigError, on a machine with a GPU also when the run does not fit into its free memory.
+/// Throws what train would throw about config and dataset, on a machine with a GPU also when the run does not fit
+/// into its free memory.
 RunPlan plan_run(const Config& config);
 
 /// The Ops of a config's device. Throws ConfigError naming `device` when this build or machine lacks it.

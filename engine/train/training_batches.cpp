@@ -19,6 +19,20 @@ Windows::Options window_options(const Config& config) {
           .common_targets = config.data.common_targets};
 }
 
+Config run_config(const Config& loaded, const Dataset& dataset) {
+  Config config = complete_config(loaded, dataset);
+  static_cast<void>(TrainingBatches(dataset, config));
+  if (dataset.validation) static_cast<void>(Windows(*dataset.validation, window_options(config)));
+  if (config.probes.enabled && config.probes.every > 0 && !dataset.validation)
+    throw ConfigError(config.name + ": probe passes need held-out text, and the dataset has none; make it "
+                      "anew with --validation-fraction (or give data.validation beside data.train), or set "
+                      "probes.every to 0");
+  if (config.sample.every > 0 && dataset.tokenizer != "byte" && dataset.tokenizer_path.empty())
+    throw ConfigError(config.name + ": sampling needs the tokenizer, which the dataset does not name; set "
+                      "sample.every to 0");
+  return config;
+}
+
 TrainingBatches::TrainingBatches(const Dataset& dataset, const Config& config)
     : micro_batch_(config.train.micro_batch),
       windows_(*dataset.train, window_options(config)),

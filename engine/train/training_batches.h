@@ -15,6 +15,11 @@ Config complete_config(Config config, const Dataset& dataset);
 /// How windows are cut for a completed config, in training and in validation.
 Windows::Options window_options(const Config& config);
 
+/// complete_config, when the dataset has what the run needs: a window of training text, and of held-out text where
+/// there is any, held-out text for probe passes, the tokenizer for samples. Throws ConfigError and
+/// std::runtime_error naming the key or the shard.
+Config run_config(const Config& loaded, const Dataset& dataset);
+
 /// The micro-batches of a run, drawn from the training stream in the order of its seed. The place in
 /// the data is one number, the count of windows drawn.
 class TrainingBatches {

@@ -32,6 +32,17 @@ TEST_CASE("bad input gets one clear error and a status of 1") {
   place.write("twice.json", "{\"name\": \"a\", \"name\": \"b\"}");
   check_refused(place, "train twice.json", "name");
 
+  place.write("short.txt", "the whale\n<|endoftext|>\nthe ship");
+  REQUIRE(place.run("tokenize short.txt --output short --tokenizer byte --validation-fraction 0.4").status == 0);
+  for (const char* run : {"", " --dry-run"}) {
+    check_refused(place, std::string("train config.json --set data.path=short") + run,
+                  "short/train_00000.bin: is shorter than one window: train.sequence_length (32) takes 33 tokens, found 11");
+    check_refused(place, std::string("train config.json --set data.path= --set 'data.train=[\"data/train_*\"]' "
+                                     "--set 'data.validation=[\"short/v*\"]'") + run, "short/validation_00000.bin: is shorter");
+    check_refused(place, std::string("train config.json --set data.path= --set 'data.train=[\"data/train_*\"]'") + run,
+                  "probe passes need held-out text");
+  }
+
   const std::string shard = place.read("data/train_00000.bin");
   REQUIRE(shard.size() > 1000);
   place.write("data/train_00000.bin", shard.substr(0, shard.size() - 7));
