@@ -41,8 +41,8 @@ void run(const AblateArguments& arguments) {
   const Config config = load_config(arguments.config, arguments.overrides);
   const std::vector<Config> arms = expand_ablation(config);
   const std::filesystem::path page = run_directory(config) / "report.html";
-  if (!arguments.no_html && !arguments.dry_run) require_report_possible(arms.size(), page);  // before the training
-  for (std::size_t i = 0; i < arms.size() && !arguments.dry_run && !arguments.resume; ++i)
+  if (!arguments.no_html) require_report_possible(arms.size(), page);  // before the training, and in a dry run
+  for (std::size_t i = 0; i < arms.size() && !arguments.resume; ++i)
     if (std::filesystem::exists(run_directory(arms[i]) / "config.json"))  // before the first arm, not after it
       throw std::runtime_error(run_directory(arms[i]).string() +
                                ": holds a run already; resume it with --resume, or give another name with --set name=...");
@@ -80,7 +80,7 @@ void add_ablate_command(CLI::App& app) {
   add_set_option(*command, arguments->overrides, "override for all arms; may be repeated");
   CLI::Option* resume =
       command->add_flag("--resume", arguments->resume, "continue: finished arms are kept, others go on");
-  command->add_flag("--dry-run", arguments->dry_run, "print the plan of every arm; train nothing")->excludes(resume);
+  command->add_flag("--dry-run", arguments->dry_run, "check what a run checks and print the plan of every arm; train nothing")->excludes(resume);
   command->add_flag("--no-html", arguments->no_html, "print the comparison only");
   command->callback([arguments] { run(*arguments); });
 }

@@ -97,11 +97,13 @@ TEST_CASE("an override takes one value, so that the config may follow it") {
 TEST_CASE("what would keep ablate from its page is told before the training") {
   const Workplace place;
   const auto refused = [&](const std::string& arguments, const std::string& part) {
-    const Outcome outcome = place.run(arguments, "SINKSCOPE_ASSETS=assets");
-    INFO(outcome.output);
-    CHECK(outcome.status == 1);
-    CHECK(contains(outcome.output, part));
-    CHECK(!std::filesystem::exists(place.path() / "runs/small/bos-sequence"));
+    for (const char* run : {"", " --dry-run"}) {
+      const Outcome outcome = place.run(arguments + run, "SINKSCOPE_ASSETS=assets");
+      INFO(outcome.output);
+      CHECK(outcome.status == 1);
+      CHECK(contains(outcome.output, part));
+      CHECK(!std::filesystem::exists(place.path() / "runs/small/bos-sequence"));
+    }
   };
   refused("ablate config.json", "(uPlot) is not installed");
   for (const char* file : {"uPlot.iife.min.js", "uPlot.min.css", "LICENSE"})
@@ -110,7 +112,9 @@ TEST_CASE("what would keep ablate from its page is told before the training") {
   test::write_file(place.path() / "runs/small/report.html", "mine");
   refused("ablate config.json", "runs/small/report.html: exists and is not a report");
   CHECK(place.read("runs/small/report.html") == "mine");
-  CHECK(place.run("ablate config.json --dry-run", "SINKSCOPE_ASSETS=none").status == 0);
+  CHECK(place.run("ablate config.json --dry-run --no-html", "SINKSCOPE_ASSETS=none").status == 0);
+  place.write("runs/small/bos-none/config.json", "{}");
+  refused("ablate config.json --no-html", "runs/small/bos-none: holds a run already");
 }
 
 TEST_CASE("a full disk stops the run with the file named, and the run goes on when there is room") {
