@@ -57,8 +57,7 @@ class StrictReader final : public nlohmann::json_sax<Json> {
     const auto line = 1 + std::count(before.begin(), before.end(), '\n');
     const std::size_t newline = before.rfind('\n');
     const std::size_t column = newline == std::string_view::npos ? end + 1 : end - newline;
-    const std::string where = origin_ + ":" + std::to_string(line) + ":" + std::to_string(column) + ": line " +
-                              std::to_string(line) + ", column " + std::to_string(column) + ": ";
+    const std::string where = origin_ + ":" + std::to_string(line) + ":" + std::to_string(column) + ": ";
     std::string what = error.what();
     if (error.id == 406) throw ConfigError(where + "a number is too large for a double");
     const std::size_t reason = what.find("syntax error");

@@ -146,7 +146,7 @@ TEST_CASE("text that is no JSON is placed by line and column, nesting is capped"
   try {
     parse("{\n  \"name\": ,\n}");
   } catch (const ConfigError& error) {
-    CHECK(std::string(error.what()).find("test.json:2:11: line 2, column 11: invalid JSON: ") == 0);
+    CHECK(std::string(error.what()).find("test.json:2:11: invalid JSON: syntax error ") == 0);
   }
   CHECK_THROWS_WITH(parse(std::string(33, '[') + std::string(33, ']')), "test.json: nested deeper than 32 levels");
   CHECK_THROWS_AS(parse(std::string(1'000'000, '[')), ConfigError);
