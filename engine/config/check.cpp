@@ -181,17 +181,7 @@ void check_value(const FieldSpec& spec, const Json& value, const std::string& or
 }
 
 void throw_unknown_key(const std::string& path, const Json& value, const std::string& origin) {
-  std::string message = origin + ": unknown key " + in_quotes(path) + hint_for(path, value);
-  if (suggestions(path, value).empty()) {  // the nearest may not be what was meant
-    const std::size_t dot = path.rfind('.');
-    const FieldSpec* section = dot == std::string::npos ? &config_spec() : find_spec(path.substr(0, dot));
-    if (section != nullptr && !section->children.empty()) {
-      message += "; known here are ";
-      for (std::size_t i = 0; i < section->children.size(); ++i)
-        message += (i == 0 ? "" : ", ") + section->children[i].key;
-    }
-  }
-  throw ConfigError(message);
+  throw ConfigError(origin + ": unknown key " + in_quotes(path) + hint_for(path, value));
 }
 
 }  // namespace sinkscope

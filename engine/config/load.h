@@ -20,9 +20,9 @@ class ConfigError : public std::runtime_error {
 /// Reads `file`, applies `key=value` overrides in order (value: JSON, or a bare string), fills in
 /// the defaults of the preset and the derived sizes (kv_heads, head_dim, hidden), and validates.
 /// vocab_size and max_sequence_length may still be 0; see resolve_with_dataset.
-/// Throws ConfigError for unknown, duplicate or mistyped keys (with the nearest known key), values
-/// out of range, impossible combinations, nesting beyond 32, files that cannot be read, and a config
-/// that names neither data.path nor data.train.
+/// Throws ConfigError for unknown, duplicate or mistyped keys (with the key that may be meant, or
+/// those known there), values out of range, impossible combinations, nesting beyond 32, files that
+/// cannot be read, and a config that names neither data.path nor data.train.
 Config load_config(const std::filesystem::path& file, std::span<const std::string> overrides = {});
 
 /// The same from JSON text, but a config without data is fine; `origin` stands for the file in messages.

@@ -46,7 +46,7 @@ bool can_vary(const FieldSpec& spec);
 /// begin with `origin`; `path` is where the value stands (spec.path, but for a list's items).
 void check_value(const FieldSpec& spec, const Json& value, const std::string& origin, const std::string& path);
 
-/// Throws ConfigError for `path`, which is no field but was given `value`, naming the nearest that is.
+/// Throws ConfigError for `path`, which is no field but was given `value`, with what may be meant.
 [[noreturn]] void throw_unknown_key(const std::string& path, const Json& value, const std::string& origin);
 
 /// "an integer from 1 to 1024", "one of "rope", "none"".

@@ -14,6 +14,44 @@ using Specs = std::vector<const FieldSpec*>;
 
 constexpr std::size_t kMaxSuggestions = 3;
 
+/// What other software calls a field, where no likeness leads to it.
+constexpr std::pair<std::string_view, const char*> kOtherNames[] = {
+    {"batch", "train.micro_batch"},
+    {"batch_size", "train.micro_batch"},
+    {"micro_batch_size", "train.micro_batch"},
+    {"epochs", "train.steps"},
+    {"num_epochs", "train.steps"},
+    {"num_steps", "train.steps"},
+    {"max_steps", "train.steps"},
+    {"max_iters", "train.steps"},
+    {"iterations", "train.steps"},
+    {"block_size", "train.sequence_length"},
+    {"context_length", "train.sequence_length"},
+    {"max_seq_len", "train.sequence_length"},
+    {"n_layer", "model.layers"},
+    {"n_layers", "model.layers"},
+    {"num_layers", "model.layers"},
+    {"num_hidden_layers", "model.layers"},
+    {"n_embd", "model.channels"},
+    {"d_model", "model.channels"},
+    {"dim", "model.channels"},
+    {"hidden_size", "model.channels"},
+    {"n_head", "model.heads"},
+    {"n_heads", "model.heads"},
+    {"num_heads", "model.heads"},
+    {"num_attention_heads", "model.heads"},
+    {"num_key_value_heads", "model.kv_heads"},
+    {"d_ff", "model.hidden"},
+    {"intermediate_size", "model.hidden"},
+    {"tie_word_embeddings", "model.tied_embedding"},
+    {"dtype", "precision"},
+    {"grad_clip", "train.optimizer.clip_norm"},
+    {"max_grad_norm", "train.optimizer.clip_norm"},
+    {"min_lr", "train.schedule.final_fraction"},
+    {"eval_interval", "evaluation.every"},
+    {"log_interval", "log.every"},
+    {"save_every", "checkpoint.every"}};
+
 std::vector<std::string_view> words_of(std::string_view key) {
   std::vector<std::string_view> words;
   for (std::size_t begin = 0; begin <= key.size();) {
@@ -137,23 +175,6 @@ Specs children_of(const FieldSpec& section) {
   return children;
 }
 
-/// The known path of the least edit distance, among those beside `path` where its section is known.
-std::string nearest_path(const std::string& path, const Json& value) {
-  constexpr std::size_t kCompared = 128;  // bytes; no path is as long, so the rest of a longer one says nothing
-  const FieldSpec* section = section_meant(split(path).first);
-  Specs candidates = section == nullptr ? Specs{} : fitting(children_of(*section), value);
-  if (candidates.empty()) candidates = fitting(below(config_spec()), value);
-  std::string best;
-  std::size_t best_distance = 0;
-  for (const FieldSpec* candidate : candidates) {
-    const std::size_t distance = edit_distance(path.substr(0, kCompared), candidate->path);
-    if (!best.empty() && distance >= best_distance) continue;
-    best = candidate->path;
-    best_distance = distance;
-  }
-  return best;
-}
-
 }  // namespace
 
 std::string either(const std::vector<std::string>& options) {
@@ -173,6 +194,9 @@ std::vector<std::string> suggestions(const std::string& path, const Json& value)
   }
   const std::vector<std::string> same_key = with_key(key, all);
   if (!same_key.empty() && same_key.size() <= kMaxSuggestions) return same_key;
+  if (!value.is_object())
+    for (const auto& [name, known] : kOtherNames)
+      if (key == name) return {known};
 
   if (section != nullptr) {
     const Specs beside = children_of(*section);
@@ -193,7 +217,13 @@ std::vector<std::string> suggestions(const std::string& path, const Json& value)
 std::string hint_for(const std::string& path, const Json& value) {
   const std::vector<std::string> meant = suggestions(path, value);
   if (!meant.empty()) return "; did you mean " + either(meant) + "?";
-  return "; the nearest known key is " + in_quotes(nearest_path(path, value));
+  const std::string parent = split(path).first;
+  const FieldSpec* section = parent.empty() ? &config_spec() : find_spec(parent);
+  const bool known = section != nullptr && !section->children.empty();
+  if (!known) section = &config_spec();
+  std::string text = known ? "; known here are " : "; known without a dot are ";
+  for (std::size_t i = 0; i < section->children.size(); ++i) text += (i == 0 ? "" : ", ") + section->children[i].key;
+  return text;
 }
 
 }  // namespace sinkscope
