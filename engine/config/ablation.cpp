@@ -75,7 +75,7 @@ std::vector<Config> expand_ablation(const Config& config) {
   // What all arms start from: every field but those that follow from others.
   Json base = to_json(config);
   base.erase("ablation");
-  for (const std::string& path : config.derived) base.at("model").erase(last_part(path));
+  for (const std::string& path : config.derived) base.at(path.substr(0, path.rfind('.'))).erase(last_part(path));
   const auto varied = [&](const std::string& key) {
     return std::find_if(axes.begin(), axes.end(), [&](const Axis& axis) { return axis.key == key; });
   };

@@ -99,7 +99,7 @@ struct ProbeConfig {
   std::int64_t every = 50;             // steps between probe passes; 0: never
   std::int64_t sequences = 16;         // of each probe set
   std::int64_t short_length = 64;      // T of the short natural-text set
-  std::int64_t from_layer = 2;         // m of "sink rate of layers >= m"
+  std::int64_t from_layer = 2;         // m of "sink rate of layers >= m"; at most L-1 unless named
   PhaseConfig phase;
 };
 
@@ -137,7 +137,7 @@ struct Config {
   CheckpointConfig checkpoint;
   LogConfig log;
   std::vector<AblationAxis> ablation;  // used by `sinkscope ablate` only
-  /// Dotted keys of the model whose values follow from the preset or from other sizes, not from the
+  /// Dotted keys whose values follow from the preset or from sizes of the model, not from the
   /// file or an override. Not part of the JSON: an ablation that varies what they follow from
   /// derives them anew for each arm.
   std::vector<std::string> derived;

@@ -147,10 +147,10 @@ TEST_CASE("fields that do not go together are named together") {
                     "channels");
   CHECK_THROWS_WITH(parse(R"({"train": {"steps": 50}})"),
                     "test.json: train.schedule.warmup_steps (100) must be at most train.steps (50)");
-  CHECK_THROWS_WITH(parse(R"({"model": {"layers": 2}})"),
+  CHECK_THROWS_WITH(parse(R"({"model": {"layers": 2}, "probes": {"from_layer": 2}})"),
                     "test.json: probes.from_layer (2) must be at most model.layers - 1 (1), since layers count from 0 "
                     "(probes.enabled false lifts this)");
-  CHECK(parse(R"({"model": {"layers": 2}, "probes": {"enabled": false}})").model.layers == 2);
+  CHECK(parse(R"({"model": {"layers": 2}, "probes": {"from_layer": 2, "enabled": false}})").model.layers == 2);
   CHECK_THROWS_WITH(parse(R"({"train": {"sequence_length": 32}})"),
                     "test.json: probes.short_length (64) must be at most train.sequence_length (32) (probes.enabled "
                     "false lifts this)");
@@ -183,6 +183,15 @@ TEST_CASE("presets set the switches that the file leaves open, and sizes are der
   CHECK(mixed.model.hidden == 256);
   CHECK(mixed.model.norm == NormType::layernorm);
   CHECK(parse(R"({"model": {"preset": "qwen3"}})").model.head_dim == 128);
+}
+
+TEST_CASE("the late layers begin within the model, unless told otherwise") {
+  for (const auto& [layers, first] : {std::pair(1, 0), {2, 1}, {3, 2}, {12, 2}})
+    CHECK(parse("{}", {"model.layers=" + std::to_string(layers)}).probes.from_layer == first);
+  CHECK(parse("{}", {"model.layers=2", "probes.from_layer=0"}).probes.from_layer == 0);
+  const auto arms = expand_ablation(parse(R"({"ablation": {"model.layers": [1, 2, 12]}})"));
+  REQUIRE(arms.size() == 3);
+  for (std::size_t i = 0; i < arms.size(); ++i) CHECK(arms[i].probes.from_layer == static_cast<std::int64_t>(i));
 }
 
 TEST_CASE("overrides apply in order, as JSON or as a bare string") {
