@@ -287,7 +287,7 @@ void add_bench_command(CLI::App& app) {
   command->add_flag("--kernels", arguments->kernels, "also every operation by itself, at the sizes of the config");
   command->add_option("--repeats", arguments->repeats, "timings of each operation, default 15")
       ->check(CLI::Range(1, 1000000));
-  command->add_option("--json", arguments->json, "write everything to this file as well")->type_name("FILE");
+  command->add_option("--json", arguments->json, "write everything to this file as well, in place of what it holds")->type_name("FILE");
   command->callback([arguments] { run(*arguments); });
 }
 
