@@ -175,7 +175,9 @@ std::vector<std::string> cuda_devices(std::string* why_none) {
   if (status != cudaSuccess) {
     cudaGetLastError();
     count = 0;
-    if (why_none != nullptr) *why_none = cudaGetErrorString(status);
+    int driver = 0;
+    const bool installed = cudaDriverGetVersion(&driver) == cudaSuccess && driver > 0;
+    if (why_none != nullptr) *why_none = installed ? cudaGetErrorString(status) : "there is no NVIDIA driver";
   } else if (count == 0 && why_none != nullptr) {
     *why_none = "the driver reports none";
   }
