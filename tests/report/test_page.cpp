@@ -64,6 +64,7 @@ TEST_CASE("the page holds every curve, map and band of every arm") {
   REQUIRE(chart_of(payload, "excess")["series"][0]["y"][0] == 1.05);
   // Per arm and kind of target: each step, its mean, validation.
   REQUIRE(chart_of(payload, "loss")["series"].size() == 12);
+  REQUIRE(contains(chart_of(payload, "loss")["note"], "Curves are the training loss: the bold one its mean over about a fiftieth"));
   REQUIRE(chart_of(payload, "layers")["series"].size() == 6);
   REQUIRE(chart_of(payload, "layers")["series"][0]["y"] == Json::array({20, 40}));
   REQUIRE(chart_of(payload, "ratio")["series"].size() == 2);

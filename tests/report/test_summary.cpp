@@ -176,6 +176,20 @@ TEST_CASE("differences leave bookkeeping out, and say whether arms may be compar
   REQUIRE(comparability({bos}, summarize({bos})).empty());
 }
 
+TEST_CASE("notes say what the losses are means of, and how far one seed goes") {
+  TemporaryFolder folder;
+  const RunData bos = example(folder, "a", {});
+  const RunData none = example(folder, "b", {"sweep/none", "none", 100, 0.0, true, true, 0, 1});
+  const RunData other_seed = example(folder, "c", {"sweep/other", "none", 100, 0.0, true, true, 0, 2});
+  const std::string one = "This is one run with one seed: ", same = "All arms have the same seed, so that ";
+  REQUIRE(contains(plain_summary({bos}), one));
+  REQUIRE_FALSE(contains(plain_summary({bos}), same));
+  REQUIRE(contains(plain_summary({bos, none}), same));
+  REQUIRE_FALSE(contains(plain_summary({bos, none}), one));
+  REQUIRE_FALSE(contains(plain_summary({bos, other_seed}), "seed, so that"));
+  REQUIRE(contains(plain_summary({bos}), "A training loss in the table is that of the first logged step → the mean over the last"));
+}
+
 TEST_CASE("runs without probe passes, without any probe and with bad losses are reported") {
   TemporaryFolder folder;
   const RunData batches = example(folder, "a", {"batches", "sequence", 100, 0.01, false, true, 0, 1});

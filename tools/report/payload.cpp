@@ -94,8 +94,9 @@ Series of_probes(const std::vector<const ProbeRecord*>& probes, const std::funct
 
 void add_loss(const std::vector<RunData>& runs, Json& charts) {
   Chart chart("loss", "Loss", "Nats per target. Common targets are those that every arm predicts: the only losses to "
-              "compare between arms that differ in BOS. The faint curve is each step, the bold one its running mean, "
-              "dots are validation.", "loss", {"common targets", "all targets"});
+              "compare between arms that differ in BOS. Curves are the training loss: the bold one its mean over about "
+              "a fiftieth of the logged steps around each, the faint one that of the step alone (the only curve of a run "
+              "with fewer than 100). Dots are the validation loss.", "loss", {"common targets", "all targets"});
   for (std::size_t arm = 0; arm < runs.size(); ++arm) {
     const RunData& run = runs[arm];
     const std::size_t window = std::max<std::size_t>(1, run.steps.size() / 50);

@@ -268,8 +268,13 @@ std::vector<std::string> reading_notes(const std::vector<RunData>& runs, const s
   if (probes_missing && std::any_of(arms.begin(), arms.end(), [](const ArmSummary& a) { return !a.probes.empty(); }))
     notes.push_back("Some arms have no probe pass; their scores come from training batches or are missing.");
   if (other_set) notes.push_back("An arm was probed only on a set whose BOS is not the one it trains with.");
-  const bool one_seed = runs.size() < 2 || all_equal(values_of(runs, "train.seed"));
-  if (one_seed) notes.push_back("One seed an arm: differences between arms of the size that seeds make prove nothing.");
+  notes.push_back("A training loss in the table is that of the first logged step → the mean over the last twentieth of "
+                  "them (50 at most); a validation loss that of the first evaluation → that of the last.");
+  if (runs.size() < 2)
+    notes.push_back("This is one run with one seed: how much its numbers would differ with another is not known from it.");
+  else if (all_equal(values_of(runs, "train.seed")))
+    notes.push_back("All arms have the same seed, so that how much the numbers differ between seeds is not known: a "
+                    "difference between arms that is no larger than that says nothing about what was varied.");
   return notes;
 }
 
