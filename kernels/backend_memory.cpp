@@ -40,6 +40,7 @@ std::int64_t scratch_bytes(const BackendExtents& e) {
       2 * kMaxBlocks * 2 * e.channels * 4,             // norm_backward: partial dweight and dbias
       kMaxBlocks * 2 * e.head_dim * 4,                 // qk_norm_backward: of both weights
       3 * round_up(N, 64) * 4 + sort_bytes(N, 2),      // embedding_backward: rows sorted by token
+      (e.layers + 1) * B * 16,                         // norm_sums: means of every sequence
       optimizer_chunks(e) * 8,                         // sum_of_squares
   });
   for (const BatchExtents& batch : e.probed)

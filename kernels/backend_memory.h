@@ -22,6 +22,7 @@ struct BackendExtents {
   std::vector<BatchExtents> probed;         // go forward and through attention_statistics
   std::int64_t statistics_elements = 0;     // of one abs_statistics
   std::int64_t query_heads = 0, kv_heads = 0, head_dim = 0;  // H, G, D
+  std::int64_t layers = 0;                  // L
   std::int64_t channels = 0;                // C
   std::int64_t bias_outputs = 0;            // O of the widest linear_backward with dbias
   std::int64_t positions = 0;               // K

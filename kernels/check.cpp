@@ -3,6 +3,8 @@
 #include <limits>
 #include <stdexcept>
 
+#include "kernels/ops.h"
+
 namespace sinkscope {
 namespace {
 
@@ -78,6 +80,27 @@ AttentionExtents check_attention(const Check& check, const char* name, const Ten
   check.that(extents.head_dim > 0, name, "is " + describe(qkv) + ", expected a head dimension over 0");
   check.shape(name, qkv, real, {extents.sequences, extents.length, extents.row_heads(), extents.head_dim});
   return extents;
+}
+
+SinkSumExtents check_sink_sums(const Check& check, const SinkSums& args) {
+  check.rank("sink", args.sink, DType::f32, 4);
+  const std::int64_t L = args.sink.extent(0), H = args.sink.extent(2), K = args.sink.extent(3);
+  check.that(args.sink.size() > 0, "sink", "is " + describe(args.sink) + ", expected at least one score");
+  check.shape("scores", args.scores, DType::f64, {L, H, K});
+  check.shape("above", args.above, DType::f64, {L, H, K});
+  return {.layers = L, .sequences = args.sink.extent(1), .width = H * K};
+}
+
+NormSumExtents check_norm_sums(const Check& check, const NormSums& args) {
+  check.rank("norms", args.norms, DType::f32, 3);
+  check.rank("first", args.first, DType::f64, 2);
+  const std::int64_t R = args.norms.extent(0), T = args.norms.extent(2), K = args.first.extent(1);
+  check.that(T >= 2 && args.norms.size() > 0, "norms", "is " + describe(args.norms) + ", expected sequences of at least 2 positions");
+  check.that(K >= 1 && K <= T, "first", "is " + describe(args.first) + ", expected 1 to " + std::to_string(T) + " positions");
+  check.shape("first", args.first, DType::f64, {R, K});
+  check.shape("rest", args.rest, DType::f64, {R});
+  check.shape("ratio", args.ratio, DType::f64, {R});
+  return {.places = R, .sequences = args.norms.extent(1), .length = T, .positions = K};
 }
 
 }  // namespace sinkscope

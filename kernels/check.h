@@ -10,6 +10,9 @@
 
 namespace sinkscope {
 
+struct SinkSums;
+struct NormSums;
+
 class Check {
  public:
   explicit Check(const char* op) : op_(op) {}
@@ -37,6 +40,22 @@ class Check {
  private:
   const char* op_;
 };
+
+/// Extents of what is summed over sequences, checked.
+struct SinkSumExtents {
+  std::int64_t layers = 0;     // L
+  std::int64_t sequences = 0;  // B
+  std::int64_t width = 0;      // H*K
+};
+SinkSumExtents check_sink_sums(const Check& check, const SinkSums& args);
+
+struct NormSumExtents {
+  std::int64_t places = 0;     // R
+  std::int64_t sequences = 0;  // B
+  std::int64_t length = 0;     // T
+  std::int64_t positions = 0;  // K
+};
+NormSumExtents check_norm_sums(const Check& check, const NormSums& args);
 
 /// Extents of grouped-query attention, checked: qkv is (B, T, H+2G, D) of `real`, H % G == 0.
 struct AttentionExtents {

@@ -251,6 +251,25 @@ struct AdamwStep {
   std::int64_t step = 1;              // t, from 1
 };
 
+/// Sink scores summed over sequences, b in order, and how many of them lie above the threshold:
+/// scores[l,h,k] += sum_b sink[l,b,h,k]; above[l,h,k] += number of b with sink[l,b,h,k] > threshold.
+struct SinkSums {
+  Tensor sink;    // (L, B, H, K) f32
+  float threshold = 0;
+  Tensor scores;  // (L, H, K) f64 +=
+  Tensor above;   // (L, H, K) f64 +=
+};
+
+/// Row norms of R places in a model summed over sequences, b in order:
+/// first[r,p] += sum_b norms[r,b,p] for p < K; rest[r] += sum_b mean_{t>=K} norms[r,b,t], NaN when T = K;
+/// ratio[r] += sum_b norms[r,b,0] / mean_{t>=1} norms[r,b,t].
+struct NormSums {
+  Tensor norms;  // (R, B, T) f32, T >= 2
+  Tensor first;  // (R, K) f64 +=, 1 <= K <= T
+  Tensor rest;   // (R) f64 +=
+  Tensor ratio;  // (R) f64 +=
+};
+
 /// out[n] = Euclidean norm of row n.
 struct RowL2 {
   Tensor x;    // (N, C) real
@@ -323,6 +342,10 @@ class Ops {
   virtual void sum_of_squares(const SumOfSquares& args) = 0;
   virtual void clip_scale(const ClipScale& args) = 0;
   virtual void adamw_step(const AdamwStep& args) = 0;
+
+  // Probes of every step.
+  virtual void sink_sums(const SinkSums& args) = 0;
+  virtual void norm_sums(const NormSums& args) = 0;
 
   // Probe passes only.
   virtual void attention_statistics(const AttentionStatistics& args) = 0;

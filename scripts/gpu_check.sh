@@ -6,7 +6,7 @@
 #   Without stages all of them run, in this order. The environment may set
 #     SINKSCOPE_BUILD      a build folder whose programs run on this machine: nothing is built
 #     SANITIZE_FILTER      Catch2 filter of what runs under compute-sanitizer, default "[sanitize]"
-#     SANITIZE_SECONDS     time limit of each of its tools, default 240
+#     SANITIZE_SECONDS     time limit of its tools, which run side by side, default 240
 #     BENCH_MODEL          a config in configs/ that tests/bench/torch_step.py knows as well, default gpt2-124m
 #     BENCH_BATCH, BENCH_LENGTH   default 64 and 1024
 # A test that is skipped fails its stage: here is a GPU, or there should be. No setting of the GPU is changed.
@@ -143,8 +143,9 @@ stage_tests() {
   fi
 }
 
+# The four tools run side by side: none of them times anything.
 stage_sanitize() {
-  local sanitizer tool begin log status summary
+  local sanitizer tool log summary status seconds
   sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)
   if [[ -z $sanitizer ]]; then
     row sanitize FAIL 0 "there is no compute-sanitizer (CUDA toolkit)"
@@ -152,19 +153,25 @@ stage_sanitize() {
   fi
   program sanitize tests/gpu/test_gpu || return
   for tool in memcheck racecheck initcheck synccheck; do
-    begin=$SECONDS
+    (
+      begin=$SECONDS
+      timeout -k 10 "${SANITIZE_SECONDS:-240}" "$sanitizer" --tool "$tool" --error-exitcode 99 \
+        "$build/tests/gpu/test_gpu" "${SANITIZE_FILTER:-[sanitize]}" > "$output/$tool.log" 2>&1
+      echo "$? $((SECONDS - begin))" > "$output/$tool.status"
+    ) &
+  done
+  wait
+  for tool in memcheck racecheck initcheck synccheck; do
     log=$output/$tool.log
-    timeout -k 10 "${SANITIZE_SECONDS:-240}" "$sanitizer" --tool "$tool" --error-exitcode 99 \
-      "$build/tests/gpu/test_gpu" "${SANITIZE_FILTER:-[sanitize]}" > "$log" 2>&1
-    status=$?
+    read -r status seconds < "$output/$tool.status"
     summary=$(grep -oE '(ERROR|RACECHECK) SUMMARY: .*' "$log" | tail -n 1)
     if (( status == 0 )) && grep -q 'All tests passed' "$log" && [[ $summary == *"SUMMARY: 0 "* ]]; then
-      row "$tool" pass $((SECONDS - begin)) "$summary"
+      row "$tool" pass "$seconds" "$summary"
     elif (( status == 124 || status == 137 )); then
-      row "$tool" FAIL $((SECONDS - begin)) "stopped after ${SANITIZE_SECONDS:-240} s; see $log"
+      row "$tool" FAIL "$seconds" "stopped after ${SANITIZE_SECONDS:-240} s; see $log"
     else
       summary=${summary:-exit status $status: $(tail -n 1 "$log" | cut -c 1-80)}
-      row "$tool" FAIL $((SECONDS - begin)) "$summary; see $log"
+      row "$tool" FAIL "$seconds" "$summary; see $log"
     fi
   done
 }

@@ -1,6 +1,7 @@
 #include "engine/model/decoder.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -28,6 +29,13 @@ struct BlockParameters {
   NormParameters norm1, norm2;
   LinearParameters qkv, output, up, down;
   Parameter q_norm, k_norm;
+};
+
+/// The statistics of a step as StepSums has them, f64 and one behind the other.
+struct StepSumViews {
+  Tensor all;
+  Tensor sink_scores, sinks_above;           // (L, H, K)
+  Tensor norm_first, norm_rest, norm_ratio;  // (L+1, K), (L+1), (L+1)
 };
 
 /// What a norm remembers for its backward pass.
@@ -74,17 +82,18 @@ struct Decoder::State {
   Tensor qkv_heads(const Tensor& qkv) const {
     return qkv.view({B, T, config.heads + 2 * config.kv_heads, config.head_dim});
   }
-  Tensor norm_row(std::int64_t index) const {  // residual norms of one layer, (N) of the (L+1, N)
-    if (!options.residual_norms) return {};
-    return memory.activations.tensor(memory.residual_norms, {config.layers + 1, rows()}).rows(index, 1).view({rows()});
+  Tensor norms() const { return memory.activations.tensor(memory.residual_norms, {config.layers + 1, B, T}); }
+  Tensor norm_row(std::int64_t index) const {  // residual norms of one layer, (N) of the (L+1, B, T)
+    return options.residual_norms ? norms().rows(index, 1).view({rows()}) : Tensor();
+  }
+  Tensor sinks() const {
+    return memory.activations.tensor(memory.sink, {config.layers, B, config.heads, options.sink_positions});
   }
   Tensor sink_block(std::int64_t layer) const {  // (B, H, K) of the (L, B, H, K)
-    if (options.sink_positions == 0) return {};
-    const std::int64_t K = options.sink_positions;
-    return memory.activations.tensor(memory.sink, {config.layers, B * config.heads * K})
-        .rows(layer, 1)
-        .view({B, config.heads, K});
+    return options.sink_positions == 0 ? Tensor()
+                                       : sinks().rows(layer, 1).view({B, config.heads, options.sink_positions});
   }
+  StepSumViews step_sums() const;
   const Parameter& head() const { return config.tied_embedding ? token_embedding : lm_head; }
   Tensor final_norm_output() const { return act(memory.final_norm, config.channels); }
   NormKind norm_kind() const { return config.norm == NormType::layernorm ? NormKind::layernorm : NormKind::rmsnorm; }
@@ -117,6 +126,7 @@ struct Decoder::State {
 
   std::int64_t B = 0, T = 0;     // of the last forward
   bool head_gradient = false;    // d_final holds the gradient of the last forward's loss
+  std::int64_t summed_sequences = 0;  // of the step's statistics
 };
 
 // ---- parameters --------------------------------------------------------------------------------
@@ -348,6 +358,26 @@ void Decoder::State::show_block(std::int64_t layer, ActivationObserver& observer
                   .output = residual(layer + 1)});
 }
 
+StepSumViews Decoder::State::step_sums() const {
+  const std::int64_t L = config.layers, H = config.heads, K = options.sink_positions;
+  StepSumViews views;
+  views.all = memory.activations.tensor(memory.step_sums, {2 * L * H * K + (L + 1) * (K + 2)});
+  std::int64_t begin = 0;
+  const auto next = [&](std::initializer_list<std::int64_t> extents) {
+    std::int64_t size = 1;
+    for (const std::int64_t extent : extents) size *= extent;
+    const Tensor part = views.all.rows(begin, size).view(extents);
+    begin += size;
+    return part;
+  };
+  views.sink_scores = next({L, H, K});
+  views.sinks_above = next({L, H, K});
+  views.norm_first = next({L + 1, K});
+  views.norm_rest = next({L + 1});
+  views.norm_ratio = next({L + 1});
+  return views;
+}
+
 void Decoder::State::check_batch(std::int64_t sequences, std::int64_t length, const std::int32_t* inputs) const {
   const auto fail = [&](const std::string& message) {
     throw std::invalid_argument("Decoder::forward: a batch of " + std::to_string(sequences) + " x " +
@@ -510,33 +540,63 @@ void Decoder::logits(std::int64_t row, float* out) {
   s.ops.copy_to_host(out, wide);
 }
 
-void Decoder::sink_scores(std::vector<float>& out) const {
-  const State& s = *state_;
-  if (s.options.sink_positions == 0 || s.B == 0) return out.clear();
-  const StageRange range(s.ops, "sink scores");
-  const std::int64_t size = s.config.layers * s.B * s.config.heads * s.options.sink_positions;
-  out.resize(static_cast<std::size_t>(size));
-  s.ops.copy_to_host(out.data(), s.memory.activations.tensor(s.memory.sink, {size}));
-}
-
-void Decoder::residual_norms(std::vector<float>& out) const {
-  const State& s = *state_;
-  if (!s.options.residual_norms || s.B == 0) return out.clear();
-  const StageRange range(s.ops, "residual norms");
-  const std::int64_t size = (s.config.layers + 1) * s.rows();
-  out.resize(static_cast<std::size_t>(size));
-  s.ops.copy_to_host(out.data(), s.memory.activations.tensor(s.memory.residual_norms, {size}));
-}
-
 std::vector<float> Decoder::sink_scores() const {
-  std::vector<float> out;
-  sink_scores(out);
+  const State& s = *state_;
+  if (s.options.sink_positions == 0 || s.B == 0) return {};
+  const Tensor scores = s.sinks();
+  std::vector<float> out(static_cast<std::size_t>(scores.size()));
+  s.ops.copy_to_host(out.data(), scores);
   return out;
 }
 
 std::vector<float> Decoder::residual_norms() const {
-  std::vector<float> out;
-  residual_norms(out);
+  const State& s = *state_;
+  if (!s.options.residual_norms || s.B == 0) return {};
+  const Tensor norms = s.norms();
+  std::vector<float> out(static_cast<std::size_t>(norms.size()));
+  s.ops.copy_to_host(out.data(), norms);
+  return out;
+}
+
+void Decoder::zero_step_sums() {
+  State& s = *state_;
+  s.summed_sequences = 0;
+  if (s.options.sink_positions > 0) s.ops.zero(s.step_sums().all);
+}
+
+void Decoder::add_step_sums(double threshold) {
+  State& s = *state_;
+  if (s.B == 0) throw std::logic_error("Decoder::add_step_sums: no forward pass came before");
+  if (s.options.sink_positions == 0) return;
+  const StageRange range(s.ops, "step statistics");
+  const StepSumViews sums = s.step_sums();
+  s.ops.sink_sums({.sink = s.sinks(),
+                   .threshold = static_cast<float>(threshold),
+                   .scores = sums.sink_scores,
+                   .above = sums.sinks_above});
+  if (s.options.residual_norms)
+    s.ops.norm_sums({.norms = s.norms(), .first = sums.norm_first, .rest = sums.norm_rest, .ratio = sums.norm_ratio});
+  s.summed_sequences += s.B;
+}
+
+StepSums Decoder::step_sums() const {
+  const State& s = *state_;
+  StepSums out{.layers = s.config.layers, .heads = s.config.heads, .positions = s.options.sink_positions,
+               .sequences = s.summed_sequences};
+  if (s.options.sink_positions == 0) return out;
+  const StepSumViews sums = s.step_sums();
+  std::vector<double> all(static_cast<std::size_t>(sums.all.size()));
+  s.ops.copy_to_host(all.data(), sums.all);
+  const auto read = [&](const Tensor& view) {
+    const auto* begin = all.data() + (static_cast<const double*>(view.data) - sums.all.as<double>());
+    return std::vector<double>(begin, begin + view.size());
+  };
+  out.sink_scores = read(sums.sink_scores);
+  out.sinks_above = read(sums.sinks_above);
+  if (!s.options.residual_norms) return out;
+  out.norm_first = read(sums.norm_first);
+  out.norm_rest = read(sums.norm_rest);
+  out.norm_ratio = read(sums.norm_ratio);
   return out;
 }
 

@@ -53,6 +53,15 @@ struct MemoryLine {
   std::size_t bytes = 0;
 };
 
+/// What a step's probes measured, summed over the sequences of its batches (SinkSums, NormSums in kernels/ops.h).
+struct StepSums {
+  std::int64_t layers = 0, heads = 0, positions = 0;  // L, H, K
+  std::int64_t sequences = 0;
+  std::vector<double> sink_scores{}, sinks_above{};   // (L, H, K)
+  std::vector<double> norm_first{};                   // (L+1, K); empty where norms are not measured
+  std::vector<double> norm_rest{}, norm_ratio{};      // (L+1)
+};
+
 class Decoder {
  public:
   Decoder(Ops& ops, const ModelConfig& config, const DecoderOptions& options);
@@ -89,9 +98,12 @@ class Decoder {
   // Per-step statistics of the last forward (as DecoderOptions asked), copied to the host.
   std::vector<float> sink_scores() const;     // (L, B, H, K)
   std::vector<float> residual_norms() const;  // (L+1, B, T), index 0 the embedding output
-  // The same into a vector that the caller keeps from step to step; empty where they were not asked for.
-  void sink_scores(std::vector<float>& out) const;
-  void residual_norms(std::vector<float>& out) const;
+
+  // The same summed over sequences on the device, so that nothing waits for it. Without sink positions there
+  // are no sums. `threshold` is the eps of the sink rate, compared strictly for each sequence.
+  void zero_step_sums();
+  void add_step_sums(double threshold);  // of the last forward
+  StepSums step_sums() const;            // waits for the device
 
  private:
   struct State;

@@ -60,6 +60,23 @@ void SinkTally::add(std::int64_t layer, std::int64_t sequences, std::span<const 
       static_cast<double>(sequences);
 }
 
+void SinkTally::add_sums(std::int64_t sequences, std::span<const double> sums, std::span<const double> counts) {
+  const auto size = static_cast<std::size_t>(layers_ * heads_ * positions_);
+  if (sums.size() != size || counts.size() != size)
+    throw std::invalid_argument("SinkTally::add_sums: " + std::to_string(sums.size()) + " sums and " +
+                                std::to_string(counts.size()) + " counts, expected " + std::to_string(size) + " each");
+  double* total_counts = totals_.data() + size;
+  double* total_sequences = total_counts + layers_ * positions_;
+  for (std::int64_t l = 0; l < layers_; ++l) {
+    for (std::int64_t i = 0; i < heads_ * positions_; ++i) {
+      const auto at = static_cast<std::size_t>(l * heads_ * positions_ + i);
+      totals_[at] += sums[at];
+      total_counts[l * positions_ + i % positions_] += counts[at];
+    }
+    total_sequences[l] += static_cast<double>(sequences);
+  }
+}
+
 double SinkTally::sequences(std::int64_t layer) const {
   return totals_[static_cast<std::size_t>((heads_ + 1) * layers_ * positions_ + layer)];
 }

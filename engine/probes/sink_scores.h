@@ -27,11 +27,14 @@ std::optional<std::int64_t> dominant_position(std::span<const double> values);
 class SinkTally {
  public:
   SinkTally() = default;
-  SinkTally(std::int64_t layers, std::int64_t heads, std::int64_t positions, double threshold);
+  SinkTally(std::int64_t layers, std::int64_t heads, std::int64_t positions, double threshold = 0);
 
   /// `scores` (sequences, H, K) of one layer; every layer gets the same sequences. Throws
   /// std::invalid_argument when the size is another.
   void add(std::int64_t layer, std::int64_t sequences, std::span<const float> scores);
+
+  /// What was summed elsewhere: `sums` and `counts` (L, H, K) over so many sequences of every layer.
+  void add_sums(std::int64_t sequences, std::span<const double> sums, std::span<const double> counts);
 
   std::int64_t layers() const { return layers_; }
   std::int64_t heads() const { return heads_; }

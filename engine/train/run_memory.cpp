@@ -73,6 +73,7 @@ BackendExtents backend_extents(const Config& config, std::span<const ProbeSet> s
                          .query_heads = model.heads,
                          .kv_heads = model.kv_heads,
                          .head_dim = model.head_dim,
+                         .layers = model.layers,
                          .channels = model.channels,
                          .bias_outputs = model.bias ? std::max({qkv_width, up_width, model.channels}) : 0,
                          .positions = options.sink_positions,

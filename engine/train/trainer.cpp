@@ -129,7 +129,7 @@ class Run {
 
   // Host buffers of a step.
   Batch batch_;
-  std::vector<float> losses_, sink_scores_, residual_norms_;
+  std::vector<float> losses_;
 };
 
 Run::Run(const Config& config, TrainOptions options)
@@ -301,9 +301,9 @@ StepRecord Run::training_step(std::int64_t step) {
   const auto begin = std::chrono::steady_clock::now();
   const TrainConfig& train = config_.train;
   const auto scale = static_cast<float>(1.0 / static_cast<double>(tokens_per_step_));
-  StepAccumulator probes;
   LossSums sums;
   decoder_.zero_gradients();
+  decoder_.zero_step_sums();
   for (std::int64_t micro = 0; micro < train.gradient_accumulation; ++micro) {
     batches_.draw(state_.sample, batch_);
     decoder_.forward(batch_.sequences, batch_.length, batch_.inputs.data());
@@ -311,17 +311,8 @@ StepRecord Run::training_step(std::int64_t step) {
     sums.add(losses_, batch_);
     if (!std::isfinite(sums.all))
       stop_not_finite(step, "the loss", first_non_finite(*ops_, decoder_, batch_));
-    decoder_.sink_scores(sink_scores_);
-    decoder_.residual_norms(residual_norms_);
-    decoder_.backward();  // a GPU works on it while the host sums up
-    if (config_.probes.enabled)
-      summarize_step(sink_scores_, residual_norms_,
-                     {.layers = config_.model.layers,
-                      .sequences = batch_.sequences,
-                      .heads = config_.model.heads,
-                      .positions = config_.probes.positions,
-                      .length = batch_.length},
-                     config_.probes.sink_threshold, probes);
+    decoder_.add_step_sums(config_.probes.sink_threshold);
+    decoder_.backward();
   }
   StepRecord record;
   record.learning_rate = learning_rate(train.schedule, train.optimizer.learning_rate, step, train.steps);
@@ -336,7 +327,7 @@ StepRecord Run::training_step(std::int64_t step) {
   record.loss_common = sums.mean_common();
   record.gradient_norm = update.gradient_norm;
   if (config_.probes.enabled) {
-    probes.fill(record);
+    fill_step(decoder_.step_sums(), record);
     probe_gradients(update, record);
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;

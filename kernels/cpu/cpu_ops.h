@@ -52,6 +52,9 @@ class CpuOps final : public Ops {
   void clip_scale(const ClipScale& args) override;
   void adamw_step(const AdamwStep& args) override;
 
+  void sink_sums(const SinkSums& args) override;
+  void norm_sums(const NormSums& args) override;
+
   void attention_statistics(const AttentionStatistics& args) override;
   void row_l2(const RowL2& args) override;
   AbsStatistics abs_statistics(const Tensor& x) override;

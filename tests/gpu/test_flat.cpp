@@ -134,6 +134,37 @@ TEST_CASE("row norms and magnitudes on the GPU agree with the CPU", "[sanitize]"
   }
 }
 
+TEST_CASE("probes of a step are summed over sequences on the GPU as on the CPU", "[sanitize]") {
+  Backends both(DType::bf16);
+  Random random(25);
+  struct Extents {
+    std::int64_t L, B, H, K, T;
+  };
+  for (const auto [L, B, H, K, T] : {Extents{1, 1, 1, 1, 2}, {2, 3, 1, 4, 4}, {5, 4, 3, 8, 33}, {4, 9, 16, 140, 300}}) {
+    INFO("L " << L << ", B " << B << ", H " << H << ", K " << K << ", T " << T);
+    const auto sink = both.single({L, B, H, K}, random.uniforms(L * B * H * K));
+    const auto norms = both.single({L + 1, B, T}, random.uniforms((L + 1) * B * T));
+    const auto scores = both.double_output({L, H, K}), above = both.double_output({L, H, K});
+    const auto first = both.double_output({L + 1, K}), rest = both.double_output({L + 1}), ratio = both.double_output({L + 1});
+    const auto run = [&](Ops& ops, auto side) {
+      for (const Tensor& sums : {side(scores), side(above), side(first), side(rest), side(ratio)}) ops.zero(sums);
+      for (int batch = 0; batch < 2; ++batch) {
+        ops.sink_sums({.sink = side(sink), .threshold = 0.3F, .scores = side(scores), .above = side(above)});
+        ops.norm_sums({.norms = side(norms), .first = side(first), .rest = side(rest), .ratio = side(ratio)});
+      }
+    };
+    run(both.cpu(), kCpu);
+    run(both.gpu(), kGpu);
+    CHECK(both.difference(scores) < 1e-14);
+    CHECK(both.read(above.gpu) == above.cpu.doubles());
+    CHECK(both.difference(first) < 1e-14);
+    CHECK(both.difference(ratio) < 1e-14);
+    if (K < T) CHECK(both.difference(rest) < 1e-14);
+    if (K == T)
+      for (const double value : both.read(rest.gpu)) CHECK(std::isnan(value));
+  }
+}
+
 TEST_CASE("copies and conversions on the GPU keep or round every element", "[sanitize]") {
   Backends both(DType::bf16);
   Random random(24);

@@ -84,6 +84,12 @@ class Random {
     for (double& x : out) x = static_cast<double>(static_cast<float>(spread * normal()));
     return out;
   }
+  /// In [0, 1).
+  Doubles uniforms(std::int64_t count) {
+    Doubles out(static_cast<std::size_t>(count));
+    for (double& x : out) x = static_cast<double>(below(1 << 24)) / (1 << 24);
+    return out;
+  }
   std::int64_t below(std::int64_t limit) {
     return static_cast<std::int64_t>(engine_() % static_cast<std::uint64_t>(limit));
   }

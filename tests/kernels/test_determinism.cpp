@@ -97,6 +97,12 @@ Doubles everything(Ops& ops) {
   ops.adamw_step({.param = param, .grad = grad, .m = m, .v = v, .segments = segments, .clip = clip, .lr = 0.1,
                   .weight_decay = 0.1, .step = 3});
   ops.row_l2({.x = x, .out = norms});
+  const Doubles zeros(8, 0.0);
+  Array<double> scores({1, kHeads, 8}, Doubles(kHeads * 8, 0.0)), above({1, kHeads, 8}, Doubles(kHeads * 8, 0.0)),
+      first_norms({1, 8}, zeros), rest_norms({1}, zeros), ratios({1}, zeros);
+  ops.sink_sums({.sink = sink.view().view({1, kSequences, kHeads, 8}), .threshold = 0.3F, .scores = scores, .above = above});
+  ops.norm_sums({.norms = norms.view().view({1, kSequences, kLength}), .first = first_norms, .rest = rest_norms, .ratio = ratios});
+  keep(scores), keep(above), keep(first_norms), keep(rest_norms), keep(ratios);
   keep(sums), keep(clip), keep(param), keep(m), keep(v), keep(norms);
   return all;
 }

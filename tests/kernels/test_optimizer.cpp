@@ -1,5 +1,7 @@
 // Gradient norm, clipping, AdamW and the statistics of rows.
 #include <algorithm>
+#include <array>
+#include <numeric>
 
 #include "tests/catch.h"
 #include "tests/kernels/support.h"
@@ -116,6 +118,52 @@ TEST_CASE("Segments outside the array are named") {
         message_of<std::invalid_argument>([&] { ops->sum_of_squares({.x = x, .segments = segments, .sums = sums}); });
     CHECK(message.find("sum_of_squares: segments holds [") == 0);
     CHECK(message.find("at index 1, outside an array of 10") != std::string::npos);
+  }
+}
+
+TEST_CASE("sink scores are summed over sequences, each thresholded by itself") {
+  const auto ops = make_cpu_ops(2);
+  Random random(54);
+  for (const auto& [L, B, H, K] : std::vector<std::array<std::int64_t, 4>>{{1, 1, 1, 1}, {3, 5, 2, 4}, {4, 70, 3, 8}}) {
+    const Doubles sink = random.uniforms(L * B * H * K);
+    const Doubles before = random.normals(L * H * K);
+    Doubles scores = before, above = before;
+    for (std::int64_t l = 0; l < L; ++l)
+      for (std::int64_t b = 0; b < B; ++b)
+        for (std::int64_t i = 0; i < H * K; ++i) {
+          const auto value = static_cast<float>(sink[place((l * B + b) * H * K + i)]);
+          scores[place(l * H * K + i)] += static_cast<double>(value);
+          above[place(l * H * K + i)] += value > 0.3F ? 1 : 0;
+        }
+    Array<double> out({L, H, K}, before), counts({L, H, K}, before);
+    ops->sink_sums({.sink = Floats({L, B, H, K}, sink), .threshold = 0.3F, .scores = out, .above = counts});
+    CHECK(out.doubles() == scores);
+    CHECK(counts.doubles() == above);
+  }
+}
+
+TEST_CASE("row norms are summed over sequences, each averaged by itself") {
+  const auto ops = make_cpu_ops(2);
+  Random random(55);
+  for (const auto& [R, B, T, K] :
+       std::vector<std::array<std::int64_t, 4>>{{1, 1, 2, 1}, {2, 3, 4, 4}, {5, 4, 33, 8}, {9, 40, 200, 3}}) {
+    const Doubles norms = random.uniforms(R * B * T);
+    Doubles first(place(R * K), 1.0), rest(place(R), 2.0), ratio(place(R), 3.0);
+    for (std::int64_t r = 0; r < R; ++r)
+      for (std::int64_t b = 0; b < B; ++b) {
+        const double* row = norms.data() + (r * B + b) * T;
+        for (std::int64_t p = 0; p < K; ++p) first[place(r * K + p)] += row[p];
+        rest[place(r)] += std::accumulate(row + K, row + T, 0.0) / static_cast<double>(T - K);
+        ratio[place(r)] += row[0] / (std::accumulate(row + 1, row + T, 0.0) / static_cast<double>(T - 1));
+      }
+    Array<double> firsts({R, K}, Doubles(place(R * K), 1.0)), rests({R}, Doubles(place(R), 2.0)),
+        ratios({R}, Doubles(place(R), 3.0));
+    ops->norm_sums({.norms = Floats({R, B, T}, norms), .first = firsts, .rest = rests, .ratio = ratios});
+    CHECK(relative_error(firsts.doubles(), first) < kSingle);
+    CHECK(relative_error(ratios.doubles(), ratio) < kSingle);
+    if (K < T) CHECK(relative_error(rests.doubles(), rest) < kSingle);
+    if (K == T)  // no position is left
+      for (const double value : rests.doubles()) CHECK(std::isnan(value));
   }
 }
 

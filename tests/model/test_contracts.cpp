@@ -294,6 +294,7 @@ TEST_CASE("calls out of order are refused") {
   Decoder decoder(*ops, config, {.max_sequences = 1, .max_length = 4, .sink_positions = 1, .residual_norms = true});
   CHECK(decoder.sink_scores().empty());
   CHECK(decoder.residual_norms().empty());
+  check_refusal<std::logic_error>("Decoder::add_step_sums: no forward pass came before", [&] { decoder.add_step_sums(0.3); });
   check_refusal<std::logic_error>("Decoder::loss: no forward pass came before",
                                   [&] { decoder.loss(batch.targets.data(), losses.data()); });
   check_refusal<std::logic_error>("Decoder::logits: no forward pass came before",

@@ -76,6 +76,56 @@ void check_forward(const ModelConfig& config, const Batch& batch, std::uint64_t 
   CHECK(relative_error(doubles(step.residual_norms), expected_norms(config, run)) < kForward);
 }
 
+/// The sums of a step's two batches against its scores and norms, one sequence after the other.
+void check_step_sums(const ModelConfig& config) {
+  const std::int64_t K = 3, T = 7, L = config.layers, HK = config.heads * K;
+  const auto ops = make_cpu_ops(2);
+  const ParameterLayout layout(config);
+  Decoder decoder = make_decoder(*ops, config, {.max_sequences = 4, .max_length = T, .sink_positions = K, .residual_norms = true},
+                                 strong_parameters(layout, 5));
+  Random random(17);
+  const double threshold = 0.25;
+  Doubles scores(at(L * HK), 0.0), above(at(L * HK), 0.0), first(at((L + 1) * K), 0.0), rest(at(L + 1), 0.0), ratio(at(L + 1), 0.0);
+  for (const bool again : {false, true}) {  // zeroed sums begin anew
+    decoder.zero_step_sums();
+    for (const std::int64_t sequences : {4, 3}) {
+      const Batch batch = random_batch(random, config, sequences, T);
+      const Step step = run_step(*ops, decoder, batch, 0.0F);
+      decoder.add_step_sums(threshold);
+      if (!again) continue;
+      for (std::int64_t l = 0; l < L; ++l)
+        for (std::int64_t i = 0; i < sequences * HK; ++i) {
+          const float score = step.sink_scores[at(l * sequences * HK + i)];
+          scores[at(l * HK + i % HK)] += static_cast<double>(score);
+          above[at(l * HK + i % HK)] += score > static_cast<float>(threshold) ? 1 : 0;
+        }
+      for (std::int64_t r = 0; r <= L; ++r)
+        for (std::int64_t b = 0; b < sequences; ++b) {
+          double tail = 0, others = 0;
+          for (std::int64_t t = 0; t < T; ++t) {
+            const auto norm = static_cast<double>(step.residual_norms[at((r * sequences + b) * T + t)]);
+            if (t < K) first[at(r * K + t)] += norm;
+            if (t > 0) others += norm;
+            if (t >= K) tail += norm;
+          }
+          const auto norm = static_cast<double>(step.residual_norms[at((r * sequences + b) * T)]);
+          ratio[at(r)] += norm * static_cast<double>(T - 1) / others;
+          rest[at(r)] += tail / static_cast<double>(T - K);
+        }
+    }
+  }
+  const StepSums sums = decoder.step_sums();
+  CHECK(sums.layers == L);
+  CHECK(sums.heads == config.heads);
+  CHECK(sums.positions == K);
+  CHECK(sums.sequences == 7);
+  CHECK(sums.sink_scores == scores);
+  CHECK(sums.sinks_above == above);
+  CHECK(sums.norm_first == first);
+  CHECK(relative_error(sums.norm_rest, rest) < 1e-12);
+  CHECK(relative_error(sums.norm_ratio, ratio) < 1e-12);
+}
+
 /// Copies what it is shown.
 class Recorder final : public ActivationObserver {
  public:
@@ -141,6 +191,13 @@ TEST_CASE("the three presets compute what the reference computes") {
       check_forward(config, batch, 11, true);
       check_forward(config, batch, 12, false);
     }
+  }
+}
+
+TEST_CASE("a step's statistics are summed over its batches") {
+  for (const ModelConfig& config : tiny_presets()) {
+    INFO(test::describe(config));
+    check_step_sums(config);
   }
 }
 

@@ -63,42 +63,41 @@ TEST_CASE("a tally does not depend on how the sequences are cut into batches") {
   CHECK(whole.rates() == parts.rates());
 }
 
-TEST_CASE("step probes average over the micro-batches of a step") {
-  const StepShape shape{.layers = 1, .sequences = 2, .heads = 1, .positions = 2, .length = 3};
-  const std::vector<float> sink = {0.5F, 0.1F, 0.1F, 0.1F};
-  const std::vector<float> norms = {4, 1, 3, 2, 1, 1,   // embedding
-                                    8, 1, 1, 6, 3, 3};  // block 0
-  StepAccumulator steps;
-  summarize_step(sink, norms, shape, 0.3, steps);
-  const StepShape one{.layers = 1, .sequences = 1, .heads = 1, .positions = 2, .length = 3};
-  summarize_step(std::vector<float>{0.6F, 0.4F}, std::vector<float>{3, 5, 5, 1, 2, 2}, one, 0.3, steps);
+TEST_CASE("step probes are means over the sequences of a step") {
+  // Two layers of one head, K = 2; (2 + 1) sequences in two micro-batches.
   StepRecord record;
-  steps.fill(record);
-  CHECK(record.sink_score[0] == Approx(0.4));
-  CHECK(record.sink_score[1] == Approx(0.2));
-  CHECK(record.sink_rate[0] == Approx(2.0 / 3));
-  CHECK(record.sink_rate[1] == Approx(1.0 / 3));
+  fill_step({.layers = 2,
+             .heads = 1,
+             .positions = 2,
+             .sequences = 3,
+             .sink_scores = {1.2, 0.6, 0.3, 0.0},
+             .sinks_above = {2, 1, 0, 0},
+             .norm_first = {9, 7, 15, 6, 3, 3},
+             .norm_rest = {9, 6, 3},
+             .norm_ratio = {4.5, 10.5, 3}},
+            record);
+  REQUIRE(record.sink_score.size() == 2);
+  CHECK(record.sink_score[0] == Approx(0.25));
+  CHECK(record.sink_score[1] == Approx(0.1));
+  CHECK(record.sink_rate == std::vector<double>{2.0 / 6, 1.0 / 6});
+  REQUIRE(record.sink_score_layer.size() == 2);
   CHECK(record.sink_score_layer[0] == Approx(0.4));
-  // K = 2 positions, the rest from t = 2 on, and the ratio to all t >= 1 of each sequence by itself.
-  CHECK(record.residual_norm == std::vector<double>{3, (1.0 + 1 + 5) / 3, 5, (1.0 + 3 + 2) / 3});
-  CHECK(record.residual_norm_rest == std::vector<double>{(3.0 + 1 + 5) / 3, (1.0 + 3 + 2) / 3});
-  REQUIRE(record.norm_ratio.size() == 2);
-  CHECK(record.norm_ratio[0] == Approx((2 + 2 + 3.0 / 5) / 3));
-  CHECK(record.norm_ratio[1] == Approx((8 + 2 + 0.5) / 3));
+  CHECK(record.sink_score_layer[1] == Approx(0.1));
+  CHECK(record.residual_norm == std::vector<double>{3, 7.0 / 3, 5, 2, 1, 1});
+  CHECK(record.residual_norm_rest == std::vector<double>{3, 2, 1});
+  CHECK(record.norm_ratio == std::vector<double>{1.5, 3.5, 1});
 }
 
 TEST_CASE("what a step does not measure stays empty, and wrong sizes are named") {
-  StepAccumulator steps;
   StepRecord record;
-  steps.fill(record);
+  fill_step({}, record);
+  fill_step({.layers = 2, .heads = 1, .sequences = 3}, record);
   CHECK(record.sink_score.empty());
   CHECK(record.residual_norm.empty());
   CHECK(record.norm_ratio.empty());
-  const StepShape shape{.layers = 1, .sequences = 1, .heads = 1, .positions = 2, .length = 3};
-  CHECK_THROWS_WITH(summarize_step(std::vector<float>(3), {}, shape, 0.3, steps),
-                    "summarize_step: sink has 3 elements, expected 2");
-  CHECK_THROWS_WITH(summarize_step({}, std::vector<float>(5), shape, 0.3, steps),
-                    "summarize_step: residual_norms has 5 elements, expected 6");
+  CHECK_THROWS_WITH(fill_step({.layers = 1, .heads = 1, .positions = 2, .sequences = 1, .sink_scores = {1, 2, 3},
+                               .sinks_above = {0, 0}}, record),
+                    "SinkTally::add_sums: 3 sums and 2 counts, expected 2 each");
 }
 
 TEST_CASE("norms are averaged for each sequence by itself") {

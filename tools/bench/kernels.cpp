@@ -346,6 +346,20 @@ void Cases::flat() {
 }
 
 void Cases::probes() {
+  const double watched = config_.probes.enabled ? passes_ : 0;
+  add("sink sums", watched, 4 * d(L * B * H * K) + 32 * d(L * H * K), 0, [=, this](ArraySet& set) {
+    return call<&Ops::sink_sums>(SinkSums{.sink = set.zeros({L, B, H, K}, DType::f32),
+                                          .threshold = 0.3F,
+                                          .scores = set.zeros({L, H, K}, DType::f64),
+                                          .above = set.zeros({L, H, K}, DType::f64)});
+  });
+  if (T > 1)
+    add("norm sums", watched, 4 * d((L + 1) * N) + 16 * d((L + 1) * (K + 2)), 0, [=, this](ArraySet& set) {
+      return call<&Ops::norm_sums>(NormSums{.norms = set.zeros({L + 1, B, T}, DType::f32),
+                                            .first = set.zeros({L + 1, K}, DType::f64),
+                                            .rest = set.zeros({L + 1}, DType::f64),
+                                            .ratio = set.zeros({L + 1}, DType::f64)});
+    });
   add("row norms (probe pass)", 0, s_ * d(N * C) + 4 * d(N), 0, [this](ArraySet& set) {
     return call<&Ops::row_l2>(RowL2{.x = set.normal({N, C}), .out = set.zeros({N}, DType::f32)});
   });

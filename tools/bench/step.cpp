@@ -61,26 +61,17 @@ double StepBench::step() {
   const StageRange range(ops_, "step", ++steps_);
   const std::int64_t B = config_.train.micro_batch, T = config_.train.sequence_length;
   const auto scale = static_cast<float>(1.0 / static_cast<double>(B * T * config_.train.gradient_accumulation));
-  StepAccumulator probes;
   decoder_.zero_gradients();
+  decoder_.zero_step_sums();
   for (std::int64_t micro = 0; micro < config_.train.gradient_accumulation; ++micro) {
     decoder_.forward(B, T, tokens_.data());
     decoder_.loss(tokens_.data() + 1, losses_.data(), scale);
-    decoder_.sink_scores(sink_scores_);
-    decoder_.residual_norms(residual_norms_);
+    decoder_.add_step_sums(config_.probes.sink_threshold);
     decoder_.backward();
-    if (config_.probes.enabled)
-      summarize_step(sink_scores_, residual_norms_,
-                     {.layers = config_.model.layers,
-                      .sequences = B,
-                      .heads = config_.model.heads,
-                      .positions = config_.probes.positions,
-                      .length = T},
-                     config_.probes.sink_threshold, probes);
   }
-  StepRecord record;
-  if (config_.probes.enabled) probes.fill(record);
   optimizer_.step(decoder_.parameters(), decoder_.gradients(), 1e-4, steps_);
+  StepRecord record;
+  if (config_.probes.enabled) fill_step(decoder_.step_sums(), record);
   ops_.synchronize();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }

@@ -40,7 +40,7 @@ class StepBench {
   AdamW optimizer_;
   std::optional<ProbePass> probes_;
   std::vector<std::int32_t> tokens_;
-  std::vector<float> losses_, sink_scores_, residual_norms_;
+  std::vector<float> losses_;
   std::int64_t steps_ = 0;
 };
 
