@@ -78,9 +78,8 @@ void add_ablate_command(CLI::App& app) {
       ->required()
       ->type_name("CONFIG");
   add_set_option(*command, arguments->overrides, "override for all arms; may be repeated");
-  CLI::Option* resume =
-      command->add_flag("--resume", arguments->resume, "continue: finished arms are kept, others go on");
-  command->add_flag("--dry-run", arguments->dry_run, "check what a run checks and print the plan of every arm; train nothing")->excludes(resume);
+  command->add_flag("--resume", arguments->resume, "continue: finished arms are kept, others go on");
+  command->add_flag("--dry-run", arguments->dry_run, "check what a run checks and print the plan of every arm; train nothing");
   command->add_flag("--no-html", arguments->no_html, "print the comparison only");
   command->callback([arguments] { run(*arguments); });
 }

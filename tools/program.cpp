@@ -71,9 +71,12 @@ std::filesystem::path find_checkpoint(const std::filesystem::path& source, const
     verify_checkpoint(source);
     return source;
   }
-  if (!std::filesystem::is_directory(source / "checkpoints"))
+  if (!std::filesystem::is_directory(source / "checkpoints")) {
+    if (std::filesystem::exists(source / "metrics.jsonl"))
+      throw std::runtime_error(source.string() + ": the run has saved no checkpoint yet (there is no checkpoints/)");
     throw std::runtime_error(source.string() + ": neither a checkpoint (manifest.json) nor a run directory (checkpoints/)" +
-                             or_else + hint_of_runs(source));
+                             or_else + hint_of_runs(source, false));
+  }
   std::vector<std::string> rejected;
   const auto newest = newest_checkpoint(source / "checkpoints", &rejected);
   if (!newest) {

@@ -136,7 +136,7 @@ Config resolve_tree(const Json& tree, const std::string& origin) {
                       ") unless model.head_dim is given");
   derive_sizes(config.model, named, config.derived);
   if (!tree.value("probes", Json::object()).contains("from_layer")) {
-    config.probes.from_layer = std::min(config.probes.from_layer, config.model.layers - 1);
+    if (config.probes.enabled) config.probes.from_layer = std::min(config.probes.from_layer, config.model.layers - 1);
     config.derived.emplace_back("probes.from_layer");
   }
   check_together(config, origin);

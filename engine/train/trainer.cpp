@@ -10,7 +10,6 @@
 #include <utility>
 
 #include "engine/checkpoint/checkpoint.h"
-#include "engine/config/load.h"
 #include "engine/data/dataset.h"
 #include "engine/data/tokenizer.h"
 #include "engine/metrics/gpu_peak.h"
@@ -233,10 +232,9 @@ void Run::resume() {
     return;
   }
   load(*checkpoint);
-  const bool ended = has_ended(logged_events(directory_));
   open_logs(state_.step);
   if (state_.step >= config_.train.steps) {
-    if (!ended) end(state_.step);  // killed right after the last checkpoint
+    if (!has_ended(logged_events(directory_))) end(state_.step);  // killed right after the last checkpoint
     return;
   }
   Json data = {{"checkpoint", checkpoint->filename().string()}, {"device", ops_->description()}};

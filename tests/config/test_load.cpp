@@ -189,6 +189,7 @@ TEST_CASE("the late layers begin within the model, unless told otherwise") {
   for (const auto& [layers, first] : {std::pair(1, 0), {2, 1}, {3, 2}, {12, 2}})
     CHECK(parse("{}", {"model.layers=" + std::to_string(layers)}).probes.from_layer == first);
   CHECK(parse("{}", {"model.layers=2", "probes.from_layer=0"}).probes.from_layer == 0);
+  CHECK(parse("{}", {"model.layers=2", "probes.enabled=false"}).probes.from_layer == 2);  // as runs without probes kept it
   const auto arms = expand_ablation(parse(R"({"ablation": {"model.layers": [1, 2, 12]}})"));
   REQUIRE(arms.size() == 3);
   for (std::size_t i = 0; i < arms.size(); ++i) CHECK(arms[i].probes.from_layer == static_cast<std::int64_t>(i));

@@ -52,6 +52,7 @@ TEST_CASE("ablate trains every arm and compares them") {
     const std::string no_run = ": not a run directory (with config.json, metrics.jsonl): ";
     const std::string no_checkpoint = ": neither a checkpoint (manifest.json) nor a run directory (checkpoints/)";
     const std::string runs = "; folders in it are runs, among them bos-none: give runs/small/*/";
+    const std::string one = "; folders in it are runs, among them bos-none: give runs/small/bos-none";
     place.write("runs/small/report.html", "");
     refused("compare runs/small/*", "runs/small/report.html" + no_run + "it is a file");
     refused("compare runs/small", "runs/small" + no_run + "it holds no config.json" + runs);
@@ -59,14 +60,23 @@ TEST_CASE("ablate trains every arm and compares them") {
     const std::string checkpoint = "runs/small/bos-none/checkpoints/step_00000060";
     refused("compare " + checkpoint, checkpoint + no_run + "its config.json is that of a model, not of a run");
     refused("compare nowhere", "nowhere" + no_run + "there is no such folder");
-    refused("export runs/small --output export", "runs/small" + no_checkpoint + runs);
+    refused("export runs/small --output export", "runs/small" + no_checkpoint + one);
     refused("probe-dump runs/small --output dump.json",
-            "runs/small" + no_checkpoint + ", nor a folder in Hugging Face layout (config.json)" + runs);
+            "runs/small" + no_checkpoint + ", nor a folder in Hugging Face layout (config.json)" + one);
     refused("probe-dump nowhere --output dump.json",
             "nowhere" + no_checkpoint + ", nor a folder in Hugging Face layout (config.json)");
+    place.write("early/config.json", "{}");
+    place.write("early/metrics.jsonl", "");
+    refused("export early --output export", "early: the run has saved no checkpoint yet (there is no checkpoints/)");
     const Outcome all = place.run("compare runs/small/*/ --no-html");
     INFO(all.output);
     CHECK(all.status == 0);
+  }
+  SECTION("the plan of an ablation that has begun is printed, and nothing trained") {
+    const Outcome plan = place.run("ablate config.json --dry-run --resume --no-html");
+    INFO(plan.output);
+    CHECK(plan.status == 0);
+    CHECK_FALSE(contains(plan.output, "step 60"));
   }
   SECTION("a checkpoint is exported and its numbers dumped") {
     CHECK(place.run("export runs/small/bos-sequence --output export").status == 0);

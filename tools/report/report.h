@@ -26,8 +26,8 @@ struct RunData {
 };
 
 /// What may have been meant by a folder that is no run directory: "" or, where folders in it are, "; folders in it are
-/// runs, among them FOLDER: give DIRECTORY/*/".
-std::string hint_of_runs(const std::filesystem::path& directory);
+/// runs, among them FOLDER: give DIRECTORY/*/", or DIRECTORY/FOLDER unless `several` can be given.
+std::string hint_of_runs(const std::filesystem::path& directory, bool several);
 
 /// Reads `directory`. Logs that are not there count as empty (probes off, a run that has just
 /// started); throws std::runtime_error naming the file when the folder or its config.json is

@@ -46,15 +46,15 @@ Json read_config(const fs::path& file) {
 
 }  // namespace
 
-std::string hint_of_runs(const fs::path& directory) {
+std::string hint_of_runs(const fs::path& directory, bool several) {
   std::error_code ignored;
   std::vector<std::string> runs;
   for (const fs::directory_entry& entry : fs::directory_iterator(directory, ignored))
     if (fs::exists(entry.path() / "config.json", ignored) && fs::exists(entry.path() / "metrics.jsonl", ignored))
       runs.push_back(entry.path().filename().string());
   if (runs.empty()) return {};
-  return "; folders in it are runs, among them " + *std::min_element(runs.begin(), runs.end()) + ": give " +
-         (directory / "*/").string();
+  const std::string first = *std::min_element(runs.begin(), runs.end());
+  return "; folders in it are runs, among them " + first + ": give " + (directory / (several ? "*/" : first)).string();
 }
 
 RunData load_run(const fs::path& directory) {
@@ -64,7 +64,7 @@ RunData load_run(const fs::path& directory) {
   if (!fs::exists(directory)) fail("there is no such folder");
   if (!fs::is_directory(directory)) fail("it is a file");
   const fs::path config_file = directory / "config.json";
-  if (!fs::exists(config_file)) fail("it holds no config.json" + hint_of_runs(directory));
+  if (!fs::exists(config_file)) fail("it holds no config.json" + hint_of_runs(directory, true));
   RunData run;
   run.directory = directory;
   const Json config = read_config(config_file);
