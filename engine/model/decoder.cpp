@@ -1,7 +1,6 @@
 #include "engine/model/decoder.h"
 
 #include <algorithm>
-#include <initializer_list>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -31,13 +30,6 @@ struct BlockParameters {
   Parameter q_norm, k_norm;
 };
 
-/// The statistics of a step as StepSums has them, f64 and one behind the other.
-struct StepSumViews {
-  Tensor all;
-  Tensor sink_scores, sinks_above;           // (L, H, K)
-  Tensor norm_first, norm_rest, norm_ratio;  // (L+1, K), (L+1), (L+1)
-};
-
 /// What a norm remembers for its backward pass.
 struct NormStatistics {
   Tensor mean, rstd;
@@ -58,6 +50,10 @@ struct Decoder::State {
     memory.activations.allocate(ops);
     memory.scratch.allocate(ops);
     bind_parameters();
+    if (const std::int64_t K = options.sink_positions; K > 0)
+      step_statistics = StepStatistics(
+          ops, memory.activations.tensor(memory.step_sums, {StepStatistics::elements(config.layers, config.heads, K)}),
+          config.layers, config.heads, K);
   }
 
   void bind_parameters();
@@ -93,7 +89,6 @@ struct Decoder::State {
     return options.sink_positions == 0 ? Tensor()
                                        : sinks().rows(layer, 1).view({B, config.heads, options.sink_positions});
   }
-  StepSumViews step_sums() const;
   const Parameter& head() const { return config.tied_embedding ? token_embedding : lm_head; }
   Tensor final_norm_output() const { return act(memory.final_norm, config.channels); }
   NormKind norm_kind() const { return config.norm == NormType::layernorm ? NormKind::layernorm : NormKind::rmsnorm; }
@@ -126,7 +121,7 @@ struct Decoder::State {
 
   std::int64_t B = 0, T = 0;     // of the last forward
   bool head_gradient = false;    // d_final holds the gradient of the last forward's loss
-  std::int64_t summed_sequences = 0;  // of the step's statistics
+  StepStatistics step_statistics;
 };
 
 // ---- parameters --------------------------------------------------------------------------------
@@ -358,26 +353,6 @@ void Decoder::State::show_block(std::int64_t layer, ActivationObserver& observer
                   .output = residual(layer + 1)});
 }
 
-StepSumViews Decoder::State::step_sums() const {
-  const std::int64_t L = config.layers, H = config.heads, K = options.sink_positions;
-  StepSumViews views;
-  views.all = memory.activations.tensor(memory.step_sums, {2 * L * H * K + (L + 1) * (K + 2)});
-  std::int64_t begin = 0;
-  const auto next = [&](std::initializer_list<std::int64_t> extents) {
-    std::int64_t size = 1;
-    for (const std::int64_t extent : extents) size *= extent;
-    const Tensor part = views.all.rows(begin, size).view(extents);
-    begin += size;
-    return part;
-  };
-  views.sink_scores = next({L, H, K});
-  views.sinks_above = next({L, H, K});
-  views.norm_first = next({L + 1, K});
-  views.norm_rest = next({L + 1});
-  views.norm_ratio = next({L + 1});
-  return views;
-}
-
 void Decoder::State::check_batch(std::int64_t sequences, std::int64_t length, const std::int32_t* inputs) const {
   const auto fail = [&](const std::string& message) {
     throw std::invalid_argument("Decoder::forward: a batch of " + std::to_string(sequences) + " x " +
@@ -558,46 +533,14 @@ std::vector<float> Decoder::residual_norms() const {
   return out;
 }
 
-void Decoder::zero_step_sums() {
-  State& s = *state_;
-  s.summed_sequences = 0;
-  if (s.options.sink_positions > 0) s.ops.zero(s.step_sums().all);
-}
+void Decoder::zero_step_sums() { state_->step_statistics.zero(); }
 
 void Decoder::add_step_sums(double threshold) {
   State& s = *state_;
   if (s.B == 0) throw std::logic_error("Decoder::add_step_sums: no forward pass came before");
-  if (s.options.sink_positions == 0) return;
-  const StageRange range(s.ops, "step statistics");
-  const StepSumViews sums = s.step_sums();
-  s.ops.sink_sums({.sink = s.sinks(),
-                   .threshold = static_cast<float>(threshold),
-                   .scores = sums.sink_scores,
-                   .above = sums.sinks_above});
-  if (s.options.residual_norms)
-    s.ops.norm_sums({.norms = s.norms(), .first = sums.norm_first, .rest = sums.norm_rest, .ratio = sums.norm_ratio});
-  s.summed_sequences += s.B;
+  if (s.options.sink_positions > 0) s.step_statistics.add(s.sinks(), s.options.residual_norms ? s.norms() : Tensor(), threshold);
 }
 
-StepSums Decoder::step_sums() const {
-  const State& s = *state_;
-  StepSums out{.layers = s.config.layers, .heads = s.config.heads, .positions = s.options.sink_positions,
-               .sequences = s.summed_sequences};
-  if (s.options.sink_positions == 0) return out;
-  const StepSumViews sums = s.step_sums();
-  std::vector<double> all(static_cast<std::size_t>(sums.all.size()));
-  s.ops.copy_to_host(all.data(), sums.all);
-  const auto read = [&](const Tensor& view) {
-    const auto* begin = all.data() + (static_cast<const double*>(view.data) - sums.all.as<double>());
-    return std::vector<double>(begin, begin + view.size());
-  };
-  out.sink_scores = read(sums.sink_scores);
-  out.sinks_above = read(sums.sinks_above);
-  if (!s.options.residual_norms) return out;
-  out.norm_first = read(sums.norm_first);
-  out.norm_rest = read(sums.norm_rest);
-  out.norm_ratio = read(sums.norm_ratio);
-  return out;
-}
+StepSums Decoder::step_sums() const { return state_->step_statistics.read(); }
 
 }  // namespace sinkscope

@@ -12,6 +12,7 @@
 #include "engine/config/config.h"
 #include "engine/model/arena.h"
 #include "engine/model/parameters.h"
+#include "engine/model/step_statistics.h"
 #include "kernels/ops.h"
 
 namespace sinkscope {
@@ -51,15 +52,6 @@ struct MemoryLine {
   std::string arena;   // "parameters", "gradients", "activations", "scratch", ...
   std::string buffer;
   std::size_t bytes = 0;
-};
-
-/// What a step's probes measured, summed over the sequences of its batches (SinkSums, NormSums in kernels/ops.h).
-struct StepSums {
-  std::int64_t layers = 0, heads = 0, positions = 0;  // L, H, K
-  std::int64_t sequences = 0;
-  std::vector<double> sink_scores{}, sinks_above{};   // (L, H, K)
-  std::vector<double> norm_first{};                   // (L+1, K); empty where norms are not measured
-  std::vector<double> norm_rest{}, norm_ratio{};      // (L+1)
 };
 
 class Decoder {

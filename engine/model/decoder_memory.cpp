@@ -61,10 +61,8 @@ DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& op
   final_rstd = keep("final norm rstd", DType::f32, N);
   if (options.sink_positions > 0) sink = keep("sink scores", DType::f32, L * H * N);
   if (options.residual_norms) residual_norms = keep("residual norms", DType::f32, (L + 1) * N);
-  if (options.sink_positions > 0) {
-    const std::int64_t K = options.sink_positions;
-    step_sums = keep("step statistics", DType::f64, 2 * L * H * K + (L + 1) * (K + 2));
-  }
+  if (options.sink_positions > 0)
+    step_sums = keep("step statistics", DType::f64, StepStatistics::elements(L, H, options.sink_positions));
 
   const auto use = [&](const std::string& name, DType dtype, std::int64_t size) {
     return scratch.request(name, dtype, size);

@@ -42,7 +42,7 @@ struct DecoderMemory {
   std::size_t final_residual = 0, final_norm = 0, final_mean = 0, final_rstd = 0;
   std::size_t sink = 0;              // L times (B, H, K), B*K <= N
   std::size_t residual_norms = 0;    // (L+1, N)
-  std::size_t step_sums = 0;         // f64: (2, L, H, K), (L+1, K), (2, L+1)
+  std::size_t step_sums = 0;         // f64, as StepStatistics lays them out
 
   std::size_t tokens = 0, targets = 0, losses = 0, logits = 0;
   std::size_t logits_f32 = 0;        // (V), where `real` is not f32

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "engine/metrics/records.h"
-#include "engine/model/decoder.h"
+#include "engine/model/step_statistics.h"
 
 namespace sinkscope {
 

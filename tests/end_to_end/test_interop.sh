@@ -8,12 +8,12 @@ program=$2
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 fail() { echo "FAILED: $1" >&2; cat "$place/output" >&2; exit 1; }
-stub() { printf '#!/usr/bin/env bash\n%s\n' "$1" > "$place/python"; chmod +x "$place/python"; }
+stand_in() { printf '#!/usr/bin/env bash\n%s\n' "$1" > "$place/python"; chmod +x "$place/python"; }
 interop() { PYTHON=$place/python "$source_dir/tests/interop/run" "$@" > "$place/output" 2>&1; }
 row() { grep -qE -- "^$1 +$2 +[0-9]+ *${3:-}" "$place/output"; }
 
 # -c CODE NAME...: the names that are missing; otherwise a check and its arguments.
-stub 'if [[ $1 == -c ]]; then shift 2; out=$(printf "%s, " "$@"); echo "${out%, }"; fi'
+stand_in 'if [[ $1 == -c ]]; then shift 2; out=$(printf "%s, " "$@"); echo "${out%, }"; fi'
 interop "$program" && fail "a Python without packages is refused"
 for model in gpt2 llama qwen3; do
   for what in train export dump; do row "$model: $what" ok || fail "$model: $what runs without them"; done
@@ -23,7 +23,7 @@ row "llama: tensorboard" FAIL ".*lacks tensorboard, numpy" || fail "TensorBoard'
 grep -q "^missing: torch, transformers, tensorboard, numpy;" "$place/output" || fail "and so does the last line"
 
 # The checks get an export with its dump, and a run.
-stub 'case $1 in
+stand_in 'case $1 in
   -c) ;;
   */check_checkpoint.py) test -f "$2/model.safetensors" -a -f "$3" && echo "ok   logits: relative difference 1.5e-07, at most 1e-04" ;;
   */check_tensorboard.py) test -d "$2/tensorboard" && echo "$2: 12 scalars of 3 tags equal the JSON logs" ;;
@@ -34,7 +34,7 @@ row "llama: tensorboard" ok "12 scalars" || fail "TensorBoard's row too"
 [[ -f $place/kept/export/qwen3/config.json ]] || fail "the output stays"
 interop "$program" --output "$place/kept" && fail "an output that is there is refused"
 
-stub 'case $1 in -c) ;; */check_checkpoint.py) [[ $2 != *gpt2 ]] || { echo "FAIL logits: 0.1"; exit 1; } ;; esac'
+stand_in 'case $1 in -c) ;; */check_checkpoint.py) [[ $2 != *gpt2 ]] || { echo "FAIL logits: 0.1"; exit 1; } ;; esac'
 interop "$program" && fail "a check that fails makes a failure"
 row "gpt2: transformers" FAIL "FAIL logits: 0.1" || fail "and is the one in the table"
 row "qwen3: transformers" ok || fail "beside those that pass"

@@ -11,11 +11,11 @@ fail() { echo "FAILED: $1" >&2; [[ ! -f $place/output ]] || cat "$place/output" 
 mkdir -p "$place/scripts" "$place/bin" "$place/build/cpu/tools" "$place/texts/folder"
 cp "$source_dir/scripts/quickstart" "$place/scripts/quickstart"
 program=$place/build/cpu/tools/sinkscope
-stub() { printf '#!/usr/bin/env bash\n%s\n' "$2" > "$1"; chmod +x "$1"; }
-stub "$place/scripts/setup" 'exit 0'
-stub "$place/bin/cmake" 'exit 0'
+stand_in() { printf '#!/usr/bin/env bash\n%s\n' "$2" > "$1"; chmod +x "$1"; }
+stand_in "$place/scripts/setup" 'exit 0'
+stand_in "$place/bin/cmake" 'exit 0'
 # tokenize TEXT --output DATASET ...: the dataset says which text it was made of.
-stub "$program" 'if [[ $1 == tokenize ]]; then mkdir -p "$4" && echo "$2" > "$4/dataset.json"; fi'
+stand_in "$program" 'if [[ $1 == tokenize ]]; then mkdir -p "$4" && echo "$2" > "$4/dataset.json"; fi'
 quickstart() { PATH=$place/bin:$PATH "$place/scripts/quickstart" "$@" > "$place/output" 2>&1; }
 
 echo "one text" > "$place/texts/a.txt"
@@ -46,7 +46,7 @@ quickstart --text "$place/texts/folder" --name folder && fail "a folder with a n
 # The rule for names is the config's own, checked before anything is done.
 pattern=$(sed -n "s/^name_pattern='\(.*\)'\$/\1/p" "$source_dir/scripts/quickstart")
 [[ -n $pattern ]] && grep -qF "\"pattern\": \"$pattern\"" "$source_dir/configs/schema.json" || fail "names are those of the schema"
-stub "$place/scripts/setup" 'echo set-up; exit 0'
+stand_in "$place/scripts/setup" 'echo set-up; exit 0'
 for name in "my run" ../up /root .hidden a//b; do
   quickstart --name "$name" && fail "the name $name is refused"
   [[ $(wc -l < "$place/output") == 1 ]] && grep -qF -- "--name \"$name\": expected" "$place/output" || fail "before the set-up"

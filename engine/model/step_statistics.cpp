@@ -1,0 +1,69 @@
+#include "engine/model/step_statistics.h"
+
+#include <initializer_list>
+
+namespace sinkscope {
+
+std::int64_t StepStatistics::elements(std::int64_t layers, std::int64_t heads, std::int64_t positions) {
+  return 2 * layers * heads * positions + (layers + 1) * (positions + 2);
+}
+
+StepStatistics::StepStatistics(Ops& ops, const Tensor& sums, std::int64_t layers, std::int64_t heads,
+                               std::int64_t positions)
+    : ops_(&ops), all_(sums) {
+  std::int64_t begin = 0;
+  const auto next = [&](std::initializer_list<std::int64_t> extents) {
+    std::int64_t size = 1;
+    for (const std::int64_t extent : extents) size *= extent;
+    const Tensor part = all_.rows(begin, size).view(extents);
+    begin += size;
+    return part;
+  };
+  sink_scores_ = next({layers, heads, positions});
+  sinks_above_ = next({layers, heads, positions});
+  norm_first_ = next({layers + 1, positions});
+  norm_rest_ = next({layers + 1});
+  norm_ratio_ = next({layers + 1});
+}
+
+void StepStatistics::zero() {
+  if (!all_) return;
+  sequences_ = 0;
+  norms_ = false;
+  ops_->zero(all_);
+}
+
+void StepStatistics::add(const Tensor& sink, const Tensor& norms, double threshold) {
+  if (!all_) return;
+  const StageRange range(*ops_, "step statistics");
+  ops_->sink_sums(
+      {.sink = sink, .threshold = static_cast<float>(threshold), .scores = sink_scores_, .above = sinks_above_});
+  if (norms) {
+    ops_->norm_sums({.norms = norms, .first = norm_first_, .rest = norm_rest_, .ratio = norm_ratio_});
+    norms_ = true;
+  }
+  sequences_ += sink.extent(1);
+}
+
+StepSums StepStatistics::read() const {
+  if (!all_) return {};
+  std::vector<double> all(static_cast<std::size_t>(all_.size()));
+  ops_->copy_to_host(all.data(), all_);
+  const auto part = [&](const Tensor& view) {
+    const auto* begin = all.data() + (static_cast<const double*>(view.data) - all_.as<double>());
+    return std::vector<double>(begin, begin + view.size());
+  };
+  StepSums out{.layers = sink_scores_.extent(0),
+               .heads = sink_scores_.extent(1),
+               .positions = sink_scores_.extent(2),
+               .sequences = sequences_,
+               .sink_scores = part(sink_scores_),
+               .sinks_above = part(sinks_above_)};
+  if (!norms_) return out;
+  out.norm_first = part(norm_first_);
+  out.norm_rest = part(norm_rest_);
+  out.norm_ratio = part(norm_ratio_);
+  return out;
+}
+
+}  // namespace sinkscope

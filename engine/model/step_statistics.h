@@ -1,0 +1,46 @@
+// The per-step statistics of a decoder, summed over sequences on the device, so that nothing waits for them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "kernels/tensor.h"
+
+namespace sinkscope {
+
+/// What a step's probes measured, summed over the sequences of its batches (SinkSums, NormSums in kernels/ops.h).
+struct StepSums {
+  std::int64_t layers = 0, heads = 0, positions = 0;  // L, H, K
+  std::int64_t sequences = 0;
+  std::vector<double> sink_scores{}, sinks_above{};   // (L, H, K)
+  std::vector<double> norm_first{};                   // (L+1, K); empty where norms are not measured
+  std::vector<double> norm_rest{}, norm_ratio{};      // (L+1)
+};
+
+/// The sums on the device, f64 and one behind the other in a tensor that its owner keeps.
+class StepStatistics {
+ public:
+  /// Elements for L layers, H heads and K positions.
+  static std::int64_t elements(std::int64_t layers, std::int64_t heads, std::int64_t positions);
+
+  /// Without sums to keep.
+  StepStatistics() = default;
+  /// `sums` (elements) f64.
+  StepStatistics(Ops& ops, const Tensor& sums, std::int64_t layers, std::int64_t heads, std::int64_t positions);
+
+  void zero();
+  /// Adds a batch: `sink` (L, B, H, K) f32 and `norms` (L+1, B, T) f32, optional.
+  void add(const Tensor& sink, const Tensor& norms, double threshold);
+  StepSums read() const;  // waits for the device
+
+ private:
+  Ops* ops_ = nullptr;
+  Tensor all_;
+  Tensor sink_scores_, sinks_above_;           // (L, H, K)
+  Tensor norm_first_, norm_rest_, norm_ratio_; // (L+1, K), (L+1), (L+1)
+  std::int64_t sequences_ = 0;
+  bool norms_ = false;                         // were given
+};
+
+}  // namespace sinkscope
