@@ -82,6 +82,22 @@ AttentionExtents check_attention(const Check& check, const char* name, const Ten
   return extents;
 }
 
+AttentionExtents check_isolate_query(const Check& check, const IsolateQuery& args, DType real) {
+  const AttentionExtents extents = check_attention(check, "qkv", args.qkv, args.query_heads, args.kv_heads, real);
+  const std::int64_t B = extents.sequences, T = extents.length, H = extents.query_heads;
+  check.that(args.position >= 0 && args.position < T, "position",
+             "is " + std::to_string(args.position) + ", expected one of " + std::to_string(T) + " positions");
+  check.shape("out", args.out, real, {B, T, H, extents.head_dim});
+  check.shape("lse", args.lse, DType::f32, {B, H, T});
+  if (args.sink) {
+    check.rank("sink", args.sink, DType::f32, 3);
+    const std::int64_t K = args.sink.extent(2);
+    check.shape("sink", args.sink, DType::f32, {B, H, K});
+    check.that(K <= T, "sink", "is " + describe(args.sink) + ", expected at most T = " + std::to_string(T) + " keys");
+  }
+  return extents;
+}
+
 SinkSumExtents check_sink_sums(const Check& check, const SinkSums& args) {
   check.rank("sink", args.sink, DType::f32, 4);
   const std::int64_t L = args.sink.extent(0), H = args.sink.extent(2), K = args.sink.extent(3);

@@ -10,6 +10,7 @@
 
 namespace sinkscope {
 
+struct IsolateQuery;
 struct SinkSums;
 struct NormSums;
 
@@ -76,5 +77,7 @@ struct AttentionExtents {
 
 AttentionExtents check_attention(const Check& check, const char* name, const Tensor& qkv, int query_heads,
                                  int kv_heads, DType real = DType::f32);
+
+AttentionExtents check_isolate_query(const Check& check, const IsolateQuery& args, DType real);
 
 }  // namespace sinkscope

@@ -106,6 +106,7 @@ struct Rope {
   int heads = 0;        // H + G
   double theta = 1e4;
   bool inverse = false; // true: rotate by minus the angle, which is the backward pass
+  std::int64_t first_index = 0;  // t of position 0 alone, which causal controls shift
 };
 
 /// RMS normalisation of every query and key head vector, before rotary embedding (Qwen3's QK-norm):
@@ -172,6 +173,19 @@ struct AttentionStatistics {
   Tensor key_mass;      // (B, H, T) f32: sum_t A[t,k]
   Tensor cos_first;     // (B, H) f32: mean of cos(q_t, k_0)
   Tensor cos_rest;      // (B, H) f32: mean over t >= 1 and 1 <= j <= t of cos(q_t, k_j)
+};
+
+/// A mask edit after AttentionForward: the query at `position` p attends to itself alone. A[p,k] are the weights
+/// that `lse` implies. sink[b,h,k] += ([k == p] - A[p,k]) / (T-k) for k <= p, k < K; then lse[b,h,p] becomes
+/// scale q_p.k_p and out[b,p,h] the value v_p.
+struct IsolateQuery {
+  Tensor qkv;   // (B, T, H+2G, D) real
+  int query_heads = 0;
+  int kv_heads = 0;
+  std::int64_t position = 0;  // p < T
+  Tensor out;   // (B, T, H, D) real, in and out
+  Tensor lse;   // (B, H, T) f32, in and out
+  Tensor sink;  // optional (B, H, K) f32, in and out, K <= T
 };
 
 /// GELU, tanh form (Hendrycks and Gimpel 2016): out = x/2 (1 + tanh(sqrt(2/pi)(x + 0.044715 x^3))).
@@ -346,6 +360,9 @@ class Ops {
   // Probes of every step.
   virtual void sink_sums(const SinkSums& args) = 0;
   virtual void norm_sums(const NormSums& args) = 0;
+
+  // Causal tests only.
+  virtual void isolate_query(const IsolateQuery& args) = 0;
 
   // Probe passes only.
   virtual void attention_statistics(const AttentionStatistics& args) = 0;

@@ -55,6 +55,7 @@ class CpuOps final : public Ops {
   void sink_sums(const SinkSums& args) override;
   void norm_sums(const NormSums& args) override;
 
+  void isolate_query(const IsolateQuery& args) override;
   void attention_statistics(const AttentionStatistics& args) override;
   void row_l2(const RowL2& args) override;
   AbsStatistics abs_statistics(const Tensor& x) override;

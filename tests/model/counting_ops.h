@@ -53,6 +53,7 @@ class CountingOps final : public Ops {
   void adamw_step(const AdamwStep& args) override { inner_->adamw_step(args); }
   void sink_sums(const SinkSums& args) override { inner_->sink_sums(args); }
   void norm_sums(const NormSums& args) override { inner_->norm_sums(args); }
+  void isolate_query(const IsolateQuery& args) override { inner_->isolate_query(args); }
   void attention_statistics(const AttentionStatistics& args) override { inner_->attention_statistics(args); }
   void row_l2(const RowL2& args) override { inner_->row_l2(args); }
   AbsStatistics abs_statistics(const Tensor& x) override { return inner_->abs_statistics(x); }
