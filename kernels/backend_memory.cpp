@@ -19,7 +19,8 @@ std::int64_t sink_bytes(const BackendExtents& e, const BatchExtents& batch) {
   return batch.sequences * e.query_heads * ceil_div(batch.length, 64) * e.positions * 4;
 }
 
-/// attention_statistics: sums in f64 and the mass of every key, (B, H, tiles of 32, 5) and (B, H, tiles, T) f32.
+/// attention_statistics: sums in f64 and the mass of every key, (B, H, tiles, 5) and (B, H, tiles, T) f32, of tiles
+/// of 32 queries or more.
 std::int64_t statistics_bytes(const BackendExtents& e, const BatchExtents& batch) {
   return batch.sequences * e.query_heads * ceil_div(batch.length, 32) * (5 * 8 + batch.length * 4);
 }
