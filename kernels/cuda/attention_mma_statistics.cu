@@ -14,6 +14,7 @@ namespace {
 constexpr int kWarps = 4, kThreads = kWarps * kWarp, kRowTiles = 2;
 constexpr int kQueries = kWarps * kRowTiles * 16, kKeys = 64;
 static_assert(kQueries == kMmaQueryTile);
+constexpr int kBlocks = 3;  // of a multiprocessor at once: 168 registers a thread
 constexpr float kLn2 = 0.6931471805599453F;
 /// A score far below every other, which stays finite: its weight is 0, and so is weight times logarithm.
 constexpr float kUnseen = -1e30F;
@@ -37,28 +38,31 @@ __device__ float sum_of_squares(const bf16* x) {
 }
 __device__ inline float inverse_root(float squares) { return squares > 0 ? 1.0F / sqrtf(squares) : 0.0F; }
 
-/// Column sums of a warp's weights: on entry lane l has, of its own rows, columns 8 c + 2 (l % 4) + i in
-/// values[2 c + i], c < 8; on return values[0] and values[1] are the sums over all rows of columns
-/// 8 column_of(l) + 2 (l % 4) + 0 and + 1. Each exchange halves the columns that a lane goes on with.
-__device__ inline void sum_columns(float (&values)[16], int lane) {
+/// Lanes that differ in bit Half * 2 share their columns out: each keeps the sums of Half values, the upper half
+/// where its bit is set.
+template <int Half>
+__device__ void exchange_columns(float (&values)[16], int lane) {
+  const bool upper = (lane & 2 * Half) != 0;
 #pragma unroll
-  for (int half = 8, bit = 16; half >= 2; half /= 2, bit /= 2) {
-    const bool upper = (lane & bit) != 0;
-#pragma unroll
-    for (int j = 0; j < half; ++j) {
-      const float kept = upper ? values[j + half] : values[j], given = upper ? values[j] : values[j + half];
-      values[j] = kept + __shfl_xor_sync(kAllLanes, given, bit);
-    }
+  for (int j = 0; j < Half; ++j) {
+    const float kept = upper ? values[j + Half] : values[j], given = upper ? values[j] : values[j + Half];
+    values[j] = kept + __shfl_xor_sync(kAllLanes, given, 2 * Half);
   }
 }
-/// Bits 4, 3, 2 of the lane chose the upper half of 8, 4 and 2 columns.
-__device__ inline int column_of(int lane) { return lane / 4; }
+/// Column sums of a warp's 64 columns: on entry lane l has, of its own rows, column 8 c + 2 (l % 4) + i in
+/// values[2 c + i]; on return values[0] and [1] are the sums over all rows of columns 8 (l / 4) + 2 (l % 4) and + 1.
+__device__ inline void sum_columns(float (&values)[16], int lane) {
+  exchange_columns<8>(values, lane);
+  exchange_columns<4>(values, lane);
+  exchange_columns<2>(values, lane);
+}
 
 /// Block (query tile, b*H + h), long tiles first. partials: (B*H, tiles, kStatistics); key_partials:
 /// (B*H, tiles, T), of which a tile writes the keys it sees.
 template <int D>
-__global__ void __launch_bounds__(kThreads) statistics_kernel(HeadLayout layout, const bf16* qkv, const float* lse,
-                                                              double* partials, float* key_partials, float scale) {
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    statistics_kernel(HeadLayout layout, const bf16* qkv, const float* lse, double* partials, float* key_partials,
+                      float scale) {
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ __align__(16) float key_inverse[kKeys], column_sums[kWarps][kKeys];  // read and written in pairs
   __shared__ double sums[kWarps][kStatistics];
@@ -179,7 +183,7 @@ __global__ void __launch_bounds__(kThreads) statistics_kernel(HeadLayout layout,
         }
     }
     sum_columns(columns, lane);
-    *reinterpret_cast<float2*>(column_sums[warp] + column_of(lane) * 8 + lane % 4 * 2) = make_float2(columns[0], columns[1]);
+    *reinterpret_cast<float2*>(column_sums[warp] + lane / 4 * 8 + lane % 4 * 2) = make_float2(columns[0], columns[1]);
   }
   __syncthreads();
   store_masses(last_block);

@@ -55,7 +55,8 @@ class CountingOps final : public Ops {
   void norm_sums(const NormSums& args) override { inner_->norm_sums(args); }
   void attention_statistics(const AttentionStatistics& args) override { inner_->attention_statistics(args); }
   void row_l2(const RowL2& args) override { inner_->row_l2(args); }
-  AbsStatistics abs_statistics(const Tensor& x) override { return inner_->abs_statistics(x); }
+  void direction_sums(const DirectionSums& args) override { inner_->direction_sums(args); }
+  void abs_statistics(const AbsStatistics& args) override { inner_->abs_statistics(args); }
   double time_ms(const std::function<void()>& work) override { return inner_->time_ms(work); }
   std::size_t peak_memory() const override { return inner_->peak_memory(); }
   std::size_t total_memory() const override { return inner_->total_memory(); }
