@@ -1,5 +1,7 @@
 #include "engine/probes/probe_sums.h"
 
+#include <initializer_list>
+
 namespace sinkscope {
 namespace {
 

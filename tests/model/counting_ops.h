@@ -1,4 +1,5 @@
-// A backend that does what another does and remembers the buffers that were asked of it.
+// A backend that does what another does, remembers the buffers that were asked of it and counts how often the host
+// waits for values.
 #pragma once
 
 #include <memory>
@@ -14,6 +15,7 @@ class CountingOps final : public Ops {
   explicit CountingOps(std::unique_ptr<Ops> inner) : inner_(std::move(inner)) {}
 
   std::vector<std::size_t> allocations;  // bytes, in order
+  int reads = 0;                         // copies to the host
 
   Buffer allocate(std::size_t bytes) override {
     allocations.push_back(bytes);
@@ -26,7 +28,10 @@ class CountingOps final : public Ops {
   DType compute_dtype() const override { return inner_->compute_dtype(); }
   std::string gpu_name() const override { return inner_->gpu_name(); }
   void copy_from_host(const Tensor& dst, const void* src) override { inner_->copy_from_host(dst, src); }
-  void copy_to_host(void* dst, const Tensor& src) override { inner_->copy_to_host(dst, src); }
+  void copy_to_host(void* dst, const Tensor& src) override {
+    ++reads;
+    inner_->copy_to_host(dst, src);
+  }
   void copy(const Tensor& dst, const Tensor& src) override { inner_->copy(dst, src); }
   void zero(const Tensor& dst) override { inner_->zero(dst); }
   void convert(const Tensor& dst, const Tensor& src) override { inner_->convert(dst, src); }

@@ -249,9 +249,9 @@ void Cases::attention() {
                                                             .dqkv = set.zeros({B, T, row_heads(), D})});
   });
   if (T < 2) return;
-  // The scores once more, and nothing else of that size.
-  const double statistics = 4 * d(B * H) * (d(T) + d(K) + 5);
-  add("attention statistics (probe pass)", 0, qkv + lse + statistics, 0.5 * flops, [=, this](ArraySet& set) {
+  // The scores once more, out of queries and keys, and nothing else of that size.
+  const double statistics = 4 * d(B * H) * (d(T) + d(K) + 5), read = s_ * d(N * (H + G) * D);
+  add("attention statistics (probe pass)", 0, read + lse + statistics, 0.5 * flops, [=, this](ArraySet& set) {
     const AttentionForward f = forward(set, true);
     ops_.attention_forward(f);
     const auto per_head = [&] { return set.zeros({B, H}, DType::f32); };
