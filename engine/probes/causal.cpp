@@ -13,7 +13,6 @@
 #include "engine/model/arena.h"
 #include "engine/model/random.h"
 #include "engine/probes/circuit.h"
-#include "engine/probes/norms.h"
 #include "engine/probes/sink_scores.h"
 
 namespace sinkscope {
@@ -197,16 +196,16 @@ void CausalTests::State::add_part(Sample& sample, const ProbeSet& set, std::int6
 void CausalTests::State::add_ratios(Sample& sample, std::int64_t sequences, std::int64_t length) const {
   const std::vector<float> norms = decoder.residual_norms();  // (L+1, B, T)
   const std::int64_t p = options.position;
-  for (std::int64_t row = 0; row <= model.layers; ++row)
-    sample.norm_ratio[index(row)] +=
-        norm_ratio_sum(std::span(norms).subspan(index(row * sequences * length), index(sequences * length)), length);
   for (std::int64_t b = 0; b < sequences; ++b) {
     double first = 0, other = 0;
-    for (std::int64_t row = 1; row <= model.layers; ++row) {
+    for (std::int64_t row = 0; row <= model.layers; ++row) {
       const float* norm = norms.data() + (row * sequences + b) * length;
       double rest = 0;
       for (std::int64_t t = 1; t < length; ++t)
         if (t != p) rest += static_cast<double>(norm[t]);
+      const double all = rest + static_cast<double>(norm[p]);
+      sample.norm_ratio[index(row)] += static_cast<double>(norm[0]) / (all / static_cast<double>(length - 1));
+      if (row == 0) continue;
       rest /= static_cast<double>(length - 2);
       first = std::max(first, static_cast<double>(norm[0]) / rest);
       other = std::max(other, static_cast<double>(norm[p]) / rest);

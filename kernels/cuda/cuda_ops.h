@@ -68,7 +68,8 @@ class CudaOps final : public Ops {
   void isolate_query(const IsolateQuery& args) override;
   void attention_statistics(const AttentionStatistics& args) override;
   void row_l2(const RowL2& args) override;
-  AbsStatistics abs_statistics(const Tensor& x) override;
+  void direction_sums(const DirectionSums& args) override;
+  void abs_statistics(const AbsStatistics& args) override;
 
   double time_ms(const std::function<void()>& work) override;
   std::size_t peak_memory() const override;
