@@ -1,5 +1,6 @@
 #include "tools/model_source.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "engine/checkpoint/checkpoint.h"
@@ -55,6 +56,24 @@ ModelSource open_model_source(const fs::path& source) {
   const fs::path run = fs::absolute(opened.folder).lexically_normal().parent_path().parent_path();
   if (fs::exists(run / "config.json") && fs::exists(run / "checkpoints")) opened.run = run;
   return opened;
+}
+
+void load_parameters(Ops& ops, const Decoder& decoder, std::span<const float> values) {
+  const Tensor to = decoder.parameters();
+  if (to.dtype == DType::f32) {
+    ops.copy_from_host(to, values.data());
+    return;
+  }
+  // In pieces: a model may take most of the device.
+  const std::int64_t piece = std::min<std::int64_t>(to.size(), std::int64_t{1} << 24);
+  const Buffer buffer = ops.allocate(static_cast<std::size_t>(piece) * sizeof(float));
+  for (std::int64_t begin = 0; begin < to.size(); begin += piece) {
+    const std::int64_t count = std::min(piece, to.size() - begin);
+    const Tensor from(buffer.get(), DType::f32, {count});
+    ops.copy_from_host(from, values.data() + begin);
+    ops.convert(to.rows(begin, count), from);
+    ops.synchronize();
+  }
 }
 
 std::unique_ptr<Tokenizer> open_tokenizer_of(const ModelSource& source) {

@@ -9,6 +9,8 @@
 
 #include "engine/config/config.h"
 #include "engine/data/tokenizer.h"
+#include "engine/model/decoder.h"
+#include "kernels/ops.h"
 
 namespace sinkscope {
 
@@ -26,6 +28,9 @@ struct ModelSource {
 
 /// Throws std::runtime_error naming what is missing or unsupported; the hashes of a checkpoint are verified.
 ModelSource open_model_source(const std::filesystem::path& source);
+
+/// Puts fp32 values into the decoder's parameters, in its compute dtype.
+void load_parameters(Ops& ops, const Decoder& decoder, std::span<const float> values);
 
 /// The tokenizer that lies beside the weights: tokenizer.model, or GPT-2's vocab.json and merges.txt. Null when there
 /// is none that we read. Throws when one cannot be read.
