@@ -12,7 +12,7 @@ namespace {
 constexpr std::array<const char*, 9> kBlocks = {" ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
 constexpr std::size_t kEighths = 8;  // that a character has levels
 constexpr std::size_t kFewestColumns = 10;
-constexpr double kHeadroom = 1.5;
+constexpr double kHeadroom = 1.2;
 
 std::string right_aligned(const std::string& text, std::size_t width) {
   return std::string(width - std::min(width, text_width(text)), ' ') + text;

@@ -19,6 +19,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::size_t kChartRows = 8;
+constexpr std::size_t kShownDifferences = 10;
 
 std::string count(std::int64_t number, const std::string& noun) {
   const bool plural = number != 1;
@@ -139,10 +140,14 @@ std::string check_text(const PhaseReport& report) {
   const ReplayCheck& check = *report.check;
   if (!check.differences.empty()) {
     std::string text = "THE REPLAY DIFFERS FROM THE LOG: ";
-    for (const std::string& difference : check.differences) text += "\n  - " + printable(difference);
+    const std::size_t shown = std::min(check.differences.size(), kShownDifferences);
+    for (std::size_t i = 0; i < shown; ++i) text += "\n  - " + printable(check.differences[i]);
+    if (shown < check.differences.size())
+      text += "\n  - and " + std::to_string(check.differences.size() - shown) + " more, which --json lists";
     return text;
   }
-  std::string text = "the replay gives the " + count(check.changes, "phase change") + " that the run logged";
+  std::string text = check.changes == 0 ? "the run logged no phase change, and the replay gives none"
+                                        : "the replay gives the " + count(check.changes, "phase change") + " that the run logged";
   if (check.passes > 0) text += ", and the signals of " + count(check.passes, "pass");
   if (check.rounded == 0) return text + ", bit for bit";
   return text + "; " + count(check.rounded, "number") + " to the precision of float, to which the log holds the excess";
