@@ -10,18 +10,24 @@ std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * 
 
 constexpr std::int64_t kMaxBlocks = 4 * 256;  // of reductions with as many blocks as processors, a few each
 
-/// Temporary memory of a radix sort of N pairs or keys of 32 bits: a copy of each array, a histogram of 256 bins
-/// for every tile, which holds 1024 elements or more, and totals.
-std::int64_t sort_bytes(std::int64_t N, std::int64_t arrays) { return (4 * arrays + 1) * N + (std::int64_t{1} << 20); }
+/// Temporary memory of a radix sort of N pairs of 32 bits each: a copy of both arrays, a histogram of 256 bins for
+/// every tile, which holds 1024 elements or more, and totals.
+std::int64_t sort_bytes(std::int64_t N) { return (4 * 2 + 1) * N + (std::int64_t{1} << 20); }
 
 /// Sink scores of the query tiles, of 64 rows or more, that see the watched keys: (B, H, tiles, K) f32.
 std::int64_t sink_bytes(const BackendExtents& e, const BatchExtents& batch) {
   return batch.sequences * e.query_heads * ceil_div(batch.length, 64) * e.positions * 4;
 }
 
-/// attention_statistics: sums in f64 and the mass of every key, (B, H, tiles of 32, 5) and (B, H, tiles, T) f32.
+/// attention_statistics: sums in f64 and the mass of every key, (B, H, tiles, 5) and (B, H, tiles, T) f32, of tiles
+/// of 32 queries or more.
 std::int64_t statistics_bytes(const BackendExtents& e, const BatchExtents& batch) {
   return batch.sequences * e.query_heads * ceil_div(batch.length, 32) * (5 * 8 + batch.length * 4);
+}
+
+/// norm_sums of a probe pass: means of every sequence at 3 L + 1 places of rows, or at 2 G L of keys and values.
+std::int64_t probed_norms_bytes(const BackendExtents& e, const BatchExtents& batch) {
+  return std::max(3 * e.layers + 1, 2 * e.kv_heads * e.layers) * batch.sequences * 16;
 }
 
 std::int64_t optimizer_chunks(const BackendExtents& e) {
@@ -39,14 +45,12 @@ std::int64_t scratch_bytes(const BackendExtents& e) {
       ceil_div(N, 512) * e.bias_outputs * 4,           // linear_backward: partial column sums
       2 * kMaxBlocks * 2 * e.channels * 4,             // norm_backward: partial dweight and dbias
       kMaxBlocks * 2 * e.head_dim * 4,                 // qk_norm_backward: of both weights
-      3 * round_up(N, 64) * 4 + sort_bytes(N, 2),      // embedding_backward: rows sorted by token
-      (e.layers + 1) * B * 16,                         // norm_sums: means of every sequence
+      3 * round_up(N, 64) * 4 + sort_bytes(N),      // embedding_backward: rows sorted by token
+      (e.layers + 1) * B * 16,                         // norm_sums of a step: means of every sequence of a place
       optimizer_chunks(e) * 8,                         // sum_of_squares
   });
   for (const BatchExtents& batch : e.probed)
-    most = std::max({most, sink_bytes(e, batch), statistics_bytes(e, batch)});
-  if (e.statistics_elements > 0)  // abs_statistics: magnitudes, and those sorted
-    most = std::max(most, 2 * 4 * e.statistics_elements + sort_bytes(e.statistics_elements, 1));
+    most = std::max({most, sink_bytes(e, batch), statistics_bytes(e, batch), probed_norms_bytes(e, batch), kAbsStatisticsScratch});
   return round_up(most + 4096, 4096);  // parts begin at multiples of 256 bytes
 }
 

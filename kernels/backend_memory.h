@@ -19,8 +19,7 @@ struct BatchExtents {
 /// The largest extents of all that a backend will be asked for.
 struct BackendExtents {
   BatchExtents training;                    // goes forward and back; smaller ones need less
-  std::vector<BatchExtents> probed;         // go forward and through attention_statistics
-  std::int64_t statistics_elements = 0;     // of one abs_statistics
+  std::vector<BatchExtents> probed;         // go forward and through the operations of probe passes
   std::int64_t query_heads = 0, kv_heads = 0, head_dim = 0;  // H, G, D
   std::int64_t layers = 0;                  // L
   std::int64_t channels = 0;                // C
@@ -44,6 +43,7 @@ struct BackendMemory {
 
 constexpr std::size_t kCudaWorkspace = std::size_t{64} << 20;
 constexpr std::int64_t kOptimizerChunk = 16384;  // elements
+constexpr std::int64_t kAbsStatisticsScratch = std::int64_t{128} << 10;  // of a matrix of any size
 
 /// What the CUDA backend takes at most; on the CPU backend nothing is planned.
 BackendMemory cuda_memory(const BackendExtents& extents);

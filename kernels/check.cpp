@@ -82,12 +82,28 @@ AttentionExtents check_attention(const Check& check, const char* name, const Ten
   return extents;
 }
 
+AttentionExtents check_isolate_query(const Check& check, const IsolateQuery& args, DType real) {
+  const AttentionExtents extents = check_attention(check, "qkv", args.qkv, args.query_heads, args.kv_heads, real);
+  const std::int64_t B = extents.sequences, T = extents.length, H = extents.query_heads;
+  check.that(args.position >= 0 && args.position < T, "position",
+             "is " + std::to_string(args.position) + ", expected one of " + std::to_string(T) + " positions");
+  check.shape("out", args.out, real, {B, T, H, extents.head_dim});
+  check.shape("lse", args.lse, DType::f32, {B, H, T});
+  if (args.sink) {
+    check.rank("sink", args.sink, DType::f32, 3);
+    const std::int64_t K = args.sink.extent(2);
+    check.shape("sink", args.sink, DType::f32, {B, H, K});
+    check.that(K <= T, "sink", "is " + describe(args.sink) + ", expected at most T = " + std::to_string(T) + " keys");
+  }
+  return extents;
+}
+
 SinkSumExtents check_sink_sums(const Check& check, const SinkSums& args) {
   check.rank("sink", args.sink, DType::f32, 4);
   const std::int64_t L = args.sink.extent(0), H = args.sink.extent(2), K = args.sink.extent(3);
   check.that(args.sink.size() > 0, "sink", "is " + describe(args.sink) + ", expected at least one score");
   check.shape("scores", args.scores, DType::f64, {L, H, K});
-  check.shape("above", args.above, DType::f64, {L, H, K});
+  check.optional_shape("above", args.above, DType::f64, {L, H, K});
   return {.layers = L, .sequences = args.sink.extent(1), .width = H * K};
 }
 
@@ -96,11 +112,38 @@ NormSumExtents check_norm_sums(const Check& check, const NormSums& args) {
   check.rank("first", args.first, DType::f64, 2);
   const std::int64_t R = args.norms.extent(0), T = args.norms.extent(2), K = args.first.extent(1);
   check.that(T >= 2 && args.norms.size() > 0, "norms", "is " + describe(args.norms) + ", expected sequences of at least 2 positions");
+  check.optional_shape("over", args.over, DType::f32, {R, args.norms.extent(1), T});
   check.that(K >= 1 && K <= T, "first", "is " + describe(args.first) + ", expected 1 to " + std::to_string(T) + " positions");
   check.shape("first", args.first, DType::f64, {R, K});
   check.shape("rest", args.rest, DType::f64, {R});
   check.shape("ratio", args.ratio, DType::f64, {R});
   return {.places = R, .sequences = args.norms.extent(1), .length = T, .positions = K};
+}
+
+RowL2Extents check_row_l2(const Check& check, const RowL2& args, DType real) {
+  check.rank("x", args.x, real, 3);
+  check.rank("out", args.out, DType::f32, 2);
+  const std::int64_t N = args.x.extent(0), M = args.x.extent(1), J = args.out.extent(0);
+  check.shape("out", args.out, DType::f32, {J, N});
+  check.that(args.first >= 0 && args.first <= M, "x",
+             "is " + describe(args.x) + " and has no vector " + std::to_string(args.first) + " in a row");
+  check.that(J <= M - args.first, "out",
+             "is " + describe(args.out) + ", expected at most " + std::to_string(M - args.first) + " vectors of a row");
+  return {.rows = N, .vectors = M, .selected = J, .channels = args.x.extent(2)};
+}
+
+void check_direction_sums(const Check& check, const DirectionSums& args, DType real) {
+  check.rank("x", args.x, real, 3);
+  check.that(args.position >= 0 && args.position < args.x.extent(1), "x",
+             "is " + describe(args.x) + " and has no position " + std::to_string(args.position));
+  check.shape("sum", args.sum, DType::f64, {args.x.extent(2)});
+  check.shape("count", args.count, DType::f64, {1});
+}
+
+void check_abs_statistics(const Check& check, const AbsStatistics& args, DType real) {
+  check.rank("x", args.x, real, 2);
+  check.that(args.x.size() > 0, "x", "is " + describe(args.x) + ", expected at least one element");
+  check.shape("out", args.out, DType::f64, {4});
 }
 
 }  // namespace sinkscope

@@ -10,8 +10,12 @@
 
 namespace sinkscope {
 
+struct IsolateQuery;
 struct SinkSums;
 struct NormSums;
+struct RowL2;
+struct DirectionSums;
+struct AbsStatistics;
 
 class Check {
  public:
@@ -57,6 +61,17 @@ struct NormSumExtents {
 };
 NormSumExtents check_norm_sums(const Check& check, const NormSums& args);
 
+/// Extents of what probe passes ask of hidden states of `real`, checked.
+struct RowL2Extents {
+  std::int64_t rows = 0;      // N
+  std::int64_t vectors = 0;   // M
+  std::int64_t selected = 0;  // J
+  std::int64_t channels = 0;  // C
+};
+RowL2Extents check_row_l2(const Check& check, const RowL2& args, DType real = DType::f32);
+void check_direction_sums(const Check& check, const DirectionSums& args, DType real = DType::f32);
+void check_abs_statistics(const Check& check, const AbsStatistics& args, DType real = DType::f32);
+
 /// Extents of grouped-query attention, checked: qkv is (B, T, H+2G, D) of `real`, H % G == 0.
 struct AttentionExtents {
   std::int64_t sequences = 0;    // B
@@ -76,5 +91,7 @@ struct AttentionExtents {
 
 AttentionExtents check_attention(const Check& check, const char* name, const Tensor& qkv, int query_heads,
                                  int kv_heads, DType real = DType::f32);
+
+AttentionExtents check_isolate_query(const Check& check, const IsolateQuery& args, DType real);
 
 }  // namespace sinkscope

@@ -106,6 +106,7 @@ struct Rope {
   int heads = 0;        // H + G
   double theta = 1e4;
   bool inverse = false; // true: rotate by minus the angle, which is the backward pass
+  std::int64_t first_index = 0;  // t of position 0 alone, which causal controls shift
 };
 
 /// RMS normalisation of every query and key head vector, before rotary embedding (Qwen3's QK-norm):
@@ -172,6 +173,19 @@ struct AttentionStatistics {
   Tensor key_mass;      // (B, H, T) f32: sum_t A[t,k]
   Tensor cos_first;     // (B, H) f32: mean of cos(q_t, k_0)
   Tensor cos_rest;      // (B, H) f32: mean over t >= 1 and 1 <= j <= t of cos(q_t, k_j)
+};
+
+/// A mask edit after AttentionForward: the query at `position` p attends to itself alone. A[p,k] are the weights
+/// that `lse` implies. sink[b,h,k] += ([k == p] - A[p,k]) / (T-k) for k <= p, k < K; then lse[b,h,p] becomes
+/// scale q_p.k_p and out[b,p,h] the value v_p.
+struct IsolateQuery {
+  Tensor qkv;   // (B, T, H+2G, D) real
+  int query_heads = 0;
+  int kv_heads = 0;
+  std::int64_t position = 0;  // p < T
+  Tensor out;   // (B, T, H, D) real, in and out
+  Tensor lse;   // (B, H, T) f32, in and out
+  Tensor sink;  // optional (B, H, K) f32, in and out, K <= T
 };
 
 /// GELU, tanh form (Hendrycks and Gimpel 2016): out = x/2 (1 + tanh(sqrt(2/pi)(x + 0.044715 x^3))).
@@ -251,37 +265,49 @@ struct AdamwStep {
   std::int64_t step = 1;              // t, from 1
 };
 
-/// Sink scores summed over sequences, b in order, and how many of them lie above the threshold:
+/// Sink scores summed over sequences, and how many of them lie above the threshold:
 /// scores[l,h,k] += sum_b sink[l,b,h,k]; above[l,h,k] += number of b with sink[l,b,h,k] > threshold.
+/// In f64 in a fixed order. Other numbers of heads may stand for scores.
 struct SinkSums {
   Tensor sink;    // (L, B, H, K) f32
   float threshold = 0;
   Tensor scores;  // (L, H, K) f64 +=
-  Tensor above;   // (L, H, K) f64 +=
+  Tensor above;   // optional (L, H, K) f64 +=
 };
 
-/// Row norms of R places in a model summed over sequences, b in order:
-/// first[r,p] += sum_b norms[r,b,p] for p < K; rest[r] += sum_b mean_{t>=K} norms[r,b,t], NaN when T = K;
-/// ratio[r] += sum_b norms[r,b,0] / mean_{t>=1} norms[r,b,t].
+/// Row norms of R places in a model, or ratios of two, x = norms (/ over), summed over sequences:
+/// first[r,p] += sum_b x[r,b,p] for p < K; rest[r] += sum_b mean_{t>=K} x[r,b,t], NaN when T = K;
+/// ratio[r] += sum_b x[r,b,0] / mean_{t>=1} x[r,b,t]. In f64 in a fixed order.
 struct NormSums {
-  Tensor norms;  // (R, B, T) f32, T >= 2
-  Tensor first;  // (R, K) f64 +=, 1 <= K <= T
-  Tensor rest;   // (R) f64 +=
-  Tensor ratio;  // (R) f64 +=
+  Tensor norms;   // (R, B, T) f32, T >= 2
+  Tensor over{};  // optional (R, B, T) f32
+  Tensor first;   // (R, K) f64 +=, 1 <= K <= T
+  Tensor rest;    // (R) f64 +=
+  Tensor ratio;   // (R) f64 +=
 };
 
-/// out[n] = Euclidean norm of row n.
+/// Euclidean norms of J of the M vectors that a row is made of (1: the row itself), one vector after the other:
+/// out[j,n] = |x[n,first+j,:]|.
 struct RowL2 {
-  Tensor x;    // (N, C) real
-  Tensor out;  // (N) f32
+  Tensor x;       // (N, M, C) real
+  int first = 0;
+  Tensor out;     // (J, N) f32, first + J <= M
 };
 
-/// Result of Ops::abs_statistics over all elements of a matrix.
+/// Directions at one position, summed over sequences in f64 in a fixed order: with u_b = x[b,t,:] / |x[b,t,:]|
+/// sum[c] += sum_b u_b[c]; count += number of b. Vectors of length 0 are left out of both.
+struct DirectionSums {
+  Tensor x;                   // (B, T, C) real
+  std::int64_t position = 0;  // t
+  Tensor sum;                 // (C) f64 +=
+  Tensor count;               // (1) f64 +=
+};
+
+/// Largest magnitude of a matrix, row and column of its first place in row-major order, and the median of
+/// magnitudes: the lower of the two middle ones for an even count. NaN counts as larger than infinity.
 struct AbsStatistics {
-  double max = 0;             // max |x|
-  std::int64_t max_row = 0;   // first place of the maximum in row-major order
-  std::int64_t max_column = 0;
-  double median = 0;          // of |x|; the lower of the two middle ones for an even count
+  Tensor x;    // (N, C) real, not empty
+  Tensor out;  // (4) f64: maximum, its row, its column, median
 };
 
 struct BackendExtents;  // kernels/backend_memory.h
@@ -347,10 +373,14 @@ class Ops {
   virtual void sink_sums(const SinkSums& args) = 0;
   virtual void norm_sums(const NormSums& args) = 0;
 
+  // Causal tests only.
+  virtual void isolate_query(const IsolateQuery& args) = 0;
+
   // Probe passes only.
   virtual void attention_statistics(const AttentionStatistics& args) = 0;
   virtual void row_l2(const RowL2& args) = 0;
-  virtual AbsStatistics abs_statistics(const Tensor& x) = 0;  // (N, C), waits for the result
+  virtual void direction_sums(const DirectionSums& args) = 0;
+  virtual void abs_statistics(const AbsStatistics& args) = 0;
 
   // Measuring; nothing that is computed depends on it.
   /// Milliseconds from the start to the end of what `work` enqueues, by the device's own clock; waits for the end.

@@ -94,6 +94,9 @@ struct Decoder::State {
   NormKind norm_kind() const { return config.norm == NormType::layernorm ? NormKind::layernorm : NormKind::rmsnorm; }
 
   void check_batch(std::int64_t sequences, std::int64_t length, const std::int32_t* inputs) const;
+  void check_edits(const ForwardEdits& changes, std::int64_t length) const;
+  void knock_out(Branch branch, std::int64_t layer, const Tensor& delta);
+  bool transplant(std::int64_t layer);
   void norm_forward(const NormParameters& parameters, const Tensor& x, const Tensor& delta, const Tensor& sum,
                     const Tensor& out, const NormStatistics& statistics, const Tensor& l2);
   void norm_backward(const NormParameters& parameters, const Tensor& x, const Tensor& dout,
@@ -121,6 +124,7 @@ struct Decoder::State {
 
   std::int64_t B = 0, T = 0;     // of the last forward
   bool head_gradient = false;    // d_final holds the gradient of the last forward's loss
+  ForwardEdits edits;            // of the last forward
   StepStatistics step_statistics;
 };
 
@@ -234,14 +238,27 @@ void Decoder::State::attention_forward(std::int64_t layer, const Tensor& sink) {
     linear_forward(p.qkv, act(b.norm1, config.channels), qkv);
   }
   if (config.position == PositionEncoding::rope)
-    ops.rope({.qkv = qkv_heads(qkv), .heads = static_cast<int>(H + G), .theta = config.rope_theta, .inverse = false});
+    ops.rope({.qkv = qkv_heads(qkv),
+              .heads = static_cast<int>(H + G),
+              .theta = config.rope_theta,
+              .inverse = false,
+              .first_index = edits.first_rotary_index});
   ops.attention_forward({.qkv = qkv_heads(qkv),
                          .query_heads = static_cast<int>(H),
                          .kv_heads = static_cast<int>(G),
                          .out = act(b.attention, H * D).view({B, T, H, D}),
                          .lse = memory.activations.tensor(b.lse, {B, H, T}),
                          .sink = sink});
+  if (layer < edits.isolation.layers)
+    ops.isolate_query({.qkv = qkv_heads(qkv),
+                       .query_heads = static_cast<int>(H),
+                       .kv_heads = static_cast<int>(G),
+                       .position = edits.isolation.position,
+                       .out = act(b.attention, H * D).view({B, T, H, D}),
+                       .lse = memory.activations.tensor(b.lse, {B, H, T}),
+                       .sink = sink});
   linear_forward(p.output, act(b.attention, H * D), tmp(memory.attention_delta, config.channels));
+  knock_out(Branch::attention, layer, tmp(memory.attention_delta, config.channels));
 }
 
 /// From d_residual (N, C), the gradient of m^l, adds what flows through the attention branch to it.
@@ -299,6 +316,7 @@ void Decoder::State::mlp_forward(std::int64_t layer) {
   mlp_hidden(layer);
   linear_forward(blocks[static_cast<std::size_t>(layer)].down, act(buffers(layer).act, config.hidden),
                  tmp(memory.mlp_delta, config.channels));
+  knock_out(Branch::mlp, layer, tmp(memory.mlp_delta, config.channels));
 }
 
 /// From d_residual (N, C), the gradient of h^l, adds what flows through the MLP branch to it.
@@ -341,6 +359,20 @@ void Decoder::State::recompute(std::int64_t layer) {
   mlp_hidden(layer);
 }
 
+void Decoder::State::knock_out(Branch branch, std::int64_t layer, const Tensor& delta) {
+  if (edits.knock_out.layer != layer || edits.knock_out.branch != branch) return;
+  for (std::int64_t b = 0; b < B; ++b) ops.zero(delta.rows(b * T + edits.knock_out.position, 1));
+}
+
+/// Whether h^layer (N, C) was changed.
+bool Decoder::State::transplant(std::int64_t layer) {
+  if (edits.transplant.layer != layer || layer < 0) return false;
+  for (std::int64_t b = 0; b < B; ++b)
+    ops.copy(residual(layer + 1).rows(b * T + edits.transplant.position, 1),
+             edits.transplant.vector.view({1, config.channels}));
+  return true;
+}
+
 void Decoder::State::show_block(std::int64_t layer, ActivationObserver& observer) const {
   const BlockBuffers& b = buffers(layer);
   observer.block({.layer = layer,
@@ -373,6 +405,33 @@ void Decoder::State::check_batch(std::int64_t sequences, std::int64_t length, co
            "; the vocabulary has " + std::to_string(config.vocab_size));
 }
 
+void Decoder::State::check_edits(const ForwardEdits& changes, std::int64_t length) const {
+  const auto expect = [&](const char* edit, const char* what, std::int64_t value, std::int64_t limit) {
+    if (value < 0 || value >= limit)
+      throw std::invalid_argument(std::string("Decoder::forward: ") + edit + ": " + what + " " + std::to_string(value) +
+                                  ", expected one of " + std::to_string(limit));
+  };
+  if (changes.knock_out.layer != -1) {
+    expect("knock-out", "layer", changes.knock_out.layer, config.layers);
+    expect("knock-out", "position", changes.knock_out.position, length);
+  }
+  if (changes.transplant.layer != -1) {
+    expect("transplant", "layer", changes.transplant.layer, config.layers);
+    expect("transplant", "position", changes.transplant.position, length);
+    const Tensor& vector = changes.transplant.vector;
+    if (vector.dtype != real || vector.size() != config.channels)
+      throw std::invalid_argument("Decoder::forward: transplant: the vector is " + describe(vector) + ", expected " +
+                                  std::to_string(config.channels) + " channels of " + name_of(real));
+  }
+  if (changes.isolation.layers != 0) {
+    expect("isolation", "layers", changes.isolation.layers, config.layers + 1);
+    expect("isolation", "position", changes.isolation.position, length);
+  }
+  expect("rotary shift", "index", changes.first_rotary_index, length);
+  if (changes.first_rotary_index != 0 && config.position != PositionEncoding::rope)
+    throw std::invalid_argument("Decoder::forward: rotary shift: the model has no rotary embedding");
+}
+
 // ---- the public interface ------------------------------------------------------------------------
 
 Decoder::Decoder(Ops& ops, const ModelConfig& config, const DecoderOptions& options)
@@ -398,13 +457,15 @@ Tensor Decoder::parameter(const ParameterSpec& spec) const { return state_->bind
 void Decoder::zero_gradients() { state_->ops.zero(gradients()); }
 
 void Decoder::forward(std::int64_t sequences, std::int64_t length, const std::int32_t* inputs,
-                      ActivationObserver* observer) {
+                      ActivationObserver* observer, const ForwardEdits& edits) {
   State& s = *state_;
   s.check_batch(sequences, length, inputs);
+  s.check_edits(edits, length);
   const StageRange range(s.ops, "forward");
   s.B = sequences;
   s.T = length;
   s.head_gradient = false;
+  s.edits = edits;
   const std::int64_t C = s.config.channels, L = s.config.layers;
   auto embedding = std::make_optional<StageRange>(s.ops, "embedding");
   const Tensor tokens = s.memory.scratch.tensor(s.memory.tokens, {s.B, s.T});
@@ -427,6 +488,7 @@ void Decoder::forward(std::int64_t sequences, std::int64_t length, const std::in
     }
     s.norm_forward(parameters, s.act(s.buffers(layer - 1).middle, C), mlp_delta, h, out, statistics,
                    s.norm_row(layer));
+    if (s.transplant(layer - 1)) s.norm_forward(parameters, h, {}, {}, out, statistics, s.norm_row(layer));
     if (observer != nullptr) s.show_block(layer - 1, *observer);
   };
   for (std::int64_t layer = 0; layer < L; ++layer) {
@@ -447,6 +509,8 @@ void Decoder::loss(const std::int32_t* targets, float* losses, float gradient_sc
   if (s.B == 0) throw std::logic_error("Decoder::loss: no forward pass came before");
   if (gradient_scale > 0 && !s.options.training)
     throw std::logic_error("Decoder::loss: gradients asked of a decoder that is not for training");
+  if (gradient_scale > 0 && s.edits.any())
+    throw std::logic_error("Decoder::loss: gradients asked of a forward pass with edits");
   const std::int64_t N = s.rows(), C = s.config.channels, V = s.config.vocab_size;
   for (std::int64_t i = 0; i < N; ++i)
     if (targets[i] < -1 || targets[i] >= V)

@@ -37,6 +37,38 @@ class ActivationObserver {
   virtual void block(const BlockActivations& activations) = 0;
 };
 
+/// Which contribution to the residual stream.
+enum class Branch : std::uint8_t { attention, mlp };
+
+/// Changes to a forward pass on its way, in every sequence: what causal tests do to a frozen model. -1: not asked for.
+struct ForwardEdits {
+  /// The branch's contribution to one position is zero in this layer.
+  struct KnockOut {
+    Branch branch = Branch::mlp;
+    std::int64_t layer = -1;
+    std::int64_t position = 0;
+  };
+  /// h^layer at one position is this vector.
+  struct Transplant {
+    std::int64_t layer = -1;
+    std::int64_t position = 0;
+    Tensor vector{};  // (C) real
+  };
+  /// The query at one position attends to itself alone in the layers below `layers`.
+  struct Isolation {
+    std::int64_t position = -1;
+    std::int64_t layers = 0;
+  };
+  KnockOut knock_out{};
+  Transplant transplant{};
+  Isolation isolation{};
+  std::int64_t first_rotary_index = 0;  // of position 0, in place of 0
+
+  bool any() const {
+    return knock_out.layer >= 0 || transplant.layer >= 0 || isolation.layers > 0 || first_rotary_index != 0;
+  }
+};
+
 struct DecoderOptions {
   std::int64_t max_sequences = 0;   // B
   std::int64_t max_length = 0;      // T; any batch with B*T <= max_sequences * max_length, T <= max_length fits
@@ -72,9 +104,10 @@ class Decoder {
   void zero_gradients();
 
   /// Runs the blocks on inputs (B, T) given on the host. Throws std::invalid_argument when the
-  /// batch does not fit or a token is outside the vocabulary.
+  /// batch does not fit, a token is outside the vocabulary or an edit names no layer or position of the
+  /// batch. After a pass with edits loss() gives no gradients: backward would be that of the unedited model.
   void forward(std::int64_t sequences, std::int64_t length, const std::int32_t* inputs,
-               ActivationObserver* observer = nullptr);
+               ActivationObserver* observer = nullptr, const ForwardEdits& edits = {});
 
   /// LM head and cross-entropy of the last forward, in chunks of rows. `targets` (B*T) on the host,
   /// -1 ignored. Losses per target are written to `losses` (B*T, host). With `gradient_scale` > 0

@@ -8,7 +8,8 @@
 #include <utility>
 
 #include "engine/probes/circuit.h"
-#include "engine/probes/norms.h"
+#include "engine/probes/directions.h"
+#include "engine/probes/probe_sums.h"
 #include "engine/probes/sink_scores.h"
 
 namespace sinkscope {
@@ -21,6 +22,7 @@ std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); 
 struct Extents {
   std::int64_t sequences = 0;       // B
   std::int64_t rows = 0;            // B*T
+  std::int64_t length = 0;          // T
   std::int64_t gathered_rows = 0;   // B*T of the largest set that goes through in parts; 0: none does
 
   Extents(const DecoderOptions& options, std::span<const ProbeSet> sets) {
@@ -28,36 +30,30 @@ struct Extents {
       const std::int64_t batch = ProbePass::batch_sequences(options, set);
       sequences = std::max(sequences, batch);
       rows = std::max(rows, batch * set.length);
+      length = std::max(length, set.length);
       if (batch < set.sequences) gathered_rows = std::max(gathered_rows, set.sequences * set.length);
     }
   }
 };
 
-/// The device's side: results of the operations, and rows on their way to the host.
+/// The device's side: what the operations give for every layer of a part, and its sums.
 struct DeviceBuffers {
   Arena arena{"probes"};
-  std::size_t sink, first_mass, first_argmax, entropy, key_mass, cos_first, cos_rest, norms, directions, gathered;
+  std::size_t sink, heads, key_mass, norms, head_norms, sums, gathered;
 
   DeviceBuffers(const ModelConfig& model, const ProbeConfig& config, const Extents& extents, DType real) {
-    const std::int64_t heads = extents.sequences * model.heads;
-    sink = arena.request("sink scores", DType::f32, heads * config.positions);
-    first_mass = arena.request("first-token mass", DType::f32, heads);
-    first_argmax = arena.request("first-token argmax", DType::f32, heads);
-    entropy = arena.request("entropy", DType::f32, heads);
-    key_mass = arena.request("key mass", DType::f32, extents.rows * model.heads);
-    cos_first = arena.request("cosine to the first key", DType::f32, heads);
-    cos_rest = arena.request("cosine to the other keys", DType::f32, heads);
-    norms = arena.request("row norms", DType::f32, extents.rows * (model.heads + 2 * model.kv_heads));
-    directions = arena.request("directions", real, 2 * extents.sequences * model.channels);
+    const std::int64_t L = model.layers, heads_of_part = extents.sequences * model.heads;
+    sink = arena.request("sink scores", DType::f32, L * heads_of_part * config.positions);
+    heads = arena.request("statistics of heads", DType::f32, kHeadStatistics * L * heads_of_part);
+    key_mass = arena.request("key mass", DType::f32, L * extents.rows * model.heads);
+    norms = arena.request("row norms", DType::f32, (ProbeSums::places(model) + L) * extents.rows);
+    head_norms = arena.request("key and value norms", DType::f32, 2 * model.kv_heads * L * extents.rows);
+    sums = arena.request("sums over sequences", DType::f64,
+                         ProbeSums::elements(model, config.positions, extents.length));
     // The median over a set needs all of its rows at once.
-    gathered = arena.request("residual stream of a set in parts", real,
-                             model.layers * extents.gathered_rows * model.channels);
+    gathered = arena.request("residual stream of a set in parts", real, L * extents.gathered_rows * model.channels);
   }
 };
-
-void divide(std::vector<double>& values, double by) {
-  for (double& value : values) value /= by;
-}
 
 void check_set(const ProbeSet& set, const DecoderOptions& options, const ProbeConfig& config) {
   const std::string at = "ProbePass: probe set \"" + set.name + "\": ";
@@ -90,46 +86,53 @@ struct ProbePass::State final : ActivationObserver {
         extents(decoder_.options(), sets),
         device(model, config, extents, ops_.compute_dtype()) {
     device.arena.allocate(ops);
-    const auto largest = [](auto... sizes) { return index(std::max({sizes...})); };
-    values.resize(largest(extents.rows * (model.heads + 2 * model.kv_heads),
-                          extents.sequences * model.heads * config.positions));
-    middle_norms.resize(index(extents.rows));
     losses.resize(index(extents.rows));
-    raw.resize(index(2 * extents.sequences * model.channels) * size_of(ops.compute_dtype()));
-    vectors.resize(index(2 * extents.sequences * model.channels));
-    first_directions.assign(index(model.layers), DirectionTally(model.channels));
-    middle_directions.assign(index(model.layers), DirectionTally(model.channels));
   }
 
-  // The record of the set at hand gathers sums over its sequences; finish() turns them into means.
+  ProbeRecord probe(const ProbeSet& set, std::int64_t step, std::int64_t tokens);
   void begin(const ProbeSet& set, std::int64_t step, std::int64_t tokens);
   void finish();
-  ProbeRecord probe(const ProbeSet& set, std::int64_t step, std::int64_t tokens);
 
-  void embedding(const Tensor& h) override { add_residual(0, h); }
+  // While a part goes through, operations are enqueued alone: nothing waits for the device.
+  void embedding(const Tensor& h) override { measure_rows(h, 0); }
   void block(const BlockActivations& activations) override;
+  void measure_rows(const Tensor& x, std::int64_t place);
+  void measure_attention(const BlockActivations& activations);
+  void measure_keys_and_values(const BlockActivations& activations);
+  void measure_directions(std::int64_t layer, const Tensor& h);
+  void measure_magnitudes(std::int64_t layer, const Tensor& h);
+  void add_part();
 
-  void add_residual(std::int64_t row, const Tensor& h);
-  void add_attention(const BlockActivations& activations);
-  void add_key_value_norms(const BlockActivations& activations);
-  void add_directions(std::int64_t layer, const Tensor& h);
-  void add_massive(std::int64_t layer, const Tensor& h);
-  void set_massive(std::int64_t layer, const AbsStatistics& statistics);
-
-  /// The Euclidean norms of the rows of `x` (n, any), in `out` (n).
-  std::span<const float> row_norms(const Tensor& x, std::vector<float>& out);
-  std::span<const float> fetch(const Tensor& tensor);
-  /// out[h] += sum over the sequences of the part of tensor (B, H)[b,h].
-  void add_heads(std::vector<double>& out, std::int64_t layer, const Tensor& tensor);
+  // Out of the sums of the whole set.
+  void fill_attention();
+  void fill_norms();
+  void fill_hidden_states();
 
   Tensor buffer(std::size_t which, std::initializer_list<std::int64_t> shape) const {
     return device.arena.tensor(which, shape);
   }
-  /// Row `layer` of an (L or L+1, K) field.
-  std::span<double> by_position(std::vector<double>& field, std::int64_t row) const {
-    return std::span(field).subspan(index(row * config.positions), index(config.positions));
+  // Of every layer of the part at hand.
+  Tensor sink_scores() const { return buffer(device.sink, {model.layers, part, model.heads, config.positions}); }
+  Tensor head_statistics() const {  // the layers of each statistic
+    return buffer(device.heads, {kHeadStatistics * model.layers, part, model.heads, 1});
+  }
+  Tensor key_masses() const { return buffer(device.key_mass, {model.layers, part * model.heads, 1, current->length}); }
+  /// Of the places of ProbeSums, then of m^l of each layer.
+  Tensor norms() const {
+    return buffer(device.norms, {ProbeSums::places(model) + model.layers, part, current->length});
+  }
+  /// Of the keys of each layer, then its values.
+  Tensor head_norms() const {
+    return buffer(device.head_norms, {2 * model.kv_heads * model.layers, part, current->length});
+  }
+  Tensor gathered_rows(std::int64_t layer, std::int64_t first, std::int64_t count) const {
+    return buffer(device.gathered, {model.layers * extents.gathered_rows, model.channels})
+        .rows(layer * extents.gathered_rows + first, count);
   }
   bool in_parts() const { return batch_sequences(decoder.options(), *current) < current->sequences; }
+
+  /// Means over the sequences of the set, of what was summed.
+  std::vector<double> means(const Tensor& view) const;
 
   Ops& ops;
   Decoder& decoder;
@@ -138,18 +141,12 @@ struct ProbePass::State final : ActivationObserver {
   const std::vector<ProbeSet> sets;
   const Extents extents;
   DeviceBuffers device;
-
-  std::vector<float> values;         // what came from the device last
-  std::vector<float> middle_norms;   // (B*T) of m^l
   std::vector<float> losses;         // (B*T)
-  std::vector<std::byte> raw;        // (2B, C) in the compute dtype
-  std::vector<float> vectors;        // (2B, C)
-  std::vector<DirectionTally> first_directions, middle_directions;  // (L): of t = 0 and t = T/2
 
   const ProbeSet* current = nullptr;
   std::int64_t part_begin = 0;       // first sequence of the part at hand
   std::int64_t part = 0;             // its sequences, B
-  SinkTally sinks;
+  ProbeSums sums;                    // of the set at hand
   ProbeRecord record;
 };
 
@@ -167,20 +164,9 @@ void ProbePass::State::begin(const ProbeSet& set, std::int64_t step, std::int64_
   record.kv_heads = model.kv_heads;
   record.positions = config.positions;
 
-  sinks = SinkTally(model.layers, model.heads, config.positions, config.sink_threshold);
-  const auto sized = [](std::int64_t size, auto&... fields) { (fields.assign(index(size), 0), ...); };
-  sized(model.layers * model.heads, record.first_token_mass, record.first_token_argmax, record.entropy,
-        record.cosine_first, record.cosine_rest);
-  sized(model.layers * set.length, record.key_mass);
-  sized((model.layers + 1) * config.positions, record.residual_norm);
-  sized(model.layers + 1, record.residual_norm_rest, record.norm_ratio);
-  sized(model.layers * config.positions, record.attention_output_norm, record.mlp_output_norm);
-  sized(model.layers, record.attention_output_norm_rest, record.mlp_output_norm_rest, record.mlp_amplification,
-        record.massive_ratio, record.massive_position, record.massive_channel);
-  sized(model.layers * model.kv_heads, record.key_norm_first, record.key_norm_rest, record.value_norm_first,
-        record.value_norm_rest);
-  for (DirectionTally& tally : first_directions) tally.clear();
-  for (DirectionTally& tally : middle_directions) tally.clear();
+  sums = ProbeSums(buffer(device.sums, {ProbeSums::elements(model, config.positions, extents.length)}), model,
+                   config.positions, set.length);
+  sums.zero(ops);
 }
 
 ProbeRecord ProbePass::State::probe(const ProbeSet& set, std::int64_t step, std::int64_t tokens) {
@@ -193,6 +179,7 @@ ProbeRecord ProbePass::State::probe(const ProbeSet& set, std::int64_t step, std:
     const std::int64_t offset = part_begin * set.length;
     const std::int32_t* targets = set.targets.data() + offset;
     decoder.forward(part, set.length, set.inputs.data() + offset, this);
+    add_part();
     decoder.loss(targets, losses.data());
     for (std::int64_t n = 0; n < part * set.length; ++n) {
       if (targets[n] < 0) continue;
@@ -205,164 +192,172 @@ ProbeRecord ProbePass::State::probe(const ProbeSet& set, std::int64_t step, std:
   return std::move(record);
 }
 
+void ProbePass::State::block(const BlockActivations& activations) {
+  const std::int64_t L = model.layers, l = activations.layer;
+  const StageRange range(ops, "probes of a block", l);
+  measure_attention(activations);
+  measure_keys_and_values(activations);
+  measure_rows(activations.output, 1 + l);
+  measure_rows(activations.attention_output, 1 + L + l);
+  measure_rows(activations.mlp_output, 1 + 2 * L + l);
+  measure_rows(activations.middle, ProbeSums::places(model) + l);
+  measure_directions(l, activations.output);
+  measure_magnitudes(l, activations.output);
+}
+
+void ProbePass::State::measure_rows(const Tensor& x, std::int64_t place) {
+  const std::int64_t rows = x.extent(0);
+  ops.row_l2({.x = x.view({rows, 1, model.channels}), .first = 0, .out = norms().rows(place, 1).view({1, rows})});
+}
+
+void ProbePass::State::measure_attention(const BlockActivations& activations) {
+  const std::int64_t l = activations.layer, H = model.heads;
+  const auto statistic = [&](HeadStatistic which) {
+    return head_statistics().rows(static_cast<std::int64_t>(which) * model.layers + l, 1).view({part, H});
+  };
+  ops.attention_statistics({.qkv = activations.qkv,
+                            .query_heads = static_cast<int>(H),
+                            .kv_heads = static_cast<int>(model.kv_heads),
+                            .lse = activations.lse,
+                            .sink = sink_scores().rows(l, 1).view({part, H, config.positions}),
+                            .first_mass = statistic(HeadStatistic::first_mass),
+                            .first_argmax = statistic(HeadStatistic::first_argmax),
+                            .entropy = statistic(HeadStatistic::entropy),
+                            .key_mass = key_masses().rows(l, 1).view({part, H, current->length}),
+                            .cos_first = statistic(HeadStatistic::cos_first),
+                            .cos_rest = statistic(HeadStatistic::cos_rest)});
+}
+
+void ProbePass::State::measure_keys_and_values(const BlockActivations& activations) {
+  const std::int64_t rows = part * current->length, selected = 2 * model.kv_heads;
+  ops.row_l2({.x = activations.qkv.view({rows, model.heads + selected, model.head_dim}),
+              .first = static_cast<int>(model.heads),
+              .out = head_norms().rows(activations.layer * selected, selected).view({selected, rows})});
+}
+
+void ProbePass::State::measure_directions(std::int64_t layer, const Tensor& h) {
+  const Tensor x = h.view({part, current->length, model.channels});
+  for (const std::int64_t middle : {0, 1})
+    ops.direction_sums({.x = x,
+                        .position = middle * (current->length / 2),
+                        .sum = sums.directions.rows(2 * layer + middle, 1).view({model.channels}),
+                        .count = sums.direction_counts.rows(2 * layer + middle, 1)});
+}
+
+void ProbePass::State::measure_magnitudes(std::int64_t layer, const Tensor& h) {
+  if (in_parts())
+    ops.copy(gathered_rows(layer, part_begin * current->length, h.extent(0)), h);
+  else
+    ops.abs_statistics({.x = h, .out = sums.massive.rows(layer, 1).view({4})});
+}
+
+/// Sums the part over its sequences.
+void ProbePass::State::add_part() {
+  const std::int64_t L = model.layers, places = ProbeSums::places(model);
+  ops.sink_sums({.sink = sink_scores(),
+                 .threshold = static_cast<float>(config.sink_threshold),
+                 .scores = sums.sink_scores,
+                 .above = sums.sinks_above});
+  ops.sink_sums({.sink = head_statistics(), .scores = sums.heads, .above = {}});
+  ops.sink_sums({.sink = key_masses(), .scores = sums.key_mass, .above = {}});
+  ops.norm_sums({.norms = norms().rows(0, places),
+                 .first = sums.norm_first,
+                 .rest = sums.norm_rest,
+                 .ratio = sums.norm_ratio});
+  // G: |h^l| / |m^l|, position 0 over the rest.
+  ops.norm_sums({.norms = norms().rows(1, L),
+                 .over = norms().rows(places, L),
+                 .first = sums.gain_first,
+                 .rest = sums.gain_rest,
+                 .ratio = sums.gain_ratio});
+  ops.norm_sums({.norms = head_norms(), .first = sums.head_first, .rest = sums.head_rest, .ratio = sums.head_ratio});
+}
+
 void ProbePass::State::finish() {
-  // Section 1.
-  record.sink_score = sinks.head_scores();
-  record.sink_rate = sinks.rates();
-  record.sink_rate_layer = sinks.layer_rates();
-  record.sink_rate_from = sinks.rates(config.from_layer);
-  const std::vector<double> scores = sinks.scores();
-  const std::vector<double> layer_scores = sinks.layer_scores();
-  record.sink_excess = sink_excess(scores, record.length);
-  record.dominant_position = dominant_position(scores).value_or(-1);
-  for (std::int64_t l = 0; l < model.layers; ++l) {
-    const auto of_layer = std::span(layer_scores).subspan(index(l * config.positions), index(config.positions));
-    record.dominant_position_layer.push_back(dominant_position(of_layer).value_or(-1));
-  }
-  const auto sequences = static_cast<double>(record.sequences);
-  divide(record.key_mass, sequences * static_cast<double>(model.heads));
-
-  // Sections 1 and 2: means over sequences.
-  for (std::vector<double>* field :
-       {&record.first_token_mass, &record.first_token_argmax, &record.entropy, &record.residual_norm,
-        &record.residual_norm_rest, &record.norm_ratio, &record.attention_output_norm,
-        &record.attention_output_norm_rest, &record.mlp_output_norm, &record.mlp_output_norm_rest,
-        &record.mlp_amplification, &record.key_norm_first, &record.key_norm_rest, &record.value_norm_first,
-        &record.value_norm_rest, &record.cosine_first, &record.cosine_rest})
-    divide(*field, sequences);
-  for (std::int64_t l = 0; l < model.layers; ++l) {
-    record.direction_stability.push_back(first_directions[index(l)].mean_cosine());
-    record.direction_stability_middle.push_back(middle_directions[index(l)].mean_cosine());
-    if (in_parts()) {
-      const std::int64_t rows = current->sequences * current->length;
-      const Tensor all = buffer(device.gathered, {model.layers, extents.gathered_rows * model.channels}).rows(l, 1);
-      const Tensor used(all.data, all.dtype, {rows, model.channels});
-      set_massive(l, ops.abs_statistics(used));
-    }
-  }
-
-  // Section 3.
+  if (in_parts())
+    for (std::int64_t l = 0; l < model.layers; ++l)
+      ops.abs_statistics({.x = gathered_rows(l, 0, current->sequences * current->length),
+                          .out = sums.massive.rows(l, 1).view({4})});
+  sums.read(ops);
+  fill_attention();
+  fill_norms();
+  fill_hidden_states();
   record.step_up_layer = step_up_layer(record.norm_ratio);
   record.concentration = first_two_layer_concentration(record.norm_ratio);
 }
 
-void ProbePass::State::block(const BlockActivations& activations) {
-  const std::int64_t l = activations.layer;
-  const std::int64_t length = current->length;
-  add_attention(activations);
-  add_key_value_norms(activations);
-  add_norms(row_norms(activations.attention_output, values), length, by_position(record.attention_output_norm, l),
-            record.attention_output_norm_rest[index(l)]);
-  add_norms(row_norms(activations.mlp_output, values), length, by_position(record.mlp_output_norm, l),
-            record.mlp_output_norm_rest[index(l)]);
-  const std::span<const float> middle = row_norms(activations.middle, middle_norms);
-  add_residual(l + 1, activations.output);
-  const std::span<const float> output(values.data(), middle.size());  // as add_residual left them
-  record.mlp_amplification[index(l)] += amplification_sum(output, middle, length);
-  add_directions(l, activations.output);
-  add_massive(l, activations.output);
+std::vector<double> ProbePass::State::means(const Tensor& view) const {
+  const std::span<const double> values = sums.values(view);
+  std::vector<double> out(values.begin(), values.end());
+  for (double& value : out) value /= static_cast<double>(current->sequences);
+  return out;
 }
 
-void ProbePass::State::add_residual(std::int64_t row, const Tensor& h) {
-  const std::span<const float> norms = row_norms(h, values);
-  add_norms(norms, current->length, by_position(record.residual_norm, row), record.residual_norm_rest[index(row)]);
-  record.norm_ratio[index(row)] += norm_ratio_sum(norms, current->length);
-}
-
-void ProbePass::State::add_attention(const BlockActivations& activations) {
-  const std::int64_t l = activations.layer;
-  const std::int64_t heads = model.heads;
-  AttentionStatistics args;
-  args.qkv = activations.qkv;
-  args.query_heads = static_cast<int>(heads);
-  args.kv_heads = static_cast<int>(model.kv_heads);
-  args.lse = activations.lse;
-  args.sink = buffer(device.sink, {part, heads, config.positions});
-  args.first_mass = buffer(device.first_mass, {part, heads});
-  args.first_argmax = buffer(device.first_argmax, {part, heads});
-  args.entropy = buffer(device.entropy, {part, heads});
-  args.key_mass = buffer(device.key_mass, {part, heads, current->length});
-  args.cos_first = buffer(device.cos_first, {part, heads});
-  args.cos_rest = buffer(device.cos_rest, {part, heads});
-  ops.attention_statistics(args);
-
-  sinks.add(l, part, fetch(args.sink));
-  add_heads(record.first_token_mass, l, args.first_mass);
-  add_heads(record.first_token_argmax, l, args.first_argmax);
-  add_heads(record.entropy, l, args.entropy);
-  add_heads(record.cosine_first, l, args.cos_first);
-  add_heads(record.cosine_rest, l, args.cos_rest);
-  const std::span<const float> mass = fetch(args.key_mass);
-  const std::size_t columns = index(current->length);
-  double* out = record.key_mass.data() + index(l) * columns;
-  for (std::size_t i = 0; i < mass.size(); ++i) out[i % columns] += static_cast<double>(mass[i]);
-}
-
-void ProbePass::State::add_heads(std::vector<double>& out, std::int64_t layer, const Tensor& tensor) {
-  const std::size_t heads = index(model.heads);
-  const std::span<const float> from = fetch(tensor);
-  for (std::size_t i = 0; i < from.size(); ++i) out[index(layer) * heads + i % heads] += static_cast<double>(from[i]);
-}
-
-void ProbePass::State::add_key_value_norms(const BlockActivations& activations) {
-  const std::int64_t row_heads = model.heads + 2 * model.kv_heads;
-  const std::int64_t rows = part * current->length * row_heads;
-  const std::span<const float> norms = row_norms(activations.qkv.view({rows, model.head_dim}), values);
-  const auto add = [&](std::int64_t head, double& first, double& rest) {
-    for (std::int64_t b = 0; b < part; ++b) {
-      const float* row = norms.data() + b * current->length * row_heads + head;
-      double sum = 0;
-      for (std::int64_t t = 1; t < current->length; ++t) sum += static_cast<double>(row[t * row_heads]);
-      first += static_cast<double>(row[0]);
-      rest += sum / static_cast<double>(current->length - 1);
-    }
+/// Section 1, and the cosines of section 2.
+void ProbePass::State::fill_attention() {
+  const std::int64_t L = model.layers;
+  SinkTally sinks(L, model.heads, config.positions);
+  sinks.add_sums(current->sequences, sums.values(sums.sink_scores), sums.values(sums.sinks_above));
+  record.sink_score = sinks.head_scores();
+  record.sink_rate = sinks.rates();
+  record.sink_rate_layer = sinks.layer_rates();
+  record.sink_rate_from = sinks.rates(config.from_layer);
+  const std::vector<double> scores = sinks.scores(), layer_scores = sinks.layer_scores();
+  record.sink_excess = sink_excess(scores, record.length);
+  record.dominant_position = dominant_position(scores).value_or(-1);
+  for (std::int64_t l = 0; l < L; ++l) {
+    const auto of_layer = std::span(layer_scores).subspan(index(l * config.positions), index(config.positions));
+    record.dominant_position_layer.push_back(dominant_position(of_layer).value_or(-1));
+  }
+  const auto statistic = [&](HeadStatistic which) {
+    return means(sums.heads.rows(static_cast<std::int64_t>(which) * L, L));
   };
-  for (std::int64_t g = 0; g < model.kv_heads; ++g) {
-    const std::size_t place = index(activations.layer * model.kv_heads + g);
-    add(model.heads + g, record.key_norm_first[place], record.key_norm_rest[place]);
-    add(model.heads + model.kv_heads + g, record.value_norm_first[place], record.value_norm_rest[place]);
+  record.first_token_mass = statistic(HeadStatistic::first_mass);
+  record.first_token_argmax = statistic(HeadStatistic::first_argmax);
+  record.entropy = statistic(HeadStatistic::entropy);
+  record.cosine_first = statistic(HeadStatistic::cos_first);
+  record.cosine_rest = statistic(HeadStatistic::cos_rest);
+  record.key_mass = means(sums.key_mass);
+  for (double& mass : record.key_mass) mass /= static_cast<double>(model.heads);
+}
+
+void ProbePass::State::fill_norms() {
+  const std::int64_t L = model.layers, G = model.kv_heads;
+  const auto rows = [&](std::int64_t place, std::int64_t count, std::vector<double>& first, std::vector<double>& rest) {
+    first = means(sums.norm_first.rows(place, count));
+    rest = means(sums.norm_rest.rows(place, count));
+  };
+  rows(0, L + 1, record.residual_norm, record.residual_norm_rest);
+  rows(L + 1, L, record.attention_output_norm, record.attention_output_norm_rest);
+  rows(2 * L + 1, L, record.mlp_output_norm, record.mlp_output_norm_rest);
+  record.norm_ratio = means(sums.norm_ratio.rows(0, L + 1));
+  record.mlp_amplification = means(sums.gain_ratio);
+  const auto append = [&](std::vector<double>& field, const Tensor& heads, std::int64_t begin) {
+    const std::vector<double> more = means(heads.rows(begin, G));
+    field.insert(field.end(), more.begin(), more.end());
+  };
+  for (std::int64_t l = 0; l < L; ++l) {
+    append(record.key_norm_first, sums.head_first, 2 * G * l);
+    append(record.key_norm_rest, sums.head_rest, 2 * G * l);
+    append(record.value_norm_first, sums.head_first, 2 * G * l + G);
+    append(record.value_norm_rest, sums.head_rest, 2 * G * l + G);
   }
 }
 
-void ProbePass::State::add_directions(std::int64_t layer, const Tensor& h) {
-  const Tensor staged = buffer(device.directions, {2 * part, model.channels});
-  for (std::int64_t b = 0; b < part; ++b) {
-    ops.copy(staged.rows(b, 1), h.rows(b * current->length, 1));
-    ops.copy(staged.rows(part + b, 1), h.rows(b * current->length + current->length / 2, 1));
+/// Massive activations and directions of h^l.
+void ProbePass::State::fill_hidden_states() {
+  const auto stability = [&](std::int64_t row) {
+    return mean_pairwise_cosine(sums.values(sums.directions.rows(row, 1)),
+                                sums.values(sums.direction_counts.rows(row, 1)).front(), current->sequences);
+  };
+  for (std::int64_t l = 0; l < model.layers; ++l) {
+    const std::span<const double> found = sums.values(sums.massive.rows(l, 1));  // maximum, row, column, median
+    record.massive_ratio.push_back(found[0] / found[3]);
+    record.massive_position.push_back(static_cast<std::int64_t>(found[1]) % current->length);
+    record.massive_channel.push_back(static_cast<std::int64_t>(found[2]));
+    record.direction_stability.push_back(stability(2 * l));
+    record.direction_stability_middle.push_back(stability(2 * l + 1));
   }
-  ops.copy_to_host(raw.data(), staged);
-  const std::span<float> rows = std::span(vectors).first(index(staged.size()));
-  widen(raw, staged.dtype, rows);
-  first_directions[index(layer)].add(rows.first(rows.size() / 2));
-  middle_directions[index(layer)].add(rows.last(rows.size() / 2));
-}
-
-void ProbePass::State::add_massive(std::int64_t layer, const Tensor& h) {
-  if (!in_parts()) {
-    set_massive(layer, ops.abs_statistics(h));
-    return;
-  }
-  const Tensor all = buffer(device.gathered, {model.layers, extents.gathered_rows * model.channels}).rows(layer, 1);
-  const Tensor rows(all.data, all.dtype, {extents.gathered_rows, model.channels});
-  ops.copy(rows.rows(part_begin * current->length, h.extent(0)), h);
-}
-
-void ProbePass::State::set_massive(std::int64_t layer, const AbsStatistics& statistics) {
-  record.massive_ratio[index(layer)] = statistics.max / statistics.median;
-  record.massive_position[index(layer)] = statistics.max_row % current->length;
-  record.massive_channel[index(layer)] = statistics.max_column;
-}
-
-std::span<const float> ProbePass::State::row_norms(const Tensor& x, std::vector<float>& out) {
-  const Tensor norms = buffer(device.norms, {x.extent(0)});
-  ops.row_l2({x, norms});
-  ops.copy_to_host(out.data(), norms);
-  return std::span(out).first(index(norms.size()));
-}
-
-std::span<const float> ProbePass::State::fetch(const Tensor& tensor) {
-  ops.copy_to_host(values.data(), tensor);
-  return std::span(values).first(index(tensor.size()));
 }
 
 ProbePass::ProbePass(Ops& ops, Decoder& decoder, const ProbeConfig& config, std::vector<ProbeSet> sets)

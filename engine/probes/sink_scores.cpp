@@ -34,59 +34,32 @@ std::optional<std::int64_t> dominant_position(std::span<const double> values) {
   return best;
 }
 
-SinkTally::SinkTally(std::int64_t layers, std::int64_t heads, std::int64_t positions, double threshold)
+SinkTally::SinkTally(std::int64_t layers, std::int64_t heads, std::int64_t positions)
     : layers_(layers),
       heads_(heads),
       positions_(positions),
-      threshold_(static_cast<float>(threshold)),
-      totals_(static_cast<std::size_t>(layers * heads * positions + layers * positions + layers), 0.0) {}
-
-void SinkTally::add(std::int64_t layer, std::int64_t sequences, std::span<const float> scores) {
-  if (layer < 0 || layer >= layers_ || scores.size() != static_cast<std::size_t>(sequences * heads_ * positions_))
-    throw std::invalid_argument("SinkTally::add: " + std::to_string(scores.size()) + " scores of layer " +
-                                std::to_string(layer) + ", expected (" + std::to_string(sequences) + ", " +
-                                std::to_string(heads_) + ", " + std::to_string(positions_) + ") of a layer below " +
-                                std::to_string(layers_));
-  double* sums = totals_.data() + layer * heads_ * positions_;
-  double* counts = totals_.data() + layers_ * heads_ * positions_ + layer * positions_;
-  const float* score = scores.data();
-  for (std::int64_t b = 0; b < sequences; ++b)
-    for (std::int64_t h = 0; h < heads_; ++h)
-      for (std::int64_t k = 0; k < positions_; ++k, ++score) {
-        sums[h * positions_ + k] += static_cast<double>(*score);
-        if (*score > threshold_) counts[k] += 1.0;
-      }
-  totals_[static_cast<std::size_t>(layers_ * heads_ * positions_ + layers_ * positions_ + layer)] +=
-      static_cast<double>(sequences);
-}
+      sums_(static_cast<std::size_t>(layers * heads * positions), 0.0),
+      counts_(static_cast<std::size_t>(layers * positions), 0.0) {}
 
 void SinkTally::add_sums(std::int64_t sequences, std::span<const double> sums, std::span<const double> counts) {
-  const auto size = static_cast<std::size_t>(layers_ * heads_ * positions_);
-  if (sums.size() != size || counts.size() != size)
+  if (sums.size() != sums_.size() || counts.size() != sums_.size())
     throw std::invalid_argument("SinkTally::add_sums: " + std::to_string(sums.size()) + " sums and " +
-                                std::to_string(counts.size()) + " counts, expected " + std::to_string(size) + " each");
-  double* total_counts = totals_.data() + size;
-  double* total_sequences = total_counts + layers_ * positions_;
-  for (std::int64_t l = 0; l < layers_; ++l) {
-    for (std::int64_t i = 0; i < heads_ * positions_; ++i) {
-      const auto at = static_cast<std::size_t>(l * heads_ * positions_ + i);
-      totals_[at] += sums[at];
-      total_counts[l * positions_ + i % positions_] += counts[at];
-    }
-    total_sequences[l] += static_cast<double>(sequences);
+                                std::to_string(counts.size()) + " counts, expected " + std::to_string(sums_.size()) +
+                                " each");
+  const auto positions = static_cast<std::size_t>(positions_), heads = static_cast<std::size_t>(heads_);
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    sums_[i] += sums[i];
+    counts_[i / (heads * positions) * positions + i % positions] += counts[i];
   }
-}
-
-double SinkTally::sequences(std::int64_t layer) const {
-  return totals_[static_cast<std::size_t>((heads_ + 1) * layers_ * positions_ + layer)];
+  sequences_ += static_cast<double>(sequences);
 }
 
 double SinkTally::sum(std::int64_t layer, std::int64_t head, std::int64_t position) const {
-  return totals_[static_cast<std::size_t>((layer * heads_ + head) * positions_ + position)];
+  return sums_[static_cast<std::size_t>((layer * heads_ + head) * positions_ + position)];
 }
 
 double SinkTally::count(std::int64_t layer, std::int64_t position) const {
-  return totals_[static_cast<std::size_t>((layers_ * heads_ + layer) * positions_ + position)];
+  return counts_[static_cast<std::size_t>(layer * positions_ + position)];
 }
 
 std::vector<double> SinkTally::head_scores() const {
@@ -94,7 +67,7 @@ std::vector<double> SinkTally::head_scores() const {
   out.reserve(static_cast<std::size_t>(layers_ * heads_ * positions_));
   for (std::int64_t l = 0; l < layers_; ++l)
     for (std::int64_t h = 0; h < heads_; ++h)
-      for (std::int64_t k = 0; k < positions_; ++k) out.push_back(sum(l, h, k) / sequences(l));
+      for (std::int64_t k = 0; k < positions_; ++k) out.push_back(sum(l, h, k) / sequences_);
   return out;
 }
 
@@ -105,7 +78,7 @@ std::vector<double> SinkTally::layer_scores() const {
     for (std::int64_t k = 0; k < positions_; ++k) {
       double total = 0;
       for (std::int64_t h = 0; h < heads_; ++h) total += sum(l, h, k);
-      out.push_back(total / (sequences(l) * static_cast<double>(heads_)));
+      out.push_back(total / (sequences_ * static_cast<double>(heads_)));
     }
   return out;
 }
@@ -123,7 +96,7 @@ std::vector<double> SinkTally::layer_rates() const {
   out.reserve(static_cast<std::size_t>(layers_ * positions_));
   for (std::int64_t l = 0; l < layers_; ++l)
     for (std::int64_t k = 0; k < positions_; ++k)
-      out.push_back(count(l, k) / (sequences(l) * static_cast<double>(heads_)));
+      out.push_back(count(l, k) / (sequences_ * static_cast<double>(heads_)));
   return out;
 }
 
@@ -135,7 +108,7 @@ std::vector<double> SinkTally::rates(std::int64_t from_layer) const {
     double all = 0;
     for (std::int64_t l = from_layer; l < layers_; ++l) {
       above += count(l, k);
-      all += sequences(l) * static_cast<double>(heads_);
+      all += sequences_ * static_cast<double>(heads_);
     }
     out.push_back(above / all);
   }

@@ -21,19 +21,14 @@ std::vector<double> sink_excess(std::span<const double> scores, std::int64_t len
 /// there is no number among them.
 std::optional<std::int64_t> dominant_position(std::span<const double> values);
 
-/// Sums of sink scores over sequences, and counts of those above the threshold. Each sequence is
-/// thresholded by itself, strictly (alpha > eps, at the precision of the scores), before averaging.
-/// Sequences are added in the order given, so equal calls give equal bits.
+/// Sums of sink scores over sequences, and counts of those above the threshold: each sequence thresholded by itself,
+/// strictly (alpha > eps, at the precision of the scores), before averaging (SinkSums in kernels/ops.h).
 class SinkTally {
  public:
-  SinkTally() = default;
-  SinkTally(std::int64_t layers, std::int64_t heads, std::int64_t positions, double threshold = 0);
+  SinkTally(std::int64_t layers, std::int64_t heads, std::int64_t positions);
 
-  /// `scores` (sequences, H, K) of one layer; every layer gets the same sequences. Throws
-  /// std::invalid_argument when the size is another.
-  void add(std::int64_t layer, std::int64_t sequences, std::span<const float> scores);
-
-  /// What was summed elsewhere: `sums` and `counts` (L, H, K) over so many sequences of every layer.
+  /// `sums` and `counts` (L, H, K) over so many sequences of every layer. Throws std::invalid_argument when the size
+  /// is another.
   void add_sums(std::int64_t sequences, std::span<const double> sums, std::span<const double> counts);
 
   std::int64_t layers() const { return layers_; }
@@ -49,13 +44,13 @@ class SinkTally {
   std::vector<double> rates(std::int64_t from_layer = 0) const;
 
  private:
-  double sequences(std::int64_t layer) const;
   double sum(std::int64_t layer, std::int64_t head, std::int64_t position) const;
   double count(std::int64_t layer, std::int64_t position) const;
 
   std::int64_t layers_ = 0, heads_ = 0, positions_ = 0;
-  float threshold_ = 0;
-  std::vector<double> totals_;  // sums (L, H, K), counts (L, K), sequences (L)
+  double sequences_ = 0;
+  std::vector<double> sums_;    // (L, H, K)
+  std::vector<double> counts_;  // (L, K)
 };
 
 }  // namespace sinkscope

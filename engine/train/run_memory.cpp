@@ -69,7 +69,6 @@ BackendExtents backend_extents(const Config& config, std::span<const ProbeSet> s
   const std::int64_t qkv_width = (model.heads + 2 * model.kv_heads) * model.head_dim;
   BackendExtents extents{.training = {.sequences = options.max_sequences, .length = options.max_length},
                          .probed = {},
-                         .statistics_elements = 0,
                          .query_heads = model.heads,
                          .kv_heads = model.kv_heads,
                          .head_dim = model.head_dim,
@@ -80,10 +79,8 @@ BackendExtents backend_extents(const Config& config, std::span<const ProbeSet> s
                          .rope_theta = model.position == PositionEncoding::rope ? model.rope_theta : 0,
                          .segments = layout.segments(),
                          .flat_size = layout.flat_size()};
-  for (const ProbeSet& set : sets) {
+  for (const ProbeSet& set : sets)
     extents.probed.push_back({.sequences = ProbePass::batch_sequences(options, set), .length = set.length});
-    extents.statistics_elements = std::max(extents.statistics_elements, set.sequences * set.length * model.channels);
-  }
   return extents;
 }
 

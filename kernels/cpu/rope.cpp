@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/check.h"
@@ -43,16 +44,18 @@ void CpuOps::rope(const Rope& args) {
              "is " + describe(args.qkv) + ", which has no " + std::to_string(args.heads) + " heads to rotate");
   check.that(args.theta > 0 && std::isfinite(args.theta), "theta",
              "is " + std::to_string(args.theta) + ", expected a positive number");
+  check.that(args.first_index >= 0, "first_index", "is " + std::to_string(args.first_index) + ", expected 0 or more");
   const std::int64_t rows = args.qkv.extent(0) * length;
   const std::int64_t half = head_dim / 2;
   const std::int64_t heads = args.heads;
-  const RotaryTable& table = rotary_table(args.theta, half, length);
+  const RotaryTable& table = rotary_table(args.theta, half, std::max(length, args.first_index + 1));
   const float sign = args.inverse ? -1.0F : 1.0F;
   float* qkv = args.qkv.as<float>();
   parallel_range(threads_, rows, heads * head_dim, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t n = begin; n < end; ++n) {
-      const float* cosine = table.cosine.data() + n % length * half;
-      const float* sine = table.sine.data() + n % length * half;
+      const std::int64_t t = n % length == 0 ? args.first_index : n % length;
+      const float* cosine = table.cosine.data() + t * half;
+      const float* sine = table.sine.data() + t * half;
       for (std::int64_t h = 0; h < heads; ++h) {
         float* low = qkv + (n * row_heads + h) * head_dim;
         float* high = low + half;

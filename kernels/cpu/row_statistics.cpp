@@ -21,30 +21,24 @@ constexpr std::int64_t kSlot = 16;  // a cache line
 }  // namespace
 
 void CpuOps::row_l2(const RowL2& args) {
-  const Check check("row_l2");
-  check.rank("x", args.x, DType::f32, 2);
-  const std::int64_t rows = args.x.extent(0);
-  const std::int64_t channels = args.x.extent(1);
-  check.shape("out", args.out, DType::f32, {rows});
+  const auto [rows, vectors, selected, channels] = check_row_l2(Check("row_l2"), args);
   const float* x = args.x.as<float>();
   float* out = args.out.as<float>();
-  parallel_range(threads_, rows, channels, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t n = begin; n < end; ++n) {
-      const float* row = x + n * channels;
+  parallel_range(threads_, selected * rows, channels, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const float* vector = x + (i % rows * vectors + args.first + i / rows) * channels;
       float squares = 0;
 #pragma omp simd reduction(+ : squares)
-      for (std::int64_t c = 0; c < channels; ++c) squares += row[c] * row[c];
-      out[n] = std::sqrt(squares);
+      for (std::int64_t c = 0; c < channels; ++c) squares += vector[c] * vector[c];
+      out[i] = std::sqrt(squares);
     }
   });
 }
 
-AbsStatistics CpuOps::abs_statistics(const Tensor& x) {
-  const Check check("abs_statistics");
-  check.rank("x", x, DType::f32, 2);
-  const std::int64_t size = x.size();
-  check.that(size > 0, "x", "is " + describe(x) + ", expected at least one element");
-  const float* values = x.as<float>();
+void CpuOps::abs_statistics(const AbsStatistics& args) {
+  check_abs_statistics(Check("abs_statistics"), args);
+  const std::int64_t size = args.x.size(), channels = args.x.extent(1);
+  const float* values = args.x.as<float>();
   const int parts = part_count(threads_, size, 1);
   auto* workspace = workspace_.take<std::uint32_t>(parts * (kBuckets + kSlot) + size);
   std::uint32_t* counts = workspace;                     // (parts, kBuckets)
@@ -84,17 +78,16 @@ AbsStatistics CpuOps::abs_statistics(const Tensor& x) {
     gathered = std::copy_n(candidates + part_begin(size, part, parts), counts[part * kBuckets + bucket], gathered);
   std::nth_element(candidates, candidates + rank, gathered);
 
-  AbsStatistics out;
-  out.median = static_cast<double>(std::bit_cast<float>(candidates[rank]));
   int leader = 0;  // the first part with the highest maximum
   for (int part = 1; part < parts; ++part)
     if (highest[part * kSlot] > highest[leader * kSlot]) leader = part;
   std::int64_t place = part_begin(size, leader, parts);
   while (magnitude_of(values[place]) != highest[leader * kSlot]) ++place;
-  out.max = static_cast<double>(std::bit_cast<float>(highest[leader * kSlot]));
-  out.max_row = place / x.extent(1);
-  out.max_column = place % x.extent(1);
-  return out;
+  double* out = args.out.as<double>();
+  out[0] = static_cast<double>(std::bit_cast<float>(highest[leader * kSlot]));
+  out[1] = static_cast<double>(place / channels);
+  out[2] = static_cast<double>(place % channels);
+  out[3] = static_cast<double>(std::bit_cast<float>(candidates[rank]));
 }
 
 }  // namespace sinkscope

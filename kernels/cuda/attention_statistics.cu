@@ -1,7 +1,11 @@
 // The second pass over the attention scores, for probes: tiles of queries add up their part, then the
 // tiles are added in order.
+#include "kernels/cuda/attention_statistics.h"
+
 #include <cmath>
 
+#include "kernels/cuda/attention_mma.cuh"
+#include "kernels/cuda/attention_mma.h"
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
@@ -10,7 +14,6 @@ namespace sinkscope {
 namespace cuda {
 namespace {
 
-enum Statistic { kFirstMass, kFirstArgmax, kEntropy, kCosFirst, kCosRest, kStatistics };
 constexpr int kWarps = kTileThreads / kWarp;
 
 __device__ float inverse_norm(const float* row, int head_dim) {
@@ -106,12 +109,13 @@ struct Outputs {
   std::int64_t watched;
 };
 
-/// Thread per key: its mass, and its sink score, which is the mass over the queries that see it.
-__global__ void key_kernel(Outputs out, const float* key_partials, std::int64_t tiles, std::int64_t length) {
+/// Thread per key: its mass, and its sink score, which is the mass over the queries that see it. Tiles have `rows`
+/// queries.
+__global__ void key_kernel(Outputs out, const float* key_partials, std::int64_t tiles, int rows, std::int64_t length) {
   const std::int64_t k = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x, head = blockIdx.y;
   if (k >= length) return;
   double mass = 0;
-  for (std::int64_t tile = k / kTile; tile < tiles; ++tile)
+  for (std::int64_t tile = k / rows; tile < tiles; ++tile)
     mass += static_cast<double>(key_partials[(head * tiles + tile) * length + k]);
   out.key_mass[head * length + k] = static_cast<float>(mass);
   if (k < out.watched) out.sink[head * out.watched + k] = static_cast<float>(mass / static_cast<double>(length - k));
@@ -151,9 +155,11 @@ void CudaOps::attention_statistics(const AttentionStatistics& args) {
   check.shape("key_mass", args.key_mass, DType::f32, {B, H, T});
   check.shape("cos_first", args.cos_first, DType::f32, {B, H});
   check.shape("cos_rest", args.cos_rest, DType::f32, {B, H});
+  const bool tensor_cores = cuda::mma_attention(real_, extents.head_dim, {args.qkv.data});
   const cuda::HeadLayout layout = cuda::tile_layout(check, args.qkv, extents);
   if (B == 0) return;
-  const std::int64_t tiles = layout.tiles(cuda::kTile), places = B * H * tiles;
+  const int rows = tensor_cores ? cuda::kMmaQueryTile : cuda::kTile;
+  const std::int64_t tiles = layout.tiles(rows), places = B * H * tiles;
   auto* partials = reinterpret_cast<double*>(
       scratch(static_cast<std::size_t>(places) * (cuda::kStatistics * sizeof(double) + static_cast<std::size_t>(T) * sizeof(float))));
   auto* key_partials = reinterpret_cast<float*>(partials + places * cuda::kStatistics);
@@ -162,17 +168,20 @@ void CudaOps::attention_statistics(const AttentionStatistics& args) {
                           cuda::pointer<float>(args.key_mass), cuda::pointer<float>(args.cos_first),
                           cuda::pointer<float>(args.cos_rest), K};
   const auto heads = static_cast<unsigned>(B * H);
-  cuda::with_real(real_, [&]<class R>(R) {
-    const std::size_t bytes = cuda::tile_bytes(layout.head_dim, 2);
-    const auto kernel = cuda::statistics_kernel<R>;
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-               "attention_statistics");
-    kernel<<<dim3(static_cast<unsigned>(tiles), heads), cuda::kTileThreads, bytes, stream_>>>(
-        layout, cuda::pointer<const R>(args.qkv), cuda::pointer<const float>(args.lse), partials, key_partials,
-        1.0F / std::sqrt(static_cast<float>(layout.head_dim)));
-  });
+  if (tensor_cores)
+    cuda::mma_attention_statistics(stream_, layout, B, args.qkv, args.lse, partials, key_partials);
+  else
+    cuda::with_real(real_, [&]<class R>(R) {
+      const std::size_t bytes = cuda::tile_bytes(layout.head_dim, 2);
+      const auto kernel = cuda::statistics_kernel<R>;
+      check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+                 "attention_statistics");
+      kernel<<<dim3(static_cast<unsigned>(tiles), heads), cuda::kTileThreads, bytes, stream_>>>(
+          layout, cuda::pointer<const R>(args.qkv), cuda::pointer<const float>(args.lse), partials, key_partials,
+          1.0F / std::sqrt(static_cast<float>(layout.head_dim)));
+    });
   check_launch("attention_statistics");
-  cuda::key_kernel<<<dim3(cuda::grid_of(T, 128, T), heads), 128, 0, stream_>>>(out, key_partials, tiles, T);
+  cuda::key_kernel<<<dim3(cuda::grid_of(T, 128, T), heads), 128, 0, stream_>>>(out, key_partials, tiles, rows, T);
   cuda::head_kernel<<<heads, cuda::kStatistics, 0, stream_>>>(out, partials, tiles, T);
   check_launch("attention_statistics");
 }

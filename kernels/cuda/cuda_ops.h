@@ -65,9 +65,11 @@ class CudaOps final : public Ops {
   void sink_sums(const SinkSums& args) override;
   void norm_sums(const NormSums& args) override;
 
+  void isolate_query(const IsolateQuery& args) override;
   void attention_statistics(const AttentionStatistics& args) override;
   void row_l2(const RowL2& args) override;
-  AbsStatistics abs_statistics(const Tensor& x) override;
+  void direction_sums(const DirectionSums& args) override;
+  void abs_statistics(const AbsStatistics& args) override;
 
   double time_ms(const std::function<void()>& work) override;
   std::size_t peak_memory() const override;

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -14,7 +15,7 @@ namespace {
 /// Thread per eight pairs (d, d + D/2) of one head of one row.
 template <bool Aligned, class T>
 __global__ void rope_kernel(T* qkv, const float2* table, std::int64_t rows, std::int64_t length, int row_heads,
-                            int heads, int half, float sign) {
+                            int heads, int half, float sign, std::int64_t first_index) {
   const int vectors = (half + kVector - 1) / kVector;
   const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= rows * heads * vectors) return;
@@ -23,7 +24,8 @@ __global__ void rope_kernel(T* qkv, const float2* table, std::int64_t rows, std:
   const int left = half - d;
   T* low = qkv + (row * row_heads + head) * 2 * half + d;
   T* high = low + half;
-  const float2* angles = table + row % length * half + d;
+  const std::int64_t t = row % length == 0 ? first_index : row % length;
+  const float2* angles = table + t * half + d;
   float first[kVector], second[kVector], rotated[kVector];
   load_some<Aligned>(low, left, first);
   load_some<Aligned>(high, left, second);
@@ -79,14 +81,16 @@ void CudaOps::rope(const Rope& args) {
              "is " + describe(args.qkv) + ", which has no " + std::to_string(args.heads) + " heads to rotate");
   check.that(args.theta > 0 && std::isfinite(args.theta), "theta",
              "is " + std::to_string(args.theta) + ", expected a positive number");
+  check.that(args.first_index >= 0, "first_index", "is " + std::to_string(args.first_index) + ", expected 0 or more");
   const std::int64_t half = D / 2, items = B * T * args.heads * cuda::ceil_div(half, cuda::kVector);
   if (items == 0) return;
-  const float2* table = rotary_table(args.theta, half, T);
+  const float2* table = rotary_table(args.theta, half, std::max(T, args.first_index + 1));
   cuda::with_real(real_, [&]<class R>(R) {
     auto* qkv = cuda::pointer<R>(args.qkv);
     cuda::with_bool(cuda::vector_rows(half, qkv), [&](auto aligned) {
       cuda::rope_kernel<decltype(aligned)::value><<<cuda::grid_of(items, 256, items), 256, 0, stream_>>>(
-          qkv, table, B * T, T, static_cast<int>(heads), args.heads, static_cast<int>(half), args.inverse ? -1.0F : 1.0F);
+          qkv, table, B * T, T, static_cast<int>(heads), args.heads, static_cast<int>(half), args.inverse ? -1.0F : 1.0F,
+          args.first_index);
     });
   });
   check_launch("rope");

@@ -1,7 +1,9 @@
 // Attention on the GPU against the CPU's, and the same bits twice. Cases tagged [sanitize] take every kernel
 // through small shapes, for compute-sanitizer.
 #include <algorithm>
+#include <cmath>
 #include <initializer_list>
+#include <numeric>
 #include <span>
 #include <vector>
 
@@ -104,8 +106,8 @@ void check_attention(const std::vector<Shape>& shapes, std::span<const DType> ty
   }
 }
 
-void check_statistics(const std::vector<Shape>& shapes) {
-  for (const DType real : kComputeTypes) {
+void check_statistics(const std::vector<Shape>& shapes, std::span<const DType> types = kComputeTypes) {
+  for (const DType real : types) {
     Backends both(real);
     Random random(32);
     for (const Shape s : shapes) {
@@ -143,6 +145,18 @@ void check_statistics(const std::vector<Shape>& shapes) {
         CHECK(std::abs(a[static_cast<std::size_t>(i)] - static_cast<double>(first.cpu[i])) < 1e-5);
         CHECK(std::abs(b[static_cast<std::size_t>(i)] - static_cast<double>(rest.cpu[i])) < 1e-5);
       }
+      // Every query's weights sum to 1, and every run gives the same bits.
+      const Doubles masses = both.read(keys.gpu);
+      for (std::int64_t i = 0; i < s.B * s.H; ++i)
+        CHECK(std::accumulate(masses.begin() + i * s.T, masses.begin() + (i + 1) * s.T, 0.0) ==
+              Approx(static_cast<double>(s.T)).epsilon(1e-5));
+      const auto outputs = {&sink, &mass, &argmax, &entropy, &keys, &first, &rest};
+      std::vector<std::vector<std::byte>> bits;
+      for (const auto* output : outputs) bits.push_back(both.bytes(output->gpu));
+      for (const auto* output : outputs) both.spoil(output->gpu);
+      run(both.gpu(), kGpu);
+      std::size_t place = 0;
+      for (const auto* output : outputs) CHECK(both.bytes(output->gpu) == bits[place++]);
     }
   }
 }
@@ -164,4 +178,34 @@ TEST_CASE("attention statistics on the GPU agree with the CPU at the edges of ti
 }
 TEST_CASE("attention statistics on the GPU agree with the CPU at small shapes", "[sanitize]") {
   check_statistics(kSmallPlainShapes);
+  check_statistics(kSmallTensorCoreShapes, kHalf);
+}
+TEST_CASE("attention statistics of equal keys, and of a zero query or key, are known") {
+  for (const DType real : kComputeTypes) {
+    Backends both(real);
+    constexpr std::int64_t kT = 150, kD = 64;
+    for (const bool zero : {false, true}) {
+      INFO(both.name() << (zero ? ", zeros" : ", equal keys"));
+      const auto qkv = both.input({1, kT, 3, kD}, Doubles(kT * 3 * kD, zero ? 0.0 : 1.0));
+      const auto out = both.output({1, kT, 1, kD});
+      const auto lse = both.single_output({1, 1, kT}), sink = both.single_output({1, 1, 1}), keys = both.single_output({1, 1, kT});
+      const auto one = [&] { return both.single_output({1, 1}); };
+      const auto mass = one(), argmax = one(), entropy = one(), first = one(), rest = one();
+      both.gpu().attention_forward({.qkv = qkv.gpu, .query_heads = 1, .kv_heads = 1, .out = out.gpu, .lse = lse.gpu, .sink = {}});
+      both.gpu().attention_statistics({.qkv = qkv.gpu, .query_heads = 1, .kv_heads = 1, .lse = lse.gpu, .sink = sink.gpu,
+                                       .first_mass = mass.gpu, .first_argmax = argmax.gpu, .entropy = entropy.gpu,
+                                       .key_mass = keys.gpu, .cos_first = first.gpu, .cos_rest = rest.gpu});
+      double uniform = 0, nats = 0;
+      for (std::int64_t t = 0; t < kT; ++t) {
+        uniform += 1.0 / static_cast<double>(t + 1);
+        nats += std::log(static_cast<double>(t + 1));
+      }
+      CHECK(both.read(sink.gpu)[0] == Approx(uniform / kT).epsilon(1e-5));
+      CHECK(both.read(mass.gpu)[0] == Approx((uniform - 1) / (kT - 1)).epsilon(1e-5));
+      CHECK(both.read(entropy.gpu)[0] == Approx(nats / kT).epsilon(1e-5));
+      CHECK(both.read(argmax.gpu)[0] == 1.0);  // a tie counts for position 0
+      CHECK(both.read(first.gpu)[0] == Approx(zero ? 0.0 : 1.0).margin(1e-6));
+      CHECK(both.read(rest.gpu)[0] == Approx(zero ? 0.0 : 1.0).margin(1e-6));
+    }
+  }
 }

@@ -1,5 +1,7 @@
 // Matrix products, the optimizer's operations over flat arrays, statistics, copies. Cases tagged [sanitize]
 // take every kernel through small shapes, for compute-sanitizer.
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "tests/catch.h"
@@ -111,27 +113,91 @@ TEST_CASE("gradient norms, clipping and AdamW on the GPU agree with the CPU", "[
   }
 }
 
-TEST_CASE("row norms and magnitudes on the GPU agree with the CPU", "[sanitize]") {
+TEST_CASE("row norms, directions and magnitudes on the GPU agree with the CPU", "[sanitize]") {
   for (const DType real : kComputeTypes) {
     Backends both(real);
     Random random(23);
     struct Extents {
-      std::int64_t rows, channels;
+      std::int64_t B, T, M, C;
     };
-    for (const auto [n, c] : {Extents{1, 1}, {5, 7}, {100, 768}, {33, 1001}}) {
-      INFO(both.name() << " " << n << " x " << c);
-      const auto x = both.input({n, c}, random.normals(n * c));
-      const auto l2 = both.single_output({n});
-      both.cpu().row_l2({.x = x.cpu, .out = l2.cpu});
-      both.gpu().row_l2({.x = x.gpu, .out = l2.gpu});
+    for (const auto [B, T, M, C] : {Extents{1, 1, 1, 1}, {1, 5, 3, 7}, {67, 2, 1, 768}, {3, 11, 5, 64}, {2, 9, 2, 1001}}) {
+      INFO(both.name() << " B " << B << ", T " << T << ", M " << M << ", C " << C);
+      const std::int64_t rows = B * T, first = M / 3, selected = M - M / 2, W = M * C, zero = B / 2;
+      Doubles values = random.normals(rows * W);
+      const std::int64_t t = T / 2;
+      // One sequence has no direction, unless it is the only one.
+      for (std::int64_t c = 0; B > 1 && c < W; ++c) values[static_cast<std::size_t>((zero * T + t) * W + c)] = 0;
+      const auto x = both.input({rows, M, C}, values);
+      const auto l2 = both.single_output({selected, rows});
+      const auto sum = both.double_output({W}), count = both.double_output({1}), found = both.double_output({4});
+      const auto run = [&](Ops& ops, auto side) {
+        ops.row_l2({.x = side(x), .first = static_cast<int>(first), .out = side(l2)});
+        for (const Tensor& total : {side(sum), side(count)}) ops.zero(total);
+        for (int part = 0; part < 2; ++part)
+          ops.direction_sums({.x = side(x).view({B, T, W}), .position = t, .sum = side(sum), .count = side(count)});
+        ops.abs_statistics({.x = side(x).view({rows, W}), .out = side(found)});
+      };
+      run(both.cpu(), kCpu);
+      run(both.gpu(), kGpu);
       CHECK(both.difference(l2) < 1e-6);
-      const AbsStatistics a = both.cpu().abs_statistics(x.cpu), b = both.gpu().abs_statistics(x.gpu);
-      CHECK(a.max == b.max);
-      CHECK(a.median == b.median);
-      CHECK(a.max_row == b.max_row);
-      CHECK(a.max_column == b.max_column);
+      CHECK(both.difference(sum) < 1e-13);
+      CHECK(both.read(count.gpu) == Doubles{2.0 * static_cast<double>(B > 1 ? B - 1 : 1)});
+      CHECK(both.read(found.gpu) == found.cpu.doubles());
+      const auto bits = both.bytes(sum.gpu), found_bits = both.bytes(found.gpu), l2_bits = both.bytes(l2.gpu);
+      for (const Tensor& tensor : {sum.gpu, found.gpu, l2.gpu}) both.spoil(tensor);
+      run(both.gpu(), kGpu);
+      CHECK(both.bytes(sum.gpu) == bits);
+      CHECK(both.bytes(found.gpu) == found_bits);
+      CHECK(both.bytes(l2.gpu) == l2_bits);
     }
   }
+}
+
+namespace {
+
+struct Matrix {
+  std::int64_t rows, columns;
+};
+
+/// Maximum, its place and the median of magnitudes that tie, spread far or are not numbers: exact.
+void check_magnitudes(const Matrix& shape) {
+  for (const DType real : kComputeTypes) {
+    Backends both(real);
+    Random random(26);
+    INFO(both.name() << " " << shape.rows << " x " << shape.columns);
+    const std::int64_t size = shape.rows * shape.columns;
+    const auto check = [&](const Doubles& values) {
+      const auto x = both.input({shape.rows, shape.columns}, values);
+      const auto found = both.double_output({4});
+      both.cpu().abs_statistics({.x = x.cpu, .out = found.cpu});
+      both.gpu().abs_statistics({.x = x.gpu, .out = found.gpu});
+      const Doubles a = both.read(found.gpu), b = found.cpu.doubles();
+      CHECK(a[1] == b[1]);
+      CHECK(a[2] == b[2]);
+      for (const std::size_t i : {0, 3}) CHECK((a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]))));
+      return a;
+    };
+    Doubles values(static_cast<std::size_t>(size), -2.5);
+    CHECK(check(values) == Doubles{2.5, 0, 0, 2.5});
+    values.back() = -std::numeric_limits<double>::infinity();
+    CHECK(check(values)[0] == std::numeric_limits<double>::infinity());
+    check(Doubles(values.size(), 0.0));
+    values = random.normals(size);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = std::ldexp(values[i], static_cast<int>(i % 200) - 100);
+    check(values);
+    values[1] = std::nan("");
+    CHECK(std::isnan(check(values)[0]));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("maximum and median of magnitudes on the GPU are exact at small shapes", "[sanitize]") {
+  for (const Matrix& shape : {Matrix{1, 3}, {41, 101}, {16, 64}}) check_magnitudes(shape);
+}
+TEST_CASE("maximum and median of magnitudes on the GPU are exact") {
+  // More than all blocks read at once on a GPU of up to 200 processors, in vectors and not.
+  for (const Matrix& shape : {Matrix{1650, 1024}, {1651, 1025}}) check_magnitudes(shape);
 }
 
 TEST_CASE("probes of a step are summed over sequences on the GPU as on the CPU", "[sanitize]") {
@@ -146,22 +212,31 @@ TEST_CASE("probes of a step are summed over sequences on the GPU as on the CPU",
     const auto norms = both.single({L + 1, B, T}, random.uniforms((L + 1) * B * T));
     const auto scores = both.double_output({L, H, K}), above = both.double_output({L, H, K});
     const auto first = both.double_output({L + 1, K}), rest = both.double_output({L + 1}), ratio = both.double_output({L + 1});
-    const auto run = [&](Ops& ops, auto side) {
+    const auto over = both.single({L + 1, B, T}, plus(random.uniforms((L + 1) * B * T), Doubles(static_cast<std::size_t>((L + 1) * B * T), 0.5)));
+    const auto run = [&](Ops& ops, auto side, bool whole) {
       for (const Tensor& sums : {side(scores), side(above), side(first), side(rest), side(ratio)}) ops.zero(sums);
       for (int batch = 0; batch < 2; ++batch) {
-        ops.sink_sums({.sink = side(sink), .threshold = 0.3F, .scores = side(scores), .above = side(above)});
-        ops.norm_sums({.norms = side(norms), .first = side(first), .rest = side(rest), .ratio = side(ratio)});
+        ops.sink_sums({.sink = side(sink), .threshold = 0.3F, .scores = side(scores), .above = whole ? side(above) : Tensor{}});
+        ops.norm_sums({.norms = side(norms), .over = whole ? Tensor{} : side(over), .first = side(first), .rest = side(rest),
+                       .ratio = side(ratio)});
       }
     };
-    run(both.cpu(), kCpu);
-    run(both.gpu(), kGpu);
-    CHECK(both.difference(scores) < 1e-14);
-    CHECK(both.read(above.gpu) == above.cpu.doubles());
-    CHECK(both.difference(first) < 1e-14);
-    CHECK(both.difference(ratio) < 1e-14);
-    if (K < T) CHECK(both.difference(rest) < 1e-14);
-    if (K == T)
-      for (const double value : both.read(rest.gpu)) CHECK(std::isnan(value));
+    for (const bool whole : {true, false}) {  // without what is optional
+      run(both.cpu(), kCpu, whole);
+      run(both.gpu(), kGpu, whole);
+      CHECK(both.difference(scores) < 1e-14);
+      CHECK(both.read(above.gpu) == above.cpu.doubles());
+      CHECK(both.difference(first) < 1e-14);
+      CHECK(both.difference(ratio) < 1e-14);
+      if (K < T) CHECK(both.difference(rest) < 1e-14);
+      if (K == T)
+        for (const double value : both.read(rest.gpu)) CHECK(std::isnan(value));
+      const auto bits = both.bytes(scores.gpu), first_bits = both.bytes(first.gpu), ratio_bits = both.bytes(ratio.gpu);
+      run(both.gpu(), kGpu, whole);
+      CHECK(both.bytes(scores.gpu) == bits);
+      CHECK(both.bytes(first.gpu) == first_bits);
+      CHECK(both.bytes(ratio.gpu) == ratio_bits);
+    }
   }
 }
 

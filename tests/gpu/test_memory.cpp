@@ -61,18 +61,24 @@ TEST_CASE("after a reservation no operation asks for more") {
   extents.channels = 8;
   ops->reserve(extents);
   CHECK(ops->memory_available().value() > before - (std::size_t{32} << 20));  // what it holds counts as available
-  const auto statistics = [&](std::int64_t rows) {
-    const Buffer buffer = ops->allocate(static_cast<std::size_t>(rows) * 64 * sizeof(float));
-    const Tensor x(buffer.get(), DType::f32, {rows, 64});
-    ops->zero(x);
-    return ops->abs_statistics(x).max;
+  const auto sums = [&](std::int64_t sequences) {  // needs 16 bytes a sequence
+    const Buffer buffer = ops->allocate(static_cast<std::size_t>(sequences) * 8 + 24);
+    const Tensor norms(buffer.get() + 24, DType::f32, {1, sequences, 2}), ratio(buffer.get(), DType::f64, {1});
+    const Tensor first(buffer.get() + 8, DType::f64, {1, 1}), rest(buffer.get() + 16, DType::f64, {1});
+    const std::vector<float> ones(static_cast<std::size_t>(2 * sequences), 1.0F);
+    ops->copy_from_host(norms, ones.data());
+    for (const Tensor& sum : {first, rest, ratio}) ops->zero(sum);
+    ops->norm_sums({.norms = norms, .first = first, .rest = rest, .ratio = ratio});
+    double found = 0;
+    ops->copy_to_host(&found, ratio);
+    return found;
   };
-  CHECK(statistics(16) == 0);
-  CHECK_THROWS_AS(statistics(1 << 20), std::logic_error);
-  CHECK(statistics(16) == 0);  // as before
-  extents.statistics_elements = std::int64_t{64} << 20;
+  CHECK(sums(16) == 16);
+  CHECK_THROWS_AS(sums(1 << 20), std::logic_error);
+  CHECK(sums(16) == 16);  // as before
+  extents.training = {.sequences = 1 << 20, .length = 2};
   ops->reserve(extents);
-  CHECK(statistics(1 << 20) == 0);
+  CHECK(sums(1 << 20) == 1 << 20);
 }
 
 TEST_CASE("a run takes the memory that was planned, none of it in a step") {

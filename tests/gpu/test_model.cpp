@@ -106,6 +106,18 @@ void check_models(DType compute, const Bounds& bounds, Parameters&& parameters_o
   }
 }
 
+/// Initial values of a run, with larger embeddings and matrices, so that every part matters; bf16 holds them exactly.
+Values rounded_parameters(const ParameterLayout& layout, std::uint64_t seed) {
+  Values values(static_cast<std::size_t>(layout.flat_size()));
+  initialize_parameters(layout, seed, values);
+  for (const ParameterSpec& spec : layout.specs())
+    for (std::int64_t i = spec.offset; i < spec.offset + spec.size; ++i) {
+      float& value = values[static_cast<std::size_t>(i)];
+      value = round_to_bf16(spec.shape.size() == 2 ? 3.0F * value : value);
+    }
+  return values;
+}
+
 }  // namespace
 
 TEST_CASE("the fp32 decoder on the GPU has the CPU's losses, statistics and gradients") {
@@ -117,18 +129,9 @@ TEST_CASE("the fp32 decoder on the GPU has the CPU's losses, statistics and grad
 
 TEST_CASE("the bf16 decoder on the GPU has the CPU's losses, statistics and gradients to bf16's precision") {
   // Every stored activation is rounded, by up to 2^-9 of itself, on the GPU alone; both sides hold the same
-  // weights. Initial values of a run, with larger embeddings and matrices, so that every part matters.
+  // weights.
   check_models(DType::bf16, {.losses = 5e-3, .sink_scores = 1e-2, .residual_norms = 5e-3, .gradients = 4e-2},
-               [](const ParameterLayout& layout) {
-                 Values values(static_cast<std::size_t>(layout.flat_size()));
-                 initialize_parameters(layout, 43, values);
-                 for (const ParameterSpec& spec : layout.specs())
-                   for (std::int64_t i = spec.offset; i < spec.offset + spec.size; ++i) {
-                     float& value = values[static_cast<std::size_t>(i)];
-                     value = round_to_bf16(spec.shape.size() == 2 ? 3.0F * value : value);
-                   }
-                 return values;
-               });
+               [](const ParameterLayout& layout) { return rounded_parameters(layout, 43); });
 }
 
 namespace {
@@ -154,6 +157,12 @@ std::vector<ProbeSet> probe_sets() {
   return sets;
 }
 
+/// The same numbers to the last digit.
+void check_same(const std::vector<ProbeRecord>& a, const std::vector<ProbeRecord>& b) {
+  REQUIRE(a.size() == b.size());
+  for (std::size_t i = 0; i < a.size(); ++i) CHECK(to_json(a[i]).dump() == to_json(b[i]).dump());
+}
+
 /// The smallest distance of any sink score of the set from the threshold.
 double threshold_margin(Decoder& decoder, const ProbeSet& set, double threshold) {
   double margin = 1;
@@ -166,6 +175,68 @@ double threshold_margin(Decoder& decoder, const ProbeSet& set, double threshold)
 }
 
 }  // namespace
+
+TEST_CASE("probe passes in bf16 on the GPU measure what they measure on the CPU, to bf16's precision") {
+  ProbeConfig config;
+  config.positions = kPositions;
+  config.from_layer = 1;
+  const std::vector<ProbeSet> sets = probe_sets();
+  for (const ModelConfig& model : models()) {
+    if (model.vocab_size != kVocab) continue;
+    for (const std::int64_t at_once : {2, 5}) {  // sets in parts, and whole ones
+      INFO(test::describe(model) << ", " << at_once << " sequences at once");
+      const Values parameters = rounded_parameters(ParameterLayout(model), 46);
+      const DecoderOptions options{.max_sequences = at_once, .max_length = kLength, .training = false};
+      Side cpu(make_cpu_ops(), model, options, parameters), device(gpu(DType::bf16), model, options, parameters);
+      ProbePass pass(*device.ops, device.decoder, config, sets);
+      const std::vector<ProbeRecord> found = pass.run(7, 700);
+      check_same(pass.run(7, 700), found);
+      const std::vector<ProbeRecord> expected = ProbePass(*cpu.ops, cpu.decoder, config, sets).run(7, 700);
+      for (std::size_t i = 0; i < sets.size(); ++i) {
+        INFO(sets[i].name);
+        CHECK(found[i].loss == Approx(expected[i].loss).epsilon(5e-3));
+        const auto relative = [&](const char* name, auto field) {
+          INFO(name);
+          CHECK(relative_error(found[i].*field, expected[i].*field) < 3e-2);
+        };
+        // Cosines and stabilities may be near 0, and close scores decide for another key: by the size of a cosine.
+        const auto absolute = [&](const char* name, auto field) {
+          INFO(name);
+          const Doubles &a = found[i].*field, &b = expected[i].*field;
+          REQUIRE(a.size() == b.size());
+          for (std::size_t k = 0; k < a.size(); ++k) CHECK(std::abs(a[k] - b[k]) < 5e-2);
+        };
+#define RELATIVE(field) relative(#field, &ProbeRecord::field)
+#define ABSOLUTE(field) absolute(#field, &ProbeRecord::field)
+        RELATIVE(sink_score);
+        RELATIVE(sink_excess);
+        RELATIVE(first_token_mass);
+        RELATIVE(entropy);
+        RELATIVE(key_mass);
+        RELATIVE(residual_norm);
+        RELATIVE(residual_norm_rest);
+        RELATIVE(norm_ratio);
+        RELATIVE(attention_output_norm);
+        RELATIVE(attention_output_norm_rest);
+        RELATIVE(mlp_output_norm);
+        RELATIVE(mlp_output_norm_rest);
+        RELATIVE(mlp_amplification);
+        RELATIVE(key_norm_first);
+        RELATIVE(key_norm_rest);
+        RELATIVE(value_norm_first);
+        RELATIVE(value_norm_rest);
+        RELATIVE(massive_ratio);
+        ABSOLUTE(first_token_argmax);
+        ABSOLUTE(cosine_first);
+        ABSOLUTE(cosine_rest);
+        ABSOLUTE(direction_stability);
+        ABSOLUTE(direction_stability_middle);
+#undef RELATIVE
+#undef ABSOLUTE
+      }
+    }
+  }
+}
 
 TEST_CASE("probe passes on the GPU measure what they measure on the CPU") {
   ProbeConfig config;
@@ -189,7 +260,9 @@ TEST_CASE("probe passes on the GPU measure what they measure on the CPU") {
     Side cpu(make_cpu_ops(), model, options, parameters), device(gpu(DType::f32), model, options, parameters);
     for (const ProbeSet& set : sets)
       REQUIRE(threshold_margin(cpu.decoder, set, config.sink_threshold) > 1e-5);  // rounding decides no sink rate
-    const std::vector<ProbeRecord> found = ProbePass(*device.ops, device.decoder, config, sets).run(7, 700);
+    ProbePass pass(*device.ops, device.decoder, config, sets);
+    const std::vector<ProbeRecord> found = pass.run(7, 700);
+    check_same(pass.run(7, 700), found);
     const std::vector<ProbeRecord> expected = ProbePass(*cpu.ops, cpu.decoder, config, sets).run(7, 700);
     REQUIRE(found.size() == sets.size());
     for (std::size_t i = 0; i < sets.size(); ++i) {

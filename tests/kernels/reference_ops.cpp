@@ -135,13 +135,13 @@ LinearGradients linear_backward(const Doubles& x, const Doubles& weight, const D
   return out;
 }
 
-Doubles rope(const Heads& heads, Doubles qkv, std::int64_t rotated, double theta, bool inverse) {
+Doubles rope(const Heads& heads, Doubles qkv, std::int64_t rotated, double theta, bool inverse, std::int64_t first_index) {
   const std::int64_t half = heads.head_dim / 2;
   for (std::int64_t b = 0; b < heads.sequences; ++b)
     for (std::int64_t t = 0; t < heads.length; ++t)
       for (std::int64_t h = 0; h < rotated; ++h)
         for (std::int64_t d = 0; d < half; ++d) {
-          const double angle = (inverse ? -1.0 : 1.0) * static_cast<double>(t) *
+          const double angle = (inverse ? -1.0 : 1.0) * static_cast<double>(t == 0 ? first_index : t) *
                                std::pow(theta, -2.0 * static_cast<double>(d) / static_cast<double>(heads.head_dim));
           double& low = at(qkv, heads.at(b, t, h) + d);
           double& high = at(qkv, heads.at(b, t, h) + d + half);
@@ -186,7 +186,7 @@ QkNormGradients qk_norm_backward(const Heads& heads, const Doubles& in, const Do
   return result;
 }
 
-AttentionOut attention_forward(const Heads& heads, const Doubles& qkv) {
+AttentionOut attention_forward(const Heads& heads, const Doubles& qkv, std::int64_t isolated) {
   const std::int64_t length = heads.length;
   const double scale = 1.0 / std::sqrt(static_cast<double>(heads.head_dim));
   AttentionOut result{zeros(heads.out_size()), {}, zeros(heads.sequences * heads.query_heads * length * length)};
@@ -196,17 +196,18 @@ AttentionOut attention_forward(const Heads& heads, const Doubles& qkv) {
       const std::int64_t g = h / (heads.query_heads / heads.kv_heads);
       for (std::int64_t t = 0; t < length; ++t) {
         const std::int64_t row = (b * heads.query_heads + h) * length + t;
+        const std::int64_t first = t == isolated ? t : 0;
         double highest = -std::numeric_limits<double>::infinity();
-        for (std::int64_t k = 0; k <= t; ++k) {
+        for (std::int64_t k = first; k <= t; ++k) {
           weights(row, k) = scale * dot_at(qkv, heads.at(b, t, h), qkv, heads.at(b, k, heads.query_heads + g),
                                            heads.head_dim);
           highest = std::max(highest, weights(row, k));
         }
         double sum = 0;
-        for (std::int64_t k = 0; k <= t; ++k) sum += std::exp(weights(row, k) - highest);
+        for (std::int64_t k = first; k <= t; ++k) sum += std::exp(weights(row, k) - highest);
         const double lse = highest + std::log(sum);
         result.lse.push_back(lse);
-        for (std::int64_t k = 0; k <= t; ++k) {
+        for (std::int64_t k = first; k <= t; ++k) {
           weights(row, k) = std::exp(weights(row, k) - lse);
           const std::int64_t value = heads.at(b, k, heads.query_heads + heads.kv_heads + g);
           const std::int64_t out = ((b * length + t) * heads.query_heads + h) * heads.head_dim;

@@ -48,7 +48,7 @@ struct Heads {
   }
 };
 
-Doubles rope(const Heads& heads, Doubles qkv, std::int64_t rotated, double theta, bool inverse);
+Doubles rope(const Heads& heads, Doubles qkv, std::int64_t rotated, double theta, bool inverse, std::int64_t first_index = 0);
 
 struct QkNormOut {
   Doubles out, rstd;
@@ -65,7 +65,8 @@ struct AttentionOut {
   Doubles out, lse;
   Doubles weights;  // A (B, H, T, T), 0 above the diagonal
 };
-AttentionOut attention_forward(const Heads& heads, const Doubles& qkv);
+/// The query at `isolated` attends to itself alone; -1: none does.
+AttentionOut attention_forward(const Heads& heads, const Doubles& qkv, std::int64_t isolated = -1);
 /// dqkv.
 Doubles attention_backward(const Heads& heads, const Doubles& qkv, const Doubles& dout);
 /// alpha_k (B, H, K) of the weights of attention_forward().

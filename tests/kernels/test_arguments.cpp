@@ -205,25 +205,38 @@ TEST_CASE("Activations, the loss and the optimizer reject wrong tensors") {
   check_rejects<AS>("adamw_step", &Ops::adamw_step,
                     {.param = p, .grad = grad, .m = m, .v = v, .segments = segments, .clip = clip, .lr = 0.1},
                     {{"param", &AS::param}, {"grad", &AS::grad}, {"m", &AS::m}, {"v", &AS::v}, {"clip", &AS::clip}});
-  const Floats sink = filled({2, 3, 2, 4}), norms = filled({2, 3, 5});
-  Array<double> scores({2, 2, 4}), above({2, 2, 4}), first({2, 4}), rest({2}), ratio({2});
+  const Floats sink = filled({2, 3, 2, 4}), norms = filled({2, 3, 5}), over = filled({2, 3, 5}), x = filled({3, 5, 4}), selected = filled({2, 3});
+  Array<double> scores({2, 2, 4}), above({2, 2, 4}), first({2, 4}), rest({2}), ratio({2}), sum({4}), count({1}), found({4});
   using SS = SinkSums;
   check_rejects<SS>("sink_sums", &Ops::sink_sums, {.sink = sink, .threshold = 0.3F, .scores = scores, .above = above},
-                    {{"sink", &SS::sink}, {"scores", &SS::scores}, {"above", &SS::above}});
+                    {{"sink", &SS::sink}, {"scores", &SS::scores}, {"above", &SS::above, Kind::optional}});
   using NS = NormSums;
-  check_rejects<NS>("norm_sums", &Ops::norm_sums, {.norms = norms, .first = first, .rest = rest, .ratio = ratio},
-                    {{"norms", &NS::norms, Kind::extent_is_free}, {"first", &NS::first, Kind::extent_is_free},
+  check_rejects<NS>("norm_sums", &Ops::norm_sums, {.norms = norms, .over = over, .first = first, .rest = rest, .ratio = ratio},
+                    {{"norms", &NS::norms, Kind::extent_is_free}, {"over", &NS::over, Kind::optional}, {"first", &NS::first, Kind::extent_is_free},
                      {"rest", &NS::rest}, {"ratio", &NS::ratio}});
   using RL = RowL2;
-  check_rejects<RL>("row_l2", &Ops::row_l2, {.x = nf, .out = losses},
+  check_rejects<RL>("row_l2", &Ops::row_l2, {.x = x, .first = 3, .out = selected},
                     {{"x", &RL::x, Kind::extent_is_free}, {"out", &RL::out}});
+  using DS = DirectionSums;
+  check_rejects<DS>("direction_sums", &Ops::direction_sums, {.x = x, .position = 4, .sum = sum, .count = count},
+                    {{"x", &DS::x}, {"sum", &DS::sum}, {"count", &DS::count}});
+  using AB = AbsStatistics;
+  check_rejects<AB>("abs_statistics", &Ops::abs_statistics, {.x = nf, .out = found},
+                    {{"x", &AB::x, Kind::extent_is_free}, {"out", &AB::out}});
   const auto ops = make_cpu_ops(1);
   CHECK(message_of<std::invalid_argument>([&] { ops->add(dx, nf, wide); }) ==
         "add: b is (3, 8) f32, expected (3, 4) f32");
   const Floats single = filled({2, 3, 1});
-  CHECK(message_of<std::invalid_argument>([&] { ops->norm_sums({single, first, rest, ratio}); }) ==
+  CHECK(message_of<std::invalid_argument>([&] { ops->norm_sums({single, {}, first, rest, ratio}); }) ==
         "norm_sums: norms is (2, 3, 1) f32, expected sequences of at least 2 positions");
-  CHECK(message_of<std::invalid_argument>([&] { ops->norm_sums({filled({2, 3, 3}), first, rest, ratio}); }) ==
+  CHECK(message_of<std::invalid_argument>([&] { ops->norm_sums({filled({2, 3, 3}), {}, first, rest, ratio}); }) ==
         "norm_sums: first is (2, 4) f64, expected 1 to 3 positions");
-  CHECK(message_of<std::invalid_argument>([&] { ops->abs_statistics(Tensor{}); }) == "abs_statistics: x is not given");
+  CHECK(message_of<std::invalid_argument>([&] { ops->row_l2({x, 4, selected}); }) ==
+        "row_l2: out is (2, 3) f32, expected at most 1 vectors of a row");
+  CHECK(message_of<std::invalid_argument>([&] { ops->row_l2({x, -1, selected}); }) ==
+        "row_l2: x is (3, 5, 4) f32 and has no vector -1 in a row");
+  CHECK(message_of<std::invalid_argument>([&] { ops->direction_sums({x, 5, sum, count}); }) ==
+        "direction_sums: x is (3, 5, 4) f32 and has no position 5");
+  CHECK(message_of<std::invalid_argument>([&] { ops->abs_statistics({filled({0, 4}), found}); }) ==
+        "abs_statistics: x is (0, 4) f32, expected at least one element");
 }

@@ -90,6 +90,28 @@ TEST_CASE("Sink scores of any number of keys, up to all of them") {
   }
 }
 
+TEST_CASE("An isolated query attends to itself alone, and everything else stays") {
+  const auto ops = make_cpu_ops(2);
+  Random random(45);
+  for (const Heads& heads : kShapes)
+    for (const std::int64_t position : {std::int64_t{0}, heads.length / 2, heads.length - 1})
+      for (const std::int64_t watched : {std::int64_t{0}, std::min<std::int64_t>(8, heads.length), heads.length}) {
+        INFO("T " << heads.length << ", H " << heads.query_heads << ", G " << heads.kv_heads << ", D " << heads.head_dim
+                  << ", position " << position << ", K " << watched);
+        const Doubles qkv = random.normals(heads.size(), 2.0);
+        Run run(heads, watched, qkv, Doubles(static_cast<std::size_t>(heads.out_size()), 0.0));
+        const bool with_sink = watched > 0;
+        forward(*ops, heads, run, with_sink);
+        ops->isolate_query({.qkv = run.qkv, .query_heads = static_cast<int>(heads.query_heads),
+                            .kv_heads = static_cast<int>(heads.kv_heads), .position = position, .out = run.out,
+                            .lse = run.lse, .sink = with_sink ? run.sink.view() : Tensor{}});
+        const AttentionOut reference = attention_forward(heads, qkv, position);
+        CHECK(relative_error(run.out, reference.out) < 4 * kSingle);
+        CHECK(relative_error(run.lse, reference.lse) < 2 * kSingle);
+        CHECK(relative_error(run.sink, sink_scores(heads, reference.weights, watched)) < 4 * kSingle);
+      }
+}
+
 TEST_CASE("Attention is causal: later tokens change nothing before them") {
   const auto ops = make_cpu_ops(1);
   Random random(44);

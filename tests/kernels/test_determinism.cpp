@@ -96,13 +96,16 @@ Doubles everything(Ops& ops) {
   ops.clip_scale({.sums = sums, .max_norm = 1, .out = clip});
   ops.adamw_step({.param = param, .grad = grad, .m = m, .v = v, .segments = segments, .clip = clip, .lr = 0.1,
                   .weight_decay = 0.1, .step = 3});
-  ops.row_l2({.x = x, .out = norms});
+  ops.row_l2({.x = x.view().view({kRows, 1, kChannels}), .first = 0, .out = norms.view().view({1, kRows})});
   const Doubles zeros(8, 0.0);
   Array<double> scores({1, kHeads, 8}, Doubles(kHeads * 8, 0.0)), above({1, kHeads, 8}, Doubles(kHeads * 8, 0.0)),
       first_norms({1, 8}, zeros), rest_norms({1}, zeros), ratios({1}, zeros);
   ops.sink_sums({.sink = sink.view().view({1, kSequences, kHeads, 8}), .threshold = 0.3F, .scores = scores, .above = above});
   ops.norm_sums({.norms = norms.view().view({1, kSequences, kLength}), .first = first_norms, .rest = rest_norms, .ratio = ratios});
-  keep(scores), keep(above), keep(first_norms), keep(rest_norms), keep(ratios);
+  Array<double> direction({kChannels}, Doubles(kChannels, 0.0)), count({1}, {0.0}), magnitudes({4});
+  ops.direction_sums({.x = x.view().view({kSequences, kLength, kChannels}), .position = 3, .sum = direction, .count = count});
+  ops.abs_statistics({.x = x, .out = magnitudes});
+  keep(scores), keep(above), keep(first_norms), keep(rest_norms), keep(ratios), keep(direction), keep(count), keep(magnitudes);
   keep(sums), keep(clip), keep(param), keep(m), keep(v), keep(norms);
   return all;
 }

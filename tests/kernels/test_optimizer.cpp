@@ -139,74 +139,118 @@ TEST_CASE("sink scores are summed over sequences, each thresholded by itself") {
     ops->sink_sums({.sink = Floats({L, B, H, K}, sink), .threshold = 0.3F, .scores = out, .above = counts});
     CHECK(out.doubles() == scores);
     CHECK(counts.doubles() == above);
+    out.set(before);
+    ops->sink_sums({.sink = Floats({L, B, H, K}, sink), .threshold = 0.3F, .scores = out, .above = {}});
+    CHECK(out.doubles() == scores);
   }
 }
 
-TEST_CASE("row norms are summed over sequences, each averaged by itself") {
+TEST_CASE("row norms and their ratios are summed over sequences, each averaged by itself") {
   const auto ops = make_cpu_ops(2);
   Random random(55);
   for (const auto& [R, B, T, K] :
-       std::vector<std::array<std::int64_t, 4>>{{1, 1, 2, 1}, {2, 3, 4, 4}, {5, 4, 33, 8}, {9, 40, 200, 3}}) {
-    const Doubles norms = random.uniforms(R * B * T);
-    Doubles first(place(R * K), 1.0), rest(place(R), 2.0), ratio(place(R), 3.0);
-    for (std::int64_t r = 0; r < R; ++r)
-      for (std::int64_t b = 0; b < B; ++b) {
-        const double* row = norms.data() + (r * B + b) * T;
-        for (std::int64_t p = 0; p < K; ++p) first[place(r * K + p)] += row[p];
-        rest[place(r)] += std::accumulate(row + K, row + T, 0.0) / static_cast<double>(T - K);
-        ratio[place(r)] += row[0] / (std::accumulate(row + 1, row + T, 0.0) / static_cast<double>(T - 1));
-      }
-    Array<double> firsts({R, K}, Doubles(place(R * K), 1.0)), rests({R}, Doubles(place(R), 2.0)),
-        ratios({R}, Doubles(place(R), 3.0));
-    ops->norm_sums({.norms = Floats({R, B, T}, norms), .first = firsts, .rest = rests, .ratio = ratios});
-    CHECK(relative_error(firsts.doubles(), first) < kSingle);
-    CHECK(relative_error(ratios.doubles(), ratio) < kSingle);
-    if (K < T) CHECK(relative_error(rests.doubles(), rest) < kSingle);
-    if (K == T)  // no position is left
-      for (const double value : rests.doubles()) CHECK(std::isnan(value));
-  }
+       std::vector<std::array<std::int64_t, 4>>{{1, 1, 2, 1}, {2, 3, 4, 4}, {5, 4, 33, 8}, {9, 40, 200, 3}})
+    for (const bool ratios : {false, true}) {
+      const Doubles norms = random.uniforms(R * B * T), over = plus(random.uniforms(R * B * T), Doubles(norms.size(), 0.5));
+      Doubles values = norms;
+      for (std::size_t i = 0; ratios && i < values.size(); ++i) values[i] /= over[i];
+      Doubles first(place(R * K), 1.0), rest(place(R), 2.0), ratio(place(R), 3.0);
+      for (std::int64_t r = 0; r < R; ++r)
+        for (std::int64_t b = 0; b < B; ++b) {
+          const double* row = values.data() + (r * B + b) * T;
+          for (std::int64_t p = 0; p < K; ++p) first[place(r * K + p)] += row[p];
+          rest[place(r)] += std::accumulate(row + K, row + T, 0.0) / static_cast<double>(T - K);
+          ratio[place(r)] += row[0] / (std::accumulate(row + 1, row + T, 0.0) / static_cast<double>(T - 1));
+        }
+      const Floats top({R, B, T}, norms), bottom({R, B, T}, over);
+      Array<double> firsts({R, K}, Doubles(place(R * K), 1.0)), rests({R}, Doubles(place(R), 2.0)),
+          quotients({R}, Doubles(place(R), 3.0));
+      ops->norm_sums({.norms = top, .over = ratios ? bottom.view() : Tensor{}, .first = firsts, .rest = rests, .ratio = quotients});
+      CHECK(relative_error(firsts.doubles(), first) < kSingle);
+      CHECK(relative_error(quotients.doubles(), ratio) < kSingle);
+      if (K < T) CHECK(relative_error(rests.doubles(), rest) < kSingle);
+      if (K == T)  // no position is left
+        for (const double value : rests.doubles()) CHECK(std::isnan(value));
+    }
 }
 
-TEST_CASE("row_l2 gives the norm of each row") {
+TEST_CASE("row_l2 gives the norms of the vectors of each row, one vector after the other") {
   const auto ops = make_cpu_ops(2);
   Random random(53);
-  for (const std::int64_t columns : {1, 7, 128, 1000}) {
+  for (const auto& [columns, vectors, first, selected] :
+       std::vector<std::array<std::int64_t, 4>>{{1, 1, 0, 1}, {7, 5, 2, 3}, {128, 3, 0, 3}, {1000, 2, 1, 1}, {4, 2, 2, 0}}) {
     const std::int64_t rows = 37;
-    const Doubles x = random.normals(rows * columns);
-    Floats out({rows});
-    const Floats stored({rows, columns}, x);
-    ops->row_l2({.x = stored, .out = out});
+    const Floats x({rows, vectors, columns}, random.normals(rows * vectors * columns));
+    Floats out({selected, rows});
+    ops->row_l2({.x = x, .first = static_cast<int>(first), .out = out});
     Doubles reference;
-    for (std::int64_t n = 0; n < rows; ++n) {
-      double squares = 0;
-      for (std::int64_t c = 0; c < columns; ++c) squares += std::pow(x[place(n * columns + c)], 2);
-      reference.push_back(std::sqrt(squares));
-    }
+    for (std::int64_t j = first; j < first + selected; ++j)
+      for (std::int64_t n = 0; n < rows; ++n) {
+        double squares = 0;
+        for (std::int64_t c = 0; c < columns; ++c)
+          squares += std::pow(static_cast<double>(x[(n * vectors + j) * columns + c]), 2);
+        reference.push_back(std::sqrt(squares));
+      }
     CHECK(relative_error(out, reference) < kSingle);
   }
 }
 
+TEST_CASE("direction_sums adds unit vectors of one position, and leaves out those of length 0") {
+  const auto ops = make_cpu_ops(2);
+  Random random(56);
+  for (const auto& [B, T, C, t] :
+       std::vector<std::array<std::int64_t, 4>>{{1, 1, 1, 0}, {3, 4, 7, 2}, {70, 3, 100, 0}, {2, 5, 300, 4}}) {
+    Floats x({B, T, C}, random.normals(B * T * C, 5.0));
+    const std::int64_t zero = B > 1 ? 1 : B;  // this sequence's vector has no direction
+    for (std::int64_t c = 0; zero < B && c < C; ++c) x[(zero * T + t) * C + c] = 0.0F;
+    Doubles sum(place(C), 0.25);
+    for (std::int64_t b = 0; b < B; ++b) {
+      double squares = 0;
+      for (std::int64_t c = 0; c < C; ++c) squares += std::pow(static_cast<double>(x[(b * T + t) * C + c]), 2);
+      for (std::int64_t c = 0; b != zero && c < C; ++c)
+        sum[place(c)] += static_cast<double>(x[(b * T + t) * C + c]) / std::sqrt(squares);
+    }
+    Array<double> found({C}, Doubles(place(C), 0.25)), count({1}, {2.0});
+    ops->direction_sums({.x = x, .position = t, .sum = found, .count = count});
+    CHECK(relative_error(found.doubles(), sum) < 1e-14);
+    CHECK(count[0] == 2.0 + static_cast<double>(B - (zero < B ? 1 : 0)));
+  }
+}
+
+namespace {
+
+struct Magnitudes {
+  double max, row, column, median;
+};
+Magnitudes magnitudes_of(Ops& ops, const Floats& x) {
+  Array<double> out({4});
+  ops.abs_statistics({.x = x, .out = out});
+  return {.max = out[0], .row = out[1], .column = out[2], .median = out[3]};
+}
+
+}  // namespace
+
 TEST_CASE("abs_statistics finds the maximum, its first place and the lower median") {
   const auto ops = make_cpu_ops(2);
   Floats x({2, 3}, {1, -5, 2, 0, 5, -3});
-  AbsStatistics found = ops->abs_statistics(x);
+  Magnitudes found = magnitudes_of(*ops, x);
   CHECK(found.max == 5.0);
-  CHECK(found.max_row == 0);
-  CHECK(found.max_column == 1);
+  CHECK(found.row == 0);
+  CHECK(found.column == 1);
   CHECK(found.median == 2.0);  // of 0 1 2 3 5 5
   const Floats odd({1, 3}, {-7, 1, 3});
-  CHECK(ops->abs_statistics(odd).median == 3.0);
+  CHECK(magnitudes_of(*ops, odd).median == 3.0);
   Random random(54);
   Floats large({117, 33}, random.normals(117 * 33));
   Doubles sorted = large.doubles();
   for (double& value : sorted) value = std::fabs(value);
   std::sort(sorted.begin(), sorted.end());
-  found = ops->abs_statistics(large);
+  found = magnitudes_of(*ops, large);
   CHECK(found.max == sorted.back());
   CHECK(found.median == sorted[(sorted.size() - 1) / 2]);
-  CHECK(static_cast<double>(std::fabs(large[found.max_row * 33 + found.max_column])) == found.max);
+  CHECK(static_cast<double>(std::fabs(large[static_cast<std::int64_t>(found.row * 33 + found.column)])) == found.max);
   large[700] = Floats::poison();
-  CHECK(std::isnan(ops->abs_statistics(large).max));  // a NaN is never hidden
+  CHECK(std::isnan(magnitudes_of(*ops, large).max));  // a NaN is never hidden
 }
 
 TEST_CASE("abs_statistics is the same in one part and in several") {
@@ -225,9 +269,9 @@ TEST_CASE("abs_statistics is the same in one part and in several") {
     const auto first = std::max_element(sorted.begin(), sorted.end()) - sorted.begin();
     std::sort(sorted.begin(), sorted.end());
     for (const int threads : {1, 2, 3, 5}) {
-      const AbsStatistics found = make_cpu_ops(threads)->abs_statistics(*x);
+      const Magnitudes found = magnitudes_of(*make_cpu_ops(threads), *x);
       CHECK(found.max == sorted.back());
-      CHECK(found.max_row * kColumns + found.max_column == first);
+      CHECK(found.row * kColumns + found.column == static_cast<double>(first));
       CHECK(found.median == sorted[(sorted.size() - 1) / 2]);
     }
   }

@@ -116,6 +116,12 @@ TEST_CASE("Rotary embedding turns the first heads, and its inverse is its gradie
               in[static_cast<std::size_t>(heads.at(0, heads.length - 1, rotated) + d)]);
       ops->rope({.qkv = qkv, .heads = rotated, .theta = theta, .inverse = true});
       CHECK(relative_error(qkv, in) < kSingle);
+      // The index of position 0 alone, also beyond the sequence.
+      for (const std::int64_t first : {std::int64_t{1}, heads.length + 5}) {
+        Floats shifted(extents, in);
+        ops->rope({.qkv = shifted, .heads = rotated, .theta = theta, .first_index = first});
+        CHECK(relative_error(shifted, rope(heads, in, rotated, theta, false, first)) < kSingle);
+      }
     }
   const Heads heads{2, 4, 2, 1, 6};
   const Doubles in = random.normals(heads.size());

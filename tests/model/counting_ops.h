@@ -1,4 +1,5 @@
-// A backend that does what another does and remembers the buffers that were asked of it.
+// A backend that does what another does, remembers the buffers that were asked of it and counts how often the host
+// waits for values.
 #pragma once
 
 #include <memory>
@@ -14,6 +15,7 @@ class CountingOps final : public Ops {
   explicit CountingOps(std::unique_ptr<Ops> inner) : inner_(std::move(inner)) {}
 
   std::vector<std::size_t> allocations;  // bytes, in order
+  int reads = 0;                         // copies to the host
 
   Buffer allocate(std::size_t bytes) override {
     allocations.push_back(bytes);
@@ -26,7 +28,10 @@ class CountingOps final : public Ops {
   DType compute_dtype() const override { return inner_->compute_dtype(); }
   std::string gpu_name() const override { return inner_->gpu_name(); }
   void copy_from_host(const Tensor& dst, const void* src) override { inner_->copy_from_host(dst, src); }
-  void copy_to_host(void* dst, const Tensor& src) override { inner_->copy_to_host(dst, src); }
+  void copy_to_host(void* dst, const Tensor& src) override {
+    ++reads;
+    inner_->copy_to_host(dst, src);
+  }
   void copy(const Tensor& dst, const Tensor& src) override { inner_->copy(dst, src); }
   void zero(const Tensor& dst) override { inner_->zero(dst); }
   void convert(const Tensor& dst, const Tensor& src) override { inner_->convert(dst, src); }
@@ -53,9 +58,11 @@ class CountingOps final : public Ops {
   void adamw_step(const AdamwStep& args) override { inner_->adamw_step(args); }
   void sink_sums(const SinkSums& args) override { inner_->sink_sums(args); }
   void norm_sums(const NormSums& args) override { inner_->norm_sums(args); }
+  void isolate_query(const IsolateQuery& args) override { inner_->isolate_query(args); }
   void attention_statistics(const AttentionStatistics& args) override { inner_->attention_statistics(args); }
   void row_l2(const RowL2& args) override { inner_->row_l2(args); }
-  AbsStatistics abs_statistics(const Tensor& x) override { return inner_->abs_statistics(x); }
+  void direction_sums(const DirectionSums& args) override { inner_->direction_sums(args); }
+  void abs_statistics(const AbsStatistics& args) override { inner_->abs_statistics(args); }
   double time_ms(const std::function<void()>& work) override { return inner_->time_ms(work); }
   std::size_t peak_memory() const override { return inner_->peak_memory(); }
   std::size_t total_memory() const override { return inner_->total_memory(); }

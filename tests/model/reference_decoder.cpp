@@ -17,13 +17,14 @@ std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 class Pass {
  public:
   Pass(const ModelConfig& config, const ParameterLayout& layout, std::span<const double> parameters,
-       std::int64_t sequences, std::int64_t length)
+       std::int64_t sequences, std::int64_t length, const Edits& edits)
       : config_(config),
         layout_(layout),
         parameters_(parameters),
         sequences_(sequences),
         length_(length),
-        rows_(sequences * length) {
+        rows_(sequences * length),
+        edits_(edits) {
     if (parameters.size() != at(layout.flat_size()))
       throw std::invalid_argument("reference decoder: " + std::to_string(parameters.size()) +
                                   " parameters, expected " + std::to_string(layout.flat_size()));
@@ -119,15 +120,25 @@ class Pass {
     const std::int64_t channels = config_.channels;
     layer.input = h;
     layer.qkv = project(prefix + "attention.", norm(h, prefix + "norm1"));
-    const Row mixed = attend(layer);
+    const Row mixed = attend(layer, l < edits_.isolated_layers ? edits_.isolated_position : -1);
     layer.attention_output =
         multiply(mixed, config_.heads * config_.head_dim, find(prefix + "attention.output.weight"), channels,
                  find_bias(prefix + "attention.output.bias"));
+    if (l == edits_.knocked_attention) set_rows(layer.attention_output, edits_.knocked_position, {});
     layer.middle = h;
     for (std::size_t i = 0; i < h.size(); ++i) layer.middle[i] += layer.attention_output[i];
     layer.mlp_output = mlp(prefix + "mlp.", norm(layer.middle, prefix + "norm2"));
+    if (l == edits_.knocked_mlp) set_rows(layer.mlp_output, edits_.knocked_position, {});
     layer.output = layer.middle;
     for (std::size_t i = 0; i < h.size(); ++i) layer.output[i] += layer.mlp_output[i];
+    if (l == edits_.transplant_layer) set_rows(layer.output, edits_.transplant_position, edits_.transplant);
+  }
+
+  /// Row `position` of every sequence becomes `vector`; zeros when that is empty.
+  void set_rows(Row& rows, std::int64_t position, std::span<const double> vector) const {
+    for (std::int64_t b = 0; b < sequences_; ++b)
+      for (std::int64_t c = 0; c < config_.channels; ++c)
+        rows[at((b * length_ + position) * config_.channels + c)] = vector.empty() ? 0.0 : vector[at(c)];
   }
 
   Row project(const std::string& prefix, const Row& normed) const {
@@ -140,7 +151,7 @@ class Pass {
         const std::span<double> vector(qkv.data() + (n * heads + head) * size, at(size));
         if (config_.qk_norm)
           normalize_head(vector, find(prefix + (head < config_.heads ? "q_norm.weight" : "k_norm.weight")));
-        if (config_.position == PositionEncoding::rope) rotate(vector, n % length_);
+        if (config_.position == PositionEncoding::rope) rotate(vector, n % length_ == 0 ? edits_.first_rotary_index : n % length_);
       }
     return qkv;
   }
@@ -165,7 +176,7 @@ class Pass {
   }
 
   // Fills layer.attention; returns the mixed values (B*T, H*D).
-  Row attend(Layer& layer) const {
+  Row attend(Layer& layer, std::int64_t isolated) const {
     const std::int64_t query_heads = config_.heads;
     const std::int64_t groups = config_.kv_heads;
     const std::int64_t size = config_.head_dim;
@@ -180,16 +191,17 @@ class Pass {
         for (std::int64_t t = 0; t < length_; ++t) {
           double* weights = layer.attention.data() + ((b * query_heads + h) * length_ + t) * length_;
           const double* query = vector(b, t, h);
-          for (std::int64_t k = 0; k <= t; ++k) {
+          const std::int64_t first = t == isolated ? t : 0;
+          for (std::int64_t k = first; k <= t; ++k) {
             const double* key = vector(b, k, query_heads + group);
             for (std::int64_t d = 0; d < size; ++d) weights[k] += query[d] * key[d];
             weights[k] /= std::sqrt(static_cast<double>(size));
           }
-          const double largest = *std::max_element(weights, weights + t + 1);
+          const double largest = *std::max_element(weights + first, weights + t + 1);
           double total = 0;
-          for (std::int64_t k = 0; k <= t; ++k) total += weights[k] = std::exp(weights[k] - largest);
+          for (std::int64_t k = first; k <= t; ++k) total += weights[k] = std::exp(weights[k] - largest);
           double* out = mixed.data() + ((b * length_ + t) * query_heads + h) * size;
-          for (std::int64_t k = 0; k <= t; ++k) {
+          for (std::int64_t k = first; k <= t; ++k) {
             weights[k] /= total;
             const double* value = vector(b, k, query_heads + groups + group);
             for (std::int64_t d = 0; d < size; ++d) out[d] += weights[k] * value[d];
@@ -223,6 +235,7 @@ class Pass {
   const ParameterLayout& layout_;
   std::span<const double> parameters_;
   std::int64_t sequences_, length_, rows_;
+  const Edits& edits_;
 };
 
 }  // namespace
@@ -232,8 +245,9 @@ const std::vector<double>& Activations::residual(std::int64_t row) const {
 }
 
 Activations forward(const ModelConfig& config, const ParameterLayout& layout, std::span<const double> parameters,
-                    std::int64_t sequences, std::int64_t length, std::span<const std::int32_t> inputs) {
-  return Pass(config, layout, parameters, sequences, length).run(inputs);
+                    std::int64_t sequences, std::int64_t length, std::span<const std::int32_t> inputs,
+                    const Edits& edits) {
+  return Pass(config, layout, parameters, sequences, length, edits).run(inputs);
 }
 
 Loss loss(const ModelConfig& config, const Activations& activations, std::span<const std::int32_t> targets) {

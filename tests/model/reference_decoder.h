@@ -43,11 +43,22 @@ struct Loss {
   double mean() const { return sum / static_cast<double>(count); }
 };
 
+/// What ForwardEdits of engine/model/decoder.h ask for; -1 and 0: nothing.
+struct Edits {
+  std::int64_t knocked_attention = -1, knocked_mlp = -1;  // layers whose contribution to knocked_position is zero
+  std::int64_t knocked_position = 0;
+  std::int64_t transplant_layer = -1, transplant_position = 0;
+  std::vector<double> transplant{};                         // (C)
+  std::int64_t isolated_position = 0, isolated_layers = 0;  // sees itself alone in the layers below
+  std::int64_t first_rotary_index = 0;
+};
+
 /// `config` is resolved (no size is 0); `parameters` is the flat array of `layout` in double.
 /// QK-norm uses config.norm_eps, as Qwen3 does. Throws std::invalid_argument when a size is wrong or a
 /// token is outside the vocabulary, std::out_of_range naming a parameter the layout lacks.
 Activations forward(const ModelConfig& config, const ParameterLayout& layout, std::span<const double> parameters,
-                    std::int64_t sequences, std::int64_t length, std::span<const std::int32_t> inputs);
+                    std::int64_t sequences, std::int64_t length, std::span<const std::int32_t> inputs,
+                    const Edits& edits = {});
 
 /// `targets` (B*T), each -1 or in [0, V).
 Loss loss(const ModelConfig& config, const Activations& activations, std::span<const std::int32_t> targets);

@@ -9,6 +9,7 @@
 #include "engine/model/decoder.h"
 #include "engine/probes/probe_pass.h"
 #include "tests/catch.h"
+#include "tests/model/counting_ops.h"
 #include "tests/probes/support.h"
 
 using namespace sinkscope;
@@ -170,6 +171,29 @@ TEST_CASE("a probe pass repeats bit for bit, whatever ran in between") {
   const std::vector<std::int32_t> other(3 * kLength, 4);
   decoder.forward(3, kLength, other.data());
   CHECK(text() == first);
+}
+
+TEST_CASE("a probe pass waits for the device once a set, beside the losses, and takes what was planned") {
+  const ModelConfig model = small_models()[0];
+  const std::vector<ProbeSet> sets = sets_for(probe_config());
+  for (const std::int64_t batch : {5, 2}) {
+    CountingOps ops(make_cpu_ops(1));
+    Decoder decoder = make_decoder(ops, model, batch, strong_parameters(ParameterLayout(model), 1), false);
+    ops.allocations.clear();
+    ProbePass pass(ops, decoder, probe_config(), sets);
+    std::size_t planned = 0;
+    for (const MemoryLine& line : ProbePass::memory_plan(model, decoder.options(), probe_config(), sets, DType::f32))
+      planned += line.bytes;
+    ops.reads = 0;
+    pass.run(1, 1);
+    int expected = 0;
+    for (const ProbeSet& set : sets) {
+      const std::int64_t at_once = ProbePass::batch_sequences(decoder.options(), set);
+      expected += static_cast<int>((set.sequences + at_once - 1) / at_once) + 1;  // losses of the parts, and the sums
+    }
+    CHECK(ops.reads == expected);
+    CHECK(ops.allocations == std::vector<std::size_t>{planned});
+  }
 }
 
 TEST_CASE("losses with probes on and off are bit-identical") {

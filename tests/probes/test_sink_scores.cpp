@@ -2,9 +2,10 @@
 #include <limits>
 #include <vector>
 
-#include "engine/probes/norms.h"
+#include "engine/probes/directions.h"
 #include "engine/probes/sink_scores.h"
 #include "engine/probes/step_probe.h"
+#include "kernels/ops.h"
 #include "tests/catch.h"
 
 using namespace sinkscope;
@@ -37,10 +38,16 @@ TEST_CASE("the dominant position is the first of the largest numbers") {
 }
 
 TEST_CASE("each sequence is thresholded by itself, strictly, before averaging") {
-  SinkTally tally(2, 2, 1, 0.3);
+  SinkTally tally(2, 2, 1);
+  const auto ops = make_cpu_ops(1);
   // Head means of 0.35 and 0.3, but only two of four scores are above 0.3.
-  tally.add(0, 2, std::vector<float>{0.1F, 0.3F, 0.6F, 0.31F});
-  tally.add(1, 2, std::vector<float>{0.0F, 0.0F, 0.9F, 0.3F});
+  std::vector<float> sink = {0.1F, 0.3F, 0.6F, 0.31F, 0.0F, 0.0F, 0.9F, 0.3F};  // (L, B, H, K)
+  std::vector<double> scores(4), above(4);                                      // (L, H, K)
+  ops->sink_sums({.sink = Tensor(sink.data(), DType::f32, {2, 2, 2, 1}),
+                  .threshold = 0.3F,
+                  .scores = Tensor(scores.data(), DType::f64, {2, 2, 1}),
+                  .above = Tensor(above.data(), DType::f64, {2, 2, 1})});
+  tally.add_sums(2, scores, above);
   CHECK(tally.head_scores()[0] == Approx(0.35));
   CHECK(tally.head_scores()[1] == Approx(0.305));
   CHECK(tally.layer_scores()[1] == Approx(0.3));
@@ -49,18 +56,17 @@ TEST_CASE("each sequence is thresholded by itself, strictly, before averaging") 
   CHECK(tally.rates() == std::vector<double>{0.375});
   CHECK(tally.rates(1) == std::vector<double>{0.25});
   CHECK(tally.rates(2).empty());
-  CHECK_THROWS_AS(tally.add(2, 1, std::vector<float>{1, 1}), std::invalid_argument);
-  CHECK_THROWS_AS(tally.add(0, 2, std::vector<float>{1, 1}), std::invalid_argument);
 }
 
-TEST_CASE("a tally does not depend on how the sequences are cut into batches") {
-  SinkTally whole(1, 1, 2, 0.3), parts(1, 1, 2, 0.3);
-  const std::vector<float> scores = {0.1F, 0.2F, 0.4F, 0.7F, 0.35F, 0.05F};
-  whole.add(0, 3, scores);
-  parts.add(0, 1, std::span(scores).first(2));
-  parts.add(0, 2, std::span(scores).last(4));
-  CHECK(whole.head_scores() == parts.head_scores());
-  CHECK(whole.rates() == parts.rates());
+TEST_CASE("a tally weighs batches by their sequences") {
+  SinkTally whole(2, 1, 2), parts(2, 1, 2);
+  whole.add_sums(3, std::vector<double>{0.75, 1.0, 1.5, 0.5}, std::vector<double>{2, 1, 3, 0});
+  parts.add_sums(1, std::vector<double>{0.25, 0.5, 0.5, 0.25}, std::vector<double>{0, 1, 1, 0});
+  parts.add_sums(2, std::vector<double>{0.5, 0.5, 1.0, 0.25}, std::vector<double>{2, 0, 2, 0});
+  CHECK(whole.head_scores() == std::vector<double>{0.75 / 3, 1.0 / 3, 0.5, 0.5 / 3});
+  CHECK(parts.head_scores() == whole.head_scores());
+  CHECK(parts.rates() == whole.rates());
+  CHECK(parts.layer_rates() == whole.layer_rates());
 }
 
 TEST_CASE("step probes are means over the sequences of a step") {
@@ -100,28 +106,13 @@ TEST_CASE("what a step does not measure stays empty, and wrong sizes are named")
                     "SinkTally::add_sums: 3 sums and 2 counts, expected 2 each");
 }
 
-TEST_CASE("norms are averaged for each sequence by itself") {
-  const std::vector<float> norms = {6, 1, 2, 3, 8, 4, 4, 0};  // (2, 4)
-  std::vector<double> first(2, 0.0);
-  double rest = 0;
-  add_norms(norms, 4, first, rest);
-  CHECK(first == std::vector<double>{14, 5});
-  CHECK(rest == 2.5 + 2.0);
-  CHECK(norm_ratio_sum(norms, 4) == Approx(6.0 / 2 + 8.0 / (8.0 / 3)));
-  const std::vector<float> middle(8, 2.0F);
-  CHECK(amplification_sum(norms, middle, 4) == Approx(6.0 / 2 + 3.0));
-}
-
-TEST_CASE("direction stability is the mean cosine over pairs, whatever the lengths") {
-  DirectionTally tally(2);
-  CHECK(std::isnan(tally.mean_cosine()));
-  tally.add(std::vector<float>{3, 0});
-  CHECK(std::isnan(tally.mean_cosine()));
-  tally.add(std::vector<float>{0, 7, 5, 5});
-  CHECK(tally.mean_cosine() == Approx((0 + 2 * std::sqrt(0.5)) / 3));
-  tally.clear();
-  tally.add(std::vector<float>{1, 2, 2, 4});
-  CHECK(tally.mean_cosine() == Approx(1.0));
-  tally.add(std::vector<float>{0, 0});  // no direction: cosine 0 with the others
-  CHECK(tally.mean_cosine() == Approx(1.0 / 3));
+TEST_CASE("direction stability is the mean cosine over pairs") {
+  const double half = std::sqrt(0.5);
+  CHECK(std::isnan(mean_pairwise_cosine(std::vector<double>{0, 0}, 0, 0)));
+  CHECK(std::isnan(mean_pairwise_cosine(std::vector<double>{1, 0}, 1, 1)));
+  // Along the axes and between them: cosines 0, 1/sqrt 2 and 1/sqrt 2.
+  CHECK(mean_pairwise_cosine(std::vector<double>{1 + half, 1 + half}, 3, 3) == Approx(2 * half / 3));
+  CHECK(mean_pairwise_cosine(std::vector<double>{2, 0}, 2, 2) == Approx(1.0));
+  // The third vector has no direction: cosine 0 with the others.
+  CHECK(mean_pairwise_cosine(std::vector<double>{2, 0}, 2, 3) == Approx(1.0 / 3));
 }

@@ -249,9 +249,9 @@ void Cases::attention() {
                                                             .dqkv = set.zeros({B, T, row_heads(), D})});
   });
   if (T < 2) return;
-  // The scores once more, and nothing else of that size.
-  const double statistics = 4 * d(B * H) * (d(T) + d(K) + 5);
-  add("attention statistics (probe pass)", 0, qkv + lse + statistics, 0.5 * flops, [=, this](ArraySet& set) {
+  // The scores once more, out of queries and keys, and nothing else of that size.
+  const double statistics = 4 * d(B * H) * (d(T) + d(K) + 5), read = s_ * d(N * (H + G) * D);
+  add("attention statistics (probe pass)", 0, read + lse + statistics, 0.5 * flops, [=, this](ArraySet& set) {
     const AttentionForward f = forward(set, true);
     ops_.attention_forward(f);
     const auto per_head = [&] { return set.zeros({B, H}, DType::f32); };
@@ -360,12 +360,23 @@ void Cases::probes() {
                                             .rest = set.zeros({L + 1}, DType::f64),
                                             .ratio = set.zeros({L + 1}, DType::f64)});
     });
+  // What a probe pass asks for each layer, here of a whole micro-batch.
   add("row norms (probe pass)", 0, s_ * d(N * C) + 4 * d(N), 0, [this](ArraySet& set) {
-    return call<&Ops::row_l2>(RowL2{.x = set.normal({N, C}), .out = set.zeros({N}, DType::f32)});
+    return call<&Ops::row_l2>(RowL2{.x = set.normal({N, 1, C}), .out = set.zeros({1, N}, DType::f32)});
   });
-  add("abs statistics (probe pass)", 0, s_ * d(N * C), 0, [this](ArraySet& set) -> std::function<void()> {
-    const Tensor x = set.normal({N, C});
-    return [&ops = ops_, x] { ops.abs_statistics(x); };
+  add("key and value norms (probe pass)", 0, (s_ * d(D) + 4) * d(2 * G * N), 0, [this](ArraySet& set) {
+    return call<&Ops::row_l2>(RowL2{.x = set.normal({N, row_heads(), D}),
+                                    .first = static_cast<int>(H),
+                                    .out = set.zeros({2 * G, N}, DType::f32)});
+  });
+  add("direction sums (probe pass)", 0, s_ * d(B * C) + 16 * d(C + 1), 0, [this](ArraySet& set) {
+    return call<&Ops::direction_sums>(DirectionSums{.x = set.normal({B, T, C}),
+                                                    .position = T / 2,
+                                                    .sum = set.zeros({C}, DType::f64),
+                                                    .count = set.zeros({1}, DType::f64)});
+  });
+  add("abs statistics (probe pass)", 0, s_ * d(N * C), 0, [this](ArraySet& set) {
+    return call<&Ops::abs_statistics>(AbsStatistics{.x = set.normal({N, C}), .out = set.zeros({4}, DType::f64)});
   });
 }
 

@@ -1,0 +1,101 @@
+// The causal tests of METRICS section 3: what a frozen model's sink needs, and whether it can be moved.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/model/decoder.h"
+#include "engine/probes/bootstrap.h"
+#include "engine/probes/probe_sets.h"
+#include "kernels/ops.h"
+
+namespace sinkscope {
+
+struct CausalOptions {
+  std::int64_t position = 4;          // p, where a sink is to be made; 0 < p < T, below the decoder's sink_positions
+  std::int64_t isolated_layers = 2;   // layers 0..n-1 in which p attends to itself alone
+  std::int64_t rotary_shift = 16;     // of position 0; left out where T is not longer
+  double sink_threshold = 0.3;        // eps
+  std::int64_t resamples = 2000;
+  double confidence = 0.95;
+  std::uint64_t seed = 1;
+};
+
+/// What a pass measured at a position. `score`: mean sink score over layers and heads; `excess`: the same over u_k;
+/// `rate`: share of (layer, head) above eps; `ratio`: largest norm over the blocks, in units of the mean norm of the
+/// positions that are neither 0 nor p.
+struct SinkEstimates {
+  Estimate score, excess, rate, ratio;
+};
+
+/// One pass of the model with one edit.
+struct CausalTest {
+  std::string kind;                     // "none", "knock_out_mlp", "knock_out_attention", "transplant",
+                                        // "transplant_random_direction", "transplant_small", "isolate", "rotary_shift"
+  std::optional<std::int64_t> layer;    // edited; the number of layers for "isolate", the index for "rotary_shift"
+  SinkEstimates first, other;           // at position 0 and at p
+  Estimate loss;                        // nats
+  // Against the pass without edit, paired by sequence.
+  Estimate score_change, other_score_change, loss_change;
+  Estimate removed;  // (excess_0 before - after) / (excess_0 before - 1): of the sink at 0
+  Estimate moved;    // (excess_p after - before) / (excess_0 before - 1): what appears at p, in units of the sink at 0
+};
+
+/// A probe set through the model as it is.
+struct CausalControl {
+  std::string set;
+  std::int64_t length = 0, sequences = 0;
+  bool with_bos = false;
+  SinkEstimates first;
+  Estimate loss;
+};
+
+struct CausalRecord {
+  std::string set;                      // of the tests
+  std::int64_t length = 0, sequences = 0;
+  bool with_bos = false;
+  std::int64_t position = 0;            // p
+  double sink_threshold = 0, confidence = 0;
+  std::int64_t resamples = 0;
+  bool sink_formed = false;             // excess of position 0 at or above 2, at its interval's lower end
+  std::optional<std::int64_t> step_up_layer;
+  std::int64_t source_layer = 0;        // l*, or the layer of the largest R where there is none
+  std::vector<CausalTest> tests;        // the first is without edit
+  std::vector<CausalControl> controls;  // the first is the set of the tests
+};
+
+/// Runs the tests by forward passes of a decoder, which stays as it is. Tests, in this order: none; the MLP's
+/// contribution to position 0 knocked out in each layer; the attention's; in each layer l but the last, h^l_0 (mean
+/// direction over sequences, at the mean norm) written to p; at the source layer, a random direction of that norm, and
+/// the direction at the mean norm of the other positions; p isolated in the first n layers, for n = isolated_layers,
+/// source layer + 1 and all; the rotary index of position 0 shifted.
+class CausalTests {
+ public:
+  /// `decoder` needs sink_positions > options.position and residual_norms; it and `ops` must outlive the tests.
+  /// Throws std::invalid_argument naming the option that does not fit.
+  CausalTests(Ops& ops, Decoder& decoder, const CausalOptions& options);
+  ~CausalTests();
+  CausalTests(CausalTests&&) noexcept;
+
+  /// `set` of at least 2 sequences, longer than p; controls may have other lengths that fit.
+  CausalRecord run(const ProbeSet& set, std::span<const ProbeSet> controls);
+
+  /// Passes of a model of so many layers through the set of the tests.
+  static std::int64_t pass_count(const ModelConfig& model);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+nlohmann::ordered_json to_json(const CausalRecord& record);
+
+/// What the tests say, one statement an entry, in plain words.
+std::vector<std::string> causal_reading(const CausalRecord& record);
+
+}  // namespace sinkscope

@@ -1,0 +1,42 @@
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/check.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/parallel.h"
+
+namespace sinkscope {
+
+void CpuOps::isolate_query(const IsolateQuery& args) {
+  const Check check("isolate_query");
+  const AttentionExtents extents = check_isolate_query(check, args, DType::f32);
+  const std::int64_t T = extents.length, H = extents.query_heads, G = extents.kv_heads, D = extents.head_dim;
+  const std::int64_t p = args.position, row_heads = H + 2 * G, group = H / G;
+  const std::int64_t K = args.sink ? args.sink.extent(2) : 0;
+  const double scale = 1.0 / std::sqrt(static_cast<double>(D));
+  const auto* qkv = args.qkv.as<float>();
+  auto* out = args.out.as<float>();
+  auto* lse = args.lse.as<float>();
+  auto* sink = args.sink ? args.sink.as<float>() : nullptr;
+  parallel_range(threads_, extents.sequences * H, (K + 1) * D, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t b = i / H, h = i % H;
+      const auto row = [&](std::int64_t t, std::int64_t head) { return qkv + ((b * T + t) * row_heads + head) * D; };
+      const auto score = [&](std::int64_t k) {
+        const float *query = row(p, h), *key = row(k, H + h / group);
+        double sum = 0;
+        for (std::int64_t d = 0; d < D; ++d) sum += static_cast<double>(query[d]) * static_cast<double>(key[d]);
+        return scale * sum;
+      };
+      float& total = lse[i * T + p];
+      for (std::int64_t k = 0; k < std::min(K, p + 1); ++k) {
+        const double weight = std::exp(score(k) - static_cast<double>(total));
+        sink[i * K + k] += static_cast<float>(((k == p ? 1.0 : 0.0) - weight) / static_cast<double>(T - k));
+      }
+      total = static_cast<float>(score(p));
+      std::copy_n(row(p, H + G + h / group), D, out + ((b * T + p) * H + h) * D);
+    }
+  });
+}
+
+}  // namespace sinkscope
