@@ -11,6 +11,7 @@ namespace sinkscope {
 void add_train_command(CLI::App& app);
 void add_ablate_command(CLI::App& app);
 void add_compare_command(CLI::App& app);
+void add_monitor_command(CLI::App& app);
 void add_tokenize_command(CLI::App& app);
 void add_export_command(CLI::App& app);
 void add_probe_command(CLI::App& app);

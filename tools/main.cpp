@@ -37,6 +37,7 @@ int main(int argc, char** argv) {
     sinkscope::add_train_command(app);
     sinkscope::add_ablate_command(app);
     sinkscope::add_compare_command(app);
+    sinkscope::add_monitor_command(app);
     sinkscope::add_export_command(app);
     sinkscope::add_probe_command(app);
     sinkscope::add_probe_dump_command(app);

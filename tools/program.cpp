@@ -55,14 +55,19 @@ void watch_interrupts() {
 
 void end_stopped() { throw StoppedBySignal{interrupt_signal.load()}; }
 
+int terminal_width() {
+  winsize size{};
+  if (isatty(STDOUT_FILENO) == 1 && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  return 80;
+}
+
 std::unique_ptr<MetricSink> make_run_console(const Config& config) {
   ConsoleOptions options;
   options.title = config.name;
   options.total_steps = config.train.steps;
   options.line_every = config.log.console_every;
   options.terminal = isatty(STDOUT_FILENO) == 1;
-  winsize size{};
-  if (options.terminal && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) options.width = size.ws_col;
+  options.width = terminal_width();
   return make_console_sink(options);
 }
 

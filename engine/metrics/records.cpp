@@ -11,13 +11,10 @@
 #include "engine/metrics/json_lines.h"
 
 namespace sinkscope {
-namespace {
-
-using Json = nlohmann::ordered_json;
 
 // The double whose shortest decimal form is the shortest that gives back `value` as a float: the same
 // number to float precision, in half the characters. Values outside the normal range of float stay.
-double rounded_to_float(double value) {
+double as_logged(double value) {
   const double magnitude = std::abs(value);
   if (!(magnitude >= std::numeric_limits<float>::min() && magnitude <= std::numeric_limits<float>::max())) {
     return value;
@@ -28,6 +25,10 @@ double rounded_to_float(double value) {
   std::from_chars(text.data(), end, result);
   return result;
 }
+
+namespace {
+
+using Json = nlohmann::ordered_json;
 
 [[noreturn]] void fail(const char* key, const std::string& expected, const Json& found) {
   throw std::runtime_error(std::string("key '") + key + "': expected " + expected + ", found " +
@@ -75,7 +76,7 @@ class FieldWriter {
     Json::array_t list;
     list.reserve(values.size());
     for (const double value : values) {
-      list.push_back(number_to_json(vector_precision_ == Precision::kFloat ? rounded_to_float(value) : value));
+      list.push_back(number_to_json(vector_precision_ == Precision::kFloat ? as_logged(value) : value));
     }
     json_[key] = std::move(list);
   }

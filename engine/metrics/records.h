@@ -97,6 +97,10 @@ struct EventRecord {
   std::string data = "{}";
 };
 
+/// A number as the lists of a ProbeRecord's line hold it, to the precision of float: what is decided from such a number
+/// while training can then be decided again, to the bit, from the log.
+double as_logged(double value);
+
 // JSON of a record. Non-finite numbers become the strings "NaN", "Infinity", "-Infinity", and are
 // read back from them, so that every line is valid JSON.
 nlohmann::ordered_json to_json(const StepRecord& record);

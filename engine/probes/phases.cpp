@@ -68,8 +68,8 @@ PhaseInput phase_input(const ProbeRecord& record, double loss, double learning_r
   input.step = record.step;
   input.tokens = record.tokens;
   input.loss = loss;
-  input.sink_excess = record.sink_excess;
-  input.sink_rate = record.sink_rate.empty() ? 0.0 : record.sink_rate.front();
+  for (const double excess : record.sink_excess) input.sink_excess.push_back(as_logged(excess));
+  input.sink_rate = record.sink_rate.empty() ? 0.0 : as_logged(record.sink_rate.front());
   input.step_up_layer = record.step_up_layer;
   input.concentration = record.concentration;
   input.learning_rate_fraction = learning_rate_fraction;

@@ -35,8 +35,8 @@ struct PhaseInput {
   double learning_rate_fraction = 1;           // of its peak; 1 before the peak
 };
 
-/// The input that a probe record of the phase set amounts to. `loss` is the caller's (validation
-/// or training), as is the learning rate.
+/// The input that a probe record of the phase set amounts to, fresh or read back from its line: the same bits. `loss`
+/// is the caller's (validation or training), as is the learning rate.
 PhaseInput phase_input(const ProbeRecord& record, double loss, double learning_rate_fraction);
 
 /// A phase that was entered, and the values that decided it.

@@ -38,6 +38,18 @@ std::string dotted(const std::string& pointer) {
   return key;
 }
 
+Json read_object(const std::string& file) {
+  const std::string text = read_text_file(file);
+  Json json;
+  try {
+    json = Json::parse(text);
+  } catch (const nlohmann::json::exception& error) {
+    throw std::runtime_error(file + ": is no JSON: " + error.what());
+  }
+  if (!json.is_object()) throw std::runtime_error(file + ": expected an object");
+  return json;
+}
+
 template <class Value>
 Value take(const Json& json, const char* key, const std::string& origin) {
   if (!json.contains(key)) throw std::runtime_error(origin + ": the key " + key + " is missing");
@@ -62,20 +74,20 @@ void write_run_config(const std::filesystem::path& run_directory, const Config& 
   file.commit();
 }
 
+Config read_run_config(const std::filesystem::path& run_directory) {
+  const std::string file = (run_directory / "config.json").string();
+  Json stored = read_object(file);
+  stored.erase("run");
+  return parse_config(stored.dump(), file);
+}
+
 std::vector<ChangedSetting> check_run_config(const std::filesystem::path& run_directory, const Config& config,
                                              const std::string& dataset_fingerprint) {
   const std::string file = (run_directory / "config.json").string();
   std::error_code ignored;
   if (!std::filesystem::exists(file, ignored))
     throw std::runtime_error(file + ": cannot be read; there is no run to resume");
-  const std::string text = read_text_file(file);
-  Json stored;
-  try {
-    stored = Json::parse(text);
-  } catch (const nlohmann::json::exception& error) {
-    throw std::runtime_error(file + ": is no JSON: " + error.what());
-  }
-  if (!stored.is_object()) throw std::runtime_error(file + ": expected an object");
+  const Json stored = read_object(file);
 
   const Json before = stored.flatten(), now = to_json(config).flatten();
   const auto differs = [&](const std::string& pointer, const std::string& old_text, const std::string& new_text) {

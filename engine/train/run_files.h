@@ -24,6 +24,9 @@ struct RunFacts {
 /// started), on the disk and in place in one step. Throws std::runtime_error naming the file.
 void write_run_config(const std::filesystem::path& run_directory, const Config& config, const RunFacts& facts);
 
+/// The config of a run, from its config.json. Throws std::runtime_error (of settings, ConfigError) naming the file.
+Config read_run_config(const std::filesystem::path& run_directory);
+
 /// A setting that a resume changed; both values as JSON text.
 struct ChangedSetting {
   std::string key;  // dotted

@@ -22,21 +22,38 @@ done
 row "llama: tensorboard" FAIL ".*lacks tensorboard, numpy" || fail "TensorBoard's row says what is missing"
 grep -q "^missing: torch, transformers, tensorboard, numpy;" "$place/output" || fail "and so does the last line"
 
-# The checks get an export with its dump, and a run.
+# The checks get an export with its dump, and a run; where the program probes checkpoints, also what it measured.
+cat > "$place/sinkscope" <<END
+#!/usr/bin/env bash
+case \$1 in
+  --help) "$program" --help; echo "  probe  a stand-in" ;;
+  probe) test -f "\$2/model.safetensors" -a "\$3" = --output && mkdir "\$4" && touch "\$4/probe.json" "\$4/sets.json" ;;
+  *) exec "$program" "\$@" ;;
+esac
+END
+chmod +x "$place/sinkscope"
 stand_in 'case $1 in
   -c) ;;
+  */check_probe.py) test -f "$2/model.safetensors" -a -f "$3/probe.json" -a -f "$3/sets.json" &&
+    echo "ok   probe: relative difference 2.5e-06, at most 1e-04; 39 fields of 6 sets, largest in loss" ;;
   */check_checkpoint.py) test -f "$2/model.safetensors" -a -f "$3" && echo "ok   logits: relative difference 1.5e-07, at most 1e-04" ;;
   */check_tensorboard.py) test -d "$2/tensorboard" && echo "$2: 12 scalars of 3 tags equal the JSON logs" ;;
 esac'
-interop "$program" --output "$place/kept" || fail "checks that pass make a pass"
+interop "$place/sinkscope" --output "$place/kept" || fail "checks that pass make a pass"
 for model in gpt2 llama qwen3; do row "$model: transformers" ok "logits 1.5e-07" || fail "$model: the row has the figures"; done
+row "llama: probe fields" ok "2.5e-06; 39 fields of 6 sets, largest in loss" || fail "the row of a probe pass too"
 row "llama: tensorboard" ok "12 scalars" || fail "TensorBoard's row too"
 [[ -f $place/kept/export/qwen3/config.json ]] || fail "the output stays"
 interop "$program" --output "$place/kept" && fail "an output that is there is refused"
 
-stand_in 'case $1 in -c) ;; */check_checkpoint.py) [[ $2 != *gpt2 ]] || { echo "FAIL logits: 0.1"; exit 1; } ;; esac'
-interop "$program" && fail "a check that fails makes a failure"
+stand_in 'case $1 in
+  -c) ;;
+  */check_checkpoint.py) [[ $2 != *gpt2 ]] || { echo "FAIL logits: 0.1"; exit 1; } ;;
+  */check_probe.py) [[ $2 != *llama ]] || { echo "FAIL probe: 0.2"; exit 1; } ;;
+esac'
+interop "$place/sinkscope" && fail "a check that fails makes a failure"
 row "gpt2: transformers" FAIL "FAIL logits: 0.1" || fail "and is the one in the table"
+row "llama: probe fields" FAIL "FAIL probe: 0.2" || fail "as is that of a probe pass"
 row "qwen3: transformers" ok || fail "beside those that pass"
 interop "$place/none" && fail "a program that is not there is refused"
 echo "passed"

@@ -117,10 +117,11 @@ void check_statistics(const std::vector<Shape>& shapes, std::span<const DType> t
       const auto qkv = both.input({s.B, s.T, heads, s.D}, random.normals(size));
       const auto out = both.output({s.B, s.T, s.H, s.D});
       const auto lse = both.single_output({s.B, s.H, s.T}), sink = both.single_output({s.B, s.H, s.K});
+      const auto own_sink = both.single_output({s.B, s.H, s.K});  // of the forward pass
       const auto mass = both.single_output({s.B, s.H}), argmax = both.single_output({s.B, s.H}), entropy = both.single_output({s.B, s.H});
       const auto keys = both.single_output({s.B, s.H, s.T}), first = both.single_output({s.B, s.H}), rest = both.single_output({s.B, s.H});
       const auto run = [&](Ops& ops, auto side) {
-        ops.attention_forward({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .lse = side(lse), .sink = {}});
+        ops.attention_forward({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .lse = side(lse), .sink = side(own_sink)});
         ops.attention_statistics({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .lse = side(lse), .sink = side(sink),
                                   .first_mass = side(mass), .first_argmax = side(argmax), .entropy = side(entropy),
                                   .key_mass = side(keys), .cos_first = side(first), .cos_rest = side(rest)});
@@ -129,6 +130,15 @@ void check_statistics(const std::vector<Shape>& shapes, std::span<const DType> t
       run(both.gpu(), kGpu);
       for (const auto* result : {&sink, &mass, &entropy, &keys}) CHECK(both.difference(*result) < 2e-5);
       CHECK(both.difference(argmax) < 1e-6);
+      // Of the GPU alone: both passes score alike, A[0,0] = 1, and the weights of a query sum to 1.
+      const Doubles scores = both.read(sink.gpu), masses = both.read(keys.gpu);
+      CHECK(relative_error(both.read(own_sink.gpu), scores) < 4e-5);
+      for (std::int64_t i = 0; i < s.B * s.H; ++i) {
+        CHECK(scores[static_cast<std::size_t>(i * s.K)] >= (1 - 1e-5) / static_cast<double>(s.T));
+        double total = 0;
+        for (std::int64_t k = 0; k < s.T; ++k) total += masses[static_cast<std::size_t>(i * s.T + k)];
+        CHECK(total == Approx(static_cast<double>(s.T)).epsilon(1e-4));
+      }
       // Cosines are near 0: compared by the size of a cosine.
       const Doubles a = both.read(first.gpu), b = both.read(rest.gpu);
       for (std::int64_t i = 0; i < first.cpu.size(); ++i) {

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <string>
 
 #include "engine/model/decoder.h"
@@ -138,6 +139,12 @@ TEST_CASE("every field of a probe record follows its definition") {
         CHECK(records[i].step == 40);
         CHECK(records[i].tokens == 4000);
         check_record(records[i], expected, sets[i].name == "repeated" && model.position != PositionEncoding::learned);
+        for (std::int64_t l = 0; l < model.layers; ++l) {  // METRICS section 1: every query's weights sum to 1
+          const auto mass = records[i].key_mass.begin() + l * sets[i].length;
+          CHECK(std::accumulate(mass, mass + sets[i].length, 0.0) == Approx(static_cast<double>(sets[i].length)).epsilon(1e-5));
+        }
+        for (std::size_t head = 0; head < records[i].first_token_mass.size(); ++head)  // and A[0,0] is one
+          CHECK(records[i].sink_score[head * 4] >= (1 - 1e-6) / static_cast<double>(sets[i].length));
         circuits += expected.step_up_layer.has_value() ? 1 : 0;
       }
     }

@@ -1,5 +1,6 @@
 #include "tools/report/format.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdio>
@@ -66,6 +67,29 @@ std::size_t text_width(std::string_view text) {
   for (const char c : text)
     if ((static_cast<unsigned char>(c) & 0xc0) != 0x80) ++width;
   return width;
+}
+
+std::string format_percent(double share) { return format_number(100 * share) + " %"; }
+
+std::string format_change(double change) { return (change > 0 ? "+" : "") + format_percent(change); }
+
+std::string text_table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()), 0);
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], text_width(row[i]));
+  }
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line;
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      line += row[i];
+      if (i + 1 < row.size()) line.append(widths[i] - text_width(row[i]) + 2, ' ');
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    text += line + "\n";
+  }
+  return text;
 }
 
 }  // namespace sinkscope

@@ -14,26 +14,6 @@
 namespace sinkscope {
 namespace {
 
-/// Columns as wide as their widest cell; the first one and all others flush left.
-std::string text_table(const std::vector<std::vector<std::string>>& rows) {
-  std::vector<std::size_t> widths;
-  for (const auto& row : rows) {
-    widths.resize(std::max(widths.size(), row.size()), 0);
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], text_width(row[i]));
-  }
-  std::string text;
-  for (const auto& row : rows) {
-    std::string line;
-    for (std::size_t i = 0; i < row.size(); ++i) {
-      line += row[i];
-      if (i + 1 < row.size()) line.append(widths[i] - text_width(row[i]) + 2, ' ');
-    }
-    line.erase(line.find_last_not_of(' ') + 1);
-    text += line + "\n";
-  }
-  return text;
-}
-
 std::vector<std::vector<std::string>> with_head(const std::string& corner, const std::vector<ArmSummary>& arms,
                                                 const std::vector<TableRow>& rows) {
   std::vector<std::vector<std::string>> cells = {{corner}};

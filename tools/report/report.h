@@ -31,8 +31,8 @@ std::string hint_of_runs(const std::filesystem::path& directory, bool several);
 
 /// Reads `directory`. Logs that are not there count as empty (probes off, a run that has just
 /// started); throws std::runtime_error naming the file when the folder or its config.json is
-/// missing or a line of a log is malformed.
-RunData load_run(const std::filesystem::path& directory);
+/// missing or a line of a log is malformed. `several`: as in hint_of_runs.
+RunData load_run(const std::filesystem::path& directory, bool several = true);
 
 /// The JSON text of a setting, or nothing when config.json does not have it.
 std::optional<std::string> find_setting(const RunData& run, std::string_view key);

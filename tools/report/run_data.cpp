@@ -57,14 +57,14 @@ std::string hint_of_runs(const fs::path& directory, bool several) {
   return "; folders in it are runs, among them " + first + ": give " + (directory / (several ? "*/" : first)).string();
 }
 
-RunData load_run(const fs::path& directory) {
+RunData load_run(const fs::path& directory, bool several) {
   const auto fail = [&](const std::string& reason) {
     throw std::runtime_error(directory.string() + ": not a run directory (with config.json, metrics.jsonl): " + reason);
   };
   if (!fs::exists(directory)) fail("there is no such folder");
   if (!fs::is_directory(directory)) fail("it is a file");
   const fs::path config_file = directory / "config.json";
-  if (!fs::exists(config_file)) fail("it holds no config.json" + hint_of_runs(directory, true));
+  if (!fs::exists(config_file)) fail("it holds no config.json" + hint_of_runs(directory, several));
   RunData run;
   run.directory = directory;
   const Json config = read_config(config_file);
@@ -73,9 +73,11 @@ RunData load_run(const fs::path& directory) {
   const auto name = config.find("name");
   if (name != config.end() && name->is_string()) run.name = name->get<std::string>();
   if (run.name.empty()) run.name = fs::weakly_canonical(directory).filename().string();
-  if (fs::exists(directory / "metrics.jsonl")) run.steps = read_step_records(directory);
-  if (fs::exists(directory / "probes.jsonl")) run.probes = read_probe_records(directory);
+  // Against the order in which a step is logged, so that of a running run every event that is read has its probe pass,
+  // and every pass its step.
   if (fs::exists(directory / "events.jsonl")) run.events = read_event_records(directory);
+  if (fs::exists(directory / "probes.jsonl")) run.probes = read_probe_records(directory);
+  if (fs::exists(directory / "metrics.jsonl")) run.steps = read_step_records(directory);
   return run;
 }
 

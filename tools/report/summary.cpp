@@ -6,6 +6,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "engine/probes/circuit.h"
 #include "engine/probes/phases.h"
 #include "engine/probes/probe_sets.h"
 #include "tools/report/format.h"
@@ -96,23 +97,17 @@ void choose_probe_set(const RunData& run, ArmSummary& arm) {
 }
 
 void find_onset(ArmSummary& arm) {
-  std::int64_t held = 0;
-  for (std::size_t i = 0; i < arm.probes.size(); ++i) {
-    const ProbeRecord& probe = *arm.probes[i];
-    if (probe.sink_excess.empty()) continue;
-    const double excess = probe.sink_excess.front();
+  std::vector<double> series;
+  std::vector<Point> passes;
+  for (const ProbeRecord* probe : arm.probes) {
+    if (probe->sink_excess.empty()) continue;
+    const double excess = probe->sink_excess.front();
+    series.push_back(excess);
+    passes.push_back({probe->step, probe->tokens});
     if (excess > arm.highest_excess) arm.highest_excess = excess;
-    if (!(excess >= arm.onset_threshold)) {
-      held = 0;
-      continue;
-    }
-    if (!arm.first_crossing) arm.first_crossing = Point{probe.step, probe.tokens};
-    ++held;
-    if (held == arm.onset_window && !arm.onset) {
-      const ProbeRecord& first = *arm.probes[i + 1 - static_cast<std::size_t>(held)];
-      arm.onset = Point{first.step, first.tokens};
-    }
+    if (excess >= arm.onset_threshold && !arm.first_crossing) arm.first_crossing = passes.back();
   }
+  if (const auto first = onset_index(series, arm.onset_threshold, arm.onset_window)) arm.onset = passes[*first];
 }
 
 void read_phases(const RunData& run, ArmSummary& arm) {
@@ -262,9 +257,6 @@ std::string peak_text(const std::optional<NormRatioPeak>& peak) {
   return format_number(peak->ratio) + " (layer " + std::to_string(peak->layer) + ")";
 }
 
-/// "+3.1 %": of a relative change.
-std::string percent_text(double change) { return (change > 0 ? "+" : "") + format_number(100 * change) + " %"; }
-
 std::string onset_text(const ArmSummary& arm) {
   if (arm.probes.empty()) return "not measured";
   if (!arm.onset) return "none";
@@ -354,9 +346,9 @@ std::vector<TableRow> summary_rows(const std::vector<ArmSummary>& arms) {
   add("phase at the end", [](const ArmSummary& a) { return a.phase; });
   add("sink onset", onset_text);
   add("sink excess P0, relative change over the window",
-      [](const ArmSummary& a) { return a.excess_slope ? percent_text(*a.excess_slope) : std::string("-"); });
+      [](const ArmSummary& a) { return a.excess_slope ? format_change(*a.excess_slope) : std::string("-"); });
   add("validation loss, relative change over the window", [](const ArmSummary& a) {
-    return a.validation_loss_slope ? percent_text(*a.validation_loss_slope) : std::string("-");
+    return a.validation_loss_slope ? format_change(*a.validation_loss_slope) : std::string("-");
   });
   for (std::size_t p = 0; p < kShownPositions; ++p)
     add("sink excess P" + std::to_string(p), [p](const ArmSummary& a) { return first_to_last(a.sink_excess[p]); });

@@ -1,0 +1,148 @@
+// `sinkscope monitor` on runs of the program: the replay is what the run logged.
+#include <nlohmann/json.hpp>
+
+#include "engine/metrics/sinks.h"
+#include "tests/catch.h"
+#include "tests/end_to_end/program.h"
+#include "tests/files.h"
+
+namespace sinkscope {
+namespace {
+
+using test::contains;
+using test::Outcome;
+using test::Workplace;
+using Json = nlohmann::ordered_json;
+
+/// Position 0 alone is watched, so that it leads; its excess is 1 at first and falls as the model learns. So the phase
+/// changes at a threshold just under 1, there and back.
+const std::vector<std::string> kEager = {"probes.every=2",          "probes.positions=1",      "probes.phase.onset=0.95",
+                                         "probes.phase.window=3",   "probes.phase.confirm=2",  "log.every=3",
+                                         "train.optimizer.learning_rate=0.03"};
+
+std::vector<std::string> eager_words(const std::string& name) {
+  std::vector<std::string> words = {"train", "config.json", "--set", "name=" + name};
+  for (const std::string& setting : kEager) {
+    words.emplace_back("--set");
+    words.push_back(setting);
+  }
+  return words;
+}
+
+std::string eager_train(const std::string& name) {
+  std::string text;
+  for (const std::string& word : eager_words(name)) text += word + " ";
+  return text;
+}
+
+Json monitored(const Workplace& place, const std::string& arguments) {
+  std::filesystem::remove(place.path() / "phases.json");
+  const Outcome outcome = place.run("monitor " + arguments + " --json phases.json");
+  INFO(outcome.output);
+  REQUIRE(outcome.status == 0);
+  return Json::parse(place.read("phases.json"));
+}
+
+TEST_CASE("a replay equals what the run logged, to the bit, and other thresholds move it") {
+  const Workplace place;
+  REQUIRE(place.run(eager_train("small")).status == 0);
+  std::vector<EventRecord> events;
+  for (const EventRecord& event : read_event_records(place.path() / "runs/small"))
+    if (event.kind == "phase") events.push_back(event);
+  REQUIRE(events.size() >= 2);
+
+  const Json json = monitored(place, "runs/small");
+  CHECK(json["set"] == "natural_bos");
+  CHECK(json["finished"] == true);
+  CHECK(json["check"]["differences"].empty());
+  CHECK(json["check"]["rounded"] == 0);
+  CHECK(json["check"]["passes"] == 31);
+  CHECK(json["passes"].size() == 31);
+  REQUIRE(json["changes"].size() == events.size());
+  for (std::size_t i = 0; i < events.size(); ++i) {
+    Json logged = {{"step", events[i].step}, {"tokens", events[i].tokens}};
+    logged.update(Json::parse(events[i].data));
+    Json replayed = json["changes"][i];
+    if (replayed["loss"].is_null()) replayed["loss"] = logged["loss"];  // log.every left its step out
+    CHECK(replayed.dump() == logged.dump());
+  }
+  const Outcome text = place.run("monitor runs/small");
+  CHECK(contains(text.output, "that the run logged, and the signals of 31 passes, bit for bit"));
+
+  const Json later = monitored(place, "runs/small --confirm 3");
+  CHECK(later["check"].is_null());
+  CHECK(later["changes"] != json["changes"]);
+  const Json never = monitored(place, "runs/small --onset 50");
+  CHECK(never["changes"].empty());
+  CHECK(contains(place.run("monitor runs/small --onset 50").output, "the run stayed wandering"));
+}
+
+TEST_CASE("a resumed run and an unfinished one replay to the bit as well") {
+  const Workplace place;
+  REQUIRE(place.run(eager_train("whole")).status == 0);
+  // Of a run that was killed what it logged is replayed; how far it came is left to the machine.
+  place.run_and_kill(eager_words("small"), 150);
+  if (std::filesystem::exists(place.path() / "runs/small/probes.jsonl") &&
+      !place.read("runs/small/probes.jsonl").empty()) {
+    const Json unfinished = monitored(place, "runs/small");
+    CHECK(unfinished["check"]["differences"].empty());
+  }
+  REQUIRE(place.run(eager_train("small") + "--resume").status == 0);
+  const Json resumed = monitored(place, "runs/small");
+  CHECK(resumed["check"]["differences"].empty());
+  CHECK(resumed["changes"] == monitored(place, "runs/whole")["changes"]);
+}
+
+TEST_CASE("what a log says otherwise is told") {
+  const Workplace place;
+  REQUIRE(place.run(eager_train("small")).status == 0);
+  std::string log = place.read("runs/small/events.jsonl");
+  REQUIRE(contains(log, "\"sink_excess\":"));
+  const std::size_t at = log.find("\"sink_excess\":") + 14;
+  log.replace(at, log.find(',', at) - at, "3.25");
+  place.write("runs/small/events.jsonl", log);
+  const Outcome outcome = place.run("monitor runs/small");
+  INFO(outcome.output);
+  CHECK(outcome.status == 0);
+  CHECK(contains(outcome.output, "THE REPLAY DIFFERS FROM THE LOG"));
+  CHECK(contains(outcome.output, "sink_excess is 3.25 in the log"));
+}
+
+TEST_CASE("monitor refuses what it cannot read, naming file or flag") {
+  const Workplace place;
+  const auto refused = [&](const std::string& arguments, const std::string& part) {
+    const Outcome outcome = place.run("monitor " + arguments);
+    INFO(arguments << "\n" << outcome.output);
+    CHECK(outcome.status == 1);
+    CHECK(contains(outcome.output, "sinkscope: error: "));
+    CHECK(contains(outcome.output, part));
+  };
+  refused("nowhere", "nowhere: not a run directory");
+  refused("config.json", "config.json: not a run directory");
+  REQUIRE(place.run("train config.json --set train.steps=6 --set probes.enabled=false").status == 0);
+  refused("runs", "give runs/small");
+  refused("runs/small", "runs/small/probes.jsonl: holds no probe pass, so that nothing is known about the run's phases; "
+                        "probes.enabled is false");
+  refused("runs/small --onset 0", "--onset: expected a number above 0, found \"0\"");
+  refused("runs/small --onset inf", "--onset: expected a number above 0");
+  refused("runs/small --plateau -1", "--plateau: expected a number above 0, found \"-1\"");
+  refused("runs/small --plateau x", "--plateau");
+  refused("runs/small --window 1", "--window");
+  refused("runs/small --confirm 0", "--confirm");
+  refused("", "run");
+  place.write("there.json", "mine");
+  refused("runs/small --json there.json", "there.json: exists already");
+  CHECK(place.read("there.json") == "mine");
+  refused("runs/small --json new.json", "holds no probe pass");
+  CHECK(!std::filesystem::exists(place.path() / "new.json"));
+  CHECK(!std::filesystem::exists(place.path() / "new.json.partial"));
+  place.write("runs/small/probes.jsonl", "{}\n");
+  refused("runs/small", "runs/small/probes.jsonl");
+  std::filesystem::remove(place.path() / "runs/small/probes.jsonl");
+  refused("runs/small", "runs/small/probes.jsonl: holds no probe pass");
+  place.write("runs/small/config.json", "{\"train\": {\"stepz\": 1}}");
+  refused("runs/small", "stepz");
+}
+
+}  // namespace
+}  // namespace sinkscope
