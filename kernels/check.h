@@ -12,6 +12,7 @@ namespace sinkscope {
 
 struct SinkSums;
 struct NormSums;
+struct Rope;
 
 class Check {
  public:
@@ -76,5 +77,8 @@ struct AttentionExtents {
 
 AttentionExtents check_attention(const Check& check, const char* name, const Tensor& qkv, int query_heads,
                                  int kv_heads, DType real = DType::f32);
+
+/// R of the rotary embedding, its arguments checked: Rope::width, or the head dimension for 0.
+std::int64_t check_rope(const Check& check, const Rope& args, DType real);
 
 }  // namespace sinkscope

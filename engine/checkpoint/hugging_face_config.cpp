@@ -18,6 +18,15 @@ using Json = nlohmann::ordered_json;
 constexpr std::array kArchitectures = {Architecture::gpt2, Architecture::llama, Architecture::qwen3};
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 24;  // of any extent, far above every real model
 
+ModelPreset preset_of(Architecture architecture) {
+  switch (architecture) {
+    case Architecture::gpt2: return ModelPreset::gpt2;
+    case Architecture::llama: return ModelPreset::llama;
+    case Architecture::qwen3: return ModelPreset::qwen3;
+  }
+  return ModelPreset::llama;
+}
+
 template <class Enum>
 std::string quoted(Enum value) {
   return in_quotes(to_string(value));
@@ -212,7 +221,7 @@ std::string class_name(Architecture architecture) {
 std::optional<Architecture> architecture_of(const ModelConfig& model, std::string* obstacles) {
   // The preset's own architecture first: it names the obstacles when several are equally near.
   std::array<Architecture, 3> order = kArchitectures;
-  std::swap(order[0], order[static_cast<std::size_t>(model.preset)]);
+  std::stable_partition(order.begin(), order.end(), [&](auto one) { return preset_of(one) == model.preset; });
   std::size_t fewest = 0;
   for (const Architecture architecture : order) {
     const std::vector<std::string> found = obstacles_of(architecture, model);
@@ -273,7 +282,7 @@ ModelConfig model_config_from_hugging_face(const std::filesystem::path& folder) 
   const Architecture architecture = read_architecture(reader);
   reader.expect("quantization_config", {});
   ModelConfig model;
-  model.preset = static_cast<ModelPreset>(architecture);
+  model.preset = preset_of(architecture);
   model.vocab_size = reader.integer("vocab_size");
   model.init_std = reader.number("initializer_range", 0.02);
   if (architecture == Architecture::gpt2)
