@@ -18,7 +18,7 @@ const std::vector<std::string> kFiles = {"checkpoint.json", "config.json", "mani
 
 TEST_CASE("a checkpoint gives back every bit of parameters, moments and state") {
   const TemporaryFolder folder;
-  const auto preset = GENERATE(ModelPreset::gpt2, ModelPreset::llama, ModelPreset::qwen3);
+  const auto preset = GENERATE(ModelPreset::gpt2, ModelPreset::llama, ModelPreset::qwen2, ModelPreset::qwen3, ModelPreset::gpt_neox);
   const ModelConfig model = small_model(preset);
   const Arrays arrays(model);
   const auto saved = save_checkpoint(folder.path() / "checkpoints", checkpoint_data(model, arrays, 1200), 0);
@@ -53,7 +53,7 @@ TEST_CASE("a model of no known architecture is checkpointed under the engine's o
   CHECK(read.parameters == arrays.parameters);
   CHECK(message_of(saved, [&] { model_config_from_hugging_face(saved); }) ==
         "@/config.json: \"architectures\": the string \"SinkscopeDecoder\" is not supported, expected "
-        "GPT2LMHeadModel, LlamaForCausalLM or Qwen3ForCausalLM");
+        "GPT2LMHeadModel, GPTNeoXForCausalLM, LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM or Qwen3ForCausalLM");
 }
 
 TEST_CASE("the same data make the same bytes") {
