@@ -190,6 +190,12 @@ TEST_CASE("a checkpoint of another model is refused with the field named") {
   other.rope_theta = 500000.0;
   CHECK(message_of(saved, [&] { load_checkpoint(saved, other, read.parameters, {}, {}); }) ==
         "@/checkpoint.json: model.rope_theta is 10000.0, expected 500000.0 as configured");
+  other = model;
+  other.rotary_dim = 2;
+  CHECK(message_of(saved, [&] { load_checkpoint(saved, other, read.parameters, {}, {}); }) ==
+        "@/checkpoint.json: model.rotary_dim is 0, expected 2 as configured");
+  other.rotary_dim = model.head_dim;  // what 0 stands for
+  CHECK(message_of(saved, [&] { load_checkpoint(saved, other, read.parameters, {}, {}); }).empty());
   std::filesystem::remove(saved / "optimizer.safetensors");
   CHECK(message_of(saved, [&] { load_checkpoint(saved, model, read.parameters, read.first, read.second); }) ==
         "@/optimizer.safetensors: is missing; the checkpoint holds no optimizer state");
@@ -198,6 +204,19 @@ TEST_CASE("a checkpoint of another model is refused with the field named") {
   replace_in_file(saved / "checkpoint.json", "\"layers\": 2", "\"layers\": -2");
   CHECK(message_of(saved, [&] { read_checkpoint_info(saved); }) ==
         "@/checkpoint.json: model.layers: expected an integer from 1 to 1024, found the integer -2");
+}
+
+TEST_CASE("a checkpoint that says nothing of later switches loads") {
+  const TemporaryFolder folder;
+  const auto preset = GENERATE(ModelPreset::gpt2, ModelPreset::llama, ModelPreset::qwen3);
+  const ModelConfig model = small_model(preset);
+  const Arrays arrays(model);
+  const auto saved = save_checkpoint(folder.path(), checkpoint_data(model, arrays, 1), 0);
+  for (const char* line : {"\"rotary_dim\": 0,", "\"qkv_bias\": false,", "\"parallel_block\": false,"})
+    replace_in_file(saved / "checkpoint.json", line, "");
+  Arrays read(model, 7);
+  load_checkpoint(saved, model, read.parameters, read.first, read.second);
+  CHECK(read.parameters == arrays.parameters);
 }
 
 TEST_CASE("what cannot be saved is refused before anything is written") {
