@@ -15,7 +15,7 @@ row() { grep -qE -- "^$1 +$2 +[0-9]+ *${3:-}" "$place/output"; }
 # -c CODE NAME...: the names that are missing; otherwise a check and its arguments.
 stand_in 'if [[ $1 == -c ]]; then shift 2; out=$(printf "%s, " "$@"); echo "${out%, }"; fi'
 interop "$program" && fail "a Python without packages is refused"
-for model in gpt2 llama qwen3; do
+for model in gpt2 llama qwen2 qwen3 gpt_neox; do
   for what in train export dump; do row "$model: $what" ok || fail "$model: $what runs without them"; done
   row "$model: transformers" FAIL ".*lacks torch, transformers" || fail "$model: the row says what is missing"
 done
@@ -29,7 +29,7 @@ stand_in 'case $1 in
   */check_tensorboard.py) test -d "$2/tensorboard" && echo "$2: 12 scalars of 3 tags equal the JSON logs" ;;
 esac'
 interop "$program" --output "$place/kept" || fail "checks that pass make a pass"
-for model in gpt2 llama qwen3; do row "$model: transformers" ok "logits 1.5e-07" || fail "$model: the row has the figures"; done
+for model in gpt2 llama qwen2 qwen3 gpt_neox; do row "$model: transformers" ok "logits 1.5e-07" || fail "$model: the row has the figures"; done
 row "llama: tensorboard" ok "12 scalars" || fail "TensorBoard's row too"
 [[ -f $place/kept/export/qwen3/config.json ]] || fail "the output stays"
 interop "$program" --output "$place/kept" && fail "an output that is there is refused"
