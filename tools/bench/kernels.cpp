@@ -122,8 +122,12 @@ void Cases::rows() {
         [=, this](ArraySet& set) { return call<&Ops::norm_forward>(forward(set, residual, measured)); });
   };
   const bool probed = config_.probes.enabled;
-  add_forward(probed ? ", row norms" : "", false, probed, passes_);
-  add_forward(", residual add", true, false, passes_ * d(probed ? L : 2 * L));
+  // The norm before the MLP adds the attention branch; in a parallel block it reads what the first one read, and
+  // the branch is added by itself.
+  const std::int64_t alone = model_.parallel_block ? L : 0, adding = L - alone;
+  add_forward(probed ? ", row norms" : "", false, probed, passes_ * d(probed ? 1 : 1 + alone));
+  if (probed && alone > 0) add_forward("", false, false, passes_ * d(alone));
+  add_forward(", residual add", true, false, passes_ * d(probed ? adding : L + adding));
   add_forward(", residual add, row norms", true, true, passes_ * d(probed ? L : 0));
   add(name + " backward", passes_ * d(2 * L + 1), 4 * s_ * d(N * C) + statistics, 0, [=, this](ArraySet& set) {
     const NormForward f = forward(set, false, false);
@@ -138,7 +142,7 @@ void Cases::rows() {
                                                   .dweight = set.zeros({C}, DType::f32),
                                                   .dbias = layernorm ? set.zeros({C}, DType::f32) : Tensor{}});
   });
-  add("add", 0, 3 * s_ * d(N * C), 0, [this](ArraySet& set) -> std::function<void()> {
+  add("add", passes_ * d(alone), 3 * s_ * d(N * C), 0, [this](ArraySet& set) -> std::function<void()> {
     const Tensor a = set.normal({N, C}), b = set.normal({N, C}), out = set.zeros({N, C});
     return [&ops = ops_, a, b, out] { ops.add(out, a, b); };
   });
