@@ -13,6 +13,7 @@ void add_ablate_command(CLI::App& app);
 void add_compare_command(CLI::App& app);
 void add_tokenize_command(CLI::App& app);
 void add_export_command(CLI::App& app);
+void add_convert_llama2c_command(CLI::App& app);
 void add_probe_dump_command(CLI::App& app);
 void add_train_dump_command(CLI::App& app);
 void add_bench_command(CLI::App& app);

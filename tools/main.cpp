@@ -38,6 +38,7 @@ int main(int argc, char** argv) {
     sinkscope::add_ablate_command(app);
     sinkscope::add_compare_command(app);
     sinkscope::add_export_command(app);
+    sinkscope::add_convert_llama2c_command(app);
     sinkscope::add_probe_dump_command(app);
     sinkscope::add_train_dump_command(app);
     sinkscope::add_bench_command(app);
