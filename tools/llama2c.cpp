@@ -44,7 +44,8 @@ ModelConfig read_header(const std::filesystem::path& file, const MappedFile& con
     if (value < 1 || value > maximum)
       fail(file, std::string(name) + " is " + std::to_string(value) + ", expected 1 to " + std::to_string(maximum));
   if (std::abs(vocab_size) < 2 || std::abs(vocab_size) > 1 << 24)
-    fail(file, "vocab_size is " + std::to_string(vocab_size) + ", expected 2 to 16777216, or that below 0 for an untied head");
+    fail(file, "vocab_size is " + std::to_string(vocab_size) +
+                   ", expected 2 to 16777216, or that below 0 for an untied head");
   ModelConfig model;
   model.preset = ModelPreset::llama;
   model.channels = header[0];
@@ -58,8 +59,8 @@ ModelConfig read_header(const std::filesystem::path& file, const MappedFile& con
   model.norm_eps = 1e-5;
   model.rope_theta = 10000.0;
   if (model.channels % (2 * model.heads) != 0)
-    fail(file, "dim is " + std::to_string(model.channels) + ", expected heads of an even size: a multiple of twice n_heads (" +
-                   std::to_string(model.heads) + ")");
+    fail(file, "dim is " + std::to_string(model.channels) +
+                   ", expected heads of an even size: a multiple of twice n_heads (" + std::to_string(model.heads) + ")");
   if (model.heads % model.kv_heads != 0)
     fail(file, "n_heads is " + std::to_string(model.heads) + ", expected a multiple of n_kv_heads (" +
                    std::to_string(model.kv_heads) + ")");
@@ -107,7 +108,8 @@ class Reader {
   void rows(const std::string& parameter, std::int64_t begin, std::int64_t count) {
     const ParameterSpec& spec = layout_.find(parameter);
     const std::int64_t width = spec.shape.size() == 2 ? spec.shape[1] : 1;
-    std::memcpy(parameters_.data() + spec.offset + begin * width, next_, static_cast<std::size_t>(count * width) * sizeof(float));
+    std::memcpy(parameters_.data() + spec.offset + begin * width, next_,
+                static_cast<std::size_t>(count * width) * sizeof(float));
     skip(count * width);
   }
 
@@ -157,8 +159,8 @@ struct Piece {
 /// "<0x0A>", as sentencepiece writes the bytes that rare characters fall back to.
 bool is_byte(const std::string& text) {
   constexpr std::string_view kDigits = "0123456789ABCDEF";
-  return text.size() == 6 && text.starts_with("<0x") && text[5] == '>' && kDigits.find(text[3]) != std::string_view::npos &&
-         kDigits.find(text[4]) != std::string_view::npos;
+  return text.size() == 6 && text.starts_with("<0x") && text[5] == '>' &&
+         kDigits.find(text[3]) != std::string_view::npos && kDigits.find(text[4]) != std::string_view::npos;
 }
 
 std::string with_visible_spaces(const std::string& text) {
@@ -224,8 +226,8 @@ void restore_pieces(const std::filesystem::path& file, std::vector<Piece>& piece
     }
     const auto [place, is_new] = seen.emplace(piece.text, id);
     if (!is_new)
-      fail(file, "token " + std::to_string(id) + " is \"" + piece.text + "\", which token " + std::to_string(place->second) +
-                     " is too");
+      fail(file, "token " + std::to_string(id) + " is \"" + piece.text + "\", which token " +
+                     std::to_string(place->second) + " is too");
   }
   if (bytes != 256)
     fail(file, std::to_string(bytes) + " tokens stand for single bytes, expected 256, \"<0x00>\" to \"<0xFF>\"");
@@ -262,7 +264,8 @@ Llama2cCheckpoint read_llama2c_checkpoint(const std::filesystem::path& file) {
 
 std::string sentencepiece_model_of_llama2c(const std::filesystem::path& file, std::int64_t vocab_size) {
   if (vocab_size < 3 + 256)
-    fail(file, "the checkpoint has " + std::to_string(vocab_size) + " tokens, expected 259 or more: <unk>, <s>, </s> and 256 bytes");
+    fail(file, "the checkpoint has " + std::to_string(vocab_size) +
+                   " tokens, expected 259 or more: <unk>, <s>, </s> and 256 bytes");
   std::vector<Piece> pieces = read_pieces(file, vocab_size);
   restore_pieces(file, pieces);
   Message model;

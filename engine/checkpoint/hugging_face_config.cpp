@@ -62,7 +62,8 @@ std::vector<std::string> obstacles_of(Architecture architecture, const ModelConf
     need(model.rotary_dim == 0 || model.rotary_dim == model.head_dim, "rotary_dim", number(model.rotary_dim),
          "model.head_dim (" + number(model.head_dim) + ")");
   if (gpt) {
-    need(model.kv_heads == model.heads, "kv_heads", number(model.kv_heads), "model.heads (" + number(model.heads) + ")");
+    need(model.kv_heads == model.heads, "kv_heads", number(model.kv_heads),
+         "model.heads (" + number(model.heads) + ")");
     need(model.head_dim * model.heads == model.channels, "head_dim", number(model.head_dim),
          "model.channels / model.heads (" + number(model.channels) + " / " + number(model.heads) + ")");
   }
@@ -80,9 +81,10 @@ class ConfigReader {
 
   [[noreturn]] void fail(const std::string& problem) const { throw std::runtime_error(file_ + ": " + problem); }
 
-  /// Absent and null are the same, as in transformers, but for keys whose default is a value.
-  bool is_null(const std::string& key) const { return json_.contains(key) && json_.at(key).is_null(); }
+  /// Absent and null are the same, as in transformers.
   bool has(const std::string& key) const { return json_.contains(key) && !json_.at(key).is_null(); }
+  /// For the keys where they are not: null takes away what an absent key leaves at its default.
+  bool is_null(const std::string& key) const { return json_.contains(key) && json_.at(key).is_null(); }
   const Json& at(const std::string& key) const {
     if (!has(key)) fail("missing key \"" + key + "\"");
     return json_.at(key);
@@ -199,9 +201,10 @@ double read_rope_theta(const ConfigReader& reader, std::vector<std::string> path
 
 /// Channels of a head that are rotated; 0 for all.
 std::int64_t read_rotary_dim(const ConfigReader& reader, double otherwise, std::int64_t head_dim) {
-  const auto [key, fraction] = reader.agreed({"partial_rotary_factor", "rotary_pct", "rope_scaling.partial_rotary_factor",
-                                              "rope_parameters.partial_rotary_factor"},
-                                             otherwise);
+  const auto [key, fraction] =
+      reader.agreed({"partial_rotary_factor", "rotary_pct", "rope_scaling.partial_rotary_factor",
+                     "rope_parameters.partial_rotary_factor"},
+                    otherwise);
   const auto width = static_cast<std::int64_t>(static_cast<double>(head_dim) * std::min(fraction, 2.0));
   if (width < 2 || width > head_dim || width % 2 != 0)
     reader.fail("\"" + key + "\" (" + Json(fraction).dump() + ") rotates " + std::to_string(width) + " of the " +
@@ -221,8 +224,8 @@ MlpType read_gelu(const ConfigReader& reader, const std::string& key, const std:
 std::int64_t divided_head_dim(const ConfigReader& reader, const ModelConfig& model, const std::string& channels,
                               const std::string& heads, const std::string& unless = "") {
   if (model.channels % model.heads != 0)
-    reader.fail("\"" + channels + "\" (" + std::to_string(model.channels) + ") must be divisible by \"" + heads + "\" (" +
-                std::to_string(model.heads) + ")" + unless);
+    reader.fail("\"" + channels + "\" (" + std::to_string(model.channels) + ") must be divisible by \"" + heads +
+                "\" (" + std::to_string(model.heads) + ")" + unless);
   return model.channels / model.heads;
 }
 
@@ -263,6 +266,7 @@ void read_gpt_neox(const ConfigReader& reader, ModelConfig& model) {
   model.tied_embedding = reader.boolean("tie_word_embeddings", false);
   model.init = InitScheme::llama;
   reader.expect("attention_bias", {true});
+  reader.expect("head_dim", {model.head_dim});
 }
 
 /// The window must never cut a sequence.
@@ -316,10 +320,8 @@ void read_rmsnorm_family(const ConfigReader& reader, const ReadClass& read, Mode
   model.qk_norm = qwen3;
   model.init = InitScheme::llama;
   reader.expect("hidden_act", {"silu", "swish"});
-  if (qwen2 || qwen3) {
-    reader.expect("use_sliding_window", {false});
-    check_full_attention(reader);
-  }
+  if (qwen2 || qwen3) reader.expect("use_sliding_window", {false});
+  check_full_attention(reader);
   const bool attention_bias = reader.boolean("attention_bias", false);
   if (qwen3 && attention_bias) reader.unsupported("attention_bias", true, "false");
   if (qwen2) model.qkv_bias = true;  // whatever other keys say
@@ -337,7 +339,8 @@ void read_rmsnorm_family(const ConfigReader& reader, const ReadClass& read, Mode
   if (reader.has("head_dim") || defaults.head_dim != 0)
     model.head_dim = reader.integer("head_dim", defaults.head_dim);
   else
-    model.head_dim = divided_head_dim(reader, model, "hidden_size", "num_attention_heads", " unless \"head_dim\" is given");
+    model.head_dim =
+        divided_head_dim(reader, model, "hidden_size", "num_attention_heads", " unless \"head_dim\" is given");
   if (model.head_dim % 2 != 0) reader.fail("\"head_dim\" (" + std::to_string(model.head_dim) + ") must be even");
   const auto [key, fraction] = reader.agreed({"partial_rotary_factor", "rope_parameters.partial_rotary_factor"}, 1.0);
   if (fraction != 1.0) reader.unsupported(key, fraction, "1.0");

@@ -239,7 +239,11 @@ void Decoder::State::attention_forward(std::int64_t layer, const Tensor& sink) {
     linear_forward(p.qkv, act(b.norm1, config.channels), qkv);
   }
   if (config.position == PositionEncoding::rope)
-    ops.rope({.qkv = qkv_heads(qkv), .heads = static_cast<int>(H + G), .width = config.rotary_dim, .theta = config.rope_theta, .inverse = false});
+    ops.rope({.qkv = qkv_heads(qkv),
+              .heads = static_cast<int>(H + G),
+              .width = config.rotary_dim,
+              .theta = config.rope_theta,
+              .inverse = false});
   ops.attention_forward({.qkv = qkv_heads(qkv),
                          .query_heads = static_cast<int>(H),
                          .kv_heads = static_cast<int>(G),
@@ -249,7 +253,8 @@ void Decoder::State::attention_forward(std::int64_t layer, const Tensor& sink) {
   linear_forward(p.output, act(b.attention, H * D), tmp(memory.attention_delta, config.channels));
 }
 
-/// d_attention (N, HD) from d_residual (N, C), the gradient of m^l, which is that of the branch's output too.
+/// d_attention (N, HD) from d_residual (N, C), the gradient of the branch's output: that of m^l, in a parallel
+/// block that of h^l.
 void Decoder::State::attention_output_backward(std::int64_t layer) {
   const StageRange range(ops, "attention output backward", layer);
   const std::int64_t width = config.heads * config.head_dim;
@@ -276,7 +281,11 @@ void Decoder::State::attention_backward(std::int64_t layer) {
                           .lse = memory.activations.tensor(b.lse, {B, H, T}),
                           .dqkv = qkv_heads(d_qkv)});
   if (config.position == PositionEncoding::rope)
-    ops.rope({.qkv = qkv_heads(d_qkv), .heads = static_cast<int>(H + G), .width = config.rotary_dim, .theta = config.rope_theta, .inverse = true});
+    ops.rope({.qkv = qkv_heads(d_qkv),
+              .heads = static_cast<int>(H + G),
+              .width = config.rotary_dim,
+              .theta = config.rope_theta,
+              .inverse = true});
   if (config.qk_norm)
     ops.qk_norm_backward({.in = qkv_heads(act(b.qkv_raw, (H + 2 * G) * D)),
                           .dqkv = qkv_heads(d_qkv),

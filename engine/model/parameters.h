@@ -26,10 +26,11 @@ struct ParameterSpec {
   double init_value = 0;
 };
 
-/// Names and shapes, the biases of linear layers with `bias` only (C channels, H heads, G kv heads, D head dim, F hidden, V vocabulary, P positions):
+/// Names and shapes (C channels, H heads, G kv heads, D head dim, F hidden, V vocabulary, P positions); linear layers
+/// have a bias where the model's `bias` is true, that of queries, keys and values also where `qkv_bias` is:
 ///   embed.token.weight (V, C)                 embed.position.weight (P, C), learned positions only
 ///   blocks.l.norm1.weight, .bias (C)          .bias with layernorm only
-///   blocks.l.attention.qkv.weight ((H+2G)D, C), .bias   rows: queries, keys, values; .bias with qkv_bias too
+///   blocks.l.attention.qkv.weight ((H+2G)D, C), .bias   rows: queries, keys, values
 ///   blocks.l.attention.q_norm.weight, k_norm.weight (D) QK-norm only
 ///   blocks.l.attention.output.weight (C, HD), .bias (C)
 ///   blocks.l.norm2.weight, .bias (C)

@@ -504,6 +504,8 @@ TEST_CASE("a config.json that says what the decoder cannot do is refused with th
           "@/config.json: \"rotary_emb_base\" (10000.0) and \"rope_theta\" (500.0) differ");
     CHECK(problem("\"use_cache\": true", "\"rope_scaling\": {\"rope_type\": \"yarn\"}") ==
           "@/config.json: \"rope_scaling.rope_type\": the string \"yarn\"" + plain);
+    CHECK(problem("\"use_cache\": true", "\"head_dim\": 6") ==
+          "@/config.json: \"head_dim\": the integer 6 is not supported, expected 4");
     CHECK(problem("\"num_attention_heads\": 3", "\"num_attention_heads\": 5") ==
           "@/config.json: \"hidden_size\" (12) must be divisible by \"num_attention_heads\" (5)");
   }

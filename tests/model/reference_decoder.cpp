@@ -144,7 +144,8 @@ class Pass {
         const std::span<double> vector(qkv.data() + (n * heads + head) * size, at(size));
         if (config_.qk_norm)
           normalize_head(vector, find(prefix + (head < config_.heads ? "q_norm.weight" : "k_norm.weight")));
-        if (config_.position == PositionEncoding::rope) rotate(vector.first(config_.rotary_dim == 0 ? at(size) : at(config_.rotary_dim)), n % length_);
+        if (config_.position == PositionEncoding::rope)
+          rotate(vector.first(at(config_.rotary_dim == 0 ? size : config_.rotary_dim)), n % length_);
       }
     return qkv;
   }
