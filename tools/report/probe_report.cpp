@@ -35,26 +35,6 @@ double mean_of(const std::vector<double>& values, std::int64_t begin, std::int64
 
 std::string optional_layer(const std::optional<std::int64_t>& layer) { return layer ? std::to_string(*layer) : "-"; }
 
-std::string pad(const std::string& text, std::size_t width, bool left) {
-  const std::size_t used = text_width(text);
-  const std::string room(width > used ? width - used : 0, ' ');
-  return left ? text + room : room + text;
-}
-
-std::string text_table(const ProbeTable& table) {
-  std::vector<std::size_t> widths;
-  for (const auto& row : table) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (std::size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], text_width(row[c]));
-  }
-  std::string text;
-  for (const auto& row : table) {
-    for (std::size_t c = 0; c < row.size(); ++c) text += (c == 0 ? "" : "  ") + pad(row[c], widths[c], c == 0);
-    text += "\n";
-  }
-  return text;
-}
-
 std::string test_name(const CausalTest& test, std::int64_t position) {
   const std::string layer = optional_layer(test.layer), p = "P" + std::to_string(position);
   if (test.kind == "none") return "no edit";
