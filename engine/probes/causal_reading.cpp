@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "engine/probes/causal.h"
+#include "engine/probes/sink_scores.h"
 
 namespace sinkscope {
 namespace {
@@ -46,6 +47,20 @@ std::string at_other(const CausalTest& test, const CausalTest& before, std::int6
          plain(test.other.excess) + ", " + percent(test.moved) + " of the sink at 0, which keeps " + plain(test.first.excess);
 }
 
+std::string percent_of(double share) {
+  std::array<char, 32> buffer{};
+  std::snprintf(buffer.data(), buffer.size(), "%.0f %%", 100 * share);
+  return buffer.data();
+}
+
+/// What A[p,p] = 1 in n of L layers adds to `moved` by itself: at most n / (L (T-p)) of a sink score.
+double own_share(const CausalRecord& record, const CausalTest& test) {
+  const auto layers = static_cast<double>(of_kind(record, "knock_out_mlp").size());
+  const double score = static_cast<double>(*test.layer) / layers / static_cast<double>(record.length - record.position);
+  const double uniform = uniform_sink_scores(record.length, record.position + 1).back();
+  return score / uniform / (record.tests.front().first.excess.value - 1);
+}
+
 }  // namespace
 
 std::vector<std::string> causal_reading(const CausalRecord& record) {
@@ -77,7 +92,8 @@ std::vector<std::string> causal_reading(const CausalRecord& record) {
       statements.push_back(std::string(what) + " instead moves " + percent(test->moved) + ".");
   for (const CausalTest* test : of_kind(record, "isolate"))
     statements.push_back("With position " + std::to_string(record.position) + " attending to itself alone in the first " +
-                         std::to_string(*test->layer) + " layers " + at_other(*test, before, record.position) + ".");
+                         std::to_string(*test->layer) + " layers " + at_other(*test, before, record.position) +
+                         " (its attention to itself makes at most " + percent_of(own_share(record, *test)) + " of that by itself).");
   for (const CausalTest* test : of_kind(record, "rotary_shift"))
     statements.push_back("With rotary index " + std::to_string(*test->layer) + " at position 0 the sink loses " + percent(test->removed) + ".");
   for (const CausalControl& control : record.controls)
