@@ -1,22 +1,19 @@
 #include <CLI/CLI.hpp>
-#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "engine/checkpoint/checkpoint.h"
 #include "engine/files/replacement.h"
 #include "engine/model/decoder.h"
 #include "engine/model/random.h"
 #include "tools/commands.h"
-#include "tools/program.h"
+#include "tools/model_source.h"
 
 namespace sinkscope {
 namespace {
 
-namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 struct DumpArguments {
@@ -42,18 +39,10 @@ Json nested(const float* values, std::span<const std::int64_t> extents) {
   return list;
 }
 
-/// Checkpoints and run directories have a config.json too.
-bool is_hugging_face_folder(const fs::path& folder) {
-  return fs::exists(folder / "config.json") && !fs::exists(folder / "manifest.json") &&
-         !fs::exists(folder / "checkpoints") && !fs::exists(folder / "metrics.jsonl");
-}
-
 void run(const DumpArguments& arguments) {
   PendingFile output(arguments.output);  // refuses an existing file before any work
-  fs::path folder = arguments.model;
-  const bool checkpoint = !is_hugging_face_folder(folder);
-  if (checkpoint) folder = find_checkpoint(folder, ", nor a folder in Hugging Face layout (config.json)");
-  const ModelConfig config = checkpoint ? read_checkpoint_info(folder).model : model_config_from_hugging_face(folder);
+  const ModelSource source = open_model_source(arguments.model);
+  const ModelConfig& config = source.model;
   const std::int64_t B = arguments.sequences, T = arguments.length, V = config.vocab_size;
   const std::int64_t K = arguments.positions, L = config.layers, H = config.heads;
   if (B < 1 || T < 1 || K < 1 || K > T)
@@ -66,11 +55,8 @@ void run(const DumpArguments& arguments) {
   Decoder decoder(*ops, config,
                   {.max_sequences = B, .max_length = T, .sink_positions = K, .residual_norms = true, .training = false});
   std::vector<float> parameters(static_cast<std::size_t>(decoder.layout().flat_size()));
-  if (checkpoint)
-    load_checkpoint(folder, config, parameters, {}, {});
-  else
-    load_hugging_face(folder, config, parameters);
-  ops->copy_from_host(decoder.parameters(), parameters.data());
+  source.load(parameters);
+  load_parameters(*ops, decoder, parameters);
 
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(B * T));
   const std::uint64_t key = random_key(static_cast<std::uint64_t>(arguments.seed), "probe-dump");

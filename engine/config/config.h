@@ -99,6 +99,7 @@ struct ProbeConfig {
   std::int64_t every = 50;             // steps between probe passes; 0: never
   std::int64_t sequences = 16;         // of each probe set
   std::int64_t short_length = 64;      // T of the short natural-text set
+  std::int64_t causal_every = 0;       // steps between causal tests; 0: never
   std::int64_t from_layer = 2;         // m of "sink rate of layers >= m"; at most L-1 unless named
   PhaseConfig phase;
 };

@@ -195,6 +195,7 @@ struct SectionFields<ProbeConfig> {
     visitor(Field{"every", &S::every, IntegerLimits{0, kMaxSteps}, "steps between probe passes; 0: never"});
     visitor(Field{"sequences", &S::sequences, IntegerLimits{1, 65536}, "sequences of each probe set"});
     visitor(Field{"short_length", &S::short_length, IntegerLimits{2, kMaxTokens}, "tokens of a sequence of the short natural-text set"});
+    visitor(Field{"causal_every", &S::causal_every, IntegerLimits{0, kMaxSteps}, "steps between causal tests of the model as it then is (knock-outs, transplants, isolation), logged as an event; 0: never; needs probe passes and probes.positions of at least 2"});
     visitor(Field{"from_layer", &S::from_layer, IntegerLimits{0, 1023}, "first layer of the sink rate over late layers, counted from 0; unless given, the last layer of a model that has fewer"});
     visitor(Field{"phase", &S::phase, Unlimited{}, "the detector of training phases"});
   }

@@ -88,7 +88,7 @@ struct ProbeRecord {
 };
 
 /// Something that happened (events.jsonl): "start", "resume", "phase", "checkpoint", "warning",
-/// "sample", "end". `data` is JSON text of an object with the details.
+/// "sample", "causal" (a CausalRecord of engine/probes/causal.h), "end". `data` is JSON text of an object with the details.
 struct EventRecord {
   std::int64_t step = 0;
   std::int64_t tokens = 0;

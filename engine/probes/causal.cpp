@@ -101,9 +101,23 @@ nlohmann::ordered_json to_json(const SinkEstimates& sink) {
 
 }  // namespace
 
+namespace {
+
+/// Room for a vector that is written into the residual stream, as it comes and in the compute dtype.
+struct VectorBuffers {
+  Arena arena{"causal tests"};
+  std::size_t single, real;
+
+  VectorBuffers(std::int64_t channels, DType compute)
+      : single(arena.request("vector, fp32", DType::f32, channels)), real(arena.request("vector", compute, channels)) {}
+};
+
+}  // namespace
+
 struct CausalTests::State {
   State(Ops& ops_in, Decoder& decoder_in, const CausalOptions& options_in)
-      : ops(ops_in), decoder(decoder_in), model(decoder_in.config()), options(options_in) {
+      : ops(ops_in), decoder(decoder_in), model(decoder_in.config()), options(options_in),
+        vector(model.channels, ops_in.compute_dtype()) {
     const auto fail = [](const std::string& what) { throw std::invalid_argument("CausalTests: " + what); };
     if (options.position < 1) fail("position " + std::to_string(options.position) + ", expected at least 1");
     if (decoder.options().sink_positions <= options.position)
@@ -112,9 +126,7 @@ struct CausalTests::State {
     if (!decoder.options().residual_norms) fail("the decoder keeps no residual norms");
     if (options.isolated_layers < 1) fail("isolated_layers " + std::to_string(options.isolated_layers) + ", expected at least 1");
     if (options.rotary_shift < 1) fail("rotary_shift " + std::to_string(options.rotary_shift) + ", expected at least 1");
-    single = arena.request("vector, fp32", DType::f32, model.channels);
-    vector = arena.request("vector", ops.compute_dtype(), model.channels);
-    arena.allocate(ops);
+    vector.arena.allocate(ops);
   }
 
   Sample measure(const ProbeSet& set, const ForwardEdits& edits, FirstStates* states = nullptr);
@@ -129,12 +141,11 @@ struct CausalTests::State {
   Decoder& decoder;
   const ModelConfig model;
   const CausalOptions options;
-  Arena arena{"causal tests"};
-  std::size_t single = 0, vector = 0;
+  VectorBuffers vector;
 };
 
 Tensor CausalTests::State::on_device(const std::vector<float>& values) {
-  const Tensor from = arena.tensor(single, {model.channels}), to = arena.tensor(vector, {model.channels});
+  const Tensor from = vector.arena.tensor(vector.single, {model.channels}), to = vector.arena.tensor(vector.real, {model.channels});
   ops.copy_from_host(from, values.data());
   if (to.dtype == DType::f32)
     ops.copy(to, from);
@@ -253,6 +264,13 @@ CausalTests::CausalTests(Ops& ops, Decoder& decoder, const CausalOptions& option
 CausalTests::~CausalTests() = default;
 CausalTests::CausalTests(CausalTests&&) noexcept = default;
 
+std::vector<MemoryLine> CausalTests::memory_plan(const ModelConfig& model, DType compute_dtype) {
+  const VectorBuffers vector(model.channels, compute_dtype);
+  std::vector<MemoryLine> lines;
+  for (const ArenaEntry& entry : vector.arena.entries()) lines.push_back({vector.arena.name(), entry.name, entry.bytes});
+  return lines;
+}
+
 std::int64_t CausalTests::pass_count(const ModelConfig& model) { return 3 * model.layers + 6; }
 
 CausalRecord CausalTests::run(const ProbeSet& set, std::span<const ProbeSet> controls) {
@@ -324,6 +342,21 @@ CausalRecord CausalTests::run(const ProbeSet& set, std::span<const ProbeSet> con
   for (const ProbeSet& control : controls)
     if (control.name != set.name) add_control(control, s.measure(control, {}));
   return record;
+}
+
+CausalOptions causal_options(const ProbeConfig& config) {
+  CausalOptions options;
+  options.position = std::min(options.position, config.positions - 1);
+  options.sink_threshold = config.sink_threshold;
+  return options;
+}
+
+const ProbeSet& causal_probe_set(std::span<const ProbeSet> sets, BosPolicy bos) {
+  const std::string phases = phase_probe_set(bos);
+  for (const std::string& name : {phases == "natural_bos" ? std::string("natural_short_bos") : std::string("natural_short"), phases})
+    for (const ProbeSet& set : sets)
+      if (set.name == name) return set;
+  return sets.front();
 }
 
 nlohmann::ordered_json to_json(const CausalRecord& record) {

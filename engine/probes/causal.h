@@ -85,6 +85,9 @@ class CausalTests {
   /// `set` of at least 2 sequences, longer than p; controls may have other lengths that fit.
   CausalRecord run(const ProbeSet& set, std::span<const ProbeSet> controls);
 
+  /// What the constructor takes on the device, before it takes it.
+  static std::vector<MemoryLine> memory_plan(const ModelConfig& model, DType compute_dtype);
+
   /// Passes of a model of so many layers through the set of the tests.
   static std::int64_t pass_count(const ModelConfig& model);
 
@@ -92,6 +95,13 @@ class CausalTests {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+/// The options of a run: p = 4, or the last position that is watched.
+CausalOptions causal_options(const ProbeConfig& config);
+
+/// Of a run's sets the one to test on: the short twin of the set that the phases are read from, that set where there
+/// is no such twin, else the first.
+const ProbeSet& causal_probe_set(std::span<const ProbeSet> sets, BosPolicy bos);
 
 nlohmann::ordered_json to_json(const CausalRecord& record);
 

@@ -94,7 +94,6 @@ std::vector<ProbeSet> build_probe_sets(const TokenStream& validation, const Prob
   expect_at_least("short_length", options.short_length, 2);
   expect_at_least("sequences", options.sequences, 1);
   expect_at_least("vocab_size", options.vocab_size, 1);
-  const OrdinaryTokens tokens(options);
   const bool has_bos = options.bos_id >= 0;
 
   std::vector<ProbeSet> sets;
@@ -104,6 +103,16 @@ std::vector<ProbeSet> build_probe_sets(const TokenStream& validation, const Prob
     sets.push_back(natural_set("natural_short", validation, options, options.short_length, false));
     if (has_bos) sets.push_back(natural_set("natural_short_bos", validation, options, options.short_length, true));
   }
+  for (ProbeSet& set : build_made_sets(options)) sets.push_back(std::move(set));
+  return sets;
+}
+
+std::vector<ProbeSet> build_made_sets(const ProbeSetOptions& options) {
+  expect_at_least("length", options.length, 2);
+  expect_at_least("sequences", options.sequences, 1);
+  expect_at_least("vocab_size", options.vocab_size, 1);
+  const OrdinaryTokens tokens(options);
+  std::vector<ProbeSet> sets;
   const std::uint64_t random = random_key(options.seed, "probes.random");
   sets.push_back(made_set("random", options, [&](std::int64_t row, std::int64_t place) {
     return tokens.draw(random, static_cast<std::uint64_t>(row * (options.length + 1) + place));

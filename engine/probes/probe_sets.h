@@ -53,4 +53,7 @@ ProbeSetOptions probe_set_options(const Config& config, std::int64_t vocab_size)
 /// that is out of range.
 std::vector<ProbeSet> build_probe_sets(const TokenStream& validation, const ProbeSetOptions& options);
 
+/// The sets that need no text, random and repeated. Throws as build_probe_sets does.
+std::vector<ProbeSet> build_made_sets(const ProbeSetOptions& options);
+
 }  // namespace sinkscope

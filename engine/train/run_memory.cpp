@@ -6,6 +6,7 @@
 
 #include "engine/config/load.h"
 #include "engine/optim/adamw.h"
+#include "engine/probes/causal.h"
 #include "engine/probes/probe_pass.h"
 
 namespace sinkscope {
@@ -92,6 +93,7 @@ std::vector<MemoryLine> run_memory(const Config& config, std::span<const ProbeSe
   };
   append(AdamW::memory_plan(ParameterLayout(config.model), backend.compute));
   if (!sets.empty()) append(ProbePass::memory_plan(config.model, options, config.probes, sets, backend.compute));
+  if (!sets.empty() && config.probes.causal_every > 0) append(CausalTests::memory_plan(config.model, backend.compute));
   if (backend.device != Device::cuda) return lines;
   const BackendMemory memory = cuda_memory(backend_extents(config, sets, backend));
   const auto line = [&](const char* buffer, std::size_t bytes) {

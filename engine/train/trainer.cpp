@@ -15,6 +15,7 @@
 #include "engine/metrics/gpu_peak.h"
 #include "engine/optim/adamw.h"
 #include "engine/optim/schedule.h"
+#include "engine/probes/causal.h"
 #include "engine/probes/phases.h"
 #include "engine/probes/probe_pass.h"
 #include "engine/probes/probe_sets.h"
@@ -96,6 +97,7 @@ class Run {
   void probe_gradients(const UpdateResult& update, StepRecord& record) const;
   void evaluate(StepRecord& record);
   void probe(std::int64_t step, double loss);
+  void test_causes(std::int64_t step);
   void sample(std::int64_t step);
   void save(std::int64_t step);
   void end(std::int64_t step);
@@ -118,6 +120,7 @@ class Run {
   TrainingBatches batches_;
   std::optional<Windows> validation_windows_;
   std::optional<ProbePass> probe_pass_;
+  std::optional<CausalTests> causal_tests_;
   PhaseDetector phases_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<MetricSink> logs_;
@@ -148,6 +151,8 @@ Run::Run(const Config& config, TrainOptions options)
   if (ops_->compute_dtype() == DType::bf16) peak_flops_ = datasheet_bf16_flops(ops_->gpu_name());
   if (dataset_.validation) validation_windows_.emplace(*dataset_.validation, window_options(config_));
   if (!probe_sets_.empty()) probe_pass_.emplace(*ops_, decoder_, config_.probes, probe_sets_);
+  if (probe_pass_ && config_.probes.causal_every > 0)
+    causal_tests_.emplace(*ops_, decoder_, causal_options(config_.probes));
   ops_->reserve(backend_extents(config_, probe_sets_, backend_of(config_)));
   if (dataset_.tokenizer == "byte")
     tokenizer_ = make_byte_tokenizer();
@@ -174,6 +179,7 @@ TrainResult Run::execute() {
     if (options_.console) options_.console->write(record);
     if (probe_pass_ && (due(step, config_.probes.every) || step == steps))
       probe(step, state_.validation_loss.value_or(record.loss));
+    if (causal_tests_ && due(step, config_.probes.causal_every)) test_causes(step);
     if (due(step, config_.sample.every)) sample(step);
     stopped = options_.stop != nullptr && options_.stop->load();
     if (due(step, config_.checkpoint.every) || step == steps || stopped) save(step);
@@ -401,6 +407,14 @@ void Run::probe(std::int64_t step, double loss) {
   const EventRecord entered = phase_event(*change);
   logs_->write(entered);
   if (options_.console) options_.console->write(entered);
+}
+
+void Run::test_causes(std::int64_t step) {
+  const StageRange range(*ops_, "causal tests");
+  const CausalRecord record = causal_tests_->run(causal_probe_set(probe_sets_, config_.data.bos), probe_sets_);
+  std::string message = "causal tests:";
+  for (const std::string& statement : causal_reading(record)) message += " " + statement;
+  event(step, "causal", message, to_json(record));
 }
 
 void Run::sample(std::int64_t step) {

@@ -1,0 +1,86 @@
+#include "tools/model_source.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "engine/checkpoint/checkpoint.h"
+#include "engine/config/json_text.h"
+#include "engine/files/input_file.h"
+#include "tools/program.h"
+
+namespace sinkscope {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Checkpoints and run directories have a config.json too.
+bool is_hugging_face_folder(const fs::path& folder) {
+  return fs::exists(folder / "config.json") && !fs::exists(folder / "manifest.json") &&
+         !fs::exists(folder / "checkpoints") && !fs::exists(folder / "metrics.jsonl");
+}
+
+/// A token id of config.json; a list of them (several tokens end a text) is none.
+std::int32_t token_id(const nlohmann::ordered_json& json, const char* key, std::int64_t vocab_size) {
+  if (!json.contains(key) || !json.at(key).is_number_integer()) return -1;
+  const auto id = json.at(key).get<std::int64_t>();
+  return id >= 0 && id < vocab_size ? static_cast<std::int32_t>(id) : -1;
+}
+
+}  // namespace
+
+void ModelSource::load(std::span<float> parameters) const {
+  if (checkpoint)
+    load_checkpoint(folder, model, parameters, {}, {});
+  else
+    load_hugging_face(folder, model, parameters);
+}
+
+ModelSource open_model_source(const fs::path& source) {
+  ModelSource opened;
+  if (is_hugging_face_folder(source)) {
+    opened.folder = source;
+    opened.model = model_config_from_hugging_face(source);
+    const fs::path file = source / "config.json";
+    const auto json = parse_strict(read_text_file(file), file.string());
+    opened.bos_id = token_id(json, "bos_token_id", opened.model.vocab_size);
+    opened.eos_id = token_id(json, "eos_token_id", opened.model.vocab_size);
+    return opened;
+  }
+  opened.checkpoint = true;
+  opened.folder = find_checkpoint(source, ", nor a folder in Hugging Face layout (config.json)");
+  const CheckpointInfo info = read_checkpoint_info(opened.folder);
+  opened.model = info.model;
+  opened.step = info.step;
+  opened.bos_id = info.bos_id;
+  opened.eos_id = info.eos_id;
+  const fs::path run = fs::absolute(opened.folder).lexically_normal().parent_path().parent_path();
+  if (fs::exists(run / "config.json") && fs::exists(run / "checkpoints")) opened.run = run;
+  return opened;
+}
+
+void load_parameters(Ops& ops, const Decoder& decoder, std::span<const float> values) {
+  const Tensor to = decoder.parameters();
+  if (to.dtype == DType::f32) {
+    ops.copy_from_host(to, values.data());
+    return;
+  }
+  // In pieces: a model may take most of the device.
+  const std::int64_t piece = std::min<std::int64_t>(to.size(), std::int64_t{1} << 24);
+  const Buffer buffer = ops.allocate(static_cast<std::size_t>(piece) * sizeof(float));
+  for (std::int64_t begin = 0; begin < to.size(); begin += piece) {
+    const std::int64_t count = std::min(piece, to.size() - begin);
+    const Tensor from(buffer.get(), DType::f32, {count});
+    ops.copy_from_host(from, values.data() + begin);
+    ops.convert(to.rows(begin, count), from);
+    ops.synchronize();
+  }
+}
+
+std::unique_ptr<Tokenizer> open_tokenizer_of(const ModelSource& source) {
+  if (fs::exists(source.folder / "tokenizer.model")) return open_tokenizer(source.folder / "tokenizer.model");
+  if (fs::exists(source.folder / "vocab.json") && fs::exists(source.folder / "merges.txt"))
+    return make_gpt2_tokenizer(source.folder / "vocab.json", source.folder / "merges.txt");
+  return nullptr;
+}
+
+}  // namespace sinkscope

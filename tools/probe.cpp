@@ -1,0 +1,326 @@
+// `sinkscope probe`: every probe set through a finished model, and on demand the causal tests.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "engine/config/load.h"
+#include "engine/data/dataset.h"
+#include "engine/data/text_source.h"
+#include "engine/files/input_file.h"
+#include "engine/files/new_file.h"
+#include "engine/files/new_folder.h"
+#include "engine/probes/causal.h"
+#include "engine/probes/phases.h"
+#include "engine/probes/probe_pass.h"
+#include "engine/train/trainer.h"
+#include "tools/commands.h"
+#include "tools/model_source.h"
+#include "tools/program.h"
+#include "tools/report/probe_report.h"
+
+namespace sinkscope {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr std::int64_t kDefaultLength = 512;  // of a model whose training length is not known
+
+struct ProbeArguments {
+  std::string model;
+  std::string output;
+  std::vector<std::string> text;
+  std::string dataset, tokenizer;
+  std::int64_t length = 0;         // 0: that of training, else 512 or what the model takes
+  std::int64_t short_length = 64;
+  std::int64_t sequences = 32;
+  std::int64_t positions = 8;
+  std::int64_t from_layer = -1;    // -1: 2, or the last layer of a smaller model
+  double threshold = 0.3;
+  std::int64_t seed = 1;
+  std::string device = "auto", precision = "auto";
+  std::int64_t threads = 0;
+  std::int64_t batch = 0;          // sequences at once; 0: as many as make 8192 tokens
+  bool causal = false;
+  std::string causal_set;
+  CausalOptions tests;
+};
+
+/// Text held in memory, every document ended by EOS where there is one.
+class TextStream final : public TokenStream {
+ public:
+  TextStream(const std::vector<fs::path>& files, const Tokenizer& tokenizer, std::int32_t eos_id) {
+    for_each_document(files, {}, [&](std::string_view document) {
+      const std::vector<std::int32_t> ids = tokenizer.encode(document);
+      tokens_.insert(tokens_.end(), ids.begin(), ids.end());
+      if (eos_id >= 0) tokens_.push_back(eos_id);
+      return true;
+    });
+  }
+  std::int64_t size() const override { return static_cast<std::int64_t>(tokens_.size()); }
+  void read(std::int64_t begin, std::span<std::int32_t> out) const override {
+    if (begin < 0 || begin + static_cast<std::int64_t>(out.size()) > size())
+      throw std::out_of_range("tokens " + std::to_string(begin) + " and on are outside the text's " + std::to_string(size()));
+    std::copy_n(tokens_.begin() + begin, out.size(), out.begin());
+  }
+  const std::vector<ShardInfo>& shards() const override { return shards_; }
+  const std::vector<std::int32_t>& tokens() const { return tokens_; }
+
+ private:
+  std::vector<std::int32_t> tokens_;
+  std::vector<ShardInfo> shards_;
+};
+
+/// Held-out text and what its tokens mean.
+struct TextSource {
+  std::unique_ptr<TokenStream> stream;  // null: there is none
+  std::int32_t bos_id = -1, eos_id = -1;
+  std::int64_t vocab_size = 0;
+  std::string description;
+};
+
+TextSource dataset_text(const fs::path& folder, const ModelSource& model) {
+  DataConfig data;
+  data.path = folder.string();
+  Dataset dataset = open_dataset(data);
+  if (!dataset.validation) throw std::runtime_error(folder.string() + ": has no validation shards, expected held-out text");
+  if (dataset.vocab_size > model.model.vocab_size)
+    throw std::runtime_error(folder.string() + ": has a vocabulary of " + std::to_string(dataset.vocab_size) +
+                             " tokens, the model one of " + std::to_string(model.model.vocab_size));
+  return {.stream = std::move(dataset.validation),
+          .bos_id = dataset.bos_id,
+          .eos_id = dataset.eos_id,
+          .vocab_size = dataset.vocab_size,
+          .description = "held-out text of " + folder.string()};
+}
+
+TextSource own_text(const ProbeArguments& arguments, const ModelSource& model) {
+  const std::unique_ptr<Tokenizer> tokenizer =
+      arguments.tokenizer.empty() ? open_tokenizer_of(model) : open_tokenizer(arguments.tokenizer);
+  if (!tokenizer)
+    throw std::runtime_error(model.folder.string() + ": holds no tokenizer that can be read (tokenizer.model, or vocab.json and "
+                             "merges.txt), which --text needs; give --tokenizer PATH, or --dataset DIR in place of --text");
+  if (tokenizer->vocab_size() > model.model.vocab_size)
+    throw std::runtime_error("the tokenizer has " + std::to_string(tokenizer->vocab_size()) + " tokens, the model " +
+                             std::to_string(model.model.vocab_size) + "; give the one that the model was trained with");
+  const std::int32_t bos = model.bos_id >= 0 ? model.bos_id : tokenizer->bos_id();
+  const std::int32_t eos = model.eos_id >= 0 ? model.eos_id : tokenizer->eos_id();
+  const std::vector<fs::path> files = list_text_files({arguments.text.begin(), arguments.text.end()});
+  return {.stream = std::make_unique<TextStream>(files, *tokenizer, eos),
+          .bos_id = bos,
+          .eos_id = eos,
+          .vocab_size = tokenizer->vocab_size(),
+          .description = std::to_string(files.size()) + (files.size() == 1 ? " text file" : " text files")};
+}
+
+/// The config of the run that the checkpoint lies in, if it does.
+std::optional<Config> run_config_of(const ModelSource& model) {
+  if (!model.run) return std::nullopt;
+  const fs::path file = *model.run / "config.json";
+  Json json = Json::parse(read_text_file(file));
+  json.erase("run");
+  return parse_config(json.dump(), file.string());
+}
+
+TextSource choose_text(const ProbeArguments& arguments, const ModelSource& model, const std::optional<Config>& run) {
+  if (!arguments.text.empty()) return own_text(arguments, model);
+  if (!arguments.dataset.empty()) return dataset_text(arguments.dataset, model);
+  if (run && !run->data.path.empty() && fs::exists(run->data.path)) return dataset_text(run->data.path, model);
+  std::cerr << "no text: the natural sets are left out; give --text FILE or --dataset DIR for them\n";
+  return {.bos_id = model.bos_id, .eos_id = model.eos_id, .vocab_size = model.model.vocab_size, .description = "none"};
+}
+
+std::int64_t choose_length(const ProbeArguments& arguments, const ModelSource& model, const std::optional<Config>& run) {
+  const std::int64_t most = model.model.max_sequence_length;
+  if (arguments.length > most)
+    throw std::runtime_error("--length " + std::to_string(arguments.length) + " is beyond the model's " + std::to_string(most) + " positions");
+  if (arguments.length > 0) return arguments.length;
+  return std::min(run ? run->train.sequence_length : kDefaultLength, most);
+}
+
+/// With sets named as in training: the first that there is of `names`.
+std::size_t find_set(const std::vector<ProbeSet>& sets, const std::vector<std::string>& names) {
+  for (const std::string& name : names)
+    for (std::size_t i = 0; i < sets.size(); ++i)
+      if (sets[i].name == name) return i;
+  return 0;
+}
+
+std::size_t named_set(const std::vector<ProbeSet>& sets, const std::string& name) {
+  std::string known;
+  for (std::size_t i = 0; i < sets.size(); ++i) {
+    if (sets[i].name == name) return i;
+    known += (i == 0 ? "" : ", ") + sets[i].name;
+  }
+  throw std::runtime_error("--causal-set " + name + ": there is no such probe set, expected one of " + known);
+}
+
+Json sets_json(const std::vector<ProbeSet>& sets) {
+  Json json;
+  for (const ProbeSet& set : sets) {
+    const auto rows = [&](const std::vector<std::int32_t>& tokens) {
+      Json list = Json::array();
+      for (std::int64_t b = 0; b < set.sequences; ++b)
+        list.push_back(std::vector<std::int32_t>(tokens.begin() + b * set.length, tokens.begin() + (b + 1) * set.length));
+      return list;
+    };
+    json[set.name] = {{"length", set.length}, {"sequences", set.sequences}, {"with_bos", set.with_bos},
+                      {"inputs", rows(set.inputs)}, {"targets", rows(set.targets)}};
+  }
+  return json;
+}
+
+fs::path default_output(const ModelSource& model) {
+  fs::path folder = fs::absolute(model.folder).lexically_normal();
+  if (!folder.has_filename()) folder = folder.parent_path();
+  if (model.run) return "probe-" + model.run->filename().string() + "-" + folder.filename().string();
+  return "probe-" + folder.filename().string();
+}
+
+template <class Enum>
+Enum parse_enum(const char* flag, const std::string& word) {
+  std::string known;
+  for (const auto& [value, name] : enum_names<Enum>()) {
+    if (name == word) return value;
+    known += (known.empty() ? "" : ", ") + std::string(name);
+  }
+  throw std::runtime_error(std::string(flag) + " " + word + ": expected one of " + known);
+}
+
+void at_least(const char* flag, std::int64_t value, std::int64_t least) {
+  if (value < least)
+    throw std::runtime_error(std::string(flag) + " " + std::to_string(value) + ": expected at least " + std::to_string(least));
+}
+
+void check_arguments(const ProbeArguments& a) {
+  at_least("--length", a.length == 0 ? 3 : a.length, 3);
+  at_least("--short-length", a.short_length, 3);
+  at_least("--sequences", a.sequences, a.causal ? 2 : 1);
+  at_least("--positions", a.positions, 1);
+  at_least("--batch", a.batch, 0);
+  at_least("--position", a.tests.position, 1);
+  at_least("--isolated-layers", a.tests.isolated_layers, 1);
+  at_least("--rotary-shift", a.tests.rotary_shift, 1);
+  at_least("--resamples", a.tests.resamples, 100);
+  if (!(a.threshold >= 0 && a.threshold <= 1)) throw std::runtime_error("--threshold must lie in 0..1");
+  if (!a.text.empty() && !a.dataset.empty()) throw std::runtime_error("--text and --dataset exclude each other");
+}
+
+void probe(const ProbeArguments& arguments) {
+  check_arguments(arguments);
+  const ModelSource model = open_model_source(arguments.model);
+  PendingFolder output(arguments.output.empty() ? default_output(model) : fs::path(arguments.output));
+  const std::optional<Config> run = run_config_of(model);
+
+  Config config;
+  config.device = parse_enum<Device>("--device", arguments.device);
+  config.precision = parse_enum<Precision>("--precision", arguments.precision);
+  config.threads = arguments.threads;
+  config.model = model.model;
+  config.probes.positions = arguments.positions;
+  config.probes.sink_threshold = arguments.threshold;
+  config.probes.sequences = arguments.sequences;
+  config.probes.from_layer = arguments.from_layer >= 0 ? arguments.from_layer : std::min<std::int64_t>(2, model.model.layers - 1);
+  const std::int64_t length = choose_length(arguments, model, run);
+  config.train.sequence_length = length;
+  config.probes.short_length = arguments.short_length;
+  const TextSource text = choose_text(arguments, model, run);
+
+  ProbeSetOptions options;
+  options.length = length;
+  options.short_length = std::min(arguments.short_length, length);
+  options.sequences = arguments.sequences;
+  options.vocab_size = text.vocab_size;
+  options.bos_id = text.bos_id;
+  options.eos_id = text.eos_id;
+  options.seed = static_cast<std::uint64_t>(arguments.seed);
+  const std::vector<ProbeSet> sets = text.stream ? build_probe_sets(*text.stream, options) : build_made_sets(options);
+
+  const std::int64_t watched = std::max(arguments.positions, arguments.causal ? arguments.tests.position + 1 : 0);
+  if (watched > options.short_length)
+    throw std::runtime_error("--positions and --position must lie below the shortest sequence, " + std::to_string(options.short_length));
+  const std::int64_t batch = arguments.batch > 0 ? arguments.batch : std::max<std::int64_t>(1, 8192 / length);
+  config.train.micro_batch = std::min(batch, arguments.sequences);
+  const std::unique_ptr<Ops> ops = make_ops(config);
+  DecoderOptions decoder_limits = decoder_options(config);
+  decoder_limits.training = false;
+  decoder_limits.sink_positions = watched;
+  decoder_limits.residual_norms = true;
+  Decoder decoder(*ops, model.model, decoder_limits);
+  {
+    std::vector<float> parameters(static_cast<std::size_t>(decoder.layout().flat_size()));
+    model.load(parameters);
+    load_parameters(*ops, decoder, parameters);
+  }
+
+  ProbeReport report;
+  report.source = arguments.model;
+  report.step = model.step;
+  report.device = ops->description();
+  report.build = build_description();
+  report.model = model.model;
+  report.parameters = decoder.layout().parameter_count();
+  report.sink_threshold = arguments.threshold;
+  report.from_layer = config.probes.from_layer;
+  ProbePass pass(*ops, decoder, config.probes, sets);
+  report.sets = pass.run(model.step.value_or(0), 0);
+  const BosPolicy bos = run ? run->data.bos : BosPolicy::none;
+  report.shown = find_set(sets, {phase_probe_set(bos), "natural", "random"});
+
+  if (arguments.causal) {
+    const ProbeSet& chosen = arguments.causal_set.empty() ? causal_probe_set(sets, bos) : sets[named_set(sets, arguments.causal_set)];
+    CausalOptions tests = arguments.tests;
+    tests.sink_threshold = arguments.threshold;
+    report.causal = CausalTests(*ops, decoder, tests).run(chosen, sets);
+  }
+
+  std::cout << probe_text(report) << std::flush;
+  write_new_file(output.path() / "probe.json", to_json(report).dump(2) + "\n");
+  write_new_file(output.path() / "sets.json", sets_json(sets).dump() + "\n");
+  write_new_file(output.path() / "report.html", probe_page(report));
+  output.commit();
+  std::cout << "\ntext: " << text.description << "\nwritten: "
+            << (arguments.output.empty() ? default_output(model) : fs::path(arguments.output)).string()
+            << " (probe.json, sets.json, report.html)" << std::endl;
+}
+
+}  // namespace
+
+void add_probe_command(CLI::App& app) {
+  const auto a = std::make_shared<ProbeArguments>();
+  CLI::App* command = app.add_subcommand("probe", "Measure a finished model's attention sink, and test what it needs");
+  command->add_option("model", a->model, "checkpoint, run directory (its newest checkpoint), or a folder in Hugging Face layout")
+      ->required()
+      ->type_name("FOLDER");
+  command->add_option("-o,--output", a->output, "folder to create (default: probe-NAME)")->type_name("DIR");
+  command->add_option("--text", a->text, "held-out text files or folders, as `tokenize` takes them")->type_name("FILE");
+  command->add_option("--dataset", a->dataset, "dataset folder, of which the validation shards are read (default: the run's)")->type_name("DIR");
+  command->add_option("--tokenizer", a->tokenizer, "for --text, as `tokenize` takes it (default: the model's own)")->type_name("PATH");
+  command->add_option("--length", a->length, "tokens of a sequence, T (default: that of the run's training, else 512 or what the model takes)");
+  command->add_option("--short-length", a->short_length, "T of the short sets, default 64, where the literature reads sink rates");
+  command->add_option("--sequences", a->sequences, "of each set, default 32");
+  command->add_option("--positions", a->positions, "first positions that are watched, K, default 8");
+  command->add_option("--from-layer", a->from_layer, "first layer of the rate over late layers, default 2");
+  command->add_option("--threshold", a->threshold, "sink score above which a head counts as a sink, default 0.3");
+  command->add_option("--seed", a->seed, "of the choice of sequences, default 1");
+  command->add_option("--device", a->device, "auto, cpu or cuda");
+  command->add_option("--precision", a->precision, "auto, fp32 or bf16");
+  command->add_option("--threads", a->threads, "CPU threads, default all");
+  command->add_option("--batch", a->batch, "sequences that go through at once (default: 8192 tokens)");
+  command->add_flag("--causal", a->causal, "knock out, transplant, isolate, shift: what the sink needs and whether it moves");
+  command->add_option("--causal-set", a->causal_set, "probe set of the causal tests (default: natural_short, or natural_short_bos of a run with BOS)");
+  command->add_option("--position", a->tests.position, "p, where a second sink is to be made, default 4");
+  command->add_option("--isolated-layers", a->tests.isolated_layers, "layers in which p attends to itself alone, default 2");
+  command->add_option("--rotary-shift", a->tests.rotary_shift, "rotary index of position 0 in the control, default 16");
+  command->add_option("--resamples", a->tests.resamples, "of the bootstrap, default 2000");
+  command->callback([a] { probe(*a); });
+}
+
+}  // namespace sinkscope
