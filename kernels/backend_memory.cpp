@@ -66,7 +66,7 @@ BackendMemory cuda_memory(const BackendExtents& e) {
   const auto bytes = [](std::int64_t count) { return static_cast<std::size_t>(round_up(count, 256)); };
   return {.workspace = kCudaWorkspace,
           .scratch = bytes(scratch_bytes(e)),
-          .rotary = e.rope_theta > 0 ? bytes(e.longest() * (e.head_dim / 2) * 8) : 0,
+          .rotary = e.rope_theta > 0 ? bytes(e.longest() * e.rotary_pairs() * 8) : 0,
           .chunks = bytes(optimizer_chunks(e) * 16) + bytes((static_cast<std::int64_t>(e.segments.size()) + 1) * 8),
           .code = std::size_t{256} << 20};
 }

@@ -26,10 +26,12 @@ struct BackendExtents {
   std::int64_t bias_outputs = 0;            // O of the widest linear_backward with dbias
   std::int64_t positions = 0;               // K
   double rope_theta = 0;                    // 0: no rotary embedding
+  std::int64_t rotary_dim = 0;              // R of it; 0: D
   std::vector<Segment> segments;            // of the flat arrays
   std::int64_t flat_size = 0;               // P
 
   std::int64_t longest() const;             // T of any batch
+  std::int64_t rotary_pairs() const { return (rotary_dim == 0 ? head_dim : rotary_dim) / 2; }
 };
 
 /// Bytes of each part.

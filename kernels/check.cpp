@@ -1,5 +1,6 @@
 #include "kernels/check.h"
 
+#include <cmath>
 #include <limits>
 #include <stdexcept>
 
@@ -96,6 +97,23 @@ AttentionExtents check_isolate_query(const Check& check, const IsolateQuery& arg
     check.that(K <= T, "sink", "is " + describe(args.sink) + ", expected at most T = " + std::to_string(T) + " keys");
   }
   return extents;
+}
+
+std::int64_t check_rope(const Check& check, const Rope& args, DType real) {
+  check.rank("qkv", args.qkv, real, 4);
+  const std::int64_t D = args.qkv.extent(3);
+  if (args.width == 0)
+    check.that(D % 2 == 0 && D > 0, "qkv", "is " + describe(args.qkv) + ", expected an even head dimension");
+  else
+    check.that(args.width > 0 && args.width % 2 == 0 && args.width <= D, "width",
+               "is " + std::to_string(args.width) + ", expected an even number from 2 to the head dimension " +
+                   std::to_string(D));
+  check.that(args.heads >= 0 && args.heads <= args.qkv.extent(2), "qkv",
+             "is " + describe(args.qkv) + ", which has no " + std::to_string(args.heads) + " heads to rotate");
+  check.that(args.theta > 0 && std::isfinite(args.theta), "theta",
+             "is " + std::to_string(args.theta) + ", expected a positive number");
+  check.that(args.first_index >= 0, "first_index", "is " + std::to_string(args.first_index) + ", expected 0 or more");
+  return args.width == 0 ? D : args.width;
 }
 
 SinkSumExtents check_sink_sums(const Check& check, const SinkSums& args) {

@@ -16,6 +16,7 @@ struct NormSums;
 struct RowL2;
 struct DirectionSums;
 struct AbsStatistics;
+struct Rope;
 
 class Check {
  public:
@@ -93,5 +94,8 @@ AttentionExtents check_attention(const Check& check, const char* name, const Ten
                                  int kv_heads, DType real = DType::f32);
 
 AttentionExtents check_isolate_query(const Check& check, const IsolateQuery& args, DType real);
+
+/// R of the rotary embedding, its arguments checked: Rope::width, or the head dimension for 0.
+std::int64_t check_rope(const Check& check, const Rope& args, DType real);
 
 }  // namespace sinkscope

@@ -31,6 +31,7 @@
 namespace sinkscope {
 
 enum class NormKind : std::uint8_t { layernorm, rmsnorm };
+enum class GeluKind : std::uint8_t { tanh, erf };
 
 /// out[n,:] = wte[tokens[n],:] (+ wpe[n % T,:]).
 struct EmbeddingForward {
@@ -99,11 +100,13 @@ struct LinearBackward {
 };
 
 /// Rotary position embedding, "rotate half" form as in Llama checkpoints of the transformers
-/// library (Su et al. 2021): pairs (d, d + D/2), angle t * theta^(-2d/D). In place on the first
-/// `heads` heads of every row (queries then keys; values come after and stay).
+/// library (Su et al. 2021): pairs (d, d + R/2) of the first R channels, angle t * theta^(-2d/R); the
+/// other D - R channels stay (GPT-NeoX, Black et al. 2022). In place on the first `heads` heads of
+/// every row (queries then keys; values come after and stay).
 struct Rope {
   Tensor qkv;           // (B, T, heads_total, D) real, in and out
   int heads = 0;        // H + G
+  std::int64_t width = 0;  // R, even, at most D; 0: D
   double theta = 1e4;
   bool inverse = false; // true: rotate by minus the angle, which is the backward pass
   std::int64_t first_index = 0;  // t of position 0 alone, which causal controls shift
@@ -188,13 +191,16 @@ struct IsolateQuery {
   Tensor sink;  // optional (B, H, K) f32, in and out, K <= T
 };
 
-/// GELU, tanh form (Hendrycks and Gimpel 2016): out = x/2 (1 + tanh(sqrt(2/pi)(x + 0.044715 x^3))).
+/// GELU (Hendrycks and Gimpel 2016). erf: out = x/2 (1 + erf(x/sqrt(2))), x times the normal
+/// distribution function; tanh, their approximation: out = x/2 (1 + tanh(sqrt(2/pi)(x + 0.044715 x^3))).
 struct GeluForward {
+  GeluKind kind = GeluKind::tanh;
   Tensor x;    // (N, F) real
   Tensor out;  // (N, F) real
 };
 
 struct GeluBackward {
+  GeluKind kind = GeluKind::tanh;
   Tensor x;     // (N, F) real
   Tensor dout;  // (N, F) real
   Tensor dx;    // (N, F) real, may alias dout

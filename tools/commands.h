@@ -15,6 +15,7 @@ void add_monitor_command(CLI::App& app);
 void add_tokenize_command(CLI::App& app);
 void add_export_command(CLI::App& app);
 void add_probe_command(CLI::App& app);
+void add_convert_llama2c_command(CLI::App& app);
 void add_probe_dump_command(CLI::App& app);
 void add_train_dump_command(CLI::App& app);
 void add_bench_command(CLI::App& app);

@@ -40,6 +40,7 @@ int main(int argc, char** argv) {
     sinkscope::add_monitor_command(app);
     sinkscope::add_export_command(app);
     sinkscope::add_probe_command(app);
+    sinkscope::add_convert_llama2c_command(app);
     sinkscope::add_probe_dump_command(app);
     sinkscope::add_train_dump_command(app);
     sinkscope::add_bench_command(app);

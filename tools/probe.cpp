@@ -80,7 +80,7 @@ class TextStream final : public TokenStream {
 
 /// Held-out text and what its tokens mean.
 struct TextSource {
-  std::unique_ptr<TokenStream> stream;  // null: there is none
+  std::unique_ptr<TokenStream> stream{};  // null: there is none
   std::int32_t bos_id = -1, eos_id = -1;
   std::int64_t vocab_size = 0;
   std::string description;

@@ -67,8 +67,9 @@ std::string load_checkpoint(const std::filesystem::path& checkpoint, const Model
 
 /// Only model.safetensors, config.json, generation_config.json (and tokenizer files): what
 /// `sinkscope export` writes. `folder` must not exist, or be empty; it appears whole or not at all.
-/// `config.json` is that of LlamaForCausalLM, GPT2LMHeadModel or Qwen3ForCausalLM; a model that
-/// none of them can express is refused with the field that stands in the way named.
+/// `config.json` is that of GPT2LMHeadModel, LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM or
+/// GPTNeoXForCausalLM; a model that none of them can express is refused with the field that stands in
+/// the way named.
 void export_hugging_face(const std::filesystem::path& folder, const CheckpointData& data);
 
 /// A tensor of such a folder, and the parameter of ParameterLayout that it holds or holds rows of.
@@ -79,8 +80,9 @@ struct HuggingFaceTensor {
 /// Every tensor of an export of `model`. Throws std::runtime_error for a model that export refuses.
 std::vector<HuggingFaceTensor> hugging_face_tensors(const ModelConfig& model);
 
-/// The ModelConfig of a Hugging Face folder (the three architectures above). Throws
-/// std::runtime_error naming config.json and the unsupported or missing key.
+/// The ModelConfig of a Hugging Face folder: of the architectures above, or MistralForCausalLM without
+/// sliding windows, which is a Llama. Throws std::runtime_error naming config.json and the unsupported
+/// or missing key.
 ModelConfig model_config_from_hugging_face(const std::filesystem::path& folder);
 
 /// Parameters of a Hugging Face folder (model.safetensors, f32/bf16/f16; sharded with an index too)

@@ -1,6 +1,6 @@
 // How the decoder maps to architectures of the transformers library: config.json and tensor names.
-// Internal to this folder. Sources: transformers' modeling_llama.py, modeling_qwen3.py and
-// modeling_gpt2.py (names and layouts), configuration_*.py (keys and their defaults).
+// Internal to this folder. Sources: transformers' modeling_*.py of gpt2, llama, mistral, qwen2, qwen3 and
+// gpt_neox (names and layouts), configuration_*.py (keys and their defaults).
 #pragma once
 
 #include <cstdint>
@@ -13,10 +13,10 @@
 
 namespace sinkscope {
 
-/// In the order of ModelPreset.
-enum class Architecture : std::uint8_t { gpt2, llama, qwen3 };
+/// What is written. MistralForCausalLM is read as the Llama that it is without a sliding window.
+enum class Architecture : std::uint8_t { gpt2, llama, qwen2, qwen3, gpt_neox };
 
-/// "GPT2LMHeadModel", "LlamaForCausalLM", "Qwen3ForCausalLM".
+/// "GPT2LMHeadModel", "LlamaForCausalLM", ...
 std::string class_name(Architecture architecture);
 
 /// The architecture that expresses `model` exactly, or nothing; then `obstacles`, when given, says
@@ -34,11 +34,15 @@ struct TensorPlace {
   std::string parameter;            // in ParameterLayout
   std::int64_t begin_row = 0;
   bool transposed = false;          // the file holds (in, out), as GPT-2's Conv1D does
+  std::vector<std::int64_t> rows{}; // row i of the file is row begin_row + rows[i] of the parameter; empty: i
 };
 
 /// Every tensor of a model file, in a fixed order; without an architecture the parameters
 /// themselves, under their own names.
 std::vector<TensorPlace> tensor_places(std::optional<Architecture> architecture, const ModelConfig& model);
+
+/// The output projection's name in the file; a tied model's file may hold it too.
+std::string head_name(Architecture architecture);
 
 /// Tensors that such files may hold besides and that say nothing new: buffers of old versions.
 bool is_buffer(const std::string& tensor);

@@ -98,23 +98,29 @@ void read_place(const TensorFiles& files, const std::string& name, const TensorP
   if (file.shape(name) != place.shape)
     throw std::runtime_error(file.path().string() + ": tensor " + name + ": shape " + describe_shape(file.shape(name)) +
                              ", expected " + describe_shape(place.shape));
-  if (!place.transposed) {
+  if (!place.transposed && place.rows.empty()) {
     file.read(name, out);
     return;
   }
   std::vector<float> values(out.size());
   file.read(name, values);
+  if (!place.rows.empty()) {
+    const std::size_t width = out.size() / place.rows.size();
+    for (std::size_t row = 0; row < place.rows.size(); ++row)
+      std::copy_n(values.data() + row * width, width, out.data() + static_cast<std::size_t>(place.rows[row]) * width);
+    return;
+  }
   const auto rows = static_cast<std::size_t>(place.shape[0]), columns = static_cast<std::size_t>(place.shape[1]);
   for (std::size_t column = 0; column < columns; ++column)
     for (std::size_t row = 0; row < rows; ++row) out[column * rows + row] = values[row * columns + column];
 }
 
 /// A tied model's file may repeat the embedding as the head; another head would be lost silently.
-void check_tied_head(const TensorFiles& files, const ParameterLayout& layout, std::span<const float> flat) {
+void check_tied_head(const TensorFiles& files, const std::string& name, const ParameterLayout& layout,
+                     std::span<const float> flat) {
   const ParameterSpec& spec = layout.find("embed.token.weight");
-  const std::string name = "lm_head.weight";
   std::vector<float> head(static_cast<std::size_t>(spec.size));
-  read_place(files, name, {name, spec.shape, spec.name, 0, false}, head);
+  read_place(files, name, {name, spec.shape, spec.name}, head);
   if (std::memcmp(head.data(), flat.data() + spec.offset, head.size() * sizeof(float)) != 0)
     throw std::runtime_error(files.file_of(name) + ": tensor " + name +
                              " differs from the token embedding, which the model ties it to");
@@ -159,7 +165,7 @@ FileDigests write_model_files(const std::filesystem::path& folder, const Checkpo
     std::size_t size = 1;
     for (const std::int64_t extent : place.shape) size *= static_cast<std::size_t>(extent);
     const auto begin = static_cast<std::size_t>(spec.offset + place.begin_row * row_size(spec));
-    entries.push_back({place.name, place.shape, data.parameters.subspan(begin, size), place.transposed});
+    entries.push_back({place.name, place.shape, data.parameters.subspan(begin, size), place.transposed, place.rows});
   }
   FileDigests digests;
   HashedFile file(folder / "model.safetensors");
@@ -189,9 +195,9 @@ void load_model_file(const std::filesystem::path& folder, const ModelConfig& mod
     read_place(files, name, place, stretch(parameters, layout.find(place.parameter), place));
     used.insert(name);
   }
-  if (architecture && model.tied_embedding && files.contains("lm_head.weight")) {
-    check_tied_head(files, layout, parameters);
-    used.insert("lm_head.weight");
+  if (architecture && model.tied_embedding && files.contains(head_name(*architecture))) {
+    check_tied_head(files, head_name(*architecture), layout, parameters);
+    used.insert(head_name(*architecture));
   }
   for (const auto& [name, shard] : files.tensors())
     if (used.count(name) == 0 && !(architecture && is_buffer(name)))

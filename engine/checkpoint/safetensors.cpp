@@ -24,7 +24,7 @@ static_assert(std::endian::native == std::endian::little, "safetensors files are
 
 constexpr std::size_t kAlignment = 64;
 constexpr std::int64_t kMaxHeaderBytes = 100'000'000;  // the reference implementation's own limit
-constexpr std::size_t kTransposeElements = std::size_t{1} << 18;
+constexpr std::size_t kChunkElements = std::size_t{1} << 18;
 
 [[noreturn]] void fail(const std::filesystem::path& file, const std::string& problem) {
   throw std::runtime_error(file.string() + ": " + problem);
@@ -38,15 +38,37 @@ void check_entry(const SafetensorsEntry& entry) {
                                 " elements do not fill the shape " + describe_shape(entry.shape));
   if (entry.transposed && entry.shape.size() != 2)
     throw std::invalid_argument("tensor " + entry.name + ": only matrices can be transposed");
+  if (entry.rows.empty()) return;
+  const std::int64_t rows = entry.shape.empty() ? 0 : entry.shape[0];
+  if (entry.transposed || static_cast<std::int64_t>(entry.rows.size()) != rows ||
+      std::any_of(entry.rows.begin(), entry.rows.end(), [&](std::int64_t row) { return row < 0 || row >= rows; }))
+    throw std::invalid_argument("tensor " + entry.name + ": an order of " + std::to_string(entry.rows.size()) +
+                                " rows does not fit the shape " + describe_shape(entry.shape));
+}
+
+void write_reordered(HashedFile& file, const SafetensorsEntry& entry) {
+  const std::size_t width = entry.data.size() / entry.rows.size();
+  std::vector<float> chunk;
+  for (std::size_t i = 0; i < entry.rows.size(); ++i) {
+    const auto row = entry.data.subspan(static_cast<std::size_t>(entry.rows[i]) * width, width);
+    chunk.insert(chunk.end(), row.begin(), row.end());
+    if (chunk.size() < kChunkElements && i + 1 < entry.rows.size()) continue;
+    file.write(std::as_bytes(std::span<const float>(chunk)));
+    chunk.clear();
+  }
 }
 
 void write_data(HashedFile& file, const SafetensorsEntry& entry) {
+  if (!entry.rows.empty()) {
+    write_reordered(file, entry);
+    return;
+  }
   if (!entry.transposed) {
     file.write(std::as_bytes(entry.data));
     return;
   }
   const auto rows = static_cast<std::size_t>(entry.shape[0]), columns = static_cast<std::size_t>(entry.shape[1]);
-  const std::size_t step = std::max<std::size_t>(1, kTransposeElements / std::max<std::size_t>(1, columns));
+  const std::size_t step = std::max<std::size_t>(1, kChunkElements / std::max<std::size_t>(1, columns));
   std::vector<float> chunk;
   for (std::size_t begin = 0; begin < rows; begin += step) {
     const std::size_t count = std::min(step, rows - begin);

@@ -15,12 +15,14 @@ namespace sinkscope {
 class HashedFile;
 
 /// A tensor to write: fp32, row-major, contiguous. With `transposed`, `shape` is (rows, columns) as
-/// in the file and `data` holds its transpose, (columns, rows).
+/// in the file and `data` holds its transpose, (columns, rows). With `rows`, row i of the file is row rows[i]
+/// of `data`.
 struct SafetensorsEntry {
   std::string name;
   std::vector<std::int64_t> shape;
   std::span<const float> data;
   bool transposed = false;
+  std::vector<std::int64_t> rows{};
 };
 
 /// Writes fp32 tensors in the given order, the data section aligned to 64 bytes (the format allows

@@ -12,7 +12,8 @@
 namespace sinkscope {
 
 /// A pre-norm decoder. `preset` sets the defaults of every switch below it (fields a config names
-/// win): gpt2 (Radford et al. 2019), llama (Touvron et al. 2023), qwen3 (Qwen team 2025).
+/// win): gpt2 (Radford et al. 2019), llama (Touvron et al. 2023), qwen2 (Qwen team 2024), qwen3 (2025),
+/// gpt_neox (Black et al. 2022), which is Pythia too (Biderman et al. 2023).
 struct ModelConfig {
   ModelPreset preset = ModelPreset::llama;
   std::int64_t layers = 4;             // L
@@ -20,15 +21,18 @@ struct ModelConfig {
   std::int64_t heads = 2;              // H
   std::int64_t kv_heads = 0;           // G; 0: as many as heads
   std::int64_t head_dim = 0;           // D; 0: channels / heads
-  std::int64_t hidden = 0;             // F; 0: 4C for gelu, 8C/3 rounded up to a multiple of 64 for swiglu
+  std::int64_t hidden = 0;             // F; 0: 4C, but 8C/3 rounded up to a multiple of 64 for swiglu
   std::int64_t vocab_size = 0;         // V; 0: that of the dataset
   std::int64_t max_sequence_length = 0;  // learned positions and the export's limit; 0: train.sequence_length
   NormType norm = NormType::rmsnorm;
   double norm_eps = 1e-5;
   PositionEncoding position = PositionEncoding::rope;
   double rope_theta = 10000.0;
+  std::int64_t rotary_dim = 0;         // R; 0: head_dim
   MlpType mlp = MlpType::swiglu;
   bool bias = false;                   // in the linear layers of attention and MLP
+  bool qkv_bias = false;               // of queries, keys and values, also where `bias` is false
+  bool parallel_block = false;         // attention and MLP both read the block's input
   bool tied_embedding = false;
   bool qk_norm = false;
   InitScheme init = InitScheme::llama;

@@ -8,13 +8,17 @@ namespace {
 template <class Enum, std::size_t N>
 using Names = std::array<std::pair<Enum, std::string_view>, N>;
 
-constexpr Names<ModelPreset, 3> kModelPresets{{
-    {ModelPreset::gpt2, "gpt2"}, {ModelPreset::llama, "llama"}, {ModelPreset::qwen3, "qwen3"}}};
+constexpr Names<ModelPreset, 5> kModelPresets{{{ModelPreset::gpt2, "gpt2"},
+                                               {ModelPreset::llama, "llama"},
+                                               {ModelPreset::qwen2, "qwen2"},
+                                               {ModelPreset::qwen3, "qwen3"},
+                                               {ModelPreset::gpt_neox, "gpt_neox"}}};
 constexpr Names<NormType, 2> kNormTypes{{{NormType::layernorm, "layernorm"}, {NormType::rmsnorm, "rmsnorm"}}};
 constexpr Names<PositionEncoding, 3> kPositionEncodings{{{PositionEncoding::learned, "learned"},
                                                          {PositionEncoding::rope, "rope"},
                                                          {PositionEncoding::none, "none"}}};
-constexpr Names<MlpType, 2> kMlpTypes{{{MlpType::gelu, "gelu"}, {MlpType::swiglu, "swiglu"}}};
+constexpr Names<MlpType, 3> kMlpTypes{{
+    {MlpType::gelu, "gelu"}, {MlpType::gelu_erf, "gelu_erf"}, {MlpType::swiglu, "swiglu"}}};
 constexpr Names<InitScheme, 2> kInitSchemes{{{InitScheme::gpt2, "gpt2"}, {InitScheme::llama, "llama"}}};
 constexpr Names<BosPolicy, 3> kBosPolicies{{
     {BosPolicy::none, "none"}, {BosPolicy::sequence, "sequence"}, {BosPolicy::document, "document"}}};

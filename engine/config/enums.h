@@ -8,12 +8,13 @@
 
 namespace sinkscope {
 
-enum class ModelPreset : std::uint8_t { gpt2, llama, qwen3 };
+enum class ModelPreset : std::uint8_t { gpt2, llama, qwen2, qwen3, gpt_neox };
 enum class NormType : std::uint8_t { layernorm, rmsnorm };
 enum class PositionEncoding : std::uint8_t { learned, rope, none };
-enum class MlpType : std::uint8_t { gelu, swiglu };
+/// gelu: in tanh form; gelu_erf: GELU itself; swiglu: gated (GeluForward, SwigluForward in kernels/ops.h).
+enum class MlpType : std::uint8_t { gelu, gelu_erf, swiglu };
 /// gpt2: normal(0, std), residual projections scaled by 1/sqrt(2L), positions std/2 (Radford et al.
-/// 2019); llama, qwen3: normal(0, std) everywhere, as their reference implementations do.
+/// 2019); llama: normal(0, std) everywhere, as the other families' reference implementations do.
 enum class InitScheme : std::uint8_t { gpt2, llama };
 /// none: windows of the packed stream; sequence: one BOS at position 0 of every window; document:
 /// one BOS at each document start.

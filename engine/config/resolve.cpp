@@ -14,15 +14,20 @@ constexpr double kMaxRunTokens = 1e18;
 /// Fills sizes left at 0 and lists what the tree did not decide.
 void derive_sizes(ModelConfig& model, const Json& named, std::vector<std::string>& derived) {
   const Json current = to_json(model);
-  const Json defaults[] = {to_json(preset_defaults(ModelPreset::gpt2)), to_json(preset_defaults(ModelPreset::llama)),
-                           to_json(preset_defaults(ModelPreset::qwen3))};
+  std::vector<Json> defaults;
+  for (const auto& [preset, name] : enum_names<ModelPreset>()) defaults.push_back(to_json(preset_defaults(preset)));
   for (const auto& [key, value] : current.items()) {
-    const bool by_preset = defaults[0][key] != defaults[1][key] || defaults[0][key] != defaults[2][key];
+    const bool by_preset = key == "rotary_dim" || std::any_of(defaults.begin(), defaults.end(), [&](const Json& other) {
+                             return other[key] != defaults[0][key];
+                           });
     const bool by_size = (key == "kv_heads" || key == "head_dim" || key == "hidden") && value == 0;
     if ((by_preset && !named.contains(key)) || by_size) derived.push_back("model." + key);
   }
   if (model.kv_heads == 0) model.kv_heads = model.heads;
   if (model.head_dim == 0) model.head_dim = model.channels / model.heads;
+  // A quarter of the head, as GPT-NeoX-20B and Pythia rotate; an even number of channels.
+  if (model.preset == ModelPreset::gpt_neox && model.position == PositionEncoding::rope && !named.contains("rotary_dim"))
+    model.rotary_dim = std::min(model.head_dim, std::max<std::int64_t>(2, model.head_dim / 8 * 2));
   if (model.hidden == 0)
     model.hidden = model.mlp == MlpType::swiglu ? (8 * model.channels + 191) / 192 * 64 : 4 * model.channels;
 }
@@ -34,7 +39,13 @@ void check_model(const Config& config, const std::string& at) {
   if (model.heads % model.kv_heads != 0)
     throw ConfigError(at + "model.heads (" + text(model.heads) + ") must be divisible by model.kv_heads (" +
                       text(model.kv_heads) + ")");
-  if (model.position == PositionEncoding::rope && model.head_dim % 2 != 0)
+  if (model.rotary_dim != 0 && model.position != PositionEncoding::rope)
+    throw ConfigError(at + "model.rotary_dim (" + text(model.rotary_dim) + ") needs model.position \"rope\", not \"" +
+                      std::string(to_string(model.position)) + "\"");
+  if (model.rotary_dim % 2 != 0 || model.rotary_dim > model.head_dim)
+    throw ConfigError(at + "model.rotary_dim (" + text(model.rotary_dim) +
+                      ") must be even and at most model.head_dim (" + text(model.head_dim) + ")");
+  if (model.position == PositionEncoding::rope && model.rotary_dim == 0 && model.head_dim % 2 != 0)
     throw ConfigError(at + "model.head_dim (" + text(model.head_dim) +
                       ") must be even with model.position \"rope\", which rotates pairs of channels");
   if (model.qk_norm && model.norm != NormType::rmsnorm)
@@ -104,6 +115,18 @@ ModelConfig preset_defaults(ModelPreset preset) {
       break;
     case ModelPreset::llama:
       break;  // the struct's own defaults
+    case ModelPreset::qwen2:
+      model.norm_eps = 1e-6;
+      model.rope_theta = 1e6;
+      model.qkv_bias = true;
+      model.tied_embedding = true;
+      break;
+    case ModelPreset::gpt_neox:
+      model.norm = NormType::layernorm;
+      model.mlp = MlpType::gelu_erf;
+      model.bias = true;
+      model.parallel_block = true;
+      break;
     case ModelPreset::qwen3:
       model.norm_eps = 1e-6;
       model.rope_theta = 1e6;

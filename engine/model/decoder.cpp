@@ -104,7 +104,12 @@ struct Decoder::State {
   void linear_forward(const LinearParameters& parameters, const Tensor& x, const Tensor& out);
   void linear_backward(const LinearParameters& parameters, const Tensor& x, const Tensor& dout, const Tensor& dx);
   void attention_forward(std::int64_t layer, const Tensor& sink);
+  void attention_output_backward(std::int64_t layer);
   void attention_backward(std::int64_t layer);
+  Tensor mlp_input(std::int64_t layer) const {  // what norm2 normalises, (N, C)
+    return config.parallel_block ? residual(layer) : act(buffers(layer).middle, config.channels);
+  }
+  GeluKind gelu_kind() const { return config.mlp == MlpType::gelu_erf ? GeluKind::erf : GeluKind::tanh; }
   void mlp_hidden(std::int64_t layer);
   void mlp_forward(std::int64_t layer);
   void mlp_backward(std::int64_t layer);
@@ -240,6 +245,7 @@ void Decoder::State::attention_forward(std::int64_t layer, const Tensor& sink) {
   if (config.position == PositionEncoding::rope)
     ops.rope({.qkv = qkv_heads(qkv),
               .heads = static_cast<int>(H + G),
+              .width = config.rotary_dim,
               .theta = config.rope_theta,
               .inverse = false,
               .first_index = edits.first_rotary_index});
@@ -261,7 +267,16 @@ void Decoder::State::attention_forward(std::int64_t layer, const Tensor& sink) {
   knock_out(Branch::attention, layer, tmp(memory.attention_delta, config.channels));
 }
 
-/// From d_residual (N, C), the gradient of m^l, adds what flows through the attention branch to it.
+/// d_attention (N, HD) from d_residual (N, C), the gradient of the branch's output: that of m^l, in a parallel
+/// block that of h^l.
+void Decoder::State::attention_output_backward(std::int64_t layer) {
+  const StageRange range(ops, "attention output backward", layer);
+  const std::int64_t width = config.heads * config.head_dim;
+  linear_backward(blocks[static_cast<std::size_t>(layer)].output, act(buffers(layer).attention, width),
+                  tmp(memory.d_residual, config.channels), tmp(memory.d_attention, width));
+}
+
+/// From d_attention (N, HD), adds what flows through the attention branch to d_residual (N, C).
 void Decoder::State::attention_backward(std::int64_t layer) {
   const StageRange range(ops, "attention backward", layer);
   const BlockParameters& p = blocks[static_cast<std::size_t>(layer)];
@@ -272,7 +287,6 @@ void Decoder::State::attention_backward(std::int64_t layer) {
   const Tensor d_attention = tmp(memory.d_attention, H * D);
   const Tensor d_residual = tmp(memory.d_residual, C), d_norm = tmp(memory.d_norm, C);
 
-  linear_backward(p.output, act(b.attention, H * D), d_residual, d_attention);
   ops.attention_backward({.qkv = qkv,
                           .query_heads = static_cast<int>(H),
                           .kv_heads = static_cast<int>(G),
@@ -281,7 +295,11 @@ void Decoder::State::attention_backward(std::int64_t layer) {
                           .lse = memory.activations.tensor(b.lse, {B, H, T}),
                           .dqkv = qkv_heads(d_qkv)});
   if (config.position == PositionEncoding::rope)
-    ops.rope({.qkv = qkv_heads(d_qkv), .heads = static_cast<int>(H + G), .theta = config.rope_theta, .inverse = true});
+    ops.rope({.qkv = qkv_heads(d_qkv),
+              .heads = static_cast<int>(H + G),
+              .width = config.rotary_dim,
+              .theta = config.rope_theta,
+              .inverse = true});
   if (config.qk_norm)
     ops.qk_norm_backward({.in = qkv_heads(act(b.qkv_raw, (H + 2 * G) * D)),
                           .dqkv = qkv_heads(d_qkv),
@@ -307,7 +325,7 @@ void Decoder::State::mlp_hidden(std::int64_t layer) {
   if (config.mlp == MlpType::swiglu)
     ops.swiglu_forward({.gate_up = up, .out = act_out});
   else
-    ops.gelu_forward({.x = up, .out = act_out});
+    ops.gelu_forward({.kind = gelu_kind(), .x = up, .out = act_out});
 }
 
 /// delta = W_down act(W_up norm2), from norm2 (N, C) into mlp_delta (N, C).
@@ -334,9 +352,9 @@ void Decoder::State::mlp_backward(std::int64_t layer) {
   if (config.mlp == MlpType::swiglu)
     ops.swiglu_backward({.gate_up = up, .dout = d_act, .dgate_up = d_up});
   else
-    ops.gelu_backward({.x = up, .dout = d_act, .dx = d_up});
+    ops.gelu_backward({.kind = gelu_kind(), .x = up, .dout = d_act, .dx = d_up});
   linear_backward(p.up, act(b.norm2, C), d_up, d_norm);
-  norm_backward(p.norm2, act(b.middle, C), d_norm, norm_statistics(b.mean2, b.rstd2), d_residual);
+  norm_backward(p.norm2, mlp_input(layer), d_norm, norm_statistics(b.mean2, b.rstd2), d_residual);
 }
 
 /// Fills the buffers that backward reads of this block and that later blocks have used since: by the same
@@ -347,15 +365,16 @@ void Decoder::State::recompute(std::int64_t layer) {
   const BlockParameters& p = blocks[static_cast<std::size_t>(layer)];
   const BlockBuffers& b = buffers(layer);
   const std::int64_t C = config.channels;
-  const Tensor middle = act(b.middle, C), norm2 = act(b.norm2, C);
+  const Tensor norm2 = act(b.norm2, C);
   const NormStatistics statistics = norm_statistics(b.mean2, b.rstd2);
-  if (options.recompute == Recompute::mlp) {
-    norm_forward(p.norm2, middle, {}, {}, norm2, statistics, {});
-  } else {
+  if (options.recompute == Recompute::block) {
     norm_forward(p.norm1, residual(layer), {}, {}, act(b.norm1, C), norm_statistics(b.mean1, b.rstd1), {});
     attention_forward(layer, {});
-    norm_forward(p.norm2, residual(layer), tmp(memory.attention_delta, C), middle, norm2, statistics, {});
   }
+  if (options.recompute == Recompute::block && !config.parallel_block)
+    norm_forward(p.norm2, residual(layer), tmp(memory.attention_delta, C), act(b.middle, C), norm2, statistics, {});
+  else
+    norm_forward(p.norm2, mlp_input(layer), {}, {}, norm2, statistics, {});
   mlp_hidden(layer);
 }
 
@@ -496,8 +515,14 @@ void Decoder::forward(std::int64_t sequences, std::int64_t length, const std::in
     const BlockBuffers& b = s.buffers(layer);
     norm_of_residual(layer, p.norm1, s.act(b.norm1, C), s.norm_statistics(b.mean1, b.rstd1));
     s.attention_forward(layer, s.sink_block(layer));
-    s.norm_forward(p.norm2, s.residual(layer), attention_delta, s.act(b.middle, C), s.act(b.norm2, C),
-                   s.norm_statistics(b.mean2, b.rstd2), {});
+    const Tensor middle = s.act(b.middle, C), norm2 = s.act(b.norm2, C);
+    const NormStatistics statistics2 = s.norm_statistics(b.mean2, b.rstd2);
+    if (s.config.parallel_block) {
+      s.ops.add(middle, s.residual(layer), attention_delta);
+      s.norm_forward(p.norm2, s.residual(layer), {}, {}, norm2, statistics2, {});
+    } else {
+      s.norm_forward(p.norm2, s.residual(layer), attention_delta, middle, norm2, statistics2, {});
+    }
     s.mlp_forward(layer);
   }
   norm_of_residual(L, s.final_norm, s.final_norm_output(),
@@ -555,7 +580,10 @@ void Decoder::backward() {
                   s.norm_statistics(s.memory.final_mean, s.memory.final_rstd), d_residual);
   for (std::int64_t layer = L - 1; layer >= 0; --layer) {
     s.recompute(layer);
+    // In a parallel block both branches take the gradient of the block's output, before a norm adds to it.
+    if (s.config.parallel_block) s.attention_output_backward(layer);
     s.mlp_backward(layer);
+    if (!s.config.parallel_block) s.attention_output_backward(layer);
     s.attention_backward(layer);
   }
   const StageRange embedding(s.ops, "embedding backward");

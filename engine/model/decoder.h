@@ -1,7 +1,7 @@
 // A pre-norm decoder with explicit forward and backward passes, switched by its ModelConfig:
 //   h^-1 = wte[token] (+ wpe[t])
 //   m^l  = h^(l-1) + W_o attention(rope(qk_norm(W_qkv norm1(h^(l-1)))))
-//   h^l  = m^l + W_down act(W_up norm2(m^l))
+//   h^l  = m^l + W_down act(W_up norm2(m^l))    in a parallel block norm2(h^(l-1))
 //   logits = W_head final_norm(h^(L-1))
 #pragma once
 

@@ -49,7 +49,12 @@ DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& op
   keep_in_blocks(&Block::qkv, whole, "qkv", real, N * qkv_width);
   keep_in_blocks(&Block::attention, whole, "attention", real, N * H * D);
   keep_in_blocks(&Block::lse, whole, "lse", DType::f32, N * H);
-  keep_in_blocks(&Block::middle, whole, "middle", real, N * C);
+  if (config.parallel_block) {
+    const std::size_t middle = keep("middle", real, N * C);
+    for (Block& block : blocks) block.middle = middle;
+  } else {
+    keep_in_blocks(&Block::middle, whole, "middle", real, N * C);
+  }
   keep_in_blocks(&Block::norm2, mlp, "norm2", real, N * C);
   if (layernorm) keep_in_blocks(&Block::mean2, mlp, "norm2 mean", DType::f32, N);
   keep_in_blocks(&Block::rstd2, mlp, "norm2 rstd", DType::f32, N);

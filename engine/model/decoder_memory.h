@@ -21,7 +21,7 @@ struct BlockBuffers {
   std::size_t qkv = 0;                 // (N, (H+2G)D)
   std::size_t attention = 0;           // (N, HD)
   std::size_t lse = 0;                 // (B, H, T)
-  std::size_t middle = 0;              // (N, C)        m^l
+  std::size_t middle = 0;              // (N, C)        m^l; in a parallel block only forward reads it
   std::size_t norm2 = 0, mean2 = 0, rstd2 = 0;  // (N, C), (N), (N)
   std::size_t up = 0;                  // (N, F), swiglu (N, 2F)
   std::size_t act = 0;                 // (N, F)

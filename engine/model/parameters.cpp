@@ -31,9 +31,9 @@ ParameterLayout::ParameterLayout(const ModelConfig& config) {
     add({.name = name, .shape = {size}, .layer = layer, .group = group, .init_value = value});
   };
   const auto linear = [&](const std::string& name, std::int64_t rows, std::int64_t columns, std::int64_t layer,
-                          ParameterGroup group, double deviation) {
+                          ParameterGroup group, double deviation, bool bias) {
     matrix(name + ".weight", rows, columns, layer, group, deviation);
-    if (config.bias) vector(name + ".bias", rows, layer, group, 0.0);
+    if (bias) vector(name + ".bias", rows, layer, group, 0.0);
   };
   const auto norm = [&](const std::string& name, std::int64_t size, std::int64_t layer) {
     vector(name + ".weight", size, layer, ParameterGroup::norm, 1.0);
@@ -46,18 +46,19 @@ ParameterLayout::ParameterLayout(const ModelConfig& config) {
   for (std::int64_t layer = 0; layer < L; ++layer) {
     const std::string block = "blocks." + std::to_string(layer);
     norm(block + ".norm1", C, layer);
-    linear(block + ".attention.qkv", (H + 2 * G) * D, C, layer, ParameterGroup::attention, std);
+    linear(block + ".attention.qkv", (H + 2 * G) * D, C, layer, ParameterGroup::attention, std,
+           config.bias || config.qkv_bias);
     if (config.qk_norm) {
       vector(block + ".attention.q_norm.weight", D, layer, ParameterGroup::norm, 1.0);
       vector(block + ".attention.k_norm.weight", D, layer, ParameterGroup::norm, 1.0);
     }
-    linear(block + ".attention.output", C, H * D, layer, ParameterGroup::attention, residual_std);
+    linear(block + ".attention.output", C, H * D, layer, ParameterGroup::attention, residual_std, config.bias);
     norm(block + ".norm2", C, layer);
-    if (config.mlp == MlpType::gelu)
-      linear(block + ".mlp.up", F, C, layer, ParameterGroup::mlp, std);
+    if (config.mlp == MlpType::swiglu)
+      linear(block + ".mlp.gate_up", 2 * F, C, layer, ParameterGroup::mlp, std, config.bias);
     else
-      linear(block + ".mlp.gate_up", 2 * F, C, layer, ParameterGroup::mlp, std);
-    linear(block + ".mlp.down", C, F, layer, ParameterGroup::mlp, residual_std);
+      linear(block + ".mlp.up", F, C, layer, ParameterGroup::mlp, std, config.bias);
+    linear(block + ".mlp.down", C, F, layer, ParameterGroup::mlp, residual_std, config.bias);
   }
   norm("final_norm", C, -1);
   if (!config.tied_embedding) matrix("head.weight", V, C, -1, ParameterGroup::head, std);
@@ -122,7 +123,7 @@ double training_flops_per_token(const ModelConfig& config, std::int64_t sequence
   const double width = static_cast<double>(config.heads * config.head_dim);
   const double kv_width = static_cast<double>(config.kv_heads * config.head_dim);
   const double attention = C * (width + 2 * kv_width) + width * C;
-  const double mlp = (config.mlp == MlpType::gelu ? 2.0 : 3.0) * C * F;
+  const double mlp = (config.mlp == MlpType::swiglu ? 3.0 : 2.0) * C * F;
   const double head = static_cast<double>(config.vocab_size) * C;
   const double L = static_cast<double>(config.layers);
   return 6.0 * (L * (attention + mlp) + head) + 6.0 * L * width * static_cast<double>(sequence_length);

@@ -26,14 +26,15 @@ struct ParameterSpec {
   double init_value = 0;
 };
 
-/// Names and shapes (C channels, H heads, G kv heads, D head dim, F hidden, V vocabulary, P positions):
+/// Names and shapes (C channels, H heads, G kv heads, D head dim, F hidden, V vocabulary, P positions); linear layers
+/// have a bias where the model's `bias` is true, that of queries, keys and values also where `qkv_bias` is:
 ///   embed.token.weight (V, C)                 embed.position.weight (P, C), learned positions only
 ///   blocks.l.norm1.weight, .bias (C)          .bias with layernorm only
 ///   blocks.l.attention.qkv.weight ((H+2G)D, C), .bias   rows: queries, keys, values
 ///   blocks.l.attention.q_norm.weight, k_norm.weight (D) QK-norm only
 ///   blocks.l.attention.output.weight (C, HD), .bias (C)
 ///   blocks.l.norm2.weight, .bias (C)
-///   blocks.l.mlp.up.weight (F, C), .bias      gelu
+///   blocks.l.mlp.up.weight (F, C), .bias      gelu, gelu_erf
 ///   blocks.l.mlp.gate_up.weight (2F, C), .bias  swiglu; rows: gate, up
 ///   blocks.l.mlp.down.weight (C, F), .bias (C)
 ///   final_norm.weight, .bias (C)              head.weight (V, C), untied only

@@ -68,6 +68,8 @@ BackendExtents backend_extents(const Config& config, std::span<const ProbeSet> s
   const ParameterLayout layout(model);
   const std::int64_t up_width = model.mlp == MlpType::swiglu ? 2 * model.hidden : model.hidden;
   const std::int64_t qkv_width = (model.heads + 2 * model.kv_heads) * model.head_dim;
+  const std::int64_t biased = model.bias ? std::max({qkv_width, up_width, model.channels})
+                              : model.qkv_bias ? qkv_width : 0;
   BackendExtents extents{.training = {.sequences = options.max_sequences, .length = options.max_length},
                          .probed = {},
                          .query_heads = model.heads,
@@ -75,9 +77,10 @@ BackendExtents backend_extents(const Config& config, std::span<const ProbeSet> s
                          .head_dim = model.head_dim,
                          .layers = model.layers,
                          .channels = model.channels,
-                         .bias_outputs = model.bias ? std::max({qkv_width, up_width, model.channels}) : 0,
+                         .bias_outputs = biased,
                          .positions = options.sink_positions,
                          .rope_theta = model.position == PositionEncoding::rope ? model.rope_theta : 0,
+                         .rotary_dim = model.rotary_dim,
                          .segments = layout.segments(),
                          .flat_size = layout.flat_size()};
   for (const ProbeSet& set : sets)

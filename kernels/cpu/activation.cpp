@@ -22,6 +22,11 @@ void CpuOps::gelu_forward(const GeluForward& args) {
   const float* x = args.x.as<float>();
   float* out = args.out.as<float>();
   parallel_range(threads_, args.x.size(), kActivationCost, [&](std::int64_t begin, std::int64_t end) {
+    if (args.kind == GeluKind::erf) {
+#pragma omp simd
+      for (std::int64_t i = begin; i < end; ++i) out[i] = x[i] * vector_normal(x[i]).below;
+      return;
+    }
 #pragma omp simd
     for (std::int64_t i = begin; i < end; ++i) {
       const float v = x[i];
@@ -39,6 +44,14 @@ void CpuOps::gelu_backward(const GeluBackward& args) {
   const float* dout = args.dout.as<float>();
   float* dx = args.dx.as<float>();
   parallel_range(threads_, args.x.size(), kActivationCost, [&](std::int64_t begin, std::int64_t end) {
+    if (args.kind == GeluKind::erf) {
+#pragma omp simd
+      for (std::int64_t i = begin; i < end; ++i) {
+        const NormalDistribution normal = vector_normal(x[i]);
+        dx[i] = dout[i] * (normal.below + x[i] * normal.density);
+      }
+      return;
+    }
 #pragma omp simd
     for (std::int64_t i = begin; i < end; ++i) {
       const float v = x[i];

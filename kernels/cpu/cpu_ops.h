@@ -78,7 +78,7 @@ class CpuOps final : public Ops {
   };
   void cut_segments(const char* op, std::span<const Segment> segments, std::int64_t size);
 
-  /// cos and sin of t * theta^(-2d/D), (length, D/2) each: rope.cpp.
+  /// cos and sin of t * theta^(-2d/R), (length, R/2) each: rope.cpp.
   struct RotaryTable {
     double theta = 0;
     std::int64_t half = 0;

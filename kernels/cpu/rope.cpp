@@ -34,24 +34,16 @@ const CpuOps::RotaryTable& CpuOps::rotary_table(double theta, std::int64_t half,
 
 void CpuOps::rope(const Rope& args) {
   const Check check("rope");
-  check.rank("qkv", args.qkv, DType::f32, 4);
+  const std::int64_t half = check_rope(check, args, DType::f32) / 2;
   const std::int64_t length = args.qkv.extent(1);
   const std::int64_t row_heads = args.qkv.extent(2);
   const std::int64_t head_dim = args.qkv.extent(3);
-  check.that(head_dim % 2 == 0 && head_dim > 0, "qkv",
-             "is " + describe(args.qkv) + ", expected an even head dimension");
-  check.that(args.heads >= 0 && args.heads <= row_heads, "qkv",
-             "is " + describe(args.qkv) + ", which has no " + std::to_string(args.heads) + " heads to rotate");
-  check.that(args.theta > 0 && std::isfinite(args.theta), "theta",
-             "is " + std::to_string(args.theta) + ", expected a positive number");
-  check.that(args.first_index >= 0, "first_index", "is " + std::to_string(args.first_index) + ", expected 0 or more");
   const std::int64_t rows = args.qkv.extent(0) * length;
-  const std::int64_t half = head_dim / 2;
   const std::int64_t heads = args.heads;
   const RotaryTable& table = rotary_table(args.theta, half, std::max(length, args.first_index + 1));
   const float sign = args.inverse ? -1.0F : 1.0F;
   float* qkv = args.qkv.as<float>();
-  parallel_range(threads_, rows, heads * head_dim, [&](std::int64_t begin, std::int64_t end) {
+  parallel_range(threads_, rows, heads * 2 * half, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t n = begin; n < end; ++n) {
       const std::int64_t t = n % length == 0 ? args.first_index : n % length;
       const float* cosine = table.cosine.data() + t * half;

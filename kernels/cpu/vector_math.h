@@ -35,4 +35,31 @@ inline float vector_exp(float x) {
 /// 1 / (1 + e^-x).
 inline float vector_sigmoid(float x) { return 1.0F / (1.0F + vector_exp(-x)); }
 
+/// The normal distribution at x.
+struct NormalDistribution {
+  float below = 0;    // Phi(x), of which no bit is lost in the tail on the left
+  float density = 0;  // e^(-x^2/2) / sqrt(2 pi)
+};
+
+/// For a = |x|: Phi(-a) = e^(-a^2/2) r P(1 - 2r) with r = 3/(3 + a), since e^(a^2/2) Phi(-a) falls like 1/a; P is
+/// the polynomial of degree 8 whose largest relative error up to a = 14 (5e-8) is the least. Beyond 13.1 both
+/// are 0.
+inline NormalDistribution vector_normal(float x) {
+  const float a = x < 0.0F ? -x : x;
+  const float power = vector_exp(-0.5F * a * a);
+  const float r = 3.0F / (3.0F + a);
+  const float u = 1.0F - 2.0F * r;
+  float p = -8.892286735e-5F;
+  p = p * u - 3.010847785e-4F;
+  p = p * u + 3.586797175e-4F;
+  p = p * u + 2.307974556e-3F;
+  p = p * u - 3.493312078e-3F;
+  p = p * u - 1.575203372e-2F;
+  p = p * u + 7.667311649e-2F;
+  p = p * u - 1.697774284e-1F;
+  p = p * u + 2.430278897e-1F;
+  const float tail = power * r * p;
+  return {x < 0.0F ? tail : 1.0F - tail, power * 0.398942280401432678F};
+}
+
 }  // namespace sinkscope

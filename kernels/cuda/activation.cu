@@ -12,14 +12,18 @@ namespace {
 constexpr int kThreads = 256;
 constexpr float kGeluScale = 0.7978845608028654F;  // sqrt(2 / pi)
 constexpr float kGeluCubic = 0.044715F;
+constexpr float kNormalDensity = 0.3989422804014327F;  // of 0: 1 / sqrt(2 pi)
 
-__device__ float gelu(float x) {
+__device__ float gelu_tanh(float x) {
   return 0.5F * x * (1.0F + tanhf(kGeluScale * (x + kGeluCubic * x * x * x)));
 }
-__device__ float gelu_derivative(float x) {
+__device__ float gelu_tanh_derivative(float x) {
   const float t = tanhf(kGeluScale * (x + kGeluCubic * x * x * x));
   return 0.5F * (1.0F + t) + 0.5F * x * (1.0F - t * t) * kGeluScale * (1.0F + 3.0F * kGeluCubic * x * x);
 }
+// x Phi(x); normcdff loses nothing in the tail on the left.
+__device__ float gelu_erf(float x) { return x * normcdff(x); }
+__device__ float gelu_erf_derivative(float x) { return normcdff(x) + x * kNormalDensity * expf(-0.5F * x * x); }
 __device__ float sigmoid(float x) { return 1.0F / (1.0F + expf(-x)); }
 
 /// out[i] = f(a[i], b[i]) over flat arrays, eight elements a thread.
@@ -35,11 +39,17 @@ __global__ void map_kernel(T* out, const T* a, const T* b, std::int64_t size, F 
   store_some<Aligned>(out + i, size - i, z);
 }
 
+template <GeluKind Kind>
 struct Gelu {
-  __device__ float operator()(float x, float) const { return gelu(x); }
+  __device__ float operator()(float x, float) const {
+    return Kind == GeluKind::erf ? gelu_erf(x) : gelu_tanh(x);
+  }
 };
+template <GeluKind Kind>
 struct GeluGradient {
-  __device__ float operator()(float x, float dout) const { return gelu_derivative(x) * dout; }
+  __device__ float operator()(float x, float dout) const {
+    return dout * (Kind == GeluKind::erf ? gelu_erf_derivative(x) : gelu_tanh_derivative(x));
+  }
 };
 struct Sum {
   __device__ float operator()(float a, float b) const { return a + b; }
@@ -103,7 +113,11 @@ void CudaOps::gelu_forward(const GeluForward& args) {
   check.shape("out", args.out, real_, {args.x.extent(0), args.x.extent(1)});
   cuda::with_real(real_, [&]<class T>(T) {
     const auto* x = cuda::pointer<const T>(args.x);
-    cuda::map(stream_, cuda::pointer<T>(args.out), x, x, args.x.size(), cuda::Gelu{});
+    auto* out = cuda::pointer<T>(args.out);
+    if (args.kind == GeluKind::erf)
+      cuda::map(stream_, out, x, x, args.x.size(), cuda::Gelu<GeluKind::erf>{});
+    else
+      cuda::map(stream_, out, x, x, args.x.size(), cuda::Gelu<GeluKind::tanh>{});
   });
   check_launch("gelu_forward");
 }
@@ -114,8 +128,12 @@ void CudaOps::gelu_backward(const GeluBackward& args) {
   check.shape("dout", args.dout, real_, {args.x.extent(0), args.x.extent(1)});
   check.shape("dx", args.dx, real_, {args.x.extent(0), args.x.extent(1)});
   cuda::with_real(real_, [&]<class T>(T) {
-    cuda::map(stream_, cuda::pointer<T>(args.dx), cuda::pointer<const T>(args.x), cuda::pointer<const T>(args.dout),
-              args.x.size(), cuda::GeluGradient{});
+    auto* dx = cuda::pointer<T>(args.dx);
+    const auto *x = cuda::pointer<const T>(args.x), *dout = cuda::pointer<const T>(args.dout);
+    if (args.kind == GeluKind::erf)
+      cuda::map(stream_, dx, x, dout, args.x.size(), cuda::GeluGradient<GeluKind::erf>{});
+    else
+      cuda::map(stream_, dx, x, dout, args.x.size(), cuda::GeluGradient<GeluKind::tanh>{});
   });
   check_launch("gelu_backward");
 }

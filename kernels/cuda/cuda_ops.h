@@ -104,7 +104,7 @@ class CudaOps final : public Ops {
   void multiply(const char* op, const Product& product, const void* a, const void* b, void* d, const void* bias);
   Plan& plan(const char* op, const Product& product);
 
-  /// cos and sin of t * theta^(-2d/D), (length, D/2, 2): rope.cu.
+  /// cos and sin of t * theta^(-2d/R), (length, R/2, 2): rope.cu.
   struct RotaryTable {
     double theta = 0;
     std::int64_t half = 0;

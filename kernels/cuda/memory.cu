@@ -91,7 +91,7 @@ void CudaOps::reserve(const BackendExtents& extents) {
   reserved_ = false;
   scratch(cuda_memory(extents).scratch);
   reserved_ = true;
-  if (extents.rope_theta > 0) rotary_table(extents.rope_theta, extents.head_dim / 2, extents.longest());
+  if (extents.rope_theta > 0) rotary_table(extents.rope_theta, extents.rotary_pairs(), extents.longest());
   chunk_table("reserve", extents.segments, extents.flat_size);
 }
 

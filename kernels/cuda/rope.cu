@@ -12,17 +12,17 @@ namespace sinkscope {
 namespace cuda {
 namespace {
 
-/// Thread per eight pairs (d, d + D/2) of one head of one row.
+/// Thread per eight pairs (d, d + half) of one head of one row.
 template <bool Aligned, class T>
 __global__ void rope_kernel(T* qkv, const float2* table, std::int64_t rows, std::int64_t length, int row_heads,
-                            int heads, int half, float sign, std::int64_t first_index) {
+                            int heads, int head_dim, int half, float sign, std::int64_t first_index) {
   const int vectors = (half + kVector - 1) / kVector;
   const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= rows * heads * vectors) return;
   const auto d = static_cast<int>(i % vectors) * kVector;
   const std::int64_t head = i / vectors % heads, row = i / vectors / heads;
   const int left = half - d;
-  T* low = qkv + (row * row_heads + head) * 2 * half + d;
+  T* low = qkv + (row * row_heads + head) * head_dim + d;
   T* high = low + half;
   const std::int64_t t = row % length == 0 ? first_index : row % length;
   const float2* angles = table + t * half + d;
@@ -74,23 +74,17 @@ const float2* CudaOps::rotary_table(double theta, std::int64_t half, std::int64_
 
 void CudaOps::rope(const Rope& args) {
   const Check check("rope");
-  check.rank("qkv", args.qkv, real_, 4);
+  const std::int64_t half = check_rope(check, args, real_) / 2;
   const std::int64_t B = args.qkv.extent(0), T = args.qkv.extent(1), heads = args.qkv.extent(2), D = args.qkv.extent(3);
-  check.that(D % 2 == 0 && D > 0, "qkv", "is " + describe(args.qkv) + ", expected an even head dimension");
-  check.that(args.heads >= 0 && args.heads <= heads, "qkv",
-             "is " + describe(args.qkv) + ", which has no " + std::to_string(args.heads) + " heads to rotate");
-  check.that(args.theta > 0 && std::isfinite(args.theta), "theta",
-             "is " + std::to_string(args.theta) + ", expected a positive number");
-  check.that(args.first_index >= 0, "first_index", "is " + std::to_string(args.first_index) + ", expected 0 or more");
-  const std::int64_t half = D / 2, items = B * T * args.heads * cuda::ceil_div(half, cuda::kVector);
+  const std::int64_t items = B * T * args.heads * cuda::ceil_div(half, cuda::kVector);
   if (items == 0) return;
   const float2* table = rotary_table(args.theta, half, std::max(T, args.first_index + 1));
   cuda::with_real(real_, [&]<class R>(R) {
     auto* qkv = cuda::pointer<R>(args.qkv);
-    cuda::with_bool(cuda::vector_rows(half, qkv), [&](auto aligned) {
+    cuda::with_bool(cuda::vector_rows(half, qkv) && cuda::vector_rows(D, qkv), [&](auto aligned) {
       cuda::rope_kernel<decltype(aligned)::value><<<cuda::grid_of(items, 256, items), 256, 0, stream_>>>(
-          qkv, table, B * T, T, static_cast<int>(heads), args.heads, static_cast<int>(half), args.inverse ? -1.0F : 1.0F,
-          args.first_index);
+          qkv, table, B * T, T, static_cast<int>(heads), args.heads, static_cast<int>(D), static_cast<int>(half),
+          args.inverse ? -1.0F : 1.0F, args.first_index);
     });
   });
   check_launch("rope");

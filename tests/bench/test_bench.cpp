@@ -27,7 +27,7 @@ Config small_config(const std::string& preset, bool probes) {
 
 TEST_CASE("the FLOPs of a step's operations are the model's, and what attention recomputes") {
   const auto ops = make_cpu_ops(1);
-  for (const char* preset : {"gpt2", "llama", "qwen3"})
+  for (const char* preset : {"gpt2", "llama", "qwen2", "qwen3", "gpt_neox"})
     for (const bool probes : {false, true}) {
       INFO(preset << ", probes " << probes);
       const Config config = small_config(preset, probes);
@@ -44,7 +44,7 @@ TEST_CASE("the FLOPs of a step's operations are the model's, and what attention 
 TEST_CASE("every operation of a model can be timed") {
   const auto ops = make_cpu_ops(1);
   RandomSource source(*ops);
-  for (const char* preset : {"gpt2", "llama", "qwen3"}) {
+  for (const char* preset : {"gpt2", "llama", "qwen2", "qwen3", "gpt_neox"}) {
     for (KernelCase& kernel : kernel_cases(*ops, small_config(preset, true))) {
       INFO(preset << ", " << kernel.name);
       CHECK(kernel.bytes > 0);

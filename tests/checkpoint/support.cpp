@@ -50,20 +50,29 @@ ModelConfig small_model(ModelPreset preset) {
   model.layers = 2;
   model.channels = 12;
   model.heads = 3;
-  model.kv_heads = preset == ModelPreset::gpt2 ? 3 : 1;
+  const bool gpt2 = preset == ModelPreset::gpt2, neox = preset == ModelPreset::gpt_neox;
+  model.kv_heads = gpt2 || neox ? 3 : 1;
   model.head_dim = preset == ModelPreset::qwen3 ? 6 : 4;
   model.hidden = 20;
   model.vocab_size = 17;
   model.max_sequence_length = 9;
-  if (preset == ModelPreset::gpt2) {
+  if (gpt2 || neox) {
     model.norm = NormType::layernorm;
+    model.bias = true;
+  }
+  if (gpt2) {
     model.position = PositionEncoding::learned;
     model.mlp = MlpType::gelu;
-    model.bias = true;
     model.tied_embedding = true;
     model.init = InitScheme::gpt2;
   }
+  if (neox) {
+    model.mlp = MlpType::gelu_erf;
+    model.parallel_block = true;
+    model.rotary_dim = 2;
+  }
   model.qk_norm = preset == ModelPreset::qwen3;
+  model.qkv_bias = preset == ModelPreset::qwen2;
   return model;
 }
 

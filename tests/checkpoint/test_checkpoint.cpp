@@ -18,7 +18,7 @@ const std::vector<std::string> kFiles = {"checkpoint.json", "config.json", "mani
 
 TEST_CASE("a checkpoint gives back every bit of parameters, moments and state") {
   const TemporaryFolder folder;
-  const auto preset = GENERATE(ModelPreset::gpt2, ModelPreset::llama, ModelPreset::qwen3);
+  const auto preset = GENERATE(ModelPreset::gpt2, ModelPreset::llama, ModelPreset::qwen2, ModelPreset::qwen3, ModelPreset::gpt_neox);
   const ModelConfig model = small_model(preset);
   const Arrays arrays(model);
   const auto saved = save_checkpoint(folder.path() / "checkpoints", checkpoint_data(model, arrays, 1200), 0);
@@ -53,7 +53,7 @@ TEST_CASE("a model of no known architecture is checkpointed under the engine's o
   CHECK(read.parameters == arrays.parameters);
   CHECK(message_of(saved, [&] { model_config_from_hugging_face(saved); }) ==
         "@/config.json: \"architectures\": the string \"SinkscopeDecoder\" is not supported, expected "
-        "GPT2LMHeadModel, LlamaForCausalLM or Qwen3ForCausalLM");
+        "GPT2LMHeadModel, GPTNeoXForCausalLM, LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM or Qwen3ForCausalLM");
 }
 
 TEST_CASE("the same data make the same bytes") {
@@ -190,6 +190,12 @@ TEST_CASE("a checkpoint of another model is refused with the field named") {
   other.rope_theta = 500000.0;
   CHECK(message_of(saved, [&] { load_checkpoint(saved, other, read.parameters, {}, {}); }) ==
         "@/checkpoint.json: model.rope_theta is 10000.0, expected 500000.0 as configured");
+  other = model;
+  other.rotary_dim = 2;
+  CHECK(message_of(saved, [&] { load_checkpoint(saved, other, read.parameters, {}, {}); }) ==
+        "@/checkpoint.json: model.rotary_dim is 0, expected 2 as configured");
+  other.rotary_dim = model.head_dim;  // what 0 stands for
+  CHECK(message_of(saved, [&] { load_checkpoint(saved, other, read.parameters, {}, {}); }).empty());
   std::filesystem::remove(saved / "optimizer.safetensors");
   CHECK(message_of(saved, [&] { load_checkpoint(saved, model, read.parameters, read.first, read.second); }) ==
         "@/optimizer.safetensors: is missing; the checkpoint holds no optimizer state");
@@ -198,6 +204,19 @@ TEST_CASE("a checkpoint of another model is refused with the field named") {
   replace_in_file(saved / "checkpoint.json", "\"layers\": 2", "\"layers\": -2");
   CHECK(message_of(saved, [&] { read_checkpoint_info(saved); }) ==
         "@/checkpoint.json: model.layers: expected an integer from 1 to 1024, found the integer -2");
+}
+
+TEST_CASE("a checkpoint that says nothing of later switches loads") {
+  const TemporaryFolder folder;
+  const auto preset = GENERATE(ModelPreset::gpt2, ModelPreset::llama, ModelPreset::qwen3);
+  const ModelConfig model = small_model(preset);
+  const Arrays arrays(model);
+  const auto saved = save_checkpoint(folder.path(), checkpoint_data(model, arrays, 1), 0);
+  for (const char* line : {"\"rotary_dim\": 0,", "\"qkv_bias\": false,", "\"parallel_block\": false,"})
+    replace_in_file(saved / "checkpoint.json", line, "");
+  Arrays read(model, 7);
+  load_checkpoint(saved, model, read.parameters, read.first, read.second);
+  CHECK(read.parameters == arrays.parameters);
 }
 
 TEST_CASE("what cannot be saved is refused before anything is written") {

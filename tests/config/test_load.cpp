@@ -158,6 +158,13 @@ TEST_CASE("fields that do not go together are named together") {
                     "test.json: data.path and data.train are both given; the data come from one of them");
   CHECK_THROWS_WITH(parse(R"({"model": {"preset": "gpt2", "qk_norm": true}})"),
                     R"(test.json: model.qk_norm needs model.norm "rmsnorm", not "layernorm")");
+  CHECK_THROWS_WITH(parse(R"({"model": {"rotary_dim": 66}})"),
+                    "test.json: model.rotary_dim (66) must be even and at most model.head_dim (64)");
+  CHECK_THROWS_WITH(parse(R"({"model": {"rotary_dim": 15}})"),
+                    "test.json: model.rotary_dim (15) must be even and at most model.head_dim (64)");
+  CHECK_THROWS_WITH(parse(R"({"model": {"preset": "gpt2", "rotary_dim": 16}})"),
+                    R"(test.json: model.rotary_dim (16) needs model.position "rope", not "learned")");
+  CHECK(parse(R"({"model": {"head_dim": 33, "rotary_dim": 32}})").model.head_dim == 33);
 }
 
 TEST_CASE("text that is no JSON is placed by line and column, nesting is capped") {
@@ -183,6 +190,20 @@ TEST_CASE("presets set the switches that the file leaves open, and sizes are der
   CHECK(mixed.model.hidden == 256);
   CHECK(mixed.model.norm == NormType::layernorm);
   CHECK(parse(R"({"model": {"preset": "qwen3"}})").model.head_dim == 128);
+  const Config qwen2 = parse(R"({"model": {"preset": "qwen2"}})");
+  CHECK(qwen2.model.qkv_bias);
+  CHECK(!qwen2.model.bias);
+  CHECK(qwen2.model.head_dim == 64);
+  const Config neox = parse(R"({"model": {"preset": "gpt_neox", "channels": 96, "heads": 2}})");
+  CHECK(neox.model.parallel_block);
+  CHECK(neox.model.mlp == MlpType::gelu_erf);
+  CHECK(neox.model.hidden == 384);
+  // A quarter of the head is rotated, unless the file says otherwise.
+  CHECK(neox.model.rotary_dim == 12);
+  CHECK(parse(R"({"model": {"preset": "gpt_neox", "head_dim": 10}})").model.rotary_dim == 2);
+  CHECK(parse(R"({"model": {"preset": "gpt_neox", "rotary_dim": 0}})").model.rotary_dim == 0);
+  CHECK(parse(R"({"model": {"preset": "gpt_neox", "position": "none"}})").model.rotary_dim == 0);
+  CHECK(parse("{}").model.rotary_dim == 0);
 }
 
 TEST_CASE("the late layers begin within the model, unless told otherwise") {
@@ -244,6 +265,12 @@ TEST_CASE("an ablation derives sizes anew for each arm") {
   CHECK(arms[2].model.hidden == 384);
   CHECK(arms[3].model.norm == NormType::layernorm);
   CHECK(arms[3].model.head_dim == 96);
+  const std::vector<Config> neox =
+      expand_ablation(parse(R"({"ablation": {"model.preset": ["llama", "gpt_neox"], "model.head_dim": [32, 64]}})"));
+  REQUIRE(neox.size() == 4);
+  CHECK(neox[1].model.rotary_dim == 0);
+  CHECK(neox[2].model.rotary_dim == 8);
+  CHECK(neox[3].model.rotary_dim == 16);
 }
 
 TEST_CASE("impossible ablations are refused") {

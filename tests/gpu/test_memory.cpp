@@ -23,7 +23,10 @@ std::vector<ModelConfig> models() {
           model(R"({"preset": "llama", "layers": 3, "channels": 100, "heads": 4, "kv_heads": 1, "head_dim": 64,
                    "hidden": 131})"),
           model(R"({"preset": "qwen3", "layers": 3, "channels": 88, "heads": 4, "kv_heads": 2, "head_dim": 64,
-                   "hidden": 77})")};
+                   "hidden": 77})"),
+          model(R"({"preset": "qwen2", "layers": 3, "channels": 96, "heads": 6, "kv_heads": 2, "head_dim": 32,
+                   "hidden": 83})"),
+          model(R"({"preset": "gpt_neox", "layers": 3, "channels": 128, "heads": 2, "hidden": 101})")};
 }
 
 Step step_of(DType compute, const ModelConfig& config, Recompute recompute) {
@@ -84,7 +87,7 @@ TEST_CASE("after a reservation no operation asks for more") {
 TEST_CASE("a run takes the memory that was planned, none of it in a step") {
   TemporaryFolder folder;
   make_dataset(folder.path());
-  for (const char* preset : {"gpt2", "llama", "qwen3"})
+  for (const char* preset : {"gpt2", "llama", "qwen3", "qwen2", "gpt_neox"})
     for (const char* recompute : {"none", "block"}) {
       INFO(preset << ", recompute " << recompute);
       const Config config = small_config(

@@ -38,6 +38,16 @@ std::vector<ModelConfig> models() {
                "hidden": 77})"),
       model(R"({"preset": "qwen3", "layers": 2, "channels": 65, "heads": 2, "kv_heads": 2, "hidden": 50,
                "tied_embedding": false})"),
+      model(R"({"preset": "qwen2", "layers": 2, "channels": 96, "heads": 6, "kv_heads": 2, "head_dim": 32,
+               "hidden": 83})"),
+      // Rotary widths whose halves are a vector and are not; parallel blocks and one after the other.
+      model(R"({"preset": "gpt_neox", "layers": 3, "channels": 128, "heads": 2, "rotary_dim": 16, "hidden": 101})"),
+      model(R"({"preset": "gpt_neox", "layers": 2, "channels": 97, "heads": 3, "head_dim": 32, "hidden": 70,
+               "tied_embedding": true})"),
+      model(R"({"preset": "gpt_neox", "layers": 2, "channels": 64, "heads": 2, "parallel_block": false, "mlp": "gelu",
+               "hidden": 96})"),
+      model(R"({"preset": "llama", "layers": 2, "channels": 90, "heads": 4, "kv_heads": 2, "head_dim": 32,
+               "parallel_block": true, "qk_norm": true, "hidden": 71})"),
   };
 }
 

@@ -4,6 +4,7 @@
 
 #include "tests/catch.h"
 #include "tests/gpu/support.h"
+#include "tests/kernels/reference_ops.h"
 
 using namespace sinkscope;
 using namespace sinkscope::test;
@@ -116,15 +117,27 @@ void check_qk_norm_and_rope(const std::vector<HeadShape>& shapes) {
       CHECK(both.difference(dqkv) < both.bound(1e-5, 4e-3));
       CHECK(both.difference(dqw) < both.bound(1e-5, 1e-4));
       CHECK(both.difference(dkw) < both.bound(1e-5, 1e-4));
-      for (const bool inverse : {false, true}) {
-        const auto rotated = both.input({s.B, s.T, heads, s.D}, random.normals(size));
-        const auto rope = [&](auto side) {
-          return Rope{.qkv = side(rotated), .heads = s.H + s.G, .theta = 1e4, .inverse = inverse};
-        };
-        both.cpu().rope(rope(kCpu));
-        both.gpu().rope(rope(kGpu));
-        CHECK(both.difference(rotated) < both.bound(1e-6, 4e-3));
-      }
+      // The whole head, one pair, half of the channels, and one pair less than all or all but an odd one.
+      for (const std::int64_t width : {std::int64_t{0}, std::int64_t{2}, s.D / 4 * 2, (s.D - 1) / 2 * 2})
+        for (const bool inverse : {false, true}) {
+          INFO("R " << width << ", inverse " << inverse);
+          const Doubles before = random.normals(size);
+          const auto rotated = both.input({s.B, s.T, heads, s.D}, before);
+          const auto rope = [&](auto side) {
+            return Rope{.qkv = side(rotated), .heads = s.H + s.G, .width = width, .theta = 1e4, .inverse = inverse};
+          };
+          both.cpu().rope(rope(kCpu));
+          both.gpu().rope(rope(kGpu));
+          CHECK(both.difference(rotated) < both.bound(1e-6, 4e-3));
+          // What is not rotated is not written: the same bits.
+          const Doubles on_gpu = both.read(rotated.gpu), on_cpu = rotated.cpu.doubles();
+          const std::int64_t channels = width == 0 ? s.D : width;
+          std::int64_t changed = 0;
+          for (std::int64_t i = 0; i < size; ++i)
+            if (i / s.D % heads >= s.H + s.G || i % s.D >= channels)
+              changed += on_gpu[static_cast<std::size_t>(i)] == on_cpu[static_cast<std::size_t>(i)] ? 0 : 1;
+          CHECK(changed == 0);
+        }
     }
   }
 }
@@ -137,18 +150,21 @@ void check_activations(const std::vector<Extents>& extents) {
       INFO(both.name() << " " << n << " x " << f);
       const auto x = both.input({n, f}, random.normals(n * f, 2.0)), dout = both.input({n, f}, random.normals(n * f));
       const auto gates = both.input({n, 2 * f}, random.normals(n * 2 * f, 2.0));
-      const auto gelu = both.output({n, f}), dx = both.output({n, f}), swiglu = both.output({n, f}), sum = both.output({n, f});
+      const auto gelu = both.output({n, f}), dx = both.output({n, f});
+      const auto exact = both.output({n, f}), exact_dx = both.output({n, f}), swiglu = both.output({n, f}), sum = both.output({n, f});
       const auto dgates = both.output({n, 2 * f});
       const auto run = [&](Ops& ops, auto side) {
         ops.gelu_forward({.x = side(x), .out = side(gelu)});
         ops.gelu_backward({.x = side(x), .dout = side(dout), .dx = side(dx)});
+        ops.gelu_forward({.kind = GeluKind::erf, .x = side(x), .out = side(exact)});
+        ops.gelu_backward({.kind = GeluKind::erf, .x = side(x), .dout = side(dout), .dx = side(exact_dx)});
         ops.swiglu_forward({.gate_up = side(gates), .out = side(swiglu)});
         ops.swiglu_backward({.gate_up = side(gates), .dout = side(dout), .dgate_up = side(dgates)});
         ops.add(side(sum), side(x), side(dout));
       };
       run(both.cpu(), kCpu);
       run(both.gpu(), kGpu);
-      for (const auto* result : {&gelu, &dx, &swiglu, &dgates, &sum}) CHECK(both.difference(*result) < both.bound(1e-5, 4e-3));
+      for (const auto* result : {&gelu, &dx, &exact, &exact_dx, &swiglu, &dgates, &sum}) CHECK(both.difference(*result) < both.bound(1e-5, 4e-3));
     }
   }
 }
@@ -224,6 +240,24 @@ TEST_CASE("activations and addition on the GPU agree with the CPU") {
 }
 TEST_CASE("activations and addition on the GPU agree with the CPU at small shapes", "[sanitize]") {
   check_activations({{1, 1}, {3, 7}, {5, 64}, {3, 1001}});
+}
+
+TEST_CASE("GELU in erf form keeps its tails on the GPU", "[sanitize]") {
+  Backends both(DType::f32);
+  const Doubles far = {-1e4, -50, -13.5, -10, -5, -3, -1e-20, 0, 1e-20, 3, 5, 13.5, 50, 1e4};
+  const auto count = static_cast<std::int64_t>(far.size());
+  const auto x = both.input({1, count}, far), ones = both.input({1, count}, Doubles(far.size(), 1.0));
+  const auto out = both.output({1, count}), dx = both.output({1, count});
+  both.gpu().gelu_forward({.kind = GeluKind::erf, .x = x.gpu, .out = out.gpu});
+  both.gpu().gelu_backward({.kind = GeluKind::erf, .x = x.gpu, .dout = ones.gpu, .dx = dx.gpu});
+  const Doubles found = both.read(out.gpu), slope = both.read(dx.gpu);
+  const Doubles expected = gelu_forward(GeluKind::erf, x.cpu.doubles());
+  const Doubles derivative = gelu_backward(GeluKind::erf, x.cpu.doubles(), ones.cpu.doubles());
+  for (std::size_t i = 0; i < far.size(); ++i) {
+    INFO("x = " << far[i]);
+    CHECK(found[i] == Approx(expected[i]).epsilon(1e-5).margin(1e-36));
+    CHECK(slope[i] == Approx(derivative[i]).epsilon(1e-5).margin(1e-36));
+  }
 }
 
 TEST_CASE("the embedding and its gradient on the GPU agree with the CPU") {

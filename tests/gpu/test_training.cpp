@@ -106,12 +106,12 @@ TEST_CASE("an fp32 run of 200 steps on the GPU follows the CPU's") {
 }
 
 TEST_CASE("two runs of one config on the GPU are the same, bit for bit") {
-  for (const char* preset : {"llama", "gpt2", "qwen3"}) {
+  for (const char* preset : {"llama", "gpt2", "qwen3", "qwen2", "gpt_neox"}) {
     INFO(preset);
     TemporaryFolder folder;
     make_dataset(folder.path());
     std::vector<std::string> overrides = {"precision=bf16", "train.steps=24", std::string("model.preset=") + preset};
-    if (std::string(preset) == "gpt2") overrides.insert(overrides.end(), {"model.kv_heads=4", "model.head_dim=16"});
+    if (std::string(preset).starts_with("gpt")) overrides.insert(overrides.end(), {"model.kv_heads=4", "model.head_dim=16"});
     const Config first = run_config(folder.path(), "first", overrides);
     const Config second = run_config(folder.path(), "second", overrides);
     train_quietly(first);

@@ -29,7 +29,9 @@ double dot_at(const Doubles& a, std::int64_t i, const Doubles& b, std::int64_t j
   return sum;
 }
 
-double gelu_slope(double x) {
+double gelu_slope(GeluKind kind, double x) {
+  if (kind == GeluKind::erf)
+    return 0.5 * std::erfc(-x / std::sqrt(2.0)) + x * std::exp(-0.5 * x * x) / std::sqrt(2.0 * 3.14159265358979323846);
   const double factor = std::sqrt(2.0 / 3.14159265358979323846);
   const double t = std::tanh(factor * (x + 0.044715 * x * x * x));
   return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * factor * (1.0 + 3 * 0.044715 * x * x);
@@ -135,14 +137,15 @@ LinearGradients linear_backward(const Doubles& x, const Doubles& weight, const D
   return out;
 }
 
-Doubles rope(const Heads& heads, Doubles qkv, std::int64_t rotated, double theta, bool inverse, std::int64_t first_index) {
-  const std::int64_t half = heads.head_dim / 2;
+Doubles rope(const Heads& heads, Doubles qkv, std::int64_t rotated, std::int64_t width, double theta, bool inverse,
+             std::int64_t first_index) {
+  const std::int64_t half = width / 2;
   for (std::int64_t b = 0; b < heads.sequences; ++b)
     for (std::int64_t t = 0; t < heads.length; ++t)
       for (std::int64_t h = 0; h < rotated; ++h)
         for (std::int64_t d = 0; d < half; ++d) {
           const double angle = (inverse ? -1.0 : 1.0) * static_cast<double>(t == 0 ? first_index : t) *
-                               std::pow(theta, -2.0 * static_cast<double>(d) / static_cast<double>(heads.head_dim));
+                               std::pow(theta, -2.0 * static_cast<double>(d) / static_cast<double>(width));
           double& low = at(qkv, heads.at(b, t, h) + d);
           double& high = at(qkv, heads.at(b, t, h) + d + half);
           const double first = low;
@@ -310,16 +313,19 @@ AttentionSummary attention_statistics(const Heads& heads, const Doubles& qkv, co
   return result;
 }
 
-Doubles gelu_forward(const Doubles& x) {
+Doubles gelu_forward(GeluKind kind, const Doubles& x) {
   Doubles out;
   for (const double v : x)
-    out.push_back(0.5 * v * (1.0 + std::tanh(std::sqrt(2.0 / 3.14159265358979323846) * (v + 0.044715 * v * v * v))));
+    if (kind == GeluKind::erf)
+      out.push_back(0.5 * v * std::erfc(-v / std::sqrt(2.0)));  // 1 + erf(z) = erfc(-z)
+    else
+      out.push_back(0.5 * v * (1.0 + std::tanh(std::sqrt(2.0 / 3.14159265358979323846) * (v + 0.044715 * v * v * v))));
   return out;
 }
 
-Doubles gelu_backward(const Doubles& x, const Doubles& dout) {
+Doubles gelu_backward(GeluKind kind, const Doubles& x, const Doubles& dout) {
   Doubles dx;
-  for (std::size_t i = 0; i < x.size(); ++i) dx.push_back(dout.at(i) * gelu_slope(x[i]));
+  for (std::size_t i = 0; i < x.size(); ++i) dx.push_back(dout.at(i) * gelu_slope(kind, x[i]));
   return dx;
 }
 

@@ -48,7 +48,9 @@ struct Heads {
   }
 };
 
-Doubles rope(const Heads& heads, Doubles qkv, std::int64_t rotated, double theta, bool inverse, std::int64_t first_index = 0);
+/// The first `width` channels of the first `rotated` heads.
+Doubles rope(const Heads& heads, Doubles qkv, std::int64_t rotated, std::int64_t width, double theta, bool inverse,
+             std::int64_t first_index = 0);
 
 struct QkNormOut {
   Doubles out, rstd;
@@ -76,8 +78,8 @@ struct AttentionSummary {
 };
 AttentionSummary attention_statistics(const Heads& heads, const Doubles& qkv, const Doubles& weights);
 
-Doubles gelu_forward(const Doubles& x);
-Doubles gelu_backward(const Doubles& x, const Doubles& dout);
+Doubles gelu_forward(GeluKind kind, const Doubles& x);
+Doubles gelu_backward(GeluKind kind, const Doubles& x, const Doubles& dout);
 Doubles swiglu_forward(const Doubles& gate_up, std::int64_t hidden);
 Doubles swiglu_backward(const Doubles& gate_up, const Doubles& dout, std::int64_t hidden);
 

@@ -49,9 +49,11 @@ Doubles everything(Ops& ops) {
                        .accumulate = true});
   keep(gate_up), keep(hidden), keep(dgate_up), keep(dx), keep(dmatrix), keep(drow);
   Floats gelu({kRows, kChannels});
-  ops.gelu_forward({.x = dx, .out = gelu});
-  ops.gelu_backward({.x = dx, .dout = gelu, .dx = gelu});
-  keep(gelu);
+  for (const GeluKind kind : {GeluKind::tanh, GeluKind::erf}) {
+    ops.gelu_forward({.kind = kind, .x = dx, .out = gelu});
+    ops.gelu_backward({.kind = kind, .x = dx, .dout = gelu, .dx = gelu});
+    keep(gelu);
+  }
 
   const std::int64_t row_heads = kHeads + 2 * kGroups;
   const auto extents = {kSequences, kLength, row_heads, kDim};

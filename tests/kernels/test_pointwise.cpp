@@ -14,7 +14,9 @@ constexpr Extents kExtents[] = {{1, 1}, {3, 7}, {5, 130}, {257, 65}};
 
 }  // namespace
 
-TEST_CASE("GELU and its gradient follow the formula, far from zero too") {
+TEST_CASE("GELU of both forms and its gradient follow the formula, far from zero too") {
+  const auto kind = GENERATE(GeluKind::tanh, GeluKind::erf);
+  INFO((kind == GeluKind::erf ? "erf" : "tanh"));
   const auto ops = make_cpu_ops(2);
   Random random(31);
   for (const auto [n, f] : kExtents) {
@@ -22,28 +24,35 @@ TEST_CASE("GELU and its gradient follow the formula, far from zero too") {
     const Doubles dout = random.normals(n * f);
     const Floats stored({n, f}, x);
     Floats out({n, f}), gradient({n, f}, dout), dx({n, f});
-    ops->gelu_forward({.x = stored, .out = out});
-    CHECK(relative_error(out, gelu_forward(x)) < kSingle);
-    ops->gelu_backward({.x = stored, .dout = gradient, .dx = dx});
-    CHECK(relative_error(dx, gelu_backward(x, dout)) < kSingle);
-    ops->gelu_backward({.x = stored, .dout = gradient, .dx = gradient});  // dx may alias dout
+    ops->gelu_forward({.kind = kind, .x = stored, .out = out});
+    CHECK(relative_error(out, gelu_forward(kind, x)) < kSingle);
+    ops->gelu_backward({.kind = kind, .x = stored, .dout = gradient, .dx = dx});
+    CHECK(relative_error(dx, gelu_backward(kind, x, dout)) < kSingle);
+    ops->gelu_backward({.kind = kind, .x = stored, .dout = gradient, .dx = gradient});  // dx may alias dout
     CHECK(gradient.same_bits(dx));
   }
-  const Doubles far = {-1e4, -50, -20, -10, -5, -1e-20, 0, 1e-20, 5, 10, 50, 1e4};
+  const Doubles far = {-1e4, -50, -20, -13.3, -10, -8, -5, -3, -1, -1e-20, 0, 1e-20, 1, 3, 5, 10, 50, 1e4};
   const auto count = static_cast<std::int64_t>(far.size());
   const Floats stored({1, count}, far);
   Floats out({1, count}), ones({1, count}), dx({1, count});
   ones.fill(1.0F);
-  ops->gelu_forward({.x = stored, .out = out});
-  ops->gelu_backward({.x = stored, .dout = ones, .dx = dx});
-  const Doubles reference = gelu_forward(stored.doubles());
-  const Doubles slope = gelu_backward(stored.doubles(), ones.doubles());
+  ops->gelu_forward({.kind = kind, .x = stored, .out = out});
+  ops->gelu_backward({.kind = kind, .x = stored, .dout = ones, .dx = dx});
+  const Doubles reference = gelu_forward(kind, stored.doubles());
+  const Doubles slope = gelu_backward(kind, stored.doubles(), ones.doubles());
   for (std::int64_t i = 0; i < count; ++i) {
     INFO("x = " << stored[i]);
     const auto place = static_cast<std::size_t>(i);
-    CHECK(static_cast<double>(out[i]) == Approx(reference[place]).epsilon(1e-4).margin(1e-12));
-    CHECK(static_cast<double>(dx[i]) == Approx(slope[place]).epsilon(1e-4).margin(1e-12));
+    // The reference's own tanh form cancels far on the left; that of the erf form does not.
+    const double margin = kind == GeluKind::erf ? 1e-36 : 1e-12;
+    const double epsilon = kind == GeluKind::erf ? 1e-5 : 1e-4;
+    CHECK(static_cast<double>(out[i]) == Approx(reference[place]).epsilon(epsilon).margin(margin));
+    CHECK(static_cast<double>(dx[i]) == Approx(slope[place]).epsilon(epsilon).margin(margin));
   }
+  Floats spoiled({1, 1}, {0.0}), result({1, 1}, {0.0});
+  spoiled.spoil();
+  ops->gelu_forward({.kind = kind, .x = spoiled, .out = result});
+  CHECK(std::isnan(result[0]));  // a NaN is never hidden
 }
 
 TEST_CASE("SwiGLU and its gradient follow the formula") {
@@ -74,9 +83,10 @@ TEST_CASE("The reference gradients of the activations agree with finite differen
   const Doubles x = random.normals(n * f, 2.0);
   const Doubles gate_up = random.normals(n * 2 * f, 2.0);
   const Doubles dout = random.normals(n * f);
-  CHECK(relative_error(gelu_backward(x, dout), finite_differences([&](const Doubles& a) {
-                                                  return dot(gelu_forward(a), dout);
-                                                }, x)) < kDifferences);
+  for (const GeluKind kind : {GeluKind::tanh, GeluKind::erf})
+    CHECK(relative_error(gelu_backward(kind, x, dout), finite_differences([&](const Doubles& a) {
+                                                          return dot(gelu_forward(kind, a), dout);
+                                                        }, x)) < kDifferences);
   CHECK(relative_error(swiglu_backward(gate_up, dout, f), finite_differences([&](const Doubles& a) {
                                                              return dot(swiglu_forward(a, f), dout);
                                                            }, gate_up)) < kDifferences);
@@ -98,37 +108,61 @@ TEST_CASE("add sums, into either operand too") {
   }
 }
 
-TEST_CASE("Rotary embedding turns the first heads, and its inverse is its gradient") {
+TEST_CASE("Rotary embedding turns the first channels of the first heads, and its inverse is its gradient") {
   const auto ops = make_cpu_ops(2);
   Random random(35);
-  // Lengths both rising and falling: the table of angles is kept between calls.
-  for (const Heads& heads : {Heads{1, 1, 1, 1, 2}, Heads{2, 37, 3, 1, 6}, Heads{1, 300, 2, 2, 64}, Heads{3, 9, 4, 2, 64}})
+  struct Case {
+    Heads heads;
+    std::int64_t width;
+  };
+  // Lengths both rising and falling: the table of angles is kept between calls. Width 0 is the whole head.
+  for (const auto& [heads, width] :
+       {Case{{1, 1, 1, 1, 2}, 0}, {{2, 37, 3, 1, 6}, 0}, {{2, 37, 3, 1, 6}, 2}, {{2, 21, 3, 1, 7}, 4},
+        {{1, 300, 2, 2, 64}, 0}, {{1, 300, 2, 2, 64}, 16}, {{3, 9, 4, 2, 64}, 64}, {{3, 9, 4, 2, 64}, 48}})
     for (const double theta : {1e4, 5e5}) {
-      INFO("T " << heads.length << ", D " << heads.head_dim << ", theta " << theta);
+      INFO("T " << heads.length << ", D " << heads.head_dim << ", R " << width << ", theta " << theta);
       const auto extents = {heads.sequences, heads.length, heads.row_heads(), heads.head_dim};
       const Doubles in = random.normals(heads.size());
       const auto rotated = static_cast<int>(heads.normed_heads());
+      const std::int64_t channels = width == 0 ? heads.head_dim : width;
       Floats qkv(extents, in);
-      ops->rope({.qkv = qkv, .heads = rotated, .theta = theta, .inverse = false});
-      CHECK(relative_error(qkv, rope(heads, in, rotated, theta, false)) < kSingle);
-      for (std::int64_t d = 0; d < heads.head_dim; ++d)  // values stay
-        CHECK(static_cast<double>(qkv[heads.at(0, heads.length - 1, rotated) + d]) ==
-              in[static_cast<std::size_t>(heads.at(0, heads.length - 1, rotated) + d)]);
-      ops->rope({.qkv = qkv, .heads = rotated, .theta = theta, .inverse = true});
+      ops->rope({.qkv = qkv, .heads = rotated, .width = width, .theta = theta, .inverse = false});
+      CHECK(relative_error(qkv, rope(heads, in, rotated, channels, theta, false)) < kSingle);
+      for (std::int64_t h = 0; h < heads.row_heads(); ++h)  // values and the channels beyond the width stay
+        for (std::int64_t d = h < rotated ? channels : 0; d < heads.head_dim; ++d) {
+          const std::int64_t place = heads.at(0, heads.length - 1, h) + d;
+          CHECK(static_cast<double>(qkv[place]) == in[static_cast<std::size_t>(place)]);
+        }
+      ops->rope({.qkv = qkv, .heads = rotated, .width = width, .theta = theta, .inverse = true});
       CHECK(relative_error(qkv, in) < kSingle);
       // The index of position 0 alone, also beyond the sequence.
       for (const std::int64_t first : {std::int64_t{1}, heads.length + 5}) {
         Floats shifted(extents, in);
-        ops->rope({.qkv = shifted, .heads = rotated, .theta = theta, .first_index = first});
-        CHECK(relative_error(shifted, rope(heads, in, rotated, theta, false, first)) < kSingle);
+        ops->rope({.qkv = shifted, .heads = rotated, .width = width, .theta = theta, .first_index = first});
+        CHECK(relative_error(shifted, rope(heads, in, rotated, channels, theta, false, first)) < kSingle);
       }
     }
   const Heads heads{2, 4, 2, 1, 6};
   const Doubles in = random.normals(heads.size());
   const Doubles dout = random.normals(heads.size());
-  CHECK(relative_error(rope(heads, dout, 3, 1e4, true), finite_differences([&](const Doubles& a) {
-                                                           return dot(rope(heads, a, 3, 1e4, false), dout);
-                                                         }, in)) < kDifferences);
+  for (const std::int64_t width : {6, 4})
+    CHECK(relative_error(rope(heads, dout, 3, width, 1e4, true), finite_differences([&](const Doubles& a) {
+                                                                    return dot(rope(heads, a, 3, width, 1e4, false), dout);
+                                                                  }, in)) < kDifferences);
+}
+
+TEST_CASE("Rotary embedding rejects widths that are odd or wider than the head") {
+  const auto ops = make_cpu_ops(1);
+  Floats qkv({1, 2, 3, 6}, Doubles(36, 1.0)), odd({1, 2, 3, 5}, Doubles(30, 1.0));
+  const auto message = [&](const Floats& in, std::int64_t width) {
+    return message_of<std::invalid_argument>(
+        [&] { ops->rope({.qkv = in, .heads = 2, .width = width, .theta = 1e4, .inverse = false}); });
+  };
+  for (const std::int64_t width : {-2, 3, 8})
+    CHECK(message(qkv, width) == "rope: width is " + std::to_string(width) +
+                                     ", expected an even number from 2 to the head dimension 6");
+  CHECK(message(odd, 0) == "rope: qkv is (1, 2, 3, 5) f32, expected an even head dimension");
+  CHECK(message(odd, 4).empty());
 }
 
 TEST_CASE("Cross-entropy gives losses and overwrites the logits by their gradient") {

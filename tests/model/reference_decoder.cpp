@@ -58,6 +58,10 @@ class Pass {
     return config_.bias ? find(name) : std::span<const double>{};
   }
 
+  std::span<const double> find_qkv_bias(const std::string& name) const {
+    return config_.bias || config_.qkv_bias ? find(name) : std::span<const double>{};
+  }
+
   Row embed(std::span<const std::int32_t> inputs) const {
     if (inputs.size() != at(rows_))
       throw std::invalid_argument("reference decoder: " + std::to_string(inputs.size()) + " inputs, expected " +
@@ -127,7 +131,7 @@ class Pass {
     if (l == edits_.knocked_attention) set_rows(layer.attention_output, edits_.knocked_position, {});
     layer.middle = h;
     for (std::size_t i = 0; i < h.size(); ++i) layer.middle[i] += layer.attention_output[i];
-    layer.mlp_output = mlp(prefix + "mlp.", norm(layer.middle, prefix + "norm2"));
+    layer.mlp_output = mlp(prefix + "mlp.", norm(config_.parallel_block ? h : layer.middle, prefix + "norm2"));
     if (l == edits_.knocked_mlp) set_rows(layer.mlp_output, edits_.knocked_position, {});
     layer.output = layer.middle;
     for (std::size_t i = 0; i < h.size(); ++i) layer.output[i] += layer.mlp_output[i];
@@ -145,13 +149,14 @@ class Pass {
     const std::int64_t heads = config_.heads + 2 * config_.kv_heads;
     const std::int64_t size = config_.head_dim;
     Row qkv = multiply(normed, config_.channels, find(prefix + "qkv.weight"), heads * size,
-                       find_bias(prefix + "qkv.bias"));
+                       find_qkv_bias(prefix + "qkv.bias"));
     for (std::int64_t n = 0; n < rows_; ++n)
       for (std::int64_t head = 0; head < config_.heads + config_.kv_heads; ++head) {
         const std::span<double> vector(qkv.data() + (n * heads + head) * size, at(size));
         if (config_.qk_norm)
           normalize_head(vector, find(prefix + (head < config_.heads ? "q_norm.weight" : "k_norm.weight")));
-        if (config_.position == PositionEncoding::rope) rotate(vector, n % length_ == 0 ? edits_.first_rotary_index : n % length_);
+        if (config_.position == PositionEncoding::rope)
+          rotate(vector.first(at(config_.rotary_dim == 0 ? size : config_.rotary_dim)), n % length_ == 0 ? edits_.first_rotary_index : n % length_);
       }
     return qkv;
   }
@@ -214,10 +219,14 @@ class Pass {
   Row mlp(const std::string& prefix, const Row& normed) const {
     const std::int64_t hidden = config_.hidden;
     Row active;
-    if (config_.mlp == MlpType::gelu) {
+    if (config_.mlp != MlpType::swiglu) {
       active = multiply(normed, config_.channels, find(prefix + "up.weight"), hidden, find_bias(prefix + "up.bias"));
       const double slope = std::sqrt(2 / std::numbers::pi);
-      for (double& x : active) x = 0.5 * x * (1 + std::tanh(slope * (x + 0.044715 * x * x * x)));
+      for (double& x : active)
+        if (config_.mlp == MlpType::gelu_erf)
+          x = 0.5 * x * (1 + std::erf(x / std::numbers::sqrt2));
+        else
+          x = 0.5 * x * (1 + std::tanh(slope * (x + 0.044715 * x * x * x)));
     } else {
       const Row both = multiply(normed, config_.channels, find(prefix + "gate_up.weight"), 2 * hidden,
                                 find_bias(prefix + "gate_up.bias"));

@@ -21,6 +21,11 @@ std::vector<ModelConfig> tiny_presets() {
           resolved_model(R"({"preset": "llama", "layers": 2, "channels": 12, "heads": 3, "hidden": 13})", 11, 12),
           resolved_model(R"({"preset": "qwen3", "layers": 2, "channels": 10, "heads": 4, "kv_heads": 2,
                              "head_dim": 6, "hidden": 11})",
+                         11, 12),
+          resolved_model(R"({"preset": "qwen2", "layers": 2, "channels": 12, "heads": 3, "kv_heads": 1, "hidden": 9})",
+                         11, 12),
+          resolved_model(R"({"preset": "gpt_neox", "layers": 2, "channels": 14, "heads": 2, "rotary_dim": 4,
+                             "hidden": 10})",
                          11, 12)};
 }
 
@@ -33,15 +38,20 @@ ModelConfig random_model(Random& random) {
   config.heads = config.kv_heads * (1 + random.below(3));
   config.position = static_cast<PositionEncoding>(random.below(3));
   config.head_dim = 3 + random.below(6);
-  if (config.position == PositionEncoding::rope) config.head_dim += config.head_dim % 2;
+  if (config.position == PositionEncoding::rope) {
+    if (coin()) config.rotary_dim = 2 * (1 + random.below(config.head_dim / 2));
+    else config.head_dim += config.head_dim % 2;
+  }
   config.hidden = 4 + random.below(30);
   config.vocab_size = 7 + random.below(20);
   config.max_sequence_length = 12;
   config.norm = coin() ? NormType::layernorm : NormType::rmsnorm;
   config.norm_eps = coin() ? 1e-5 : 1e-2;
   config.rope_theta = coin() ? 1e4 : 50.0;
-  config.mlp = coin() ? MlpType::gelu : MlpType::swiglu;
+  config.mlp = static_cast<MlpType>(random.below(3));
   config.bias = coin();
+  config.qkv_bias = coin();
+  config.parallel_block = coin();
   config.tied_embedding = coin();
   config.qk_norm = coin();
   return config;
@@ -54,7 +64,10 @@ std::string describe(const ModelConfig& config) {
                     std::to_string(config.vocab_size);
   for (const std::string_view name : {to_string(config.norm), to_string(config.position), to_string(config.mlp)})
     out += ", " + std::string(name);
+  if (config.rotary_dim != 0) out += ", R " + std::to_string(config.rotary_dim);
   if (config.bias) out += ", bias";
+  if (config.qkv_bias) out += ", qkv bias";
+  if (config.parallel_block) out += ", parallel";
   if (config.tied_embedding) out += ", tied";
   if (config.qk_norm) out += ", qk-norm";
   return out;

@@ -49,7 +49,7 @@ namespace {
 /// Big enough that operations are cut into parts, with every kind of reduction.
 ModelConfig parallel_model(const std::string& preset) {
   return resolved_model(R"({"layers": 2, "channels": 48, "heads": 4, "kv_heads": )" +
-                            std::string(preset == "gpt2" ? "4" : "2") +
+                            std::string(preset == "gpt2" || preset == "gpt_neox" ? "4" : "2") +
                             R"(, "head_dim": 16, "hidden": 100, "preset": ")" + preset + "\"}",
                         211, 130);
 }
@@ -69,7 +69,7 @@ void check_refusal(const std::string& expected, const std::function<void()>& act
 }  // namespace
 
 TEST_CASE("a step gives the same bits every time, on one thread and on two") {
-  for (const std::string preset : {"gpt2", "llama", "qwen3"}) {
+  for (const std::string preset : {"gpt2", "llama", "qwen3", "gpt_neox"}) {
     const ModelConfig config = parallel_model(preset);
     Random random(61);
     const Batch batch = random_batch(random, config, 2, 130, 9);

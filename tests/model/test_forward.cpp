@@ -183,7 +183,7 @@ Doubles first_attention(const ModelConfig& config, const Batch& batch, const ref
 
 }  // namespace
 
-TEST_CASE("the three presets compute what the reference computes") {
+TEST_CASE("the presets compute what the reference computes") {
   for (const ModelConfig& config : tiny_presets()) {
     Random random(1);
     for (const std::int64_t length : {1, 7, 12}) {

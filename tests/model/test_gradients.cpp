@@ -63,7 +63,7 @@ bool gaps_are_zero(const ParameterLayout& layout, Values flat) {
 
 }  // namespace
 
-TEST_CASE("every gradient entry of the three presets is that of finite differences") {
+TEST_CASE("every gradient entry of the presets is that of finite differences") {
   for (const ModelConfig& config : tiny_presets()) {
     INFO(test::describe(config));
     const auto ops = make_cpu_ops(2);

@@ -82,7 +82,8 @@ ModelConfig large(const std::string& preset) {
 
 TEST_CASE("parameters have the documented names and shapes") {
   ModelConfig gpt2 = tiny_presets()[0], llama = tiny_presets()[1], qwen3 = tiny_presets()[2];
-  gpt2.layers = llama.layers = qwen3.layers = 1;
+  ModelConfig qwen2 = tiny_presets()[3], neox = tiny_presets()[4];
+  gpt2.layers = llama.layers = qwen3.layers = qwen2.layers = neox.layers = 1;
   CHECK(names(gpt2) == std::vector<std::string>{
                            "embed.token.weight 11 9", "embed.position.weight 12 9",
                            "blocks.0.norm1.weight 9", "blocks.0.norm1.bias 9",
@@ -103,6 +104,20 @@ TEST_CASE("parameters have the documented names and shapes") {
                             "blocks.0.attention.k_norm.weight 6", "blocks.0.attention.output.weight 10 24",
                             "blocks.0.norm2.weight 10", "blocks.0.mlp.gate_up.weight 22 10",
                             "blocks.0.mlp.down.weight 10 11", "final_norm.weight 10"});
+  CHECK(names(qwen2) == std::vector<std::string>{
+                            "embed.token.weight 11 12", "blocks.0.norm1.weight 12",
+                            "blocks.0.attention.qkv.weight 20 12", "blocks.0.attention.qkv.bias 20",
+                            "blocks.0.attention.output.weight 12 12", "blocks.0.norm2.weight 12",
+                            "blocks.0.mlp.gate_up.weight 18 12", "blocks.0.mlp.down.weight 12 9",
+                            "final_norm.weight 12"});
+  CHECK(names(neox) == std::vector<std::string>{
+                           "embed.token.weight 11 14", "blocks.0.norm1.weight 14", "blocks.0.norm1.bias 14",
+                           "blocks.0.attention.qkv.weight 42 14", "blocks.0.attention.qkv.bias 42",
+                           "blocks.0.attention.output.weight 14 14", "blocks.0.attention.output.bias 14",
+                           "blocks.0.norm2.weight 14", "blocks.0.norm2.bias 14",
+                           "blocks.0.mlp.up.weight 10 14", "blocks.0.mlp.up.bias 10",
+                           "blocks.0.mlp.down.weight 14 10", "blocks.0.mlp.down.bias 14",
+                           "final_norm.weight 14", "final_norm.bias 14", "head.weight 11 14"});
 }
 
 TEST_CASE("parameters lie one after the other on boundaries of 64 elements, in segments of their own") {
@@ -154,6 +169,9 @@ TEST_CASE("published models have their published parameter counts") {
               32000, 2048) == 1100048384);  // TinyLlama 1.1B
   CHECK(count(R"({"preset": "qwen3", "layers": 28, "channels": 1024, "heads": 16, "kv_heads": 8, "hidden": 3072})",
               151936, 4096) == 596049920);  // Qwen3 0.6B
+  CHECK(count(R"({"preset": "qwen2", "layers": 24, "channels": 896, "heads": 14, "kv_heads": 2, "hidden": 4864})",
+              151936, 4096) == 494032768);  // Qwen2 0.5B
+  CHECK(count(R"({"preset": "gpt_neox", "layers": 6, "channels": 512, "heads": 8})", 50304, 2048) == 70426624);  // Pythia 70M
 }
 
 TEST_CASE("random bits are SplitMix64's, and uniforms and normals are what they say") {
@@ -183,7 +201,7 @@ TEST_CASE("random bits are SplitMix64's, and uniforms and normals are what they 
 }
 
 TEST_CASE("initial values have the scheme's spread, norms are one and biases zero") {
-  for (const std::string preset : {"gpt2", "llama", "qwen3"}) {
+  for (const std::string preset : {"gpt2", "llama", "qwen3", "qwen2", "gpt_neox"}) {
     const ModelConfig config = large(preset);
     const ParameterLayout layout(config);
     const Values flat = initial_values(layout, 5);
@@ -271,4 +289,7 @@ TEST_CASE("the FLOPs of a training step are those of a hand count") {
   }
   multiplications += 10 * 11;  // head, tied or not
   CHECK(training_flops_per_token(qwen3, 12) == Approx(6 * multiplications).epsilon(1e-12));
+  ModelConfig exact = gpt2;  // the form of GELU multiplies no matrices
+  exact.mlp = MlpType::gelu_erf;
+  CHECK(training_flops_per_token(exact, 1024) == training_flops_per_token(gpt2, 1024));
 }

@@ -127,6 +127,7 @@ TEST_CASE("what the backend asks for follows from what the run does") {
   const BackendMemory llama = memory({});
   CHECK(llama.workspace == kCudaWorkspace);
   CHECK(llama.rotary == 24 * 4 * 8);  // T 24, D 8
+  CHECK(memory({"model.rotary_dim=2"}).rotary == 256);  // 24 * 1 * 8, rounded up
   CHECK(memory({"model.preset=gpt2"}).rotary == 0);
   CHECK(memory({"model.layers=40"}).chunks > llama.chunks);
   // Each of these is the largest request where it is large enough: the sort of the embedding's rows, attention
@@ -147,6 +148,11 @@ TEST_CASE("what the backend asks for follows from what the run does") {
         std::size_t{2048 * 64 * 12 * 4});
   CHECK(scratch({"model.preset=gpt2", "model.hidden=1000000", "train.micro_batch=512"}, false) >=
         std::size_t{512 * 24 / 512 * 4} * 1000000);
+  std::vector<std::string> wide = {"model.heads=1024", "model.kv_heads=1024", "model.head_dim=1024", "train.micro_batch=64"};
+  const std::size_t without = scratch(wide, false);
+  wide.emplace_back("model.qkv_bias=true");
+  CHECK(scratch(wide, false) >= std::size_t{64 * 24 / 512 * 4} * 3 * 1024 * 1024);
+  CHECK(scratch(wide, false) > without);
 }
 
 TEST_CASE("the largest micro-batch that fits is the largest, also where probe sets go through in parts") {

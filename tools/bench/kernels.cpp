@@ -122,8 +122,12 @@ void Cases::rows() {
         [=, this](ArraySet& set) { return call<&Ops::norm_forward>(forward(set, residual, measured)); });
   };
   const bool probed = config_.probes.enabled;
-  add_forward(probed ? ", row norms" : "", false, probed, passes_);
-  add_forward(", residual add", true, false, passes_ * d(probed ? L : 2 * L));
+  // The norm before the MLP adds the attention branch; in a parallel block it reads what the first one read, and
+  // the branch is added by itself.
+  const std::int64_t alone = model_.parallel_block ? L : 0, adding = L - alone;
+  add_forward(probed ? ", row norms" : "", false, probed, passes_ * d(probed ? 1 : 1 + alone));
+  if (probed && alone > 0) add_forward("", false, false, passes_ * d(alone));
+  add_forward(", residual add", true, false, passes_ * d(probed ? adding : L + adding));
   add_forward(", residual add, row norms", true, true, passes_ * d(probed ? L : 0));
   add(name + " backward", passes_ * d(2 * L + 1), 4 * s_ * d(N * C) + statistics, 0, [=, this](ArraySet& set) {
     const NormForward f = forward(set, false, false);
@@ -138,7 +142,7 @@ void Cases::rows() {
                                                   .dweight = set.zeros({C}, DType::f32),
                                                   .dbias = layernorm ? set.zeros({C}, DType::f32) : Tensor{}});
   });
-  add("add", 0, 3 * s_ * d(N * C), 0, [this](ArraySet& set) -> std::function<void()> {
+  add("add", passes_ * d(alone), 3 * s_ * d(N * C), 0, [this](ArraySet& set) -> std::function<void()> {
     const Tensor a = set.normal({N, C}), b = set.normal({N, C}), out = set.zeros({N, C});
     return [&ops = ops_, a, b, out] { ops.add(out, a, b); };
   });
@@ -176,7 +180,7 @@ void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std:
 
 void Cases::linears() {
   const double calls = passes_ * d(L);
-  linear("qkv", row_heads() * D, C, N, calls, model_.bias);
+  linear("qkv", row_heads() * D, C, N, calls, model_.bias || model_.qkv_bias);
   linear("attention out", C, H * D, N, calls, model_.bias);
   const bool gated = model_.mlp == MlpType::swiglu;
   linear(gated ? "gate and up" : "up", gated ? 2 * F : F, C, N, calls, model_.bias);
@@ -186,12 +190,14 @@ void Cases::linears() {
 
 /// What is done to query and key vectors before attention.
 void Cases::heads() {
-  const double rotated = s_ * d(N * (H + G) * D);
+  const double queries_and_keys = s_ * d(N * (H + G) * D);
+  const std::int64_t width = model_.rotary_dim == 0 ? D : model_.rotary_dim;
   const double rotations = model_.position == PositionEncoding::rope ? 2 * passes_ * d(L) : 0;
-  if (D % 2 == 0)
-    add("rope", rotations, 2 * rotated, 0, [this](ArraySet& set) {
+  if (width % 2 == 0)
+    add("rope", rotations, 2 * s_ * d(N * (H + G) * width), 0, [this](ArraySet& set) {
       return call<&Ops::rope>(Rope{.qkv = set.normal({B, T, row_heads(), D}),
                                    .heads = static_cast<int>(H + G),
+                                   .width = model_.rotary_dim,
                                    .theta = model_.rope_theta,
                                    .inverse = false});
     });
@@ -207,7 +213,7 @@ void Cases::heads() {
   };
   add("qk-norm forward", calls, 2 * s_ * d(N * row_heads() * D) + statistics, 0,
       [=, this](ArraySet& set) { return call<&Ops::qk_norm_forward>(forward(set)); });
-  add("qk-norm backward", calls, 3 * rotated + statistics, 0, [=, this](ArraySet& set) {
+  add("qk-norm backward", calls, 3 * queries_and_keys + statistics, 0, [=, this](ArraySet& set) {
     const QkNormForward f = forward(set);
     ops_.qk_norm_forward(f);
     return call<&Ops::qk_norm_backward>(QkNormBackward{.in = f.in,
@@ -271,13 +277,14 @@ void Cases::attention() {
 
 void Cases::mlp() {
   const double hidden = s_ * d(N * F), calls = passes_ * d(L);
-  const double gelu = model_.mlp == MlpType::gelu ? calls : 0, swiglu = calls - gelu;
-  add("gelu forward", gelu, 2 * hidden, 0, [this](ArraySet& set) {
-    return call<&Ops::gelu_forward>(GeluForward{.x = set.normal({N, F}), .out = set.zeros({N, F})});
+  const double swiglu = model_.mlp == MlpType::swiglu ? calls : 0, gelu = calls - swiglu;
+  const GeluKind kind = model_.mlp == MlpType::gelu_erf ? GeluKind::erf : GeluKind::tanh;
+  add("gelu forward", gelu, 2 * hidden, 0, [=, this](ArraySet& set) {
+    return call<&Ops::gelu_forward>(GeluForward{.kind = kind, .x = set.normal({N, F}), .out = set.zeros({N, F})});
   });
-  add("gelu backward", gelu, 3 * hidden, 0, [this](ArraySet& set) {
+  add("gelu backward", gelu, 3 * hidden, 0, [=, this](ArraySet& set) {
     return call<&Ops::gelu_backward>(
-        GeluBackward{.x = set.normal({N, F}), .dout = set.normal({N, F}), .dx = set.zeros({N, F})});
+        GeluBackward{.kind = kind, .x = set.normal({N, F}), .dout = set.normal({N, F}), .dx = set.zeros({N, F})});
   });
   add("swiglu forward", swiglu, 3 * hidden, 0, [this](ArraySet& set) {
     return call<&Ops::swiglu_forward>(SwigluForward{.gate_up = set.normal({N, 2 * F}), .out = set.zeros({N, F})});
