@@ -35,27 +35,6 @@ double mean_of(const std::vector<double>& values, std::int64_t begin, std::int64
 
 std::string optional_layer(const std::optional<std::int64_t>& layer) { return layer ? std::to_string(*layer) : "-"; }
 
-std::string pad(const std::string& text, std::size_t width, bool left) {
-  const std::size_t used = text_width(text);
-  const std::string room(width > used ? width - used : 0, ' ');
-  return left ? text + room : room + text;
-}
-
-/// As text_table, but all columns after the first flush right, as numbers stand.
-std::string number_table(const ProbeTable& table) {
-  std::vector<std::size_t> widths;
-  for (const auto& row : table) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (std::size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], text_width(row[c]));
-  }
-  std::string text;
-  for (const auto& row : table) {
-    for (std::size_t c = 0; c < row.size(); ++c) text += (c == 0 ? "" : "  ") + pad(row[c], widths[c], c == 0);
-    text += "\n";
-  }
-  return text;
-}
-
 std::string test_name(const CausalTest& test, std::int64_t position) {
   const std::string layer = optional_layer(test.layer), p = "P" + std::to_string(position);
   if (test.kind == "none") return "no edit";
@@ -128,15 +107,15 @@ ProbeTable causal_table(const CausalRecord& record) {
 std::string probe_text(const ProbeReport& report) {
   std::string text = report.source + (report.step ? ", step " + std::to_string(*report.step) : "") + ": " +
                      format_count(report.parameters) + " parameters, " + std::to_string(report.model.layers) + " layers of " +
-                     std::to_string(report.model.heads) + " heads, on " + report.device + "\n\n" + number_table(probe_set_table(report));
+                     std::to_string(report.model.heads) + " heads, on " + report.device + "\n\n" + text_table(probe_set_table(report));
   const ProbeRecord& set = report.sets.at(report.shown);
   text += "\nrates: heads with a sink score above " + fixed(report.sink_threshold, 2) + "; late: layers from " +
           std::to_string(report.from_layer) + "; R: norm of position 0 over the others', largest of the layers; v0/v: the least "
-          "value norm of position 0 over the others'\n\nby layer, " + set.set + ":\n" + number_table(probe_layer_table(report));
+          "value norm of position 0 over the others'\n\nby layer, " + set.set + ":\n" + text_table(probe_layer_table(report));
   if (!report.causal) return text;
   text += "\ncausal tests on " + report.causal->set + " (T = " + std::to_string(report.causal->length) + ", " +
           std::to_string(report.causal->sequences) + " sequences; " + fixed(100 * report.causal->confidence, 0) +
-          " % bootstrap intervals over sequences):\n" + number_table(causal_table(*report.causal)) + "\n";
+          " % bootstrap intervals over sequences):\n" + text_table(causal_table(*report.causal)) + "\n";
   for (const std::string& statement : causal_reading(*report.causal)) text += statement + "\n";
   return text;
 }
