@@ -134,7 +134,8 @@ TextSource choose_text(const ProbeArguments& arguments, const ModelSource& model
   if (!arguments.dataset.empty()) return dataset_text(arguments.dataset, model);
   if (run && !run->data.path.empty() && fs::exists(run->data.path)) return dataset_text(run->data.path, model);
   std::cerr << "no text: the natural sets are left out; give --text FILE or --dataset DIR for them\n";
-  return {.bos_id = model.bos_id, .eos_id = model.eos_id, .vocab_size = model.model.vocab_size, .description = "none"};
+  return {.stream = nullptr, .bos_id = model.bos_id, .eos_id = model.eos_id, .vocab_size = model.model.vocab_size,
+          .description = "none"};
 }
 
 std::int64_t choose_length(const ProbeArguments& arguments, const ModelSource& model, const std::optional<Config>& run) {

@@ -42,7 +42,7 @@ stand_in 'case $1 in
   */check_checkpoint.py) [[ $2 != *gpt2 ]] || { echo "FAIL logits: 0.1"; exit 1; } ;;
   */check_probe.py) [[ $2 != *llama ]] || { echo "FAIL probe: 0.2"; exit 1; } ;;
 esac'
-interop "$place/sinkscope" && fail "a check that fails makes a failure"
+interop "$program" && fail "a check that fails makes a failure"
 row "gpt2: transformers" FAIL "FAIL logits: 0.1" || fail "and is the one in the table"
 row "llama: probe fields" FAIL "FAIL probe: 0.2" || fail "as is that of a probe pass"
 row "qwen3: transformers" ok || fail "beside those that pass"

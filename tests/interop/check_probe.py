@@ -5,12 +5,12 @@ usage: check_probe.py HF_FOLDER DIR [--tolerance X] [--precision auto|float64|fl
                       [--sink-threshold X] [--from-layer M]
 
 DIR is what `sinkscope probe CHECKPOINT --output DIR` wrote of the model in HF_FOLDER:
-  probe.json  {"sets": [RECORD, ...], ...}, a record as a line of probes.jsonl
+  probe.json  {"sink_threshold": eps, "from_layer": m, "sets": [RECORD, ...], ...}, a record as a line of probes.jsonl
   sets.json   {"NAME": {"length": T, "sequences": B, "inputs": [B][T], "targets": [B][T]}, ...}
 LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, GPT2LMHeadModel and GPTNeoXForCausalLM. The
 weights, queries, keys and values are those of transformers' eager attention as it runs; what follows from them is
-computed in float64. eps and m of the sink rates come from probe.json ("probes": {"sink_threshold", "from_layer"})
-unless given here, else they are 0.3 and min(2, L-1).
+computed in float64. eps and m of the sink rates are those of probe.json ("sink_threshold", "from_layer") unless given
+here.
 
 A difference is relative to the value, or to a hundredth of the largest of the field in the same layer where that is more
 (of cosines, of 1). What rounding decides is not held against either side: a share counts between its values without and with the
@@ -350,11 +350,11 @@ def main():
     options = parser.parse_args()
     probe, sets = read_json(options.dir / "probe.json"), read_json(options.dir / "sets.json")
     watched = Watched(load_model(options.folder, options.precision))
-    settings = probe.get("probes", {})
-    if options.sink_threshold is None:
-        options.sink_threshold = settings.get("sink_threshold", 0.3)
-    if options.from_layer is None:
-        options.from_layer = settings.get("from_layer", min(2, len(watched.blocks) - 1))
+    for setting in ("sink_threshold", "from_layer"):
+        if getattr(options, setting) is None:
+            if setting not in probe:
+                sys.exit(f"{options.dir / 'probe.json'}: {setting} is missing; give it with --{setting.replace('_', '-')}")
+            setattr(options, setting, probe[setting])
     if not probe.get("sets"):
         sys.exit(f"{options.dir / 'probe.json'}: holds no sets")
 
