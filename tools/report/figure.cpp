@@ -120,12 +120,12 @@ class Figure {
  public:
   Figure(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms)
       : runs_(runs), arms_(arms), styles_(run_styles(runs)) {
-    excess_ = plot_of("Sink excess of position 0 (1: uniform attention)", 190, runs.size(), [&](std::size_t run) {
+    excess_ = plot_of("Sink excess of position 0", 190, runs.size(), [&](std::size_t run) {
       return of_probes(arms[run], [](const ProbeRecord& r) { return r.sink_excess.empty() ? kMissing : r.sink_excess.front(); });
     });
     ratio_ = plot_of("Norm of position 0 over that of the others, R, in its largest layer", 140, runs.size(),
                      [&](std::size_t run) { return norm_ratio(runs[run], arms[run]); });
-    step_up_ = plot_of("Step-up layer l* (where R exceeds 2)", 0, runs.size(), [&](std::size_t run) {
+    step_up_ = plot_of("Step-up layer l* (defined where R exceeds 2)", 0, runs.size(), [&](std::size_t run) {
       return of_probes(arms[run], [](const ProbeRecord& r) { return r.step_up_layer ? static_cast<double>(*r.step_up_layer) : kMissing; });
     });
     loss_ = plot_of("Validation loss on common targets (nats)", 160, runs.size(), [&](std::size_t run) { return validation_loss(runs[run]); });
@@ -237,7 +237,7 @@ class Figure {
     if (std::any_of(arms_.begin(), arms_.end(), has_onset))
       entry("onset", [&] { drawing.circle(x + 5, y - 4, 4, svg_attribute("fill", "#fff") + svg_attribute("stroke", kTheme.ink)); });
     if (std::any_of(arms_.begin(), arms_.end(), [](const ArmSummary& arm) { return !arm.low_rate.empty(); }))
-      entry("low rate", [&] { drawing.rectangle(x, y - 9, 10, 10, svg_attribute("fill", "url(#low-rate)")); });
+      entry("learning rate under 1/10", [&] { drawing.rectangle(x, y - 9, 10, 10, svg_attribute("fill", "url(#low-rate)")); });
     for (auto colour = kPhaseColours.rbegin(); colour != kPhaseColours.rend(); ++colour)
       entry(colour->phase, [&] { drawing.rectangle(x, y - 9, 10, 10, svg_attribute("fill", colour->colour)); });
   }
@@ -275,6 +275,10 @@ class Figure {
       drawing.line(panel.left(), y, panel.right(), y, svg_attribute("stroke", kTheme.soft) + svg_attribute("stroke-dasharray", "4 3"));
       drawing.text(panel.right() + 6, y + 4, "onset " + tick_label(arm.onset_threshold), text_style(kTheme.soft, 11));
     }
+    const double uniform = panel.y(1);
+    const bool hidden = std::any_of(drawn.begin(), drawn.end(), [&](double y) { return std::abs(panel.y(y) - uniform) < 12; });
+    if (!hidden && uniform >= panel.top() && uniform <= panel.bottom())
+      drawing.text(panel.right() + 6, uniform + 4, "uniform 1", text_style(kTheme.soft, 11));
   }
 
   void draw_onsets(SvgDrawing& drawing, const SvgPanel& panel) const {
@@ -291,7 +295,7 @@ class Figure {
 
   void draw_plot(SvgDrawing& drawing, const Plot& plot, std::size_t index, double top, bool lowest) const {
     const SvgPanel panel = {x_scale(), SvgScale(plot.range.low, plot.range.high, top + plot.height, top, plot.logarithmic)};
-    std::vector<double> y_ticks = panel.y.ticks(static_cast<std::size_t>(plot.height / 28));
+    std::vector<double> y_ticks = panel.y.ticks(static_cast<std::size_t>(plot.height / (plot.layers ? 14 : 28)));
     if (plot.layers) std::erase_if(y_ticks, [](double tick) { return std::abs(tick - std::round(tick)) > 1e-6; });
     draw_y_axis(drawing, panel, kTheme, y_ticks);
     const std::vector<double> x_ticks = panel.x.ticks(8);
