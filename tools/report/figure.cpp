@@ -19,6 +19,7 @@ constexpr std::string_view kMarker = "sinkscope compare figure";
 constexpr double kWidth = 900, kLeft = 64, kRight = 836;  // of the drawing, of the panels
 constexpr double kTitleHeight = 26, kLegendHeight = 20;
 constexpr double kBandHeight = 8, kBandGap = 3;
+constexpr double kBeside = 3;  // pixels between curves of the same layer, where there is room
 constexpr double kOpening = 0.03;  // of the tokens: the loss falls so far in them that its scale would show nothing else
 constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
 
@@ -50,6 +51,7 @@ struct Plot {
 std::string stroke_of(const RunStyle& style, double width) {
   std::string text = svg_attribute("stroke", kColours[style.colour % kColours.size()]) + svg_attribute("stroke-width", tick_label(width));
   if (const std::string_view dash = kDashes[style.dash % kDashes.size()]; !dash.empty()) text += svg_attribute("stroke-dasharray", dash);
+  if (style.dash >= kDashes.size()) text += svg_attribute("stroke-opacity", "0.55");  // the dashes begin again
   return text + svg_attribute("stroke-linejoin", "round") + svg_attribute("stroke-linecap", style.dash == 0 ? "round" : "butt");
 }
 
@@ -123,7 +125,7 @@ class Figure {
     excess_ = plot_of("Sink excess of position 0", 190, runs.size(), [&](std::size_t run) {
       return of_probes(arms[run], [](const ProbeRecord& r) { return r.sink_excess.empty() ? kMissing : r.sink_excess.front(); });
     });
-    ratio_ = plot_of("Norm of position 0 over that of the others, R, in its largest layer", 140, runs.size(),
+    ratio_ = plot_of("Residual norm of position 0 over the others' (R), in the layer where it is largest", 140, runs.size(),
                      [&](std::size_t run) { return norm_ratio(runs[run], arms[run]); });
     step_up_ = plot_of("Step-up layer l* (defined where R exceeds 2)", 0, runs.size(), [&](std::size_t run) {
       return of_probes(arms[run], [](const ProbeRecord& r) { return r.step_up_layer ? static_cast<double>(*r.step_up_layer) : kMissing; });
@@ -185,7 +187,8 @@ class Figure {
         high = std::max(high, layer);
       }
       step_up_.range = {low - 0.6, high + 0.6};
-      step_up_.height = std::clamp(20 * (high - low + 1.2), 50.0, 130.0);
+      const double row = std::max(20.0, kBeside * static_cast<double>(arms_.size()) + 8);
+      step_up_.height = std::clamp(row * (high - low + 1.2), 50.0, 170.0);
     }
     values = values_of(loss_, kOpening * last_token_);
     if (std::none_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); })) values = values_of(loss_, 0);
@@ -251,7 +254,8 @@ class Figure {
       const ArmSummary& arm = arms_[run];
       const double y = top + static_cast<double>(run) * (kBandHeight + kBandGap);
       drawing.line(kLeft - 34, y + kBandHeight / 2, kLeft - 8, y + kBandHeight / 2, stroke_of(styles_[run], 2));
-      drawing.rectangle(kLeft, y, kRight - kLeft, kBandHeight, svg_attribute("fill", "none") + svg_attribute("stroke", kTheme.grid) + svg_attribute("stroke-width", "0.5"));
+      drawing.rectangle(kLeft, y, kRight - kLeft, kBandHeight,
+                        svg_attribute("fill", "none") + svg_attribute("stroke", kTheme.grid) + svg_attribute("stroke-width", "0.5"));
       if (arm.probes.empty()) continue;
       // Beyond the last pass nothing was measured.
       const auto last = static_cast<double>(arm.probes.back()->tokens);
@@ -313,8 +317,9 @@ class Figure {
     const std::size_t limit = std::min<std::size_t>(400, 2400 / runs_.size());
     for (const Curve& curve : plot.curves) {
       Series points = in_pixels(panel, plot.layers ? as_steps(curve.series) : downsample(curve.series, limit));
-      // Whole numbers hide each other: beside, not above.
-      const double offset = 3 * (static_cast<double>(curve.run) - static_cast<double>(runs_.size() - 1) / 2);
+      // Whole numbers would hide each other: curves are drawn beside each other, all nearer to their layer than to the next.
+      const double beside = std::min(kBeside, 0.65 * std::abs(panel.y(1) - panel.y(0)) / static_cast<double>(runs_.size()));
+      const double offset = beside * (static_cast<double>(curve.run) - static_cast<double>(runs_.size() - 1) / 2);
       if (plot.layers)
         for (double& y : points.y) y -= offset;
       drawing.path(plot.layers ? downsample(points, limit) : points, stroke_of(styles_[curve.run], 1.5));

@@ -24,7 +24,7 @@ const SvgTheme kTheme = {"var(--ink)", "var(--soft)", "var(--line)"};
 constexpr std::string_view kStyle = R"(
 svg { max-width: 100%; height: auto; display: block; }
 .numbers td, .numbers th, .heat td, .heat th { min-width: 0; white-space: nowrap; padding: .15em .55em; }
-.numbers td { text-align: right; }
+.numbers td, .numbers th { text-align: right; } .numbers th:first-child { text-align: left; }
 .heat table { border-spacing: 1px; border-collapse: separate; }
 .heat td { border: 0; text-align: center; font-size: .85em; }
 .heat th { border: 0; font-weight: normal; color: var(--soft); text-align: center; }
@@ -124,6 +124,7 @@ std::string heatmap(const std::string& columns, const std::string& letter, const
       if (std::isfinite(value)) high = std::max(high, value);
   }
   const bool dense = width > kReadableColumns;
+  const int digits = high < 0.1 ? 3 : 2;
   std::string html = scale_html(high) + "<div class=\"scroll heat" + (dense ? " dense" : "") + "\"><table><thead><tr><th>layer</th>";
   for (std::size_t c = 0; c < width; ++c)
     html += "<th>" + (dense && c % 8 != 0 ? std::string() : letter + std::to_string(c)) + "</th>";
@@ -140,7 +141,7 @@ std::string heatmap(const std::string& columns, const std::string& letter, const
         const bool bright = 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2] > 120;
         html += svg_attribute("style", "background:" + css(colour)) + svg_attribute("class", bright ? "dark" : "light");
       }
-      html += ">" + shown(value, 2) + "</td>";
+      html += ">" + shown(value, digits) + "</td>";
     }
     html += "</tr>\n";
   }
@@ -276,7 +277,8 @@ std::string key_mass_chart(const ProbeRecord& set) {
   std::vector<double> mean;
   for (const auto& column : columns) mean.push_back(mean_of_finite(column));
   if (!std::any_of(mean.begin(), mean.end(), [](double value) { return std::isfinite(value); })) return "<p>-</p>";
-  chart.lines.push_back({downsample(by_index(uniform_key_mass(length)), kProfilePoints), stroke("var(--a1)", 1.5) + svg_attribute("stroke-dasharray", "4 4"), ""});
+  chart.lines.push_back({downsample(by_index(uniform_key_mass(length)), kProfilePoints),
+                         stroke("var(--a1)", 1.5) + svg_attribute("stroke-dasharray", "4 4"), ""});
   chart.lines.push_back({downsample(by_index(mean), kProfilePoints), stroke("var(--a0)", 2), ""});
   chart.lines.push_back({{{0}, {mean.front()}}, "", "var(--a0)"});
   std::vector<double> sorted = mean;
@@ -331,7 +333,8 @@ std::string bar_chart(const std::string& label, const std::vector<BarRow>& rows)
       const double zero = panel.x(0), end = panel.x(100 * cut(bar.share.value)), middle = y + kBar / 2;
       const std::string title = bar.label + ": " + shown(100 * bar.share.value, 0) + " % [" + shown(100 * bar.share.low, 0) + ", " +
                                 shown(100 * bar.share.high, 0) + "]";
-      drawing.rectangle(std::min(zero, end), y + 1, std::abs(end - zero), kBar - 2, svg_attribute("fill", bar.colour) + svg_attribute("fill-opacity", "0.75"), title);
+      drawing.rectangle(std::min(zero, end), y + 1, std::abs(end - zero), kBar - 2,
+                        svg_attribute("fill", bar.colour) + svg_attribute("fill-opacity", "0.75"), title);
       if (!std::isfinite(end)) drawing.text(zero + 4, middle + 4, "-", text_style("start"));
       const double from = panel.x(100 * cut(bar.share.low)), to = panel.x(100 * cut(bar.share.high));
       const std::string ink = svg_attribute("stroke", kTheme.ink);
@@ -355,7 +358,8 @@ std::string key(const std::vector<std::pair<std::string, std::string>>& entries)
 
 std::string removed_chart(const CausalRecord& record) {
   std::vector<BarRow> rows;
-  for (const auto& [kind, colour, name] : {std::tuple{"knock_out_mlp", "var(--a0)", "MLP"}, std::tuple{"knock_out_attention", "var(--a1)", "attention"}})
+  for (const auto& [kind, colour, name] : {std::tuple{"knock_out_mlp", "var(--a0)", "MLP"},
+                                           std::tuple{"knock_out_attention", "var(--a1)", "attention"}})
     for (const CausalTest& test : record.tests) {
       if (test.kind != kind || !test.layer) continue;
       const std::string label = "layer " + std::to_string(*test.layer);
@@ -369,7 +373,9 @@ std::string removed_chart(const CausalRecord& record) {
 
 std::string moved_chart(const CausalRecord& record) {
   std::vector<BarRow> rows;
-  const auto add = [&](const CausalTest& test, const std::string& label, const char* colour) { rows.push_back({label, {{label, colour, test.moved}}}); };
+  const auto add = [&](const CausalTest& test, const std::string& label, const char* colour) {
+    rows.push_back({label, {{label, colour, test.moved}}});
+  };
   for (const CausalTest& test : record.tests) {
     const std::string layer = test.layer ? std::to_string(*test.layer) : "-";
     if (test.kind == "transplant") add(test, "after layer " + layer, "var(--a0)");
@@ -378,7 +384,8 @@ std::string moved_chart(const CausalRecord& record) {
     if (test.kind == "isolate") add(test, "isolated below layer " + layer, "var(--a2)");
   }
   if (rows.empty()) return "<p>-</p>";
-  return key({{"var(--a0)", "state of position 0 transplanted"}, {"var(--soft)", "controls"}, {"var(--a2)", "position sees itself alone"}}) +
+  return key({{"var(--a0)", "state of position 0 transplanted"},
+              {"var(--soft)", "controls"}, {"var(--a2)", "position sees itself alone"}}) +
          bar_chart("Share of the sink that appears at the other position", rows);
 }
 
@@ -387,12 +394,12 @@ std::string causal_html(const CausalRecord& record) {
   for (const std::string& sentence : causal_reading(record)) sentences += element("p", sentence);
   const std::string p = std::to_string(record.position);
   std::string html = section("Causal tests",
-                             "On " + record.set + ", T = " + std::to_string(record.length) + ", " + std::to_string(record.sequences) + " sequences; intervals: " +
-                                 shown(100 * record.confidence, 0) + " % bootstrap over sequences, " + std::to_string(record.resamples) + " resamples.",
+                             "On " + record.set + ", T = " + std::to_string(record.length) + ", " + std::to_string(record.sequences) +
+                                 " sequences; intervals: " + shown(100 * record.confidence, 0) + " % bootstrap over sequences, " + std::to_string(record.resamples) + " resamples.",
                              "<div class=\"reading\">" + sentences + "</div>");
-  html += "<div id=\"charts\">" +
-          figure("Removed by knock-outs", "One branch's output at position 0 set to zero in one layer: the share of the excess over uniform attention that "
-                 "is gone. Whiskers: the interval. Bars are cut at -50 % and 150 %; the table has the numbers.", removed_chart(record)) +
+  html += "<div class=\"charts\">" +
+          figure("Removed by knock-outs", "One branch's output at position 0 set to zero in one layer: the share of the excess over "
+                 "uniform attention that is gone. Whiskers: the interval. Bars are cut at -50 % and 150 %; the table has the numbers.", removed_chart(record)) +
           figure("Moved to position " + p, "What appears there, in units of the sink at position 0.", moved_chart(record)) + "</div>";
   return html + section("Causal tests, all numbers", "", table_html(causal_table(record)));
 }
@@ -445,7 +452,7 @@ std::string probe_page(const ProbeReport& report) {
                      "</h1></header>\n<main>\n" + element("p", facts(report)) + "\n";
   if (report.causal) html += causal_html(*report.causal);
   html += section("Probe sets", "", table_html(probe_set_table(report)));
-  html += "<div id=\"charts\">" +
+  html += "<div class=\"charts\">" +
           figure("Sink scores of position 0, by layer and head", where + ".", head_map(set)) +
           figure("Sink scores by layer and position", where + "; mean over heads.", position_map(set)) +
           figure("Norm ratio R by layer", "Residual norm of position 0 over the others', after each block; " + where + ".",

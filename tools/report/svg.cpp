@@ -133,7 +133,7 @@ std::string tick_label(double value) {
   return text == "-0" ? "0" : text;
 }
 
-double svg_text_width(std::string_view text, double font_size) { return 0.56 * font_size * static_cast<double>(text_width(text)); }
+double svg_text_width(std::string_view text, double font_size) { return 0.53 * font_size * static_cast<double>(text_width(text)); }
 
 std::string svg_attribute(std::string_view name, std::string_view value) {
   return " " + std::string(name) + "=\"" + content_of(value) + "\"";
