@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "tools/commands.h"
+#include "tools/report/figure.h"
 #include "tools/report/report.h"
 
 namespace sinkscope {
@@ -18,6 +19,7 @@ struct CompareOptions {
   std::vector<std::string> runs;
   std::string html;
   bool no_html = false;
+  std::string figure;
 };
 
 /// The run's own folder for one run, else the deepest folder that holds all of them.
@@ -39,9 +41,14 @@ fs::path default_report(const std::vector<std::string>& runs) {
 }
 
 void compare(const CompareOptions& options) {
+  if (!options.figure.empty()) require_figure_possible(options.figure);
   std::vector<RunData> runs;
   for (const std::string& run : options.runs) runs.push_back(load_run(run));
   std::cout << summary_table(runs) << "\n" << plain_summary(runs) << std::flush;
+  if (!options.figure.empty()) {
+    write_figure(runs, options.figure);
+    std::cout << "\nfigure: " << options.figure << std::endl;
+  }
   if (options.no_html) return;
   const fs::path file = options.html.empty() ? default_report(options.runs) : fs::path(options.html);
   write_report(runs, file);
@@ -57,7 +64,9 @@ void add_compare_command(CLI::App& app) {
   CLI::Option* html = command->add_option("--html", options->html,
                                           "the page (default: report.html in the folder that holds the runs, or in "
                                           "the run's own when there is one)");
-  html->type_name("FILE")->check([](const std::string& file) { return file.empty() ? std::string("a file name is expected") : std::string(); });
+  const auto named = [](const std::string& file) { return file.empty() ? std::string("a file name is expected") : std::string(); };
+  html->type_name("FILE")->check(named);
+  command->add_option("--figure", options->figure, "also a static figure of the runs (SVG)")->type_name("FILE")->check(named);
   command->add_flag("--no-html", options->no_html, "print only")->excludes(html);
   command->callback([options] { compare(*options); });
 }

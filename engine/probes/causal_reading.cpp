@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdio>
 
 #include "engine/probes/causal.h"
@@ -10,6 +11,7 @@ namespace {
 
 std::string with_interval(const Estimate& estimate, double factor, const char* format, const char* unit) {
   const auto text = [&](double value) {
+    if (!std::isfinite(value)) return std::string("-");
     std::array<char, 32> buffer{};
     std::snprintf(buffer.data(), buffer.size(), format, factor * value);
     return std::string(buffer.data());

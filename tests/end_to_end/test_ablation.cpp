@@ -33,6 +33,15 @@ TEST_CASE("ablate trains every arm and compares them") {
     CHECK(compared.status == 0);
     CHECK(contains(compared.output, "bos-none"));
   }
+  SECTION("compare draws a figure of the arms") {
+    const Outcome compared = place.run("compare runs/small/bos-sequence runs/small/bos-none --no-html --figure arms.svg");
+    INFO(compared.output);
+    CHECK(compared.status == 0);
+    CHECK(contains(place.read("arms.svg"), ">bos-none</text>"));
+    const Outcome refused = place.run("compare runs/small/bos-none --no-html --figure config.json");
+    CHECK(refused.status == 1);
+    CHECK(contains(refused.output, "--figure config.json: exists and is not a figure"));
+  }
   SECTION("a second ablate refuses, a resumed one has nothing left to do") {
     CHECK(place.run("ablate config.json --no-html").status == 1);
     const std::string before = place.read("runs/small/bos-none/metrics.jsonl");

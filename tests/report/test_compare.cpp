@@ -54,6 +54,22 @@ TEST_CASE("compare prints the table and writes the page where the runs are") {
   REQUIRE(std::filesystem::exists(folder.path() / "page.html"));
 }
 
+TEST_CASE("compare draws a figure beside the page or alone") {
+  TemporaryFolder folder;
+  const auto runs = folder.path() / "runs";
+  write_run(runs / "a", {});
+  const std::string a = (runs / "a").string(), figure = (folder / "figure.svg").string();
+  REQUIRE(contains(compare({a, "--no-html", "--figure", figure}), "figure: " + figure));
+  REQUIRE(contains(read_file(figure), "<!-- sinkscope compare figure -->"));
+  REQUIRE_FALSE(std::filesystem::exists(runs / "a" / "report.html"));
+
+  write_file(figure, "notes");
+  // Before the runs are read, so that a long wait does not end in a refusal.
+  REQUIRE(contains(message_of([&] { compare({"nowhere", "--no-html", "--figure", figure}); }), "--figure " + figure + ": exists"));
+  REQUIRE(read_file(figure) == "notes");
+  REQUIRE(contains(message_of([&] { compare({a, "--no-html", "--figure", ""}); }), "a file name is expected"));
+}
+
 TEST_CASE("compare refuses what it cannot do") {
   TemporaryFolder folder;
   REQUIRE_THROWS(compare({}));

@@ -15,14 +15,18 @@ namespace {
 
 std::size_t at(std::int64_t value) { return static_cast<std::size_t>(value); }
 
+/// As format_number, with "-" for what is not defined.
+std::string number(double value) { return std::isnan(value) ? "-" : format_number(value); }
+
 std::string fixed(double value, int digits) {
-  if (!std::isfinite(value)) return format_number(value);
+  if (!std::isfinite(value)) return number(value);
   std::array<char, 48> text{};
   std::snprintf(text.data(), text.size(), "%.*f", digits, value);
   return text.data();
 }
 
 std::string interval(const Estimate& estimate, int digits, double factor = 1) {
+  if (std::isnan(estimate.value)) return "-";
   return fixed(factor * estimate.value, digits) + " [" + fixed(factor * estimate.low, digits) + ", " +
          fixed(factor * estimate.high, digits) + "]";
 }
@@ -80,11 +84,11 @@ ProbeTable probe_layer_table(const ProbeReport& report) {
       keys += set.key_norm_first[at(l * set.kv_heads + g)] / set.key_norm_rest[at(l * set.kv_heads + g)];
     table.push_back({std::to_string(l), fixed(mean_of(scores, 0, H), 3), fixed(*std::max_element(scores.begin(), scores.end()), 3),
                      fixed(set.sink_rate_layer[at(l * K)], 3), fixed(mean_of(set.entropy, l * H, H), 2),
-                     fixed(set.norm_ratio[at(l + 1)], 2), format_number(set.residual_norm[at((l + 1) * K)]),
-                     format_number(set.residual_norm_rest[at(l + 1)]), format_number(set.attention_output_norm[at(l * K)]),
-                     format_number(set.attention_output_norm_rest[at(l)]), format_number(set.mlp_output_norm[at(l * K)]),
-                     format_number(set.mlp_output_norm_rest[at(l)]), fixed(set.mlp_amplification[at(l)], 2),
-                     fixed(keys / static_cast<double>(set.kv_heads), 2), fixed(values[at(l)], 2), format_number(set.massive_ratio[at(l)]),
+                     fixed(set.norm_ratio[at(l + 1)], 2), number(set.residual_norm[at((l + 1) * K)]),
+                     number(set.residual_norm_rest[at(l + 1)]), number(set.attention_output_norm[at(l * K)]),
+                     number(set.attention_output_norm_rest[at(l)]), number(set.mlp_output_norm[at(l * K)]),
+                     number(set.mlp_output_norm_rest[at(l)]), fixed(set.mlp_amplification[at(l)], 2),
+                     fixed(keys / static_cast<double>(set.kv_heads), 2), fixed(values[at(l)], 2), number(set.massive_ratio[at(l)]),
                      "P" + std::to_string(set.massive_position[at(l)]) + " C" + std::to_string(set.massive_channel[at(l)]),
                      fixed(set.direction_stability[at(l)], 2)});
   }

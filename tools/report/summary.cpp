@@ -110,6 +110,18 @@ void find_onset(ArmSummary& arm) {
   if (const auto first = onset_index(series, arm.onset_threshold, arm.onset_window)) arm.onset = passes[*first];
 }
 
+/// From the passes themselves, for a run whose events are lost. A phase begins with the pass that entered it.
+std::vector<PhaseSpan> recorded_phases(const std::vector<const ProbeRecord*>& probes) {
+  std::vector<PhaseSpan> spans;
+  for (const ProbeRecord* probe : probes) {
+    if (!probe->phase) continue;
+    if (!spans.empty()) spans.back().to = probe->step;
+    if (spans.empty()) spans.push_back({*probe->phase, 0, probe->step});
+    else if (spans.back().phase != *probe->phase) spans.push_back({*probe->phase, probe->step, probe->step});
+  }
+  return spans;
+}
+
 void read_phases(const RunData& run, ArmSummary& arm) {
   for (const EventRecord& event : run.events) {
     if (event.kind != "phase") continue;
@@ -129,6 +141,7 @@ void read_phases(const RunData& run, ArmSummary& arm) {
     }
     arm.phases.push_back({to, event.step, event.step});
   }
+  if (arm.phases.empty()) arm.phases = recorded_phases(arm.probes);
   if (arm.phases.empty() && !arm.probes.empty()) arm.phases.push_back({"wandering", 0, 0});
   if (!arm.phases.empty()) arm.phases.back().to = std::max(arm.phases.back().from, arm.steps);
   arm.phase = arm.phases.empty() ? "not measured" : arm.phases.back().phase;
