@@ -13,12 +13,12 @@
 #include "engine/config/load.h"
 #include "engine/data/dataset.h"
 #include "engine/data/text_source.h"
-#include "engine/files/input_file.h"
 #include "engine/files/new_file.h"
 #include "engine/files/new_folder.h"
 #include "engine/probes/causal.h"
 #include "engine/probes/phases.h"
 #include "engine/probes/probe_pass.h"
+#include "engine/train/run_files.h"
 #include "engine/train/trainer.h"
 #include "tools/commands.h"
 #include "tools/model_source.h"
@@ -120,15 +120,6 @@ TextSource own_text(const ProbeArguments& arguments, const ModelSource& model) {
           .description = std::to_string(files.size()) + (files.size() == 1 ? " text file" : " text files")};
 }
 
-/// The config of the run that the checkpoint lies in, if it does.
-std::optional<Config> run_config_of(const ModelSource& model) {
-  if (!model.run) return std::nullopt;
-  const fs::path file = *model.run / "config.json";
-  Json json = Json::parse(read_text_file(file));
-  json.erase("run");
-  return parse_config(json.dump(), file.string());
-}
-
 TextSource choose_text(const ProbeArguments& arguments, const ModelSource& model, const std::optional<Config>& run) {
   if (!arguments.text.empty()) return own_text(arguments, model);
   if (!arguments.dataset.empty()) return dataset_text(arguments.dataset, model);
@@ -218,7 +209,8 @@ void probe(const ProbeArguments& arguments) {
   check_arguments(arguments);
   const ModelSource model = open_model_source(arguments.model);
   PendingFolder output(arguments.output.empty() ? default_output(model) : fs::path(arguments.output));
-  const std::optional<Config> run = run_config_of(model);
+  std::optional<Config> run;  // that the checkpoint lies in
+  if (model.run) run = read_run_config(*model.run);
 
   Config config;
   config.device = parse_enum<Device>("--device", arguments.device);
