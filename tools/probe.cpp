@@ -39,11 +39,10 @@ struct ProbeArguments {
   std::vector<std::string> text;
   std::string dataset, tokenizer;
   std::int64_t length = 0;         // 0: that of training, else 512 or what the model takes
-  std::int64_t short_length = 64;
   std::int64_t sequences = 32;
-  std::int64_t positions = 8;
-  std::int64_t from_layer = -1;    // -1: 2, or the last layer of a smaller model
-  double threshold = 0.3;
+  // Not given: as the run had them, else the defaults of a config.
+  std::optional<std::int64_t> short_length, positions, from_layer;
+  std::optional<double> threshold;
   std::int64_t seed = 1;
   std::string device = "auto", precision = "auto";
   std::int64_t threads = 0;
@@ -193,15 +192,16 @@ void at_least(const char* flag, std::int64_t value, std::int64_t least) {
 
 void check_arguments(const ProbeArguments& a) {
   at_least("--length", a.length == 0 ? 3 : a.length, 3);
-  at_least("--short-length", a.short_length, 3);
+  at_least("--short-length", a.short_length.value_or(3), 3);
   at_least("--sequences", a.sequences, a.causal ? 2 : 1);
-  at_least("--positions", a.positions, 1);
+  at_least("--positions", a.positions.value_or(1), 1);
+  at_least("--from-layer", a.from_layer.value_or(0), 0);
   at_least("--batch", a.batch, 0);
   at_least("--position", a.tests.position, 1);
   at_least("--isolated-layers", a.tests.isolated_layers, 1);
   at_least("--rotary-shift", a.tests.rotary_shift, 1);
   at_least("--resamples", a.tests.resamples, 100);
-  if (!(a.threshold >= 0 && a.threshold <= 1)) throw std::runtime_error("--threshold must lie in 0..1");
+  if (const double eps = a.threshold.value_or(0); !(eps >= 0 && eps <= 1)) throw std::runtime_error("--threshold must lie in 0..1");
   if (!a.text.empty() && !a.dataset.empty()) throw std::runtime_error("--text and --dataset exclude each other");
 }
 
@@ -217,18 +217,20 @@ void probe(const ProbeArguments& arguments) {
   config.precision = parse_enum<Precision>("--precision", arguments.precision);
   config.threads = arguments.threads;
   config.model = model.model;
-  config.probes.positions = arguments.positions;
-  config.probes.sink_threshold = arguments.threshold;
-  config.probes.sequences = arguments.sequences;
-  config.probes.from_layer = arguments.from_layer >= 0 ? arguments.from_layer : std::min<std::int64_t>(2, model.model.layers - 1);
+  if (run) config.probes = run->probes;
+  ProbeConfig& probes = config.probes;
+  probes.sequences = arguments.sequences;
+  probes.positions = arguments.positions.value_or(probes.positions);
+  probes.sink_threshold = arguments.threshold.value_or(probes.sink_threshold);
+  probes.short_length = arguments.short_length.value_or(probes.short_length);
+  probes.from_layer = arguments.from_layer.value_or(std::min(probes.from_layer, model.model.layers - 1));
   const std::int64_t length = choose_length(arguments, model, run);
   config.train.sequence_length = length;
-  config.probes.short_length = arguments.short_length;
   const TextSource text = choose_text(arguments, model, run);
 
   ProbeSetOptions options;
   options.length = length;
-  options.short_length = std::min(arguments.short_length, length);
+  options.short_length = std::min(probes.short_length, length);
   options.sequences = arguments.sequences;
   options.vocab_size = text.vocab_size;
   options.bos_id = text.bos_id;
@@ -236,7 +238,7 @@ void probe(const ProbeArguments& arguments) {
   options.seed = static_cast<std::uint64_t>(arguments.seed);
   const std::vector<ProbeSet> sets = text.stream ? build_probe_sets(*text.stream, options) : build_made_sets(options);
 
-  const std::int64_t watched = std::max(arguments.positions, arguments.causal ? arguments.tests.position + 1 : 0);
+  const std::int64_t watched = std::max(probes.positions, arguments.causal ? arguments.tests.position + 1 : 0);
   if (watched > options.short_length)
     throw std::runtime_error("--positions and --position must lie below the shortest sequence, " + std::to_string(options.short_length));
   const std::int64_t batch = arguments.batch > 0 ? arguments.batch : std::max<std::int64_t>(1, 8192 / length);
@@ -260,9 +262,9 @@ void probe(const ProbeArguments& arguments) {
   report.build = build_description();
   report.model = model.model;
   report.parameters = decoder.layout().parameter_count();
-  report.sink_threshold = arguments.threshold;
-  report.from_layer = config.probes.from_layer;
-  ProbePass pass(*ops, decoder, config.probes, sets);
+  report.sink_threshold = probes.sink_threshold;
+  report.from_layer = probes.from_layer;
+  ProbePass pass(*ops, decoder, probes, sets);
   report.sets = pass.run(model.step.value_or(0), 0);
   const BosPolicy bos = run ? run->data.bos : BosPolicy::none;
   report.shown = find_set(sets, {phase_probe_set(bos), "natural", "random"});
@@ -270,7 +272,7 @@ void probe(const ProbeArguments& arguments) {
   if (arguments.causal) {
     const ProbeSet& chosen = arguments.causal_set.empty() ? causal_probe_set(sets, bos) : sets[named_set(sets, arguments.causal_set)];
     CausalOptions tests = arguments.tests;
-    tests.sink_threshold = arguments.threshold;
+    tests.sink_threshold = probes.sink_threshold;
     report.causal = CausalTests(*ops, decoder, tests).run(chosen, sets);
   }
 
@@ -297,11 +299,11 @@ void add_probe_command(CLI::App& app) {
   command->add_option("--dataset", a->dataset, "dataset folder, of which the validation shards are read (default: the run's)")->type_name("DIR");
   command->add_option("--tokenizer", a->tokenizer, "for --text, as `tokenize` takes it (default: the model's own)")->type_name("PATH");
   command->add_option("--length", a->length, "tokens of a sequence, T (default: that of the run's training, else 512 or what the model takes)");
-  command->add_option("--short-length", a->short_length, "T of the short sets, default 64, where the literature reads sink rates");
+  command->add_option("--short-length", a->short_length, "T of the short sets (default: the run's, else 64, where the literature reads sink rates)");
   command->add_option("--sequences", a->sequences, "of each set, default 32");
-  command->add_option("--positions", a->positions, "first positions that are watched, K, default 8");
-  command->add_option("--from-layer", a->from_layer, "first layer of the rate over late layers, default 2");
-  command->add_option("--threshold", a->threshold, "sink score above which a head counts as a sink, default 0.3");
+  command->add_option("--positions", a->positions, "first positions that are watched, K (default: the run's, else 8)");
+  command->add_option("--from-layer", a->from_layer, "first layer of the rate over late layers (default: the run's, else 2)");
+  command->add_option("--threshold", a->threshold, "sink score above which a head counts as a sink (default: the run's, else 0.3)");
   command->add_option("--seed", a->seed, "of the choice of sequences, default 1");
   command->add_option("--device", a->device, "auto, cpu or cuda");
   command->add_option("--precision", a->precision, "auto, fp32 or bf16");

@@ -1,0 +1,132 @@
+// `sinkscope probe` on checkpoints, runs and Hugging Face folders, and causal tests while a run trains.
+#include <nlohmann/json.hpp>
+
+#include "engine/metrics/sinks.h"
+#include "tests/catch.h"
+#include "tests/end_to_end/program.h"
+#include "tests/files.h"
+
+namespace sinkscope {
+namespace {
+
+using test::contains;
+using test::Outcome;
+using test::Workplace;
+using Json = nlohmann::ordered_json;
+
+Json probed(const Workplace& place, const std::string& arguments, const std::string& folder) {
+  const Outcome outcome = place.run("probe " + arguments);
+  INFO(outcome.output);
+  REQUIRE(outcome.status == 0);
+  CHECK(contains(place.read(folder + "/report.html"), "<html"));
+  return Json::parse(place.read(folder + "/probe.json"));
+}
+
+const Json& set_of(const Json& json, const std::string& name) {
+  for (const Json& set : json.at("sets"))
+    if (set.at("set") == name) return set;
+  throw std::out_of_range(name);
+}
+
+TEST_CASE("probe finds in a checkpoint what the run's own passes found, and the same in its export") {
+  const Workplace place;
+  REQUIRE(place.run("train config.json --set probes.every=20 --set probes.sequences=3").status == 0);
+  const std::string same = " --sequences 3 --short-length 16 --positions 4";  // as the config has them
+  const Json json = probed(place, "runs/small --sequences 3 --causal --position 2 --rotary-shift 3", "probe-small-step_00000060");
+  CHECK(json["step"] == 60);
+  std::size_t compared = 0;
+  for (const ProbeRecord& record : read_probe_records(place.path() / "runs/small")) {
+    if (record.step != 60) continue;
+    Json logged = to_json(record);
+    const Json& found = set_of(json, record.set);
+    for (const auto& [key, value] : found.items()) {
+      if (key == "tokens") continue;  // a checkpoint does not know how many it has seen
+      INFO(record.set << ": " << key);
+      CHECK(value == logged.at(key));
+      ++compared;
+    }
+  }
+  CHECK(compared > 6 * 30);
+
+  const Json& causal = json.at("causal");
+  CHECK(causal["set"] == "natural_short_bos");  // the config trains with a BOS at every window
+  CHECK(causal["position"] == 2);
+  CHECK(causal["controls"].size() == json["sets"].size());
+  const double before = causal["tests"][0]["first"]["score"]["value"];
+  double changed = 0;
+  for (const Json& test : causal["tests"]) changed += std::abs(test["first"]["score"]["value"].get<double>() - before);
+  CHECK(changed > 0);
+
+  // An export is the same model; it knows no run, so its text is named.
+  REQUIRE(place.run("export runs/small --output exported").status == 0);
+  const Json exported = probed(place, "exported --dataset data --length 32 --output of-export" + same, "of-export");
+  CHECK(exported["step"].is_null());
+  for (const Json& set : json["sets"]) CHECK(set_of(exported, set["set"])["sink_score"] == set["sink_score"]);
+  CHECK(exported["causal"].is_null());
+  CHECK(Json::parse(place.read("of-export/sets.json")) == Json::parse(place.read("probe-small-step_00000060/sets.json")));
+
+  // Text of one's own goes through a tokenizer; without text there are the sets that need none.
+  place.write("own.txt", place.read("text.txt"));
+  const Json own = probed(place, "exported --text own.txt --tokenizer byte --length 32 --output of-text" + same, "of-text");
+  CHECK(own["sets"].size() == json["sets"].size());
+  const Outcome none = place.run("probe exported --output without --length 32" + same);
+  INFO(none.output);
+  CHECK(none.status == 0);
+  CHECK(contains(none.output, "no text: the natural sets are left out"));
+  CHECK(Json::parse(place.read("without/probe.json"))["sets"].size() == 2);
+}
+
+TEST_CASE("causal tests run at configured steps, are events, and change no bit of the training") {
+  const Workplace place;
+  const std::string common = "train config.json --set probes.every=20 --set probes.sequences=3 ";
+  REQUIRE(place.run(common + "--set name=with --set probes.causal_every=30").status == 0);
+  REQUIRE(place.run(common + "--set name=without").status == 0);
+  std::vector<std::int64_t> steps;
+  for (const EventRecord& event : read_event_records(place.path() / "runs/with")) {
+    if (event.kind != "causal") continue;
+    steps.push_back(event.step);
+    const Json data = Json::parse(event.data);
+    CHECK(data["set"] == "natural_short_bos");
+    CHECK(data["tests"].size() > 6);
+    CHECK(contains(event.message, "causal tests: "));
+  }
+  CHECK(steps == std::vector<std::int64_t>{30, 60});
+  CHECK(test::timeless_lines(place.path() / "runs/with/metrics.jsonl") == test::timeless_lines(place.path() / "runs/without/metrics.jsonl"));
+  CHECK(test::timeless_lines(place.path() / "runs/with/probes.jsonl") == test::timeless_lines(place.path() / "runs/without/probes.jsonl"));
+  CHECK(place.read("runs/with/checkpoints/step_00000060/model.safetensors") ==
+        place.read("runs/without/checkpoints/step_00000060/model.safetensors"));
+}
+
+TEST_CASE("probe refuses by name what does not fit, and leaves nothing behind") {
+  const Workplace place;
+  REQUIRE(place.run("train config.json").status == 0);
+  REQUIRE(place.run("export runs/small --output exported").status == 0);
+  const auto refused = [&](const std::string& arguments, const std::string& message) {
+    const Outcome outcome = place.run("probe " + arguments + " --output out");
+    INFO(arguments << ": " << outcome.output);
+    CHECK(outcome.status == 1);
+    CHECK(contains(outcome.output, message));
+    CHECK(!std::filesystem::exists(place.path() / "out"));
+  };
+  refused("nowhere", "nowhere: neither a checkpoint (manifest.json) nor a run directory (checkpoints/), nor a folder in Hugging Face layout");
+  refused("exported --text text.txt", "exported: holds no tokenizer that can be read (tokenizer.model, or vocab.json and merges.txt)");
+  refused("exported --text text.txt --dataset data", "--text and --dataset exclude each other");
+  refused("exported --dataset nowhere", "nowhere");
+  refused("exported --length 100000", "--length 100000 is beyond the model's");
+  refused("exported --length 2", "--length 2: expected at least 3");
+  refused("exported --device gpu", "--device gpu: expected one of auto, cpu, cuda");
+  refused("runs/small --causal --causal-set natral --position 2 --short-length 12", "--causal-set natral: there is no such probe set, expected one of natural, ");
+  refused("runs/small --causal --position 12 --short-length 12", "--positions and --position must lie below the shortest sequence, 12");
+  refused("runs/small --sequences 1 --causal", "--sequences 1: expected at least 2");
+  place.write("exported/config.json", R"({"architectures": ["MambaForCausalLM"]})");
+  refused("exported", "exported/config.json: \"architectures\": the string \"MambaForCausalLM\" is not supported");
+
+  std::filesystem::create_directory(place.path() / "there");
+  const Outcome outcome = place.run("probe runs/small --output there");
+  CHECK(outcome.status == 1);
+  CHECK(contains(outcome.output, "there"));
+  CHECK(std::filesystem::is_empty(place.path() / "there"));
+}
+
+}  // namespace
+}  // namespace sinkscope
