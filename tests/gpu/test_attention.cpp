@@ -157,6 +157,32 @@ void check_statistics(const std::vector<Shape>& shapes, std::span<const DType> t
   }
 }
 
+void check_isolation(const std::vector<Shape>& shapes, std::span<const DType> types = kComputeTypes) {
+  for (const DType real : types) {
+    Backends both(real);
+    Random random(33);
+    for (const Shape s : shapes)
+      for (const std::int64_t position : {std::int64_t{0}, s.T / 2, s.T - 1}) {
+        INFO(both.name() << " " << describe(s) << ", position " << position);
+        const auto qkv = both.input({s.B, s.T, s.H + 2 * s.G, s.D}, random.normals(s.B * s.T * (s.H + 2 * s.G) * s.D, 2.0));
+        const auto out = both.output({s.B, s.T, s.H, s.D});
+        const auto lse = both.single_output({s.B, s.H, s.T}), sink = both.single_output({s.B, s.H, s.K});
+        const auto run = [&](Ops& ops, auto side) {
+          ops.attention_forward({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .lse = side(lse), .sink = side(sink)});
+          ops.isolate_query({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .position = position, .out = side(out), .lse = side(lse), .sink = side(sink)});
+        };
+        run(both.cpu(), kCpu);
+        run(both.gpu(), kGpu);
+        CHECK(both.difference(out) < both.bound(1e-5, 8e-3));
+        CHECK(both.difference(lse) < 1e-5);
+        CHECK(both.difference(sink) < 1e-5);
+        const auto sink_bits = both.bytes(sink.gpu);
+        run(both.gpu(), kGpu);
+        CHECK(both.bytes(sink.gpu) == sink_bits);
+      }
+  }
+}
+
 }  // namespace
 
 TEST_CASE("attention forward and backward on the GPU agree with the CPU") { check_attention(kShapes); }
@@ -204,4 +230,10 @@ TEST_CASE("attention statistics of equal keys, and of a zero query or key, are k
       CHECK(both.read(rest.gpu)[0] == Approx(zero ? 0.0 : 1.0).margin(1e-6));
     }
   }
+}
+
+TEST_CASE("an isolated query on the GPU is what it is on the CPU") { check_isolation(kShapes); }
+TEST_CASE("an isolated query on the GPU is what it is on the CPU at small shapes", "[sanitize]") {
+  check_isolation(kSmallPlainShapes);
+  check_isolation(kSmallTensorCoreShapes, kHalf);
 }

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/probes/causal.h"
 #include "engine/probes/probe_pass.h"
 #include "tests/catch.h"
 #include "tests/gpu/support.h"
@@ -290,4 +291,38 @@ TEST_CASE("probe passes on the GPU measure what they measure on the CPU") {
     }
   }
   CHECK(circuit);  // l* and C2 were compared where they are defined
+}
+
+TEST_CASE("causal tests on the GPU find what they find on the CPU") {
+  const CausalOptions causal{.position = 2, .rotary_shift = 5, .sink_threshold = 0.15, .resamples = 100};
+  const std::vector<ProbeSet> sets = probe_sets();
+  for (const ModelConfig& model : models()) {
+    if (model.vocab_size != kVocab) continue;
+    INFO(test::describe(model));
+    const Values parameters = rounded_parameters(ParameterLayout(model), 47);
+    const DecoderOptions options{.max_sequences = 2, .max_length = kLength, .sink_positions = kPositions, .residual_norms = true,
+                                 .training = false};
+    for (const DType real : {DType::f32, DType::bf16}) {
+      INFO(name_of(real));
+      Side cpu(make_cpu_ops(), model, options, parameters), device(gpu(real), model, options, parameters);
+      CausalTests tests(*device.ops, device.decoder, causal);
+      const CausalRecord found = tests.run(sets.front(), sets);
+      CHECK(to_json(tests.run(sets.front(), sets)).dump() == to_json(found).dump());
+      const CausalRecord expected = CausalTests(*cpu.ops, cpu.decoder, causal).run(sets.front(), sets);
+      CHECK(found.source_layer == expected.source_layer);
+      REQUIRE(found.tests.size() == expected.tests.size());
+      const double bound = real == DType::f32 ? 2e-4 : 5e-2;
+      for (std::size_t i = 0; i < found.tests.size(); ++i) {
+        const CausalTest &a = found.tests[i], &b = expected.tests[i];
+        INFO(a.kind << " " << a.layer.value_or(-1));
+        CHECK(a.kind == b.kind);
+        CHECK(a.layer == b.layer);
+        CHECK(a.first.score.value == Approx(b.first.score.value).epsilon(bound));
+        CHECK(a.other.score.value == Approx(b.other.score.value).epsilon(bound));
+        CHECK(a.first.ratio.value == Approx(b.first.ratio.value).epsilon(bound));
+        CHECK(a.other.ratio.value == Approx(b.other.ratio.value).epsilon(bound));
+        CHECK(a.loss.value == Approx(b.loss.value).epsilon(bound));
+      }
+    }
+  }
 }

@@ -124,7 +124,8 @@ void check_qk_norm_and_rope(const std::vector<HeadShape>& shapes) {
           const Doubles before = random.normals(size);
           const auto rotated = both.input({s.B, s.T, heads, s.D}, before);
           const auto rope = [&](auto side) {
-            return Rope{.qkv = side(rotated), .heads = s.H + s.G, .width = width, .theta = 1e4, .inverse = inverse};
+            return Rope{.qkv = side(rotated), .heads = s.H + s.G, .width = width, .theta = 1e4, .inverse = inverse,
+                        .first_index = width == 0 ? s.T + 3 : 0};
           };
           both.cpu().rope(rope(kCpu));
           both.gpu().rope(rope(kGpu));
