@@ -50,6 +50,7 @@ std::string at_other(const CausalTest& test, const CausalTest& before, std::int6
 }
 
 std::string percent_of(double share) {
+  if (!std::isfinite(share)) return "-";
   std::array<char, 32> buffer{};
   std::snprintf(buffer.data(), buffer.size(), "%.0f %%", 100 * share);
   return buffer.data();
@@ -93,14 +94,15 @@ std::vector<std::string> causal_reading(const CausalRecord& record) {
     for (const CausalTest* test : of_kind(record, kind))
       statements.push_back(std::string(what) + " instead moves " + percent(test->moved) + ".");
   for (const CausalTest* test : of_kind(record, "isolate"))
-    statements.push_back("With position " + std::to_string(record.position) + " attending to itself alone in the first " +
-                         std::to_string(*test->layer) + " layers " + at_other(*test, before, record.position) +
+    statements.push_back("With position " + std::to_string(record.position) + " attending to itself alone in the layers below " +
+                         std::to_string(*test->layer) + " " + at_other(*test, before, record.position) +
                          " (its attention to itself makes at most " + percent_of(own_share(record, *test)) + " of that by itself).");
   for (const CausalTest* test : of_kind(record, "rotary_shift"))
-    statements.push_back("With rotary index " + std::to_string(*test->layer) + " at position 0 the sink loses " + percent(test->removed) + ".");
+    statements.push_back("With rotary index " + std::to_string(*test->layer) + " at position 0 its excess is " + plain(test->first.excess) + ".");
   for (const CausalControl& control : record.controls)
     if (control.set != record.set)
-      statements.push_back("On " + control.set + " (T = " + std::to_string(control.length) + ") the excess of position 0 is " +
+      statements.push_back("On " + control.set + " (T = " + std::to_string(control.length) +
+                           (record.with_bos && !control.with_bos ? ", without BOS" : "") + ") the excess of position 0 is " +
                            plain(control.first.excess) + ", its sink rate " + percent(control.first.rate) + ".");
   return statements;
 }

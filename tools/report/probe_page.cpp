@@ -397,10 +397,11 @@ std::string causal_html(const CausalRecord& record) {
                              "On " + record.set + ", T = " + std::to_string(record.length) + ", " + std::to_string(record.sequences) +
                                  " sequences; intervals: " + shown(100 * record.confidence, 0) + " % bootstrap over sequences, " + std::to_string(record.resamples) + " resamples.",
                              "<div class=\"reading\">" + sentences + "</div>");
-  html += "<div class=\"charts\">" +
-          figure("Removed by knock-outs", "One branch's output at position 0 set to zero in one layer: the share of the excess over "
-                 "uniform attention that is gone. Whiskers: the interval. Bars are cut at -50 % and 150 %; the table has the numbers.", removed_chart(record)) +
-          figure("Moved to position " + p, "What appears there, in units of the sink at position 0.", moved_chart(record)) + "</div>";
+  if (record.sink_formed)  // shares of a sink that is not there say nothing
+    html += "<div class=\"charts\">" +
+            figure("Removed by knock-outs", "One branch's output at position 0 set to zero in one layer: the share of the excess over "
+                   "uniform attention that is gone. Whiskers: the interval. Bars are cut at -50 % and 150 %; the table has the numbers.", removed_chart(record)) +
+            figure("Moved to position " + p, "What appears there, in units of the sink at position 0.", moved_chart(record)) + "</div>";
   return html + section("Causal tests, all numbers", "", table_html(causal_table(record)));
 }
 

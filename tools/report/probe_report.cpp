@@ -22,7 +22,8 @@ std::string fixed(double value, int digits) {
   if (!std::isfinite(value)) return number(value);
   std::array<char, 48> text{};
   std::snprintf(text.data(), text.size(), "%.*f", digits, value);
-  return text.data();
+  const std::string result = text.data();
+  return result.find_first_of("123456789") == std::string::npos && result.front() == '-' ? result.substr(1) : result;  // no -0
 }
 
 std::string interval(const Estimate& estimate, int digits, double factor = 1) {
@@ -100,9 +101,10 @@ ProbeTable causal_table(const CausalRecord& record) {
   ProbeTable table = {{"edit", "excess P0", "rate P0", "removed %", "excess " + p, "moved %", "norm " + p, "loss change"}};
   for (const CausalTest& test : record.tests) {
     const bool none = test.kind == "none";
+    const bool compared = !none && record.sink_formed;  // shares of a sink that is not there say nothing
     table.push_back({test_name(test, record.position), interval(test.first.excess, 2), interval(test.first.rate, 3),
-                     none ? "-" : interval(test.removed, 0, 100), interval(test.other.excess, 2),
-                     none ? "-" : interval(test.moved, 0, 100), fixed(test.other.ratio.value, 2),
+                     compared ? interval(test.removed, 0, 100) : "-", interval(test.other.excess, 2),
+                     compared ? interval(test.moved, 0, 100) : "-", fixed(test.other.ratio.value, 2),
                      none ? "-" : interval(test.loss_change, 4)});
   }
   return table;
