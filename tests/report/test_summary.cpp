@@ -41,6 +41,15 @@ TEST_CASE("a run folder is read with its settings in order") {
   REQUIRE_FALSE(find_setting(run, "data.missing"));
 }
 
+TEST_CASE("the time in training counts the steps between logged ones") {
+  TemporaryFolder folder;
+  RunData run = example(folder, "a", {});
+  std::erase_if(run.steps, [](const StepRecord& step) { return step.step % 10 != 0; });
+  REQUIRE(run.steps.size() == 10);
+  const std::vector<RunData> runs = {run};
+  REQUIRE(summarize(runs).front().training_seconds == Approx(50));
+}
+
 TEST_CASE("what is missing or malformed is named") {
   TemporaryFolder folder;
   const auto place = folder.path() / "a";

@@ -246,12 +246,15 @@ void summarize_training(const RunData& run, ArmSummary& arm) {
   arm.validation_loss = first_and_last_present(steps, [](const StepRecord& s) { return s.validation_loss; });
   arm.validation_loss_common = first_and_last_present(steps, [](const StepRecord& s) { return s.validation_loss_common; });
   std::vector<double> speeds;
+  std::int64_t before = 0;
   for (const StepRecord& step : steps) {
     if (!std::isfinite(step.loss)) {
       if (arm.bad_losses++ == 0) arm.first_bad_loss = step.step;
     }
     if (std::isfinite(step.tokens_per_second)) speeds.push_back(step.tokens_per_second);
-    if (std::isfinite(step.step_seconds)) arm.training_seconds += step.step_seconds;
+    // A logged step stands for those since the one before (log.every).
+    if (std::isfinite(step.step_seconds)) arm.training_seconds += step.step_seconds * static_cast<double>(step.step - before);
+    before = step.step;
   }
   if (!speeds.empty()) {
     const auto middle = speeds.begin() + static_cast<std::ptrdiff_t>(speeds.size() / 2);
