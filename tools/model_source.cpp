@@ -78,7 +78,8 @@ void load_parameters(Ops& ops, const Decoder& decoder, std::span<const float> va
 
 std::unique_ptr<Tokenizer> open_tokenizer_of(const ModelSource& source) {
   if (fs::exists(source.folder / "tokenizer.model")) return open_tokenizer(source.folder / "tokenizer.model");
-  if (fs::exists(source.folder / "vocab.json") && fs::exists(source.folder / "merges.txt"))
+  // Other families' vocab.json and merges.txt go with another way of splitting text.
+  if (source.model.preset == ModelPreset::gpt2 && fs::exists(source.folder / "vocab.json") && fs::exists(source.folder / "merges.txt"))
     return make_gpt2_tokenizer(source.folder / "vocab.json", source.folder / "merges.txt");
   return nullptr;
 }

@@ -32,7 +32,7 @@ ModelSource open_model_source(const std::filesystem::path& source);
 /// Puts fp32 values into the decoder's parameters, in its compute dtype.
 void load_parameters(Ops& ops, const Decoder& decoder, std::span<const float> values);
 
-/// The tokenizer that lies beside the weights: tokenizer.model, or GPT-2's vocab.json and merges.txt. Null when there
+/// The tokenizer that lies beside the weights: tokenizer.model, or a GPT-2's vocab.json and merges.txt. Null when there
 /// is none that we read. Throws when one cannot be read.
 std::unique_ptr<Tokenizer> open_tokenizer_of(const ModelSource& source);
 

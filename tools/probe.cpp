@@ -94,8 +94,8 @@ TextSource dataset_text(const fs::path& folder, const ModelSource& model) {
     throw std::runtime_error(folder.string() + ": has a vocabulary of " + std::to_string(dataset.vocab_size) +
                              " tokens, the model one of " + std::to_string(model.model.vocab_size));
   return {.stream = std::move(dataset.validation),
-          .bos_id = dataset.bos_id,
-          .eos_id = dataset.eos_id,
+          .bos_id = model.bos_id >= 0 ? model.bos_id : dataset.bos_id,
+          .eos_id = model.eos_id >= 0 ? model.eos_id : dataset.eos_id,
           .vocab_size = dataset.vocab_size,
           .description = "held-out text of " + folder.string()};
 }
@@ -123,7 +123,8 @@ TextSource choose_text(const ProbeArguments& arguments, const ModelSource& model
   if (!arguments.text.empty()) return own_text(arguments, model);
   if (!arguments.dataset.empty()) return dataset_text(arguments.dataset, model);
   if (run && !run->data.path.empty() && fs::exists(run->data.path)) return dataset_text(run->data.path, model);
-  std::cerr << "no text: the natural sets are left out; give --text FILE or --dataset DIR for them\n";
+  std::cerr << "no text" << (run && !run->data.path.empty() ? " (the run's dataset " + run->data.path + " is not there)" : "")
+            << ": the natural sets are left out; give --text FILE or --dataset DIR for them\n";
   return {.stream = nullptr, .bos_id = model.bos_id, .eos_id = model.eos_id, .vocab_size = model.model.vocab_size,
           .description = "none"};
 }
@@ -224,6 +225,9 @@ void probe(const ProbeArguments& arguments) {
   probes.sink_threshold = arguments.threshold.value_or(probes.sink_threshold);
   probes.short_length = arguments.short_length.value_or(probes.short_length);
   probes.from_layer = arguments.from_layer.value_or(std::min(probes.from_layer, model.model.layers - 1));
+  if (probes.from_layer >= model.model.layers)
+    throw std::runtime_error("--from-layer " + std::to_string(probes.from_layer) + ": the model has " + std::to_string(model.model.layers) +
+                             " layers, counted from 0");
   const std::int64_t length = choose_length(arguments, model, run);
   config.train.sequence_length = length;
   const TextSource text = choose_text(arguments, model, run);

@@ -162,7 +162,8 @@ class TensorBoardSink final : public MetricSink {
 
   void write(const EventRecord& record) override {
     Summary summary;
-    summary.add_text("event/" + record.kind, record.message + "\n\n`" + record.data + "`");
+    // A causal test's data are tables of numbers, which events.jsonl is the place for.
+    summary.add_text("event/" + record.kind, record.kind == "causal" ? record.message : record.message + "\n\n`" + record.data + "`");
     append(record.step, summary);
   }
 

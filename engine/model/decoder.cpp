@@ -442,8 +442,10 @@ void Decoder::State::check_edits(const ForwardEdits& changes, std::int64_t lengt
       throw std::invalid_argument("Decoder::forward: transplant: the vector is " + describe(vector) + ", expected " +
                                   std::to_string(config.channels) + " channels of " + name_of(real));
   }
-  if (changes.isolation.layers != 0) {
-    expect("isolation", "layers", changes.isolation.layers, config.layers + 1);
+  if (changes.isolation.layers != 0 || changes.isolation.position != -1) {
+    if (changes.isolation.layers < 1 || changes.isolation.layers > config.layers)
+      throw std::invalid_argument("Decoder::forward: isolation: " + std::to_string(changes.isolation.layers) +
+                                  " layers, expected 1 to " + std::to_string(config.layers));
     expect("isolation", "position", changes.isolation.position, length);
   }
   expect("rotary shift", "index", changes.first_rotary_index, length);

@@ -10,9 +10,11 @@
 #include <stdexcept>
 #include <utility>
 
+#include "engine/metrics/json_lines.h"
 #include "engine/model/arena.h"
 #include "engine/model/random.h"
 #include "engine/probes/circuit.h"
+#include "engine/probes/probe_pass.h"
 #include "engine/probes/sink_scores.h"
 
 namespace sinkscope {
@@ -85,23 +87,13 @@ class FirstStates final : public ActivationObserver {
   double count_ = 0;
 };
 
-nlohmann::ordered_json number(double value) {
-  if (std::isnan(value)) return "NaN";
-  if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";
-  return value;
-}
-
 nlohmann::ordered_json to_json(const Estimate& estimate) {
-  return {{"value", number(estimate.value)}, {"low", number(estimate.low)}, {"high", number(estimate.high)}};
+  return {{"value", number_to_json(estimate.value)}, {"low", number_to_json(estimate.low)}, {"high", number_to_json(estimate.high)}};
 }
 
 nlohmann::ordered_json to_json(const SinkEstimates& sink) {
   return {{"score", to_json(sink.score)}, {"excess", to_json(sink.excess)}, {"rate", to_json(sink.rate)}, {"ratio", to_json(sink.ratio)}};
 }
-
-}  // namespace
-
-namespace {
 
 /// Room for a vector that is written into the residual stream, as it comes and in the compute dtype.
 struct VectorBuffers {
@@ -155,8 +147,7 @@ Tensor CausalTests::State::on_device(const std::vector<float>& values) {
 }
 
 Sample CausalTests::State::measure(const ProbeSet& set, const ForwardEdits& edits, FirstStates* states) {
-  const DecoderOptions& limits = decoder.options();
-  const std::int64_t most = std::min(set.sequences, limits.max_sequences * limits.max_length / set.length);
+  const std::int64_t most = ProbePass::batch_sequences(decoder.options(), set);
   Sample sample;
   sample.norm_ratio.assign(index(model.layers + 1), 0.0);
   std::vector<float> losses;
@@ -271,8 +262,6 @@ std::vector<MemoryLine> CausalTests::memory_plan(const ModelConfig& model, DType
   return lines;
 }
 
-std::int64_t CausalTests::pass_count(const ModelConfig& model) { return 3 * model.layers + 6; }
-
 CausalRecord CausalTests::run(const ProbeSet& set, std::span<const ProbeSet> controls) {
   State& s = *state_;
   const std::int64_t L = s.model.layers, p = s.options.position;
@@ -300,8 +289,11 @@ CausalRecord CausalTests::run(const ProbeSet& set, std::span<const ProbeSet> con
   FirstStates states(s.ops, L, s.model.channels);
   const Sample before = s.measure(set, {}, &states);
   record.step_up_layer = step_up_layer(before.norm_ratio);
-  const auto peak = std::max_element(before.norm_ratio.begin() + 1, before.norm_ratio.end());
-  record.source_layer = record.step_up_layer.value_or(peak - before.norm_ratio.begin() - 1);
+  // What is written after the last block reaches no attention any more.
+  const std::int64_t last = std::max<std::int64_t>(L - 2, 0);
+  const auto ratios = before.norm_ratio.begin() + 1;
+  record.source_layer = record.step_up_layer && *record.step_up_layer <= last ? *record.step_up_layer
+                                                                              : std::max_element(ratios, ratios + last + 1) - ratios;
   const auto add = [&](const std::string& kind, std::optional<std::int64_t> layer, const ForwardEdits& edits) {
     CausalTest test = s.compare(bootstrap, set, before, edits.any() ? s.measure(set, edits) : before);
     test.kind = kind;
@@ -318,11 +310,13 @@ CausalRecord CausalTests::run(const ProbeSet& set, std::span<const ProbeSet> con
   };
   for (std::int64_t l = 0; l + 1 < L; ++l) write("transplant", l, states.vector(l, states.norm(l)));
   const std::int64_t source = record.source_layer;
-  std::vector<double> direction(index(s.model.channels));
-  for (std::size_t c = 0; c < direction.size(); ++c)
-    direction[c] = random_normal(random_key(s.options.seed, "causal.direction"), c);
-  write("transplant_random_direction", source, FirstStates::scaled(direction, states.norm(source)));
-  write("transplant_small", source, states.vector(source, states.norm(source) / before.norm_ratio[index(source + 1)]));
+  if (L > 1) {
+    std::vector<double> direction(index(s.model.channels));
+    for (std::size_t c = 0; c < direction.size(); ++c)
+      direction[c] = random_normal(random_key(s.options.seed, "causal.direction"), c);
+    write("transplant_random_direction", source, FirstStates::scaled(direction, states.norm(source)));
+    write("transplant_small", source, states.vector(source, states.norm(source) / before.norm_ratio[index(source + 1)]));
+  }
 
   for (const std::int64_t layers : std::set<std::int64_t>{std::min(s.options.isolated_layers, L), source + 1, L})
     add("isolate", layers, {.isolation = {p, layers}});

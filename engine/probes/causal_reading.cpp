@@ -41,7 +41,8 @@ std::string knock_outs(const CausalRecord& record, const std::string& kind, cons
   const std::string text = "Without the " + branch + " output at position 0 of one layer the sink loses most in " + layer_of(most) + ": " +
                      percent(most.removed) + " of its excess over uniform attention is gone, and the loss changes by " +
                      with_interval(most.loss_change, 1, "%+.4f", " nats") + ".";
-  return most.removed.low > 0 ? text : text + " The interval reaches 0: no layer's alone is needed.";
+  const bool needed = std::any_of(tests.begin(), tests.end(), [](const CausalTest* test) { return test->removed.low > 0; });
+  return needed ? text : text + " The interval of every layer reaches 0: none alone is needed.";
 }
 
 std::string at_other(const CausalTest& test, const CausalTest& before, std::int64_t position) {
@@ -96,7 +97,7 @@ std::vector<std::string> causal_reading(const CausalRecord& record) {
   for (const CausalTest* test : of_kind(record, "isolate"))
     statements.push_back("With position " + std::to_string(record.position) + " attending to itself alone in the layers below " +
                          std::to_string(*test->layer) + " " + at_other(*test, before, record.position) +
-                         " (its attention to itself makes at most " + percent_of(own_share(record, *test)) + " of that by itself).");
+                         "; its attention to itself alone accounts for up to " + percent_of(own_share(record, *test)) + " of the sink at 0.");
   for (const CausalTest* test : of_kind(record, "rotary_shift"))
     statements.push_back("With rotary index " + std::to_string(*test->layer) + " at position 0 its excess is " + plain(test->first.excess) + ".");
   for (const CausalControl& control : record.controls)

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "engine/metrics/json_lines.h"
 #include "engine/probes/sink_scores.h"
 
 namespace sinkscope {
@@ -19,13 +20,7 @@ constexpr double kOtherLeaderShare = 0.2;
 constexpr double kLowLearningRate = 0.1;
 constexpr std::size_t kLeastLosses = 3;  // that have a slope
 
-// JSON has no NaN and no infinities: they travel as strings, as in the logs.
-Json number_to_json(double value) {
-  if (std::isnan(value)) return "NaN";
-  if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";
-  return value;
-}
-
+// JSON has no NaN and no infinities: they travel as strings, as in the logs (number_to_json).
 double number_from_json(const Json& json) {
   if (json == "NaN") return std::numeric_limits<double>::quiet_NaN();
   if (json == "Infinity") return std::numeric_limits<double>::infinity();

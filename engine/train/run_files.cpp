@@ -28,7 +28,7 @@ std::string utc_now() {
 bool may_change(const std::string& pointer) {
   for (const char* prefix : {"/log/", "/checkpoint/", "/sample/", "/ablation", "/run"})
     if (pointer.starts_with(prefix)) return true;
-  return pointer == "/threads" || pointer == "/train/recompute" || pointer == "/output" || pointer == "/$schema";
+  return pointer == "/threads" || pointer == "/train/recompute" || pointer == "/probes/causal_every" || pointer == "/output" || pointer == "/$schema";
 }
 
 std::string dotted(const std::string& pointer) {
@@ -89,7 +89,12 @@ std::vector<ChangedSetting> check_run_config(const std::filesystem::path& run_di
     throw std::runtime_error(file + ": cannot be read; there is no run to resume");
   const Json stored = read_object(file);
 
-  const Json before = stored.flatten(), now = to_json(config).flatten();
+  Json before = stored.flatten();
+  const Json now = to_json(config).flatten();
+  // A key that did not exist when the run was begun had the value that is its default now.
+  const Json completed = to_json(read_run_config(run_directory)).flatten();
+  for (const auto& [pointer, value] : completed.items())
+    if (!before.contains(pointer)) before[pointer] = value;
   const auto differs = [&](const std::string& pointer, const std::string& old_text, const std::string& new_text) {
     throw std::runtime_error(file + ": the run was begun with " + dotted(pointer) + " = " + old_text + ", not " +
                              new_text + "; give the config it was begun with, or another name");

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "engine/checkpoint/checkpoint.h"
+#include "engine/config/load.h"
 #include "engine/data/dataset.h"
 #include "engine/data/tokenizer.h"
 #include "engine/metrics/gpu_peak.h"
@@ -151,8 +152,12 @@ Run::Run(const Config& config, TrainOptions options)
   if (ops_->compute_dtype() == DType::bf16) peak_flops_ = datasheet_bf16_flops(ops_->gpu_name());
   if (dataset_.validation) validation_windows_.emplace(*dataset_.validation, window_options(config_));
   if (!probe_sets_.empty()) probe_pass_.emplace(*ops_, decoder_, config_.probes, probe_sets_);
-  if (probe_pass_ && config_.probes.causal_every > 0)
+  if (probe_pass_ && config_.probes.causal_every > 0) {
+    if (const ProbeSet& set = causal_probe_set(probe_sets_, config_.data.bos); set.sequences < 2)
+      throw ConfigError("probes.causal_every needs at least 2 sequences of held-out text for its intervals, and the validation text "
+                        "has one of " + std::to_string(set.length) + " tokens (probe set \"" + set.name + "\")");
     causal_tests_.emplace(*ops_, decoder_, causal_options(config_.probes));
+  }
   ops_->reserve(backend_extents(config_, probe_sets_, backend_of(config_)));
   if (dataset_.tokenizer == "byte")
     tokenizer_ = make_byte_tokenizer();
@@ -412,8 +417,8 @@ void Run::probe(std::int64_t step, double loss) {
 void Run::test_causes(std::int64_t step) {
   const StageRange range(*ops_, "causal tests");
   const CausalRecord record = causal_tests_->run(causal_probe_set(probe_sets_, config_.data.bos), probe_sets_);
-  std::string message = "causal tests:";
-  for (const std::string& statement : causal_reading(record)) message += " " + statement;
+  std::string message;
+  for (const std::string& statement : causal_reading(record)) message += (message.empty() ? "" : " ") + statement;
   event(step, "causal", message, to_json(record));
 }
 

@@ -418,7 +418,7 @@ std::string meanings(const ProbeReport& report) {
       {"excess", "The mean sink score over what uniform attention would give at that T and position: 1 is no sink, 2 and more is one."},
       {"rate", "The share of (sequence, layer, head) with a sink score above " + shown(report.sink_threshold, 2) + "; late: in the layers from " +
                    std::to_string(report.from_layer) + " on."},
-      {"leads", "The position with the largest excess."},
+      {"leads", "The position with the largest mean sink score; under uniform attention that is position 0 too."},
       {"key mass", "The attention weight that all queries of a sequence together give to a key position; the sum over the positions is T."},
       {"R, l*, C2", "R: the residual norm of position 0 after a block over the mean norm of the others. l*: the layer in which it grows by the "
                     "largest factor. C2: the share of the first two layers in that growth, on a log scale. The last two are undefined while R stays below 2."},
