@@ -1,11 +1,13 @@
 #include "tools/model_source.h"
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/config/json_text.h"
 #include "engine/files/input_file.h"
+#include "engine/model/parameters.h"
 #include "tools/program.h"
 
 namespace sinkscope {
@@ -19,11 +21,25 @@ bool is_hugging_face_folder(const fs::path& folder) {
          !fs::exists(folder / "checkpoints") && !fs::exists(folder / "metrics.jsonl");
 }
 
-/// A token id of config.json; a list of them (several tokens end a text) is none.
-std::int32_t token_id(const nlohmann::ordered_json& json, const char* key, std::int64_t vocab_size) {
-  if (!json.contains(key) || !json.at(key).is_number_integer()) return -1;
-  const auto id = json.at(key).get<std::int64_t>();
-  return id >= 0 && id < vocab_size ? static_cast<std::int32_t>(id) : -1;
+/// A token id of config.json; absent, null or a list of them (several tokens end a text): none.
+std::int32_t token_id(const nlohmann::ordered_json& json, const fs::path& file, const char* key, std::int64_t vocab_size) {
+  if (!json.contains(key) || json.at(key).is_null() || json.at(key).is_array()) return -1;
+  const auto& value = json.at(key);
+  if (!value.is_number_integer() || value.get<std::int64_t>() < 0 || value.get<std::int64_t>() >= vocab_size)
+    throw std::runtime_error(file.string() + ": \"" + key + "\": " + describe_value(value) + ", expected null or one of " +
+                             std::to_string(vocab_size) + " tokens");
+  return static_cast<std::int32_t>(value.get<std::int64_t>());
+}
+
+void expect_finite(const fs::path& folder, const ModelConfig& model, std::span<const float> parameters) {
+  const ParameterLayout layout(model);
+  for (const ParameterSpec& spec : layout.specs()) {
+    const auto values = parameters.subspan(static_cast<std::size_t>(spec.offset), static_cast<std::size_t>(spec.size));
+    const auto bad = std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); });
+    if (bad != values.end())
+      throw std::runtime_error(folder.string() + ": the weights are damaged: parameter " + spec.name + " is " +
+                               (std::isnan(*bad) ? "NaN" : "infinite") + " at element " + std::to_string(bad - values.begin()));
+  }
 }
 
 }  // namespace
@@ -33,6 +49,7 @@ void ModelSource::load(std::span<float> parameters) const {
     load_checkpoint(folder, model, parameters, {}, {});
   else
     load_hugging_face(folder, model, parameters);
+  expect_finite(folder, model, parameters);
 }
 
 ModelSource open_model_source(const fs::path& source) {
@@ -42,8 +59,8 @@ ModelSource open_model_source(const fs::path& source) {
     opened.model = model_config_from_hugging_face(source);
     const fs::path file = source / "config.json";
     const auto json = parse_strict(read_text_file(file), file.string());
-    opened.bos_id = token_id(json, "bos_token_id", opened.model.vocab_size);
-    opened.eos_id = token_id(json, "eos_token_id", opened.model.vocab_size);
+    opened.bos_id = token_id(json, file, "bos_token_id", opened.model.vocab_size);
+    opened.eos_id = token_id(json, file, "eos_token_id", opened.model.vocab_size);
     return opened;
   }
   opened.checkpoint = true;

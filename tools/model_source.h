@@ -22,7 +22,7 @@ struct ModelSource {
   std::int32_t bos_id = -1, eos_id = -1;        // -1: none, or several
   std::optional<std::filesystem::path> run;     // the run directory that the checkpoint lies in
 
-  /// Fills the flat array of the model's ParameterLayout. Throws naming file and tensor.
+  /// Fills the flat array of the model's ParameterLayout. Throws naming file and tensor, also where one is not finite.
   void load(std::span<float> parameters) const;
 };
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <stdexcept>
 #include <string>
 
 #include "engine/files/replacement.h"
@@ -35,9 +36,13 @@ void monitor(const MonitorArguments& arguments) {
   thresholds.confirm = arguments.confirm.value_or(thresholds.confirm);
   const PhaseReport report = report_phases(run, config, thresholds);
   std::cout << phase_text(report, static_cast<std::size_t>(terminal_width())) << std::flush;
-  if (!output) return;
-  output->write(phase_json(report).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
-  output->commit();
+  if (output) {
+    output->write(phase_json(report).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+    output->commit();
+  }
+  if (report.check && !report.check->differences.empty())
+    throw std::runtime_error(arguments.run + ": the replay differs from what the run logged, in " +
+                             std::to_string(report.check->differences.size()) + " places");
 }
 
 /// As the config's limits of these thresholds: a finite number above 0.

@@ -50,6 +50,7 @@ struct ProbeArguments {
   bool causal = false;
   std::string causal_set;
   CausalOptions tests;
+  std::optional<std::int64_t> rotary_shift;  // not given: 16, where the sequences are longer
 };
 
 /// Text held in memory, every document ended by EOS where there is one.
@@ -154,6 +155,16 @@ std::size_t named_set(const std::vector<ProbeSet>& sets, const std::string& name
   throw std::runtime_error("--causal-set " + name + ": there is no such probe set, expected one of " + known);
 }
 
+/// Whether a model whose training is not known was trained with a BOS at every window: by where its sink is stronger.
+BosPolicy stronger_with_bos(const std::vector<ProbeRecord>& records) {
+  double without = 0, with = 0;
+  for (const ProbeRecord& record : records) {
+    if (record.set == "natural") without = record.sink_excess.front();
+    if (record.set == "natural_bos") with = record.sink_excess.front();
+  }
+  return with > without ? BosPolicy::sequence : BosPolicy::none;
+}
+
 Json sets_json(const std::vector<ProbeSet>& sets) {
   Json json;
   for (const ProbeSet& set : sets) {
@@ -200,7 +211,9 @@ void check_arguments(const ProbeArguments& a) {
   at_least("--batch", a.batch, 0);
   at_least("--position", a.tests.position, 1);
   at_least("--isolated-layers", a.tests.isolated_layers, 1);
-  at_least("--rotary-shift", a.tests.rotary_shift, 1);
+  at_least("--rotary-shift", a.rotary_shift.value_or(1), 1);
+  at_least("--threads", a.threads, 0);
+  at_least("--seed", a.seed, 0);
   at_least("--resamples", a.tests.resamples, 100);
   if (const double eps = a.threshold.value_or(0); !(eps >= 0 && eps <= 1)) throw std::runtime_error("--threshold must lie in 0..1");
   if (!a.text.empty() && !a.dataset.empty()) throw std::runtime_error("--text and --dataset exclude each other");
@@ -209,7 +222,8 @@ void check_arguments(const ProbeArguments& a) {
 void probe(const ProbeArguments& arguments) {
   check_arguments(arguments);
   const ModelSource model = open_model_source(arguments.model);
-  PendingFolder output(arguments.output.empty() ? default_output(model) : fs::path(arguments.output));
+  const fs::path place = arguments.output.empty() ? default_output(model) : fs::path(arguments.output);
+  { const PendingFolder possible(place); }  // made when there is something to put in, so that a stop leaves nothing
   std::optional<Config> run;  // that the checkpoint lies in
   if (model.run) run = read_run_config(*model.run);
 
@@ -228,9 +242,19 @@ void probe(const ProbeArguments& arguments) {
   if (probes.from_layer >= model.model.layers)
     throw std::runtime_error("--from-layer " + std::to_string(probes.from_layer) + ": the model has " + std::to_string(model.model.layers) +
                              " layers, counted from 0");
+  if (arguments.causal && arguments.tests.isolated_layers > std::max<std::int64_t>(2, model.model.layers))
+    throw std::runtime_error("--isolated-layers " + std::to_string(arguments.tests.isolated_layers) + ": the model has " +
+                             std::to_string(model.model.layers) + " layers");
   const std::int64_t length = choose_length(arguments, model, run);
+  if (arguments.short_length.value_or(0) > length)
+    throw std::runtime_error("--short-length " + std::to_string(*arguments.short_length) + ": expected at most the " +
+                             std::to_string(length) + " tokens of --length");
   config.train.sequence_length = length;
   const TextSource text = choose_text(arguments, model, run);
+
+  if (text.stream && text.stream->size() <= length)
+    throw std::runtime_error(text.description + ": " + std::to_string(text.stream->size()) + " tokens are fewer than one window of " +
+                             std::to_string(length + 1) + "; give more text, or a smaller --length");
 
   ProbeSetOptions options;
   options.length = length;
@@ -264,30 +288,38 @@ void probe(const ProbeArguments& arguments) {
   report.step = model.step;
   report.device = ops->description();
   report.build = build_description();
+  report.text = text.description + (text.bos_id >= 0 ? "; BOS is token " + std::to_string(text.bos_id) : "; there is no BOS token");
+  report.seed = arguments.seed;
   report.model = model.model;
   report.parameters = decoder.layout().parameter_count();
   report.sink_threshold = probes.sink_threshold;
   report.from_layer = probes.from_layer;
   ProbePass pass(*ops, decoder, probes, sets);
   report.sets = pass.run(model.step.value_or(0), 0);
-  const BosPolicy bos = run ? run->data.bos : BosPolicy::none;
+  const BosPolicy bos = run ? run->data.bos : stronger_with_bos(report.sets);
   report.shown = find_set(sets, {phase_probe_set(bos), "natural", "random"});
 
   if (arguments.causal) {
     const ProbeSet& chosen = arguments.causal_set.empty() ? causal_probe_set(sets, bos) : sets[named_set(sets, arguments.causal_set)];
     CausalOptions tests = arguments.tests;
     tests.sink_threshold = probes.sink_threshold;
+    tests.rotary_shift = arguments.rotary_shift.value_or(tests.rotary_shift);
+    if (arguments.rotary_shift && model.model.position != PositionEncoding::rope)
+      throw std::runtime_error("--rotary-shift: the model has no rotary embedding");
+    if (arguments.rotary_shift && *arguments.rotary_shift >= chosen.length)
+      throw std::runtime_error("--rotary-shift " + std::to_string(*arguments.rotary_shift) + ": expected less than the " +
+                               std::to_string(chosen.length) + " positions of probe set " + chosen.name);
     report.causal = CausalTests(*ops, decoder, tests).run(chosen, sets);
   }
 
   std::cout << probe_text(report) << std::flush;
+  PendingFolder output(place);
   write_new_file(output.path() / "probe.json", to_json(report).dump(2) + "\n");
   write_new_file(output.path() / "sets.json", sets_json(sets).dump() + "\n");
   write_new_file(output.path() / "report.html", probe_page(report));
   output.commit();
-  std::cout << "\ntext: " << text.description << "\nwritten: "
-            << (arguments.output.empty() ? default_output(model) : fs::path(arguments.output)).string()
-            << " (probe.json, sets.json, report.html)" << std::endl;
+  std::cout << "\ntext: " << report.text << "\nwritten: " << place.string()
+            << " (probe.json, sets.json, report.html, which says what each column means)" << std::endl;
 }
 
 }  // namespace
@@ -299,7 +331,10 @@ void add_probe_command(CLI::App& app) {
       ->required()
       ->type_name("FOLDER");
   command->add_option("-o,--output", a->output, "folder to create (default: probe-NAME)")->type_name("DIR");
-  command->add_option("--text", a->text, "held-out text files or folders, as `tokenize` takes them")->type_name("FILE");
+  command->add_option("--text", a->text, "held-out text file or folder, as `tokenize` takes it; may be repeated")
+      ->type_name("FILE")
+      ->allow_extra_args(false)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   command->add_option("--dataset", a->dataset, "dataset folder, of which the validation shards are read (default: the run's)")->type_name("DIR");
   command->add_option("--tokenizer", a->tokenizer, "for --text, as `tokenize` takes it (default: the model's own)")->type_name("PATH");
   command->add_option("--length", a->length, "tokens of a sequence, T (default: that of the run's training, else 512 or what the model takes)");
@@ -317,7 +352,7 @@ void add_probe_command(CLI::App& app) {
   command->add_option("--causal-set", a->causal_set, "probe set of the causal tests (default: natural_short, or natural_short_bos of a run with BOS)");
   command->add_option("--position", a->tests.position, "p, where a second sink is to be made, default 4");
   command->add_option("--isolated-layers", a->tests.isolated_layers, "layers in which p attends to itself alone, default 2");
-  command->add_option("--rotary-shift", a->tests.rotary_shift, "rotary index of position 0 in the control, default 16");
+  command->add_option("--rotary-shift", a->rotary_shift, "rotary index of position 0 in the control, default 16");
   command->add_option("--resamples", a->tests.resamples, "of the bootstrap, default 2000");
   command->callback([a] { probe(*a); });
 }

@@ -82,14 +82,14 @@ void check_train(const TrainConfig& train, const std::string& at) {
 
 void check_probes(const Config& config, const std::string& at) {
   const ProbeConfig& probes = config.probes;
+  if (probes.causal_every > 0 && (!probes.enabled || probes.every == 0 || probes.positions < 2 || probes.sequences < 2))
+    throw ConfigError(at + "probes.causal_every (" + text(probes.causal_every) +
+                      ") needs probes.enabled, probes.every above 0, and probes.positions and probes.sequences of at least 2");
   if (!probes.enabled) return;
   const std::string unless = " (probes.enabled false lifts this)";
   if (probes.short_length > config.train.sequence_length)
     throw ConfigError(at + "probes.short_length (" + text(probes.short_length) +
                       ") must be at most train.sequence_length (" + text(config.train.sequence_length) + ")" + unless);
-  if (probes.causal_every > 0 && probes.enabled && (probes.every == 0 || probes.positions < 2 || probes.sequences < 2))
-    throw ConfigError(at + "probes.causal_every (" + text(probes.causal_every) +
-                      ") needs probes.every above 0, and probes.positions and probes.sequences of at least 2");
   if (probes.positions > probes.short_length)
     throw ConfigError(at + "probes.positions (" + text(probes.positions) + ") must be at most probes.short_length (" +
                       text(probes.short_length) + ") and train.sequence_length (" +

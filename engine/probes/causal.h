@@ -102,6 +102,9 @@ const ProbeSet& causal_probe_set(std::span<const ProbeSet> sets, BosPolicy bos);
 
 nlohmann::ordered_json to_json(const CausalRecord& record);
 
+/// What the tests say, in one line.
+std::string causal_summary(const CausalRecord& record);
+
 /// What the tests say, one statement an entry, in plain words.
 std::vector<std::string> causal_reading(const CausalRecord& record);
 

@@ -67,6 +67,23 @@ double own_share(const CausalRecord& record, const CausalTest& test) {
 
 }  // namespace
 
+std::string causal_summary(const CausalRecord& record) {
+  const std::string excess = "excess " + plain(record.tests.front().first.excess) + " on " + record.set;
+  if (!record.sink_formed) return "no sink yet: " + excess;
+  const auto removed = [](const CausalTest& test) { return test.removed.value; };
+  const auto moved = [](const CausalTest& test) { return test.moved.value; };
+  const CausalTest& mlp = largest(of_kind(record, "knock_out_mlp"), removed);
+  const CausalTest& attention = largest(of_kind(record, "knock_out_attention"), removed);
+  std::string text = excess + "; knocked out at position 0, the MLP of " + layer_of(mlp) + " removes " + percent(mlp.removed) +
+                     ", the attention of " + layer_of(attention) + " " + percent(attention.removed);
+  if (const auto tests = of_kind(record, "transplant"); !tests.empty()) {
+    const CausalTest& most = largest(tests, moved);
+    text += "; position 0's state after " + layer_of(most) + " moves " + percent(most.moved) + " to position " + std::to_string(record.position);
+  }
+  const CausalTest& isolated = largest(of_kind(record, "isolate"), moved);
+  return text + "; isolation in " + std::to_string(*isolated.layer) + " layers " + percent(isolated.moved);
+}
+
 std::vector<std::string> causal_reading(const CausalRecord& record) {
   const CausalTest& before = record.tests.front();
   std::vector<std::string> statements;

@@ -417,9 +417,7 @@ void Run::probe(std::int64_t step, double loss) {
 void Run::test_causes(std::int64_t step) {
   const StageRange range(*ops_, "causal tests");
   const CausalRecord record = causal_tests_->run(causal_probe_set(probe_sets_, config_.data.bos), probe_sets_);
-  std::string message;
-  for (const std::string& statement : causal_reading(record)) message += (message.empty() ? "" : " ") + statement;
-  event(step, "causal", message, to_json(record));
+  event(step, "causal", causal_summary(record), to_json(record));
 }
 
 void Run::sample(std::int64_t step) {

@@ -103,9 +103,17 @@ TEST_CASE("what a log says otherwise is told") {
   place.write("runs/small/events.jsonl", log);
   const Outcome outcome = place.run("monitor runs/small");
   INFO(outcome.output);
-  CHECK(outcome.status == 0);
+  CHECK(outcome.status == 1);
   CHECK(contains(outcome.output, "THE REPLAY DIFFERS FROM THE LOG"));
   CHECK(contains(outcome.output, "sink_excess is 3.25 in the log"));
+  CHECK(contains(outcome.output, "runs/small: the replay differs from what the run logged"));
+
+  std::filesystem::remove(place.path() / "runs/small/events.jsonl");
+  const Outcome without = place.run("monitor runs/small");
+  INFO(without.output);
+  CHECK(without.status == 0);
+  CHECK(contains(without.output, "NOT AGAINST events.jsonl, which is missing or empty"));
+  CHECK_FALSE(contains(without.output, "replay gives none"));
 }
 
 TEST_CASE("monitor refuses what it cannot read, naming file or flag") {

@@ -57,6 +57,11 @@ TEST_CASE("probe finds in a checkpoint what the run's own passes found, and the 
   for (const Json& test : causal["tests"]) changed += std::abs(test["first"]["score"]["value"].get<double>() - before);
   CHECK(changed > 0);
 
+  // A BOS of the run's own is that of its probes.
+  REQUIRE(place.run("train config.json --set name=other --set data.bos_id=65 --set train.steps=2 --set train.schedule.warmup_steps=1").status == 0);
+  probed(place, "runs/other --output of-other", "of-other");
+  CHECK(Json::parse(place.read("of-other/sets.json"))["natural_bos"]["inputs"][0][0] == 65);
+
   // An export is the same model; it knows no run, so its text is named.
   REQUIRE(place.run("export runs/small --output exported").status == 0);
   const Json exported = probed(place, "exported --dataset data --length 32 --output of-export" + same, "of-export");
@@ -88,9 +93,20 @@ TEST_CASE("causal tests run at configured steps, are events, and change no bit o
     const Json data = Json::parse(event.data);
     CHECK(data["set"] == "natural_short_bos");
     CHECK(data["tests"].size() > 6);
-    CHECK(contains(event.message, "causal tests: "));
+    CHECK(contains(event.message, "excess "));
   }
   CHECK(steps == std::vector<std::int64_t>{30, 60});
+  // A run that goes on from an earlier checkpoint has each test once, the same.
+  const auto causal_lines = [&] {
+    std::vector<std::string> lines;
+    for (const std::string& line : test::timeless_lines(place.path() / "runs/with/events.jsonl"))
+      if (contains(line, "\"causal\"")) lines.push_back(line);
+    return lines;
+  };
+  const std::vector<std::string> before = causal_lines();
+  std::filesystem::remove_all(place.path() / "runs/with/checkpoints/step_00000060");
+  REQUIRE(place.run(common + "--set name=with --set probes.causal_every=30 --resume").status == 0);
+  CHECK(causal_lines() == before);
   CHECK(test::timeless_lines(place.path() / "runs/with/metrics.jsonl") == test::timeless_lines(place.path() / "runs/without/metrics.jsonl"));
   CHECK(test::timeless_lines(place.path() / "runs/with/probes.jsonl") == test::timeless_lines(place.path() / "runs/without/probes.jsonl"));
   CHECK(place.read("runs/with/checkpoints/step_00000060/model.safetensors") ==
@@ -118,6 +134,23 @@ TEST_CASE("probe refuses by name what does not fit, and leaves nothing behind") 
   refused("runs/small --causal --causal-set natral --position 2 --short-length 12", "--causal-set natral: there is no such probe set, expected one of natural, ");
   refused("runs/small --causal --position 12 --short-length 12", "--positions and --position must lie below the shortest sequence, 12");
   refused("runs/small --sequences 1 --causal", "--sequences 1: expected at least 2");
+  refused("runs/small --from-layer 99", "--from-layer 99: the model has 3 layers, counted from 0");
+  refused("runs/small --causal --position 2 --rotary-shift 16", "--rotary-shift 16: expected less than the 16 positions of probe set natural_short_bos");
+  refused("runs/small --causal --position 2 --isolated-layers 9", "--isolated-layers 9: the model has 3 layers");
+  refused("runs/small --short-length 33", "--short-length 33: expected at most the 32 tokens of --length");
+  refused("runs/small --threads -1", "--threads -1: expected at least 0");
+  place.write("short.txt", "abc");
+  refused("exported --text short.txt --tokenizer byte", "1 text file: 4 tokens are fewer than one window of 33; give more text, or a smaller --length");
+  const std::string config = place.read("exported/config.json");
+  const std::size_t bos = config.find("\"bos_token_id\": 256");
+  REQUIRE(bos != std::string::npos);
+  place.write("exported/config.json", config.substr(0, bos) + "\"bos_token_id\": 5000" + config.substr(bos + 19));
+  refused("exported", "exported/config.json: \"bos_token_id\": ");
+  place.write("exported/config.json", config);
+  std::string weights = place.read("exported/model.safetensors");
+  weights.replace(weights.size() - 8, 8, 8, '\xff');
+  place.write("exported/model.safetensors", weights);
+  refused("exported", "exported: the weights are damaged: parameter ");
   place.write("exported/config.json", R"({"architectures": ["MambaForCausalLM"]})");
   refused("exported", "exported/config.json: \"architectures\": the string \"MambaForCausalLM\" is not supported");
 

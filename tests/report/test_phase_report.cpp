@@ -27,11 +27,18 @@ PhaseReport report_of(const ExampleRun& example, const Config& config, const Pha
   return report_phases(load_run(folder.path() / "run"), config, thresholds);
 }
 /// With the run's own thresholds. The example's signals are made up, and left out.
-PhaseReport report_without_signals(const ExampleRun& example) {
+PhaseReport report_without_signals(const ExampleRun& example, bool with_events = true) {
   TemporaryFolder folder;
   write_run(folder.path() / "run", example);
   RunData run = load_run(folder.path() / "run");
   for (ProbeRecord& probe : run.probes) probe.phase.reset();
+  if (with_events) {
+    EventRecord start;
+    start.kind = "start";
+    run.events.insert(run.events.begin(), start);
+  } else {
+    run.events.clear();
+  }
   const Config config = config_of(example.bos);
   return report_phases(run, config, config.probes.phase);
 }
@@ -107,6 +114,13 @@ TEST_CASE("a run without a sink says that it stayed wandering") {
   CHECK(contains(text, "onset        none"));
   CHECK(contains(text, "wandering 0-100 (100 %)"));
   CHECK(contains(text, "the run logged no phase change, and the replay gives none"));
+}
+
+TEST_CASE("a phase report claims no agreement with events that are not there, or not yet") {
+  const std::string missing = phase_text(report_without_signals({}, false), 80);
+  INFO(missing);
+  CHECK(contains(missing, "NOT AGAINST events.jsonl, which is missing or empty"));
+  CHECK_FALSE(contains(missing, "the replay gives"));
 }
 
 TEST_CASE("a run with fewer passes than a window says so") {

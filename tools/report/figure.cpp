@@ -369,6 +369,7 @@ std::vector<RunStyle> run_styles(const std::vector<RunData>& runs) {
 std::string figure_svg(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) { return Figure(runs, arms).draw(); }
 
 void require_figure_possible(const std::filesystem::path& file) {
+  if (file.extension() != ".svg") throw std::runtime_error("--figure " + file.string() + ": the figure is an SVG; expected a name that ends in .svg");
   if (!std::filesystem::exists(std::filesystem::symlink_status(file))) return;
   std::string beginning(4096, '\0');
   std::ifstream in(file, std::ios::binary);

@@ -146,9 +146,18 @@ std::string check_text(const PhaseReport& report) {
       text += "\n  - and " + std::to_string(check.differences.size() - shown) + " more, which --json lists";
     return text;
   }
-  std::string text = check.changes == 0 ? "the run logged no phase change, and the replay gives none"
-                                        : "the replay gives the " + count(check.changes, "phase change") + " that the run logged";
-  if (check.passes > 0) text += ", and the signals of " + count(check.passes, "pass");
+  const std::int64_t replayed = std::count_if(report.replay.passes.begin(), report.replay.passes.end(),
+                                              [](const ReplayPass& pass) { return pass.reading.change.has_value(); });
+  std::string text;
+  if (!report.events_logged)
+    text = "NOT AGAINST events.jsonl, which is missing or empty, so neither its phase changes nor whether the run has ended are known; against the signals";
+  else if (check.changes == 0 && replayed > 0)
+    text = "the run has not logged the " + count(replayed, "phase change") + " of the replay yet";
+  else if (check.changes == 0)
+    text = "the run logged no phase change, and the replay gives none";
+  else
+    text = "the replay gives the " + count(check.changes, "phase change") + " that the run logged";
+  if (check.passes > 0) text += (report.events_logged ? ", and the signals of " : " of ") + count(check.passes, "pass");
   if (check.rounded == 0) return text + ", bit for bit";
   return text + "; " + count(check.rounded, "number") + " to the precision of float, to which the log holds the excess";
 }
@@ -224,6 +233,7 @@ PhaseReport report_phases(const RunData& run, const Config& config, const PhaseC
   report.planned_steps = config.train.steps;
   report.steps = std::max(run.steps.empty() ? 0 : run.steps.back().step, run.probes.back().step);
   report.ended = std::any_of(run.events.begin(), run.events.end(), [](const EventRecord& e) { return e.kind == "end"; });
+  report.events_logged = !run.events.empty();
   report.own = config.probes.phase;
   report.used = thresholds;
   report.replay = replay_phases(run.probes, report.set, run.steps, config.train.schedule, config.train.steps, thresholds);
@@ -277,7 +287,8 @@ Json phase_json(const PhaseReport& report) {
   for (const ReplayPass& pass : report.replay.passes) json["passes"].push_back(pass_json(pass));
   json["check"] = nullptr;
   if (report.check)
-    json["check"] = {{"changes", report.check->changes},
+    json["check"] = {{"events_logged", report.events_logged},
+                     {"changes", report.check->changes},
                      {"passes", report.check->passes},
                      {"rounded", report.check->rounded},
                      {"differences", report.check->differences}};

@@ -20,6 +20,7 @@ struct PhaseReport {
   std::int64_t length = 0, sequences = 0;  // of the set
   std::int64_t steps = 0, planned_steps = 0;  // logged, and of the run
   bool ended = false;
+  bool events_logged = true;          // events.jsonl holds something; a run writes there before its first step
   PhaseConfig own, used;              // the run's thresholds, and those of the replay
   PhaseReplay replay;
   std::optional<ReplayCheck> check;   // where they are the same

@@ -435,7 +435,8 @@ std::string meanings(const ProbeReport& report) {
 std::string facts(const ProbeReport& report) {
   std::string text = report.step ? "Step " + std::to_string(*report.step) + ". " : "";
   text += format_count(report.parameters) + " parameters, " + std::to_string(report.model.layers) + " layers of " + std::to_string(report.model.heads) +
-          " heads. On " + report.device + ", by " + report.build + ".";
+          " heads. On " + report.device + ", by " + report.build + ". Text: " + report.text + "; sequences chosen by seed " +
+         std::to_string(report.seed) + ".";
   return text;
 }
 

@@ -117,7 +117,9 @@ std::string probe_text(const ProbeReport& report) {
   const ProbeRecord& set = report.sets.at(report.shown);
   text += "\nrates: heads with a sink score above " + fixed(report.sink_threshold, 2) + "; late: layers from " +
           std::to_string(report.from_layer) + "; R: norm of position 0 over the others', largest of the layers; v0/v: the least "
-          "value norm of position 0 over the others'\n\nby layer, " + set.set + ":\n" + text_table(probe_layer_table(report));
+          "value norm of position 0 over the others'; leads: the position of the largest mean score; at: its layer; l*: the layer where "
+          "R steps up most; C2: ln R reached in the first two layers over its peak\n\nby layer, " + set.set + " (entropy in nats; G: how much more the MLP lifts position 0 than the others; k0/k: key norms; at: place of the "
+          "largest |h|; stable: mean cosine of position 0 between sequences):\n" + text_table(probe_layer_table(report));
   if (!report.causal) return text;
   text += "\ncausal tests on " + report.causal->set + " (T = " + std::to_string(report.causal->length) + ", " +
           std::to_string(report.causal->sequences) + " sequences; " + fixed(100 * report.causal->confidence, 0) +
@@ -133,6 +135,8 @@ nlohmann::ordered_json to_json(const ProbeReport& report) {
   json["step"] = report.step ? Json(*report.step) : Json(nullptr);
   json["build"] = report.build;
   json["device"] = report.device;
+  json["text"] = report.text;
+  json["seed"] = report.seed;
   json["model"] = to_json(report.model);
   json["parameters"] = report.parameters;
   json["sink_threshold"] = report.sink_threshold;

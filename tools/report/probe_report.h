@@ -18,6 +18,8 @@ struct ProbeReport {
   std::optional<std::int64_t> step;    // of one of our checkpoints
   std::string device;                  // Ops::description()
   std::string build;
+  std::string text;                    // where the natural sets come from, and the BOS token
+  std::int64_t seed = 1;               // of the choice of sequences
   ModelConfig model;
   std::int64_t parameters = 0;
   double sink_threshold = 0.3;         // eps
