@@ -6,29 +6,10 @@
 #include <string>
 
 #include "engine/model/decoder_memory.h"
+#include "engine/model/decoder_parameters.h"
 
 namespace sinkscope {
 namespace {
-
-/// A parameter and the place of its gradient; both absent when the model does not have it.
-struct Parameter {
-  Tensor value;
-  Tensor gradient;
-};
-
-struct NormParameters {
-  Parameter weight, bias;
-};
-
-struct LinearParameters {
-  Parameter weight, bias;
-};
-
-struct BlockParameters {
-  NormParameters norm1, norm2;
-  LinearParameters qkv, output, up, down;
-  Parameter q_norm, k_norm;
-};
 
 /// What a norm remembers for its backward pass.
 struct NormStatistics {
@@ -49,17 +30,14 @@ struct Decoder::State {
     if (options.training) memory.gradients.allocate(ops);
     memory.activations.allocate(ops);
     memory.scratch.allocate(ops);
-    bind_parameters();
+    const std::int64_t size = layout.flat_size();
+    weights = DecoderParameters(config, layout, memory.parameters.tensor(memory.parameter_flat, {size}),
+                                options.training ? memory.gradients.tensor(memory.gradient_flat, {size}) : Tensor());
     if (const std::int64_t K = options.sink_positions; K > 0)
       step_statistics = StepStatistics(
           ops, memory.activations.tensor(memory.step_sums, {StepStatistics::elements(config.layers, config.heads, K)}),
           config.layers, config.heads, K);
   }
-
-  void bind_parameters();
-  Parameter bind(const std::string& name) const;
-  NormParameters bind_norm(const std::string& name) const;
-  LinearParameters bind_linear(const std::string& name) const;
 
   // Views of the current batch.
   std::int64_t rows() const { return B * T; }
@@ -89,12 +67,11 @@ struct Decoder::State {
     return options.sink_positions == 0 ? Tensor()
                                        : sinks().rows(layer, 1).view({B, config.heads, options.sink_positions});
   }
-  const Parameter& head() const { return config.tied_embedding ? token_embedding : lm_head; }
+  const Parameter& head() const { return config.tied_embedding ? weights.token_embedding : weights.lm_head; }
   Tensor final_norm_output() const { return act(memory.final_norm, config.channels); }
   NormKind norm_kind() const { return config.norm == NormType::layernorm ? NormKind::layernorm : NormKind::rmsnorm; }
 
   void check_batch(std::int64_t sequences, std::int64_t length, const std::int32_t* inputs) const;
-  void check_edits(const ForwardEdits& changes, std::int64_t length) const;
   void knock_out(Branch branch, std::int64_t layer, const Tensor& delta);
   bool transplant(std::int64_t layer);
   void norm_forward(const NormParameters& parameters, const Tensor& x, const Tensor& delta, const Tensor& sum,
@@ -123,57 +100,13 @@ struct Decoder::State {
   DType real;
   DecoderMemory memory;
 
-  Parameter token_embedding, position_embedding, lm_head;
-  NormParameters final_norm;
-  std::vector<BlockParameters> blocks;
+  DecoderParameters weights;
 
   std::int64_t B = 0, T = 0;     // of the last forward
   bool head_gradient = false;    // d_final holds the gradient of the last forward's loss
   ForwardEdits edits;            // of the last forward
   StepStatistics step_statistics;
 };
-
-// ---- parameters --------------------------------------------------------------------------------
-
-Parameter Decoder::State::bind(const std::string& name) const {
-  if (!layout.contains(name)) return {};
-  const ParameterSpec& spec = layout.find(name);
-  const auto place = [&](const Arena& arena, std::size_t flat) {
-    const Tensor all = arena.tensor(flat, {layout.flat_size()});
-    const Tensor part = all.rows(spec.offset, spec.size);
-    return spec.shape.size() == 2 ? part.view({spec.shape[0], spec.shape[1]}) : part;
-  };
-  Parameter parameter;
-  parameter.value = place(memory.parameters, memory.parameter_flat);
-  if (options.training) parameter.gradient = place(memory.gradients, memory.gradient_flat);
-  return parameter;
-}
-
-NormParameters Decoder::State::bind_norm(const std::string& name) const {
-  return {bind(name + ".weight"), bind(name + ".bias")};
-}
-
-LinearParameters Decoder::State::bind_linear(const std::string& name) const {
-  return {bind(name + ".weight"), bind(name + ".bias")};
-}
-
-void Decoder::State::bind_parameters() {
-  token_embedding = bind("embed.token.weight");
-  position_embedding = bind("embed.position.weight");
-  lm_head = bind("head.weight");
-  final_norm = bind_norm("final_norm");
-  for (std::int64_t layer = 0; layer < config.layers; ++layer) {
-    const std::string block = "blocks." + std::to_string(layer);
-    blocks.push_back({.norm1 = bind_norm(block + ".norm1"),
-                      .norm2 = bind_norm(block + ".norm2"),
-                      .qkv = bind_linear(block + ".attention.qkv"),
-                      .output = bind_linear(block + ".attention.output"),
-                      .up = bind_linear(block + (config.mlp == MlpType::swiglu ? ".mlp.gate_up" : ".mlp.up")),
-                      .down = bind_linear(block + ".mlp.down"),
-                      .q_norm = bind(block + ".attention.q_norm.weight"),
-                      .k_norm = bind(block + ".attention.k_norm.weight")});
-  }
-}
 
 // ---- layers, forward and backward side by side ---------------------------------------------------
 
@@ -224,7 +157,7 @@ void Decoder::State::linear_backward(const LinearParameters& parameters, const T
 /// scores into `sink` (B, H, K), unless it is not given.
 void Decoder::State::attention_forward(std::int64_t layer, const Tensor& sink) {
   const StageRange range(ops, "attention", layer);
-  const BlockParameters& p = blocks[static_cast<std::size_t>(layer)];
+  const BlockParameters& p = weights.blocks[static_cast<std::size_t>(layer)];
   const BlockBuffers& b = buffers(layer);
   const std::int64_t H = config.heads, G = config.kv_heads, D = config.head_dim;
   const Tensor qkv = act(b.qkv, (H + 2 * G) * D);
@@ -272,14 +205,14 @@ void Decoder::State::attention_forward(std::int64_t layer, const Tensor& sink) {
 void Decoder::State::attention_output_backward(std::int64_t layer) {
   const StageRange range(ops, "attention output backward", layer);
   const std::int64_t width = config.heads * config.head_dim;
-  linear_backward(blocks[static_cast<std::size_t>(layer)].output, act(buffers(layer).attention, width),
+  linear_backward(weights.blocks[static_cast<std::size_t>(layer)].output, act(buffers(layer).attention, width),
                   tmp(memory.d_residual, config.channels), tmp(memory.d_attention, width));
 }
 
 /// From d_attention (N, HD), adds what flows through the attention branch to d_residual (N, C).
 void Decoder::State::attention_backward(std::int64_t layer) {
   const StageRange range(ops, "attention backward", layer);
-  const BlockParameters& p = blocks[static_cast<std::size_t>(layer)];
+  const BlockParameters& p = weights.blocks[static_cast<std::size_t>(layer)];
   const BlockBuffers& b = buffers(layer);
   const std::int64_t H = config.heads, G = config.kv_heads, D = config.head_dim, C = config.channels;
   const Tensor qkv = qkv_heads(act(b.qkv, (H + 2 * G) * D));
@@ -316,7 +249,7 @@ void Decoder::State::attention_backward(std::int64_t layer) {
 
 /// act(W_up norm2), from norm2 (N, C).
 void Decoder::State::mlp_hidden(std::int64_t layer) {
-  const BlockParameters& p = blocks[static_cast<std::size_t>(layer)];
+  const BlockParameters& p = weights.blocks[static_cast<std::size_t>(layer)];
   const BlockBuffers& b = buffers(layer);
   const std::int64_t F = config.hidden;
   const Tensor act_out = act(b.act, F);
@@ -332,7 +265,7 @@ void Decoder::State::mlp_hidden(std::int64_t layer) {
 void Decoder::State::mlp_forward(std::int64_t layer) {
   const StageRange range(ops, "mlp", layer);
   mlp_hidden(layer);
-  linear_forward(blocks[static_cast<std::size_t>(layer)].down, act(buffers(layer).act, config.hidden),
+  linear_forward(weights.blocks[static_cast<std::size_t>(layer)].down, act(buffers(layer).act, config.hidden),
                  tmp(memory.mlp_delta, config.channels));
   knock_out(Branch::mlp, layer, tmp(memory.mlp_delta, config.channels));
 }
@@ -340,7 +273,7 @@ void Decoder::State::mlp_forward(std::int64_t layer) {
 /// From d_residual (N, C), the gradient of h^l, adds what flows through the MLP branch to it.
 void Decoder::State::mlp_backward(std::int64_t layer) {
   const StageRange range(ops, "mlp backward", layer);
-  const BlockParameters& p = blocks[static_cast<std::size_t>(layer)];
+  const BlockParameters& p = weights.blocks[static_cast<std::size_t>(layer)];
   const BlockBuffers& b = buffers(layer);
   const std::int64_t F = config.hidden, C = config.channels;
   const Tensor d_residual = tmp(memory.d_residual, C), d_norm = tmp(memory.d_norm, C);
@@ -362,7 +295,7 @@ void Decoder::State::mlp_backward(std::int64_t layer) {
 void Decoder::State::recompute(std::int64_t layer) {
   if (options.recompute == Recompute::none || layer == config.layers - 1) return;  // the last block's are still there
   const StageRange range(ops, "recompute", layer);
-  const BlockParameters& p = blocks[static_cast<std::size_t>(layer)];
+  const BlockParameters& p = weights.blocks[static_cast<std::size_t>(layer)];
   const BlockBuffers& b = buffers(layer);
   const std::int64_t C = config.channels;
   const Tensor norm2 = act(b.norm2, C);
@@ -379,16 +312,13 @@ void Decoder::State::recompute(std::int64_t layer) {
 }
 
 void Decoder::State::knock_out(Branch branch, std::int64_t layer, const Tensor& delta) {
-  if (edits.knock_out.layer != layer || edits.knock_out.branch != branch) return;
-  for (std::int64_t b = 0; b < B; ++b) ops.zero(delta.rows(b * T + edits.knock_out.position, 1));
+  if (edits.knock_out.layer == layer && edits.knock_out.branch == branch) set_position(ops, delta, B, edits.knock_out.position, {});
 }
 
 /// Whether h^layer (N, C) was changed.
 bool Decoder::State::transplant(std::int64_t layer) {
-  if (edits.transplant.layer != layer || layer < 0) return false;
-  for (std::int64_t b = 0; b < B; ++b)
-    ops.copy(residual(layer + 1).rows(b * T + edits.transplant.position, 1),
-             edits.transplant.vector.view({1, config.channels}));
+  if (edits.transplant.layer != layer) return false;
+  set_position(ops, residual(layer + 1), B, edits.transplant.position, edits.transplant.vector);
   return true;
 }
 
@@ -424,35 +354,6 @@ void Decoder::State::check_batch(std::int64_t sequences, std::int64_t length, co
            "; the vocabulary has " + std::to_string(config.vocab_size));
 }
 
-void Decoder::State::check_edits(const ForwardEdits& changes, std::int64_t length) const {
-  const auto expect = [&](const char* edit, const char* what, std::int64_t value, std::int64_t limit) {
-    if (value < 0 || value >= limit)
-      throw std::invalid_argument(std::string("Decoder::forward: ") + edit + ": " + what + " " + std::to_string(value) +
-                                  ", expected one of " + std::to_string(limit));
-  };
-  if (changes.knock_out.layer != -1) {
-    expect("knock-out", "layer", changes.knock_out.layer, config.layers);
-    expect("knock-out", "position", changes.knock_out.position, length);
-  }
-  if (changes.transplant.layer != -1) {
-    expect("transplant", "layer", changes.transplant.layer, config.layers);
-    expect("transplant", "position", changes.transplant.position, length);
-    const Tensor& vector = changes.transplant.vector;
-    if (vector.dtype != real || vector.size() != config.channels)
-      throw std::invalid_argument("Decoder::forward: transplant: the vector is " + describe(vector) + ", expected " +
-                                  std::to_string(config.channels) + " channels of " + name_of(real));
-  }
-  if (changes.isolation.layers != 0 || changes.isolation.position != -1) {
-    if (changes.isolation.layers < 1 || changes.isolation.layers > config.layers)
-      throw std::invalid_argument("Decoder::forward: isolation: " + std::to_string(changes.isolation.layers) +
-                                  " layers, expected 1 to " + std::to_string(config.layers));
-    expect("isolation", "position", changes.isolation.position, length);
-  }
-  expect("rotary shift", "index", changes.first_rotary_index, length);
-  if (changes.first_rotary_index != 0 && config.position != PositionEncoding::rope)
-    throw std::invalid_argument("Decoder::forward: rotary shift: the model has no rotary embedding");
-}
-
 // ---- the public interface ------------------------------------------------------------------------
 
 Decoder::Decoder(Ops& ops, const ModelConfig& config, const DecoderOptions& options)
@@ -473,7 +374,7 @@ Tensor Decoder::gradients() const {
   return state_->memory.gradients.tensor(state_->memory.gradient_flat, {state_->layout.flat_size()});
 }
 
-Tensor Decoder::parameter(const ParameterSpec& spec) const { return state_->bind(spec.name).value; }
+Tensor Decoder::parameter(const ParameterSpec& spec) const { return parameter_view(parameters(), spec); }
 
 void Decoder::zero_gradients() { state_->ops.zero(gradients()); }
 
@@ -481,7 +382,7 @@ void Decoder::forward(std::int64_t sequences, std::int64_t length, const std::in
                       ActivationObserver* observer, const ForwardEdits& edits) {
   State& s = *state_;
   s.check_batch(sequences, length, inputs);
-  s.check_edits(edits, length);
+  check_edits(edits, s.config, s.real, length);
   const StageRange range(s.ops, "forward");
   s.B = sequences;
   s.T = length;
@@ -493,8 +394,8 @@ void Decoder::forward(std::int64_t sequences, std::int64_t length, const std::in
   s.ops.copy_from_host(tokens, inputs);
   s.ops.embedding_forward({.out = s.residual(0),
                            .tokens = tokens,
-                           .wte = s.token_embedding.value,
-                           .wpe = s.position_embedding.value});
+                           .wte = s.weights.token_embedding.value,
+                           .wpe = s.weights.position_embedding.value});
   embedding.reset();
   if (observer != nullptr) observer->embedding(s.residual(0));
 
@@ -513,7 +414,7 @@ void Decoder::forward(std::int64_t sequences, std::int64_t length, const std::in
     if (observer != nullptr) s.show_block(layer - 1, *observer);
   };
   for (std::int64_t layer = 0; layer < L; ++layer) {
-    const BlockParameters& p = s.blocks[static_cast<std::size_t>(layer)];
+    const BlockParameters& p = s.weights.blocks[static_cast<std::size_t>(layer)];
     const BlockBuffers& b = s.buffers(layer);
     norm_of_residual(layer, p.norm1, s.act(b.norm1, C), s.norm_statistics(b.mean1, b.rstd1));
     s.attention_forward(layer, s.sink_block(layer));
@@ -527,7 +428,7 @@ void Decoder::forward(std::int64_t sequences, std::int64_t length, const std::in
     }
     s.mlp_forward(layer);
   }
-  norm_of_residual(L, s.final_norm, s.final_norm_output(),
+  norm_of_residual(L, s.weights.final_norm, s.final_norm_output(),
                    s.norm_statistics(s.memory.final_mean, s.memory.final_rstd));
 }
 
@@ -578,7 +479,7 @@ void Decoder::backward() {
   const std::int64_t C = s.config.channels, L = s.config.layers;
   const Tensor d_residual = s.tmp(s.memory.d_residual, C);
   s.ops.zero(d_residual);
-  s.norm_backward(s.final_norm, s.residual(L), s.tmp(s.memory.d_final, C),
+  s.norm_backward(s.weights.final_norm, s.residual(L), s.tmp(s.memory.d_final, C),
                   s.norm_statistics(s.memory.final_mean, s.memory.final_rstd), d_residual);
   for (std::int64_t layer = L - 1; layer >= 0; --layer) {
     s.recompute(layer);
@@ -591,8 +492,8 @@ void Decoder::backward() {
   const StageRange embedding(s.ops, "embedding backward");
   s.ops.embedding_backward({.dout = d_residual,
                             .tokens = s.memory.scratch.tensor(s.memory.tokens, {s.B, s.T}),
-                            .dwte = s.token_embedding.gradient,
-                            .dwpe = s.position_embedding.gradient});
+                            .dwte = s.weights.token_embedding.gradient,
+                            .dwpe = s.weights.position_embedding.gradient});
 }
 
 void Decoder::logits(std::int64_t row, float* out) {

@@ -11,6 +11,7 @@
 
 #include "engine/config/config.h"
 #include "engine/model/arena.h"
+#include "engine/model/forward_edits.h"
 #include "engine/model/parameters.h"
 #include "engine/model/step_statistics.h"
 #include "kernels/ops.h"
@@ -35,38 +36,6 @@ class ActivationObserver {
   virtual ~ActivationObserver() = default;
   virtual void embedding(const Tensor& h) = 0;  // (B*T, C) h^-1
   virtual void block(const BlockActivations& activations) = 0;
-};
-
-/// Which contribution to the residual stream.
-enum class Branch : std::uint8_t { attention, mlp };
-
-/// Changes to a forward pass on its way, in every sequence: what causal tests do to a frozen model. -1: not asked for.
-struct ForwardEdits {
-  /// The branch's contribution to one position is zero in this layer.
-  struct KnockOut {
-    Branch branch = Branch::mlp;
-    std::int64_t layer = -1;
-    std::int64_t position = 0;
-  };
-  /// h^layer at one position is this vector.
-  struct Transplant {
-    std::int64_t layer = -1;
-    std::int64_t position = 0;
-    Tensor vector{};  // (C) real
-  };
-  /// The query at one position attends to itself alone in the layers below `layers`.
-  struct Isolation {
-    std::int64_t position = -1;
-    std::int64_t layers = 0;
-  };
-  KnockOut knock_out{};
-  Transplant transplant{};
-  Isolation isolation{};
-  std::int64_t first_rotary_index = 0;  // of position 0, in place of 0
-
-  bool any() const {
-    return knock_out.layer >= 0 || transplant.layer >= 0 || isolation.layers > 0 || first_rotary_index != 0;
-  }
 };
 
 struct DecoderOptions {

@@ -38,9 +38,12 @@ TEST_CASE("ablate trains every arm and compares them") {
     INFO(compared.output);
     CHECK(compared.status == 0);
     CHECK(contains(place.read("arms.svg"), ">bos-none</text>"));
-    const Outcome refused = place.run("compare runs/small/bos-none --no-html --figure config.json");
+    place.write("other.svg", "<svg/>");
+    const Outcome refused = place.run("compare runs/small/bos-none --no-html --figure other.svg");
     CHECK(refused.status == 1);
-    CHECK(contains(refused.output, "--figure config.json: exists and is not a figure"));
+    CHECK(contains(refused.output, "--figure other.svg: exists and is not a figure"));
+    CHECK(place.read("other.svg") == "<svg/>");
+    CHECK(contains(place.run("compare runs/small/bos-none --no-html --figure arms.png").output, "expected a name that ends in .svg"));
   }
   SECTION("a second ablate refuses, a resumed one has nothing left to do") {
     CHECK(place.run("ablate config.json --no-html").status == 1);

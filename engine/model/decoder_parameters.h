@@ -1,0 +1,46 @@
+// The parameters of a decoder where they lie in the flat arrays. Internal to this folder.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "engine/config/config.h"
+#include "engine/model/parameters.h"
+#include "kernels/tensor.h"
+
+namespace sinkscope {
+
+/// A parameter and the place of its gradient; both absent when the model does not have it.
+struct Parameter {
+  Tensor value;
+  Tensor gradient;
+};
+
+struct NormParameters {
+  Parameter weight, bias;
+};
+
+struct LinearParameters {
+  Parameter weight, bias;
+};
+
+struct BlockParameters {
+  NormParameters norm1, norm2;
+  LinearParameters qkv, output, up, down;
+  Parameter q_norm, k_norm;
+};
+
+struct DecoderParameters {
+  DecoderParameters() = default;
+  /// `values` (flat_size) real, `gradients` (flat_size) f32 or not given.
+  DecoderParameters(const ModelConfig& config, const ParameterLayout& layout, const Tensor& values, const Tensor& gradients);
+
+  Parameter token_embedding, position_embedding, lm_head;
+  NormParameters final_norm;
+  std::vector<BlockParameters> blocks;
+};
+
+/// A parameter of a flat array, in its own shape.
+Tensor parameter_view(const Tensor& flat, const ParameterSpec& spec);
+
+}  // namespace sinkscope
