@@ -41,6 +41,17 @@ TEST_CASE("a run folder is read with its settings in order") {
   REQUIRE_FALSE(find_setting(run, "data.missing"));
 }
 
+TEST_CASE("a reading says from when its sink is, where probe passes end early") {
+  TemporaryFolder folder;
+  RunData run = example(folder, "a", {});
+  REQUIRE_FALSE(contains(reading(summarize(std::vector<RunData>{run})).back(), "its last probe pass"));
+  std::erase_if(run.probes, [](const ProbeRecord& probe) { return probe.step > 60; });
+  const std::vector<RunData> cut = {run};
+  bool said = false;
+  for (const std::string& paragraph : reading(summarize(cut))) said = said || contains(paragraph, "At step 60, its last probe pass, position 0 draws ");
+  REQUIRE(said);
+}
+
 TEST_CASE("the time in training counts the steps between logged ones") {
   TemporaryFolder folder;
   RunData run = example(folder, "a", {});

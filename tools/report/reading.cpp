@@ -131,9 +131,12 @@ std::string sink_sentence(const ArmSummary& arm) {
     return " It has no probe pass; in its training batches the mean sink score of position 0 went " +
            format_number(arm.sink_score[0]->first) + " → " + format_number(arm.sink_score[0]->last) + ".";
   }
-  std::string text = " Position 0 draws " + format_number(arm.sink_excess[0]->last) +
-                     " times the attention that uniform weights would give it (at first " +
-                     format_number(arm.sink_excess[0]->first) + ")";
+  // Passes come every so many steps; what is missing at the end is more than that.
+  const std::int64_t last = arm.probes.empty() ? arm.steps : arm.probes.back()->step;
+  const std::int64_t apart = arm.probes.size() < 2 ? 0 : last - arm.probes[arm.probes.size() - 2]->step;
+  std::string text = last + apart < arm.steps ? " At step " + std::to_string(last) + ", its last probe pass, position 0 draws " : " Position 0 draws ";
+  text += format_number(arm.sink_excess[0]->last) + " times the attention that uniform weights would give it (at first " +
+          format_number(arm.sink_excess[0]->first) + ")";
   if (arm.onset)
     text += ": a sink, formed at step " + std::to_string(arm.onset->step) + " (" + format_count(arm.onset->tokens) +
             " tokens)";
