@@ -12,6 +12,7 @@
 
 #include "engine/config/load.h"
 #include "engine/data/dataset.h"
+#include "engine/data/memory_stream.h"
 #include "engine/data/text_source.h"
 #include "engine/files/new_file.h"
 #include "engine/files/new_folder.h"
@@ -53,30 +54,17 @@ struct ProbeArguments {
   std::optional<std::int64_t> rotary_shift;  // not given: 16, where the sequences are longer
 };
 
-/// Text held in memory, every document ended by EOS where there is one.
-class TextStream final : public TokenStream {
- public:
-  TextStream(const std::vector<fs::path>& files, const Tokenizer& tokenizer, std::int32_t eos_id) {
-    for_each_document(files, {}, [&](std::string_view document) {
-      const std::vector<std::int32_t> ids = tokenizer.encode(document);
-      tokens_.insert(tokens_.end(), ids.begin(), ids.end());
-      if (eos_id >= 0) tokens_.push_back(eos_id);
-      return true;
-    });
-  }
-  std::int64_t size() const override { return static_cast<std::int64_t>(tokens_.size()); }
-  void read(std::int64_t begin, std::span<std::int32_t> out) const override {
-    if (begin < 0 || begin + static_cast<std::int64_t>(out.size()) > size())
-      throw std::out_of_range("tokens " + std::to_string(begin) + " and on are outside the text's " + std::to_string(size()));
-    std::copy_n(tokens_.begin() + begin, out.size(), out.begin());
-  }
-  const std::vector<ShardInfo>& shards() const override { return shards_; }
-  const std::vector<std::int32_t>& tokens() const { return tokens_; }
-
- private:
-  std::vector<std::int32_t> tokens_;
-  std::vector<ShardInfo> shards_;
-};
+/// The documents of text files, each ended by EOS where there is one.
+std::vector<std::int32_t> tokens_of(const std::vector<fs::path>& files, const Tokenizer& tokenizer, std::int32_t eos_id) {
+  std::vector<std::int32_t> tokens;
+  for_each_document(files, {}, [&](std::string_view document) {
+    const std::vector<std::int32_t> ids = tokenizer.encode(document);
+    tokens.insert(tokens.end(), ids.begin(), ids.end());
+    if (eos_id >= 0) tokens.push_back(eos_id);
+    return true;
+  });
+  return tokens;
+}
 
 /// Held-out text and what its tokens mean.
 struct TextSource {
@@ -113,7 +101,7 @@ TextSource own_text(const ProbeArguments& arguments, const ModelSource& model) {
   const std::int32_t bos = model.bos_id >= 0 ? model.bos_id : tokenizer->bos_id();
   const std::int32_t eos = model.eos_id >= 0 ? model.eos_id : tokenizer->eos_id();
   const std::vector<fs::path> files = list_text_files({arguments.text.begin(), arguments.text.end()});
-  return {.stream = std::make_unique<TextStream>(files, *tokenizer, eos),
+  return {.stream = std::make_unique<MemoryStream>(tokens_of(files, *tokenizer, eos)),
           .bos_id = bos,
           .eos_id = eos,
           .vocab_size = tokenizer->vocab_size(),

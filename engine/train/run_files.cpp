@@ -28,7 +28,8 @@ std::string utc_now() {
 bool may_change(const std::string& pointer) {
   for (const char* prefix : {"/log/", "/checkpoint/", "/sample/", "/ablation", "/run"})
     if (pointer.starts_with(prefix)) return true;
-  return pointer == "/threads" || pointer == "/train/recompute" || pointer == "/probes/causal_every" || pointer == "/output" || pointer == "/$schema";
+  return pointer == "/threads" || pointer == "/train/recompute" || pointer == "/probes/causal_every" ||
+         pointer == "/output" || pointer == "/$schema";
 }
 
 std::string dotted(const std::string& pointer) {
@@ -38,15 +39,14 @@ std::string dotted(const std::string& pointer) {
   return key;
 }
 
-Json read_object(const std::string& file) {
-  const std::string text = read_text_file(file);
+Json parse_object(const std::string& text, const std::string& origin) {
   Json json;
   try {
     json = Json::parse(text);
   } catch (const nlohmann::json::exception& error) {
-    throw std::runtime_error(file + ": is no JSON: " + error.what());
+    throw std::runtime_error(origin + ": is no JSON: " + error.what());
   }
-  if (!json.is_object()) throw std::runtime_error(file + ": expected an object");
+  if (!json.is_object()) throw std::runtime_error(origin + ": expected an object");
   return json;
 }
 
@@ -76,7 +76,7 @@ void write_run_config(const std::filesystem::path& run_directory, const Config& 
 
 Config read_run_config(const std::filesystem::path& run_directory) {
   const std::string file = (run_directory / "config.json").string();
-  Json stored = read_object(file);
+  Json stored = parse_object(read_text_file(file), file);
   stored.erase("run");
   return parse_config(stored.dump(), file);
 }
@@ -87,7 +87,7 @@ std::vector<ChangedSetting> check_run_config(const std::filesystem::path& run_di
   std::error_code ignored;
   if (!std::filesystem::exists(file, ignored))
     throw std::runtime_error(file + ": cannot be read; there is no run to resume");
-  const Json stored = read_object(file);
+  const Json stored = parse_object(read_text_file(file), file);
 
   Json before = stored.flatten();
   const Json now = to_json(config).flatten();
@@ -132,13 +132,7 @@ std::string to_text(const LoopState& state) {
 }
 
 LoopState loop_state_from_text(const std::string& text, const std::string& origin) {
-  Json json;
-  try {
-    json = Json::parse(text);
-  } catch (const nlohmann::json::exception& error) {
-    throw std::runtime_error(origin + ": is no JSON: " + error.what());
-  }
-  if (!json.is_object()) throw std::runtime_error(origin + ": expected an object");
+  const Json json = parse_object(text, origin);
   LoopState state;
   state.step = take<std::int64_t>(json, "step", origin);
   state.sample = take<std::int64_t>(json, "sample", origin);

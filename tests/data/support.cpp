@@ -66,9 +66,4 @@ std::vector<std::int32_t> all_tokens(const TokenStream& stream) {
   return tokens;
 }
 
-void MemoryStream::read(std::int64_t begin, std::span<std::int32_t> out) const {
-  if (begin < 0 || begin + static_cast<std::int64_t>(out.size()) > size()) throw std::out_of_range("memory stream");
-  std::copy_n(tokens_.begin() + begin, out.size(), out.begin());
-}
-
 }  // namespace sinkscope::test

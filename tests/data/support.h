@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/data/dataset.h"
+#include "engine/data/memory_stream.h"
 #include "tests/files.h"
 
 namespace sinkscope::test {
@@ -26,18 +27,5 @@ void write_small_bpe(const std::filesystem::path& folder);
 std::string random_text(std::mt19937& random, std::size_t characters);
 
 std::vector<std::int32_t> all_tokens(const TokenStream& stream);
-
-class MemoryStream final : public TokenStream {
- public:
-  explicit MemoryStream(std::vector<std::int32_t> tokens) : tokens_(std::move(tokens)) {}
-  std::int64_t size() const override { return static_cast<std::int64_t>(tokens_.size()); }
-  void read(std::int64_t begin, std::span<std::int32_t> out) const override;
-  const std::vector<ShardInfo>& shards() const override { return shards_; }
-  const std::vector<std::int32_t>& tokens() const { return tokens_; }
-
- private:
-  std::vector<std::int32_t> tokens_;
-  std::vector<ShardInfo> shards_;
-};
 
 }  // namespace sinkscope::test

@@ -113,6 +113,64 @@ TEST_CASE("causal tests run at configured steps, are events, and change no bit o
         place.read("runs/without/checkpoints/step_00000060/model.safetensors"));
 }
 
+TEST_CASE("causal tests that could not run are refused before the first step") {
+  const Workplace place;
+  const auto refused = [&](const std::string& settings, const std::string& message) {
+    const Outcome outcome = place.run("train config.json --set name=refused --set probes.causal_every=7 " + settings);
+    INFO(settings << ": " << outcome.output);
+    CHECK(outcome.status == 1);
+    CHECK(contains(outcome.output, message));
+    CHECK(!std::filesystem::exists(place.path() / "runs/refused"));
+  };
+  refused("--set probes.every=0", "probes.causal_every (7) needs probes.enabled, probes.every above 0");
+  refused("--set probes.enabled=false", "probes.causal_every (7) needs probes.enabled");
+  REQUIRE(place.run("tokenize text.txt --output whole --tokenizer byte").status == 0);
+  refused("--set data.path=whole", "probe passes need held-out text, and the dataset has none");
+  place.write("line.txt", std::string(45, 'a'));
+  REQUIRE(place.run("tokenize text.txt --output short --tokenizer byte --validation line.txt").status == 0);
+  refused("--set data.path=short --set probes.short_length=32", "needs at least 2 sequences of held-out text");
+}
+
+TEST_CASE("a run of before a key existed goes on, and causal tests can begin on the way") {
+  const Workplace place;
+  REQUIRE(place.run("train config.json --set probes.every=20").status == 0);
+  std::filesystem::remove_all(place.path() / "runs/small/checkpoints/step_00000060");
+  Json config = Json::parse(place.read("runs/small/config.json"));
+  for (const char* key : {"rotary_dim", "qkv_bias", "parallel_block"}) REQUIRE(config["model"].erase(key) == 1);
+  REQUIRE(config["probes"].erase("causal_every") == 1);
+  place.write("runs/small/config.json", config.dump());
+  const Outcome outcome = place.run("train config.json --set probes.every=20 --set probes.causal_every=60 --resume");
+  INFO(outcome.output);
+  CHECK(outcome.status == 0);
+  std::int64_t tested = 0;
+  for (const EventRecord& event : read_event_records(place.path() / "runs/small")) tested += event.kind == "causal" ? 1 : 0;
+  CHECK(tested == 1);
+  // What differs from the default of a key that is not there is another run still.
+  config = Json::parse(place.read("runs/small/config.json"));
+  config["model"].erase("parallel_block");
+  place.write("runs/small/config.json", config.dump());
+  CHECK(contains(place.run("train config.json --set probes.every=20 --set model.parallel_block=true --resume").output,
+                 "the run was begun with model.parallel_block = false, not true"));
+}
+
+TEST_CASE("of a model whose training is not known, the sets with the stronger sink are shown and tested") {
+  const Workplace place;
+  REQUIRE(place.run("train config.json").status == 0);
+  REQUIRE(place.run("export runs/small --output exported").status == 0);
+  const Json json = probed(place, "exported --dataset data --length 32 --short-length 16 --causal --position 2 --output out", "out");
+  const auto excess = [&](const char* set) { return set_of(json, set)["sink_excess"][0].get<double>(); };
+  CHECK(json["causal"]["set"] == (excess("natural_bos") > excess("natural") ? "natural_short_bos" : "natural_short"));
+}
+
+TEST_CASE("a probe that is stopped leaves nothing behind") {
+  const Workplace place;
+  REQUIRE(place.run("train config.json").status == 0);
+  const auto entries = [&] { return std::distance(std::filesystem::directory_iterator(place.path()), {}); };
+  const auto before = entries();
+  CHECK(place.run_and_kill({"probe", "runs/small", "--sequences", "1000", "--causal", "--position", "2", "--resamples", "1000000", "--output", "out"}, 1500));
+  CHECK(entries() == before);
+}
+
 TEST_CASE("probe refuses by name what does not fit, and leaves nothing behind") {
   const Workplace place;
   REQUIRE(place.run("train config.json").status == 0);

@@ -95,7 +95,7 @@ TEST_CASE("a run takes the memory that was planned, none of it in a step") {
                           std::string("model.preset=") + preset, "model.channels=256", "model.heads=4",
                           "model.head_dim=64", "model.hidden=1024", "train.micro_batch=64", "train.sequence_length=150",
                           "train.gradient_accumulation=1", "train.steps=4", "evaluation.batches=1", "probes.sequences=70",
-                          "probes.short_length=40", std::string("train.recompute=") + recompute});
+                          "probes.short_length=40", "probes.causal_every=2", std::string("train.recompute=") + recompute});
       const RunPlan plan = plan_run(config);
       REQUIRE(plan.memory_available);
       // The run reserves what the plan says and is held to it: an operation that needs more would throw.

@@ -259,6 +259,33 @@ Activations forward(const ModelConfig& config, const ParameterLayout& layout, st
   return Pass(config, layout, parameters, sequences, length, edits).run(inputs);
 }
 
+std::vector<double> sink_scores(const ModelConfig& config, const Activations& run, std::int64_t watched) {
+  const std::int64_t T = run.length;
+  std::vector<double> out;
+  for (const Layer& layer : run.layers)
+    for (std::int64_t head = 0; head < run.sequences * config.heads; ++head)
+      for (std::int64_t k = 0; k < watched; ++k) {
+        double sum = 0;
+        for (std::int64_t t = k; t < T; ++t) sum += layer.attention[at((head * T + t) * T + k)];
+        out.push_back(sum / static_cast<double>(T - k));
+      }
+  return out;
+}
+
+std::vector<double> residual_norms(const ModelConfig& config, const Activations& run) {
+  std::vector<double> out;
+  for (std::int64_t row = 0; row <= config.layers; ++row)
+    for (std::int64_t n = 0; n < run.sequences * run.length; ++n) {
+      double squares = 0;
+      for (std::int64_t c = 0; c < config.channels; ++c) {
+        const double x = run.residual(row)[at(n * config.channels + c)];
+        squares += x * x;
+      }
+      out.push_back(std::sqrt(squares));
+    }
+  return out;
+}
+
 Loss loss(const ModelConfig& config, const Activations& activations, std::span<const std::int32_t> targets) {
   const std::int64_t vocabulary = config.vocab_size;
   const std::int64_t rows = activations.sequences * activations.length;

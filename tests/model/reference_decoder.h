@@ -34,6 +34,12 @@ struct Activations {
   const std::vector<double>& residual(std::int64_t row) const;
 };
 
+/// alpha_k (L, B, H, K) of the run's attention, by the definition in kernels/ops.h.
+std::vector<double> sink_scores(const ModelConfig& config, const Activations& run, std::int64_t watched);
+
+/// Euclidean norms of the residual stream, (L+1, B, T).
+std::vector<double> residual_norms(const ModelConfig& config, const Activations& run);
+
 /// Cross-entropy over the targets that are not -1.
 struct Loss {
   double sum = 0;                // nats

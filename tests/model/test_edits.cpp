@@ -12,22 +12,6 @@ namespace {
 
 constexpr double kForward = 1e-5;
 
-std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
-
-/// alpha_k (L, B, H, K) of the reference's attention.
-Doubles sink_scores_of(const ModelConfig& config, const reference::Activations& run, std::int64_t watched) {
-  const std::int64_t T = run.length;
-  Doubles out;
-  for (const reference::Layer& layer : run.layers)
-    for (std::int64_t head = 0; head < run.sequences * config.heads; ++head)
-      for (std::int64_t k = 0; k < watched; ++k) {
-        double sum = 0;
-        for (std::int64_t t = k; t < T; ++t) sum += layer.attention[at((head * T + t) * T + k)];
-        out.push_back(sum / static_cast<double>(T - k));
-      }
-  return out;
-}
-
 struct Model {
   explicit Model(const ModelConfig& config_in, std::uint64_t seed)
       : config(config_in),
@@ -57,18 +41,9 @@ struct Model {
     const reference::Activations run = reference::forward(config, layout, doubles(parameters), batch.sequences,
                                                           batch.length, batch.inputs, same);
     const double loss = relative_error(doubles(losses), reference::loss(config, run, batch.targets).per_target);
-    const double sink = relative_error(doubles(decoder.sink_scores()), sink_scores_of(config, run, 6));
-    Doubles norms;
-    for (std::int64_t row = 0; row <= config.layers; ++row)
-      for (std::int64_t n = 0; n < batch.sequences * batch.length; ++n) {
-        double squares = 0;
-        for (std::int64_t c = 0; c < config.channels; ++c) {
-          const double x = run.residual(row)[at(n * config.channels + c)];
-          squares += x * x;
-        }
-        norms.push_back(std::sqrt(squares));
-      }
-    return std::max({loss, sink, relative_error(doubles(decoder.residual_norms()), norms)});
+    const double sink = relative_error(doubles(decoder.sink_scores()), reference::sink_scores(config, run, 6));
+    const double norms = relative_error(doubles(decoder.residual_norms()), reference::residual_norms(config, run));
+    return std::max({loss, sink, norms});
   }
 };
 

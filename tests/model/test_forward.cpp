@@ -16,36 +16,12 @@ constexpr std::int64_t kWatched = 3;
 
 std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
-/// (L, B, H, K) by the definition in kernels/ops.h.
-Doubles expected_sink_scores(const ModelConfig& config, const reference::Activations& run, std::int64_t watched) {
-  const std::int64_t T = run.length;
-  Doubles out;
-  for (const reference::Layer& layer : run.layers)
-    for (std::int64_t head = 0; head < run.sequences * config.heads; ++head)
-      for (std::int64_t k = 0; k < watched; ++k) {
-        double sum = 0;
-        for (std::int64_t t = k; t < T; ++t) sum += layer.attention[at((head * T + t) * T + k)];
-        out.push_back(sum / static_cast<double>(T - k));
-      }
-  return out;
-}
-
 Doubles row_norms(const Doubles& x, std::int64_t channels) {
   Doubles out;
   for (std::size_t begin = 0; begin < x.size(); begin += at(channels)) {
     double square = 0;
     for (std::size_t i = begin; i < begin + at(channels); ++i) square += x[i] * x[i];
     out.push_back(std::sqrt(square));
-  }
-  return out;
-}
-
-/// (L+1, B, T)
-Doubles expected_norms(const ModelConfig& config, const reference::Activations& run) {
-  Doubles out;
-  for (std::int64_t row = 0; row <= config.layers; ++row) {
-    const Doubles norms = row_norms(run.residual(row), config.channels);
-    out.insert(out.end(), norms.begin(), norms.end());
   }
   return out;
 }
@@ -72,8 +48,8 @@ void check_forward(const ModelConfig& config, const Batch& batch, std::uint64_t 
       reference::forward(config, layout, doubles(parameters), batch.sequences, batch.length, batch.inputs);
   CHECK(relative_error(doubles(logits), run.logits) < kForward);
   CHECK(relative_error(doubles(step.losses), reference::loss(config, run, batch.targets).per_target) < kForward);
-  CHECK(relative_error(doubles(step.sink_scores), expected_sink_scores(config, run, watched)) < kForward);
-  CHECK(relative_error(doubles(step.residual_norms), expected_norms(config, run)) < kForward);
+  CHECK(relative_error(doubles(step.sink_scores), reference::sink_scores(config, run, watched)) < kForward);
+  CHECK(relative_error(doubles(step.residual_norms), reference::residual_norms(config, run)) < kForward);
 }
 
 /// The sums of a step's two batches against its scores and norms, one sequence after the other.

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 
 #include "engine/model/random.h"
 #include "tests/model/reference_decoder.h"
@@ -251,17 +252,14 @@ ProbeRecord expected_record(const ModelConfig& model, const ParameterLayout& lay
   return out;
 }
 
-MemoryStream::MemoryStream(std::int64_t tokens, std::int64_t vocab, std::int32_t eos_id) {
+MemoryStream random_stream(std::int64_t tokens, std::int64_t vocab, std::int32_t eos_id) {
   const std::uint64_t key = random_key(5, "stream");
+  std::vector<std::int32_t> out;
   for (std::int64_t i = 0; i < tokens; ++i) {
     const auto token = static_cast<std::int32_t>(random_bits(key, at(i)) % static_cast<std::uint64_t>(vocab));
-    tokens_.push_back(i % 37 == 36 ? eos_id : token);
+    out.push_back(i % 37 == 36 ? eos_id : token);
   }
-}
-
-void MemoryStream::read(std::int64_t begin, std::span<std::int32_t> out) const {
-  if (begin < 0 || begin + static_cast<std::int64_t>(out.size()) > size()) throw std::out_of_range("MemoryStream::read");
-  std::copy_n(tokens_.begin() + begin, out.size(), out.begin());
+  return MemoryStream(std::move(out));
 }
 
 }  // namespace sinkscope::test

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/config/config.h"
+#include "engine/data/memory_stream.h"
 #include "engine/metrics/records.h"
 #include "engine/model/parameters.h"
 #include "engine/probes/probe_sets.h"
@@ -23,18 +24,7 @@ std::vector<float> strong_parameters(const ParameterLayout& layout, std::uint64_
 ProbeRecord expected_record(const ModelConfig& model, const ParameterLayout& layout, std::span<const float> parameters,
                             const ProbeConfig& config, const ProbeSet& set, double& margin);
 
-/// A stream of `tokens` tokens in [0, vocab) with an EOS now and then, in memory.
-class MemoryStream final : public TokenStream {
- public:
-  MemoryStream(std::int64_t tokens, std::int64_t vocab, std::int32_t eos_id);
-  std::int64_t size() const override { return static_cast<std::int64_t>(tokens_.size()); }
-  void read(std::int64_t begin, std::span<std::int32_t> out) const override;
-  const std::vector<ShardInfo>& shards() const override { return shards_; }
-  const std::vector<std::int32_t>& tokens() const { return tokens_; }
-
- private:
-  std::vector<std::int32_t> tokens_;
-  std::vector<ShardInfo> shards_;
-};
+/// `tokens` tokens in [0, vocab) with an EOS now and then.
+MemoryStream random_stream(std::int64_t tokens, std::int64_t vocab, std::int32_t eos_id);
 
 }  // namespace sinkscope::test

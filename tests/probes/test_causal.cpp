@@ -12,6 +12,7 @@
 #include "engine/probes/circuit.h"
 #include "engine/probes/sink_scores.h"
 #include "tests/catch.h"
+#include "tests/model/counting_ops.h"
 #include "tests/model/reference_decoder.h"
 #include "tests/probes/support.h"
 
@@ -35,7 +36,7 @@ CausalOptions test_options() {
 }
 
 std::vector<ProbeSet> some_sets() {
-  const MemoryStream stream(1000, kVocab, kEos);
+  const MemoryStream stream = random_stream(1000, kVocab, kEos);
   return build_probe_sets(stream, {.length = kLength, .short_length = 12, .sequences = 5, .vocab_size = kVocab, .bos_id = kBos,
                                    .eos_id = kEos, .seed = 3});
 }
@@ -290,7 +291,53 @@ TEST_CASE("A circuit built by hand: the tests name the MLP that makes it, and mo
   const std::vector<std::string> reading = causal_reading(record);
   CHECK(reading.front().find("stepping up in layer 0") != std::string::npos);
   CHECK(reading.at(1).find("MLP's output at position 0 of one layer the sink loses most in layer 0: 1") != std::string::npos);
+  std::string isolated;
+  for (const std::string& statement : reading)
+    if (statement.find("in the layers below 3") != std::string::npos) isolated = statement;
+  // What isolation adds by itself is told in the unit of what it moves: at most 1/16 of a score over u_4 and the excess.
+  char share[32];
+  std::snprintf(share, sizeof share, "up to %.0f %% of the sink at 0.", 100 * own);
+  CHECK(isolated.find(share) != std::string::npos);
   CHECK(reading.at(2).find("none alone is needed") != std::string::npos);
+}
+
+TEST_CASE("States are written where attention still follows, and their memory is planned") {
+  for (const std::int64_t layers : {1, 2, 3}) {
+    ModelConfig model = BuiltCircuit::config();
+    model.layers = layers;
+    const ParameterLayout layout(model);
+    CountingOps ops(make_cpu_ops(1));
+    Decoder decoder = make_decoder(ops, model, 5, strong_parameters(layout, 3));
+    // The last MLP lifts position 0 by its embedding: the step-up layer is the last one, after which nothing attends.
+    std::vector<float> parameters = strong_parameters(layout, 3);
+    const std::string last = "blocks." + std::to_string(layers - 1) + ".mlp.";
+    for (const ParameterSpec& spec : layout.specs())
+      if (spec.name.starts_with("blocks.")) std::fill_n(parameters.begin() + spec.offset, spec.size, spec.name.ends_with("norm2.weight") ? 1.0F : 0.0F);
+    parameters[at(layout.find("embed.position.weight").offset)] = 100;
+    parameters[at(layout.find(last + "up.weight").offset)] = 4;
+    parameters[at(layout.find(last + "up.bias").offset)] = -6;
+    parameters[at(layout.find(last + "down.weight").offset + 8)] = 1e4F;
+    ops.copy_from_host(decoder.parameters(), parameters.data());
+    ops.allocations.clear();
+    CausalTests tests(ops, decoder, test_options());
+    std::size_t planned = 0;
+    for (const MemoryLine& line : CausalTests::memory_plan(model, DType::f32)) planned += line.bytes;
+    const CausalRecord record = tests.run(some_sets().front(), {});
+    CHECK(ops.allocations == std::vector<std::size_t>{planned});
+
+    INFO(layers << " layers");
+    REQUIRE(record.step_up_layer == layers - 1);
+    CHECK(record.source_layer == 0);  // R is the same in all blocks before
+    std::int64_t written = 0;
+    for (const CausalTest& test : record.tests) {
+      if (!test.kind.starts_with("transplant")) continue;
+      ++written;
+      CHECK(*test.layer < layers - 1);
+    }
+    CHECK(written == (layers == 1 ? 0 : layers - 1 + 2));  // a layer each but the last, and two controls
+    for (const std::string& statement : causal_reading(record)) CHECK(!statement.empty());
+    CHECK(!causal_summary(record).empty());
+  }
 }
 
 TEST_CASE("A model without a sink is told to have none") {

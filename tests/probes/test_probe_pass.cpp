@@ -31,7 +31,7 @@ ProbeConfig probe_config() {
 }
 
 std::vector<ProbeSet> sets_for(const ProbeConfig& config) {
-  const MemoryStream stream(1000, kVocab, kEos);
+  const MemoryStream stream = random_stream(1000, kVocab, kEos);
   return build_probe_sets(stream, {.length = kLength,
                                    .short_length = config.short_length,
                                    .sequences = config.sequences,
@@ -203,7 +203,7 @@ TEST_CASE("losses with probes on and off are bit-identical") {
     const auto ops = make_cpu_ops(2);
     Decoder decoder = make_decoder(*ops, model, 2, strong_parameters(layout, 9), true);
     ProbePass pass(*ops, decoder, probe_config(), sets_for(probe_config()));
-    const MemoryStream stream(2000, kVocab, kEos);
+    const MemoryStream stream = random_stream(2000, kVocab, kEos);
     std::vector<float> all, losses(2 * kLength);
     std::vector<float> parameters(static_cast<std::size_t>(layout.flat_size())), gradients(parameters.size());
     for (std::int64_t step = 0; step < 6; ++step) {

@@ -31,7 +31,7 @@ std::vector<std::int32_t> row(const std::vector<std::int32_t>& values, const Pro
 }  // namespace
 
 TEST_CASE("the probe sets have the names, lengths and sizes of the definition") {
-  const MemoryStream stream(3000, 57, kEos);
+  const MemoryStream stream = random_stream(3000, 57, kEos);
   const auto sets = build_probe_sets(stream, options());
   CHECK(names(sets) == std::vector<std::string>{"natural", "natural_bos", "natural_short", "natural_short_bos",
                                                 "random", "repeated"});
@@ -59,7 +59,7 @@ TEST_CASE("phases are read on text that begins as training windows do") {
 }
 
 TEST_CASE("natural sets are different windows of the text, the same with and without BOS") {
-  const MemoryStream stream(3000, 57, kEos);
+  const MemoryStream stream = random_stream(3000, 57, kEos);
   const auto sets = build_probe_sets(stream, options());
   for (const std::size_t plain : {0U, 2U}) {
     const ProbeSet& without = sets[plain];
@@ -82,13 +82,13 @@ TEST_CASE("natural sets are different windows of the text, the same with and wit
 }
 
 TEST_CASE("random sets never hold BOS or EOS, and repeated ones hold one token a sequence") {
-  const MemoryStream stream(3000, 57, kEos);
+  const MemoryStream stream = random_stream(3000, 57, kEos);
   ProbeSetOptions many = options();
   many.sequences = 90;
   many.vocab_size = 6;
   many.bos_id = 0;
   many.eos_id = 3;
-  const MemoryStream small(3000, 6, 3);
+  const MemoryStream small = random_stream(3000, 6, 3);
   const auto sets = build_probe_sets(small, many);
   const ProbeSet& random = sets[sets.size() - 2];
   const ProbeSet& repeated = sets.back();
@@ -108,7 +108,7 @@ TEST_CASE("random sets never hold BOS or EOS, and repeated ones hold one token a
 }
 
 TEST_CASE("probe sets depend on the seed and on nothing else") {
-  const MemoryStream stream(3000, 57, kEos);
+  const MemoryStream stream = random_stream(3000, 57, kEos);
   const auto a = build_probe_sets(stream, options());
   const auto b = build_probe_sets(stream, options());
   ProbeSetOptions other = options();
@@ -130,7 +130,7 @@ TEST_CASE("probe sets depend on the seed and on nothing else") {
 }
 
 TEST_CASE("sets that would repeat others or need a BOS that is not there are left out") {
-  const MemoryStream stream(3000, 57, kEos);
+  const MemoryStream stream = random_stream(3000, 57, kEos);
   ProbeSetOptions changed = options();
   changed.bos_id = -1;
   CHECK(names(build_probe_sets(stream, changed)) ==
@@ -150,7 +150,7 @@ TEST_CASE("rows that pad the vocabulary are never drawn, and may hold the BOS") 
   config.probes.short_length = 8;
   config.data.bos_id = 60;
   config.data.eos_id = kEos;
-  const MemoryStream stream(3000, 57, kEos);
+  const MemoryStream stream = random_stream(3000, 57, kEos);
   const auto sets = build_probe_sets(stream, probe_set_options(config, 59));
   REQUIRE(sets.size() == 6);
   CHECK(sets[1].inputs.front() == 60);
@@ -164,19 +164,19 @@ TEST_CASE("rows that pad the vocabulary are never drawn, and may hold the BOS") 
 }
 
 TEST_CASE("a short text gives the windows it has, none is an error") {
-  const MemoryStream stream(32 * 3 + 1, 57, kEos);
+  const MemoryStream stream = random_stream(32 * 3 + 1, 57, kEos);
   const auto sets = build_probe_sets(stream, options());
   CHECK(sets[0].sequences == 3);
   CHECK(sets[0].inputs.size() == 3 * 32);
   CHECK(sets[2].sequences == 6);
   CHECK(sets[4].sequences == 6);
-  const MemoryStream torn(32, 57, kEos);
+  const MemoryStream torn = random_stream(32, 57, kEos);
   CHECK_THROWS_WITH(build_probe_sets(torn, options()),
                     "the token stream: is shorter than one window: train.sequence_length (32) takes 33 tokens, found 32");
 }
 
 TEST_CASE("probe set options out of range are named") {
-  const MemoryStream stream(3000, 57, kEos);
+  const MemoryStream stream = random_stream(3000, 57, kEos);
   ProbeSetOptions bad = options();
   bad.length = 1;
   CHECK_THROWS_WITH(build_probe_sets(stream, bad), "probe sets: length is 1, expected at least 2");

@@ -114,4 +114,9 @@ void write_chart_library(const std::filesystem::path& folder) {
   write_file(folder / "uplot" / "LICENSE", "The licence");
 }
 
+RunData example(const TemporaryFolder& folder, const std::string& place, const ExampleRun& run) {
+  write_run(folder.path() / place, run);
+  return load_run(folder.path() / place);
+}
+
 }  // namespace sinkscope::test

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "tests/files.h"
+#include "tools/report/report.h"
 
 namespace sinkscope::test {
 
@@ -33,6 +34,9 @@ struct ExampleRun {
 /// validation (every 10 steps) a quarter more; u_0 is 0.05; 2 layers, 2 heads, 8 positions;
 /// residual norm 10, 20, 40 of position 0 (embedding, blocks) against 10.
 void write_run(const std::filesystem::path& folder, const ExampleRun& run);
+
+/// The same in `place` of a folder, read back.
+RunData example(const TemporaryFolder& folder, const std::string& place, const ExampleRun& run);
 
 /// uplot/ with a tiny script and style in `folder`.
 void write_chart_library(const std::filesystem::path& folder);

@@ -10,11 +10,6 @@ using namespace sinkscope::test;
 
 namespace {
 
-RunData example(const TemporaryFolder& folder, const std::string& place, const ExampleRun& run) {
-  write_run(folder.path() / place, run);
-  return load_run(folder.path() / place);
-}
-
 std::string figure_of(const std::vector<RunData>& runs) { return figure_svg(runs, summarize(runs)); }
 
 }  // namespace

@@ -9,11 +9,6 @@ using namespace sinkscope::test;
 
 namespace {
 
-RunData example(const TemporaryFolder& folder, const std::string& place, const ExampleRun& run) {
-  write_run(folder.path() / place, run);
-  return load_run(folder.path() / place);
-}
-
 std::string value_of(const std::vector<TableRow>& rows, const std::string& label, std::size_t arm) {
   for (const TableRow& row : rows)
     if (row.label == label) return row.values.at(arm);

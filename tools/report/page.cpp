@@ -11,8 +11,7 @@
 namespace sinkscope {
 namespace {
 
-/// Replaces every {{name}} of the template in one pass, so that a value that looks like a
-/// placeholder stays as it is.
+/// Replaces every {{name}} of the template in one pass, so that a {{name}} inside a value stays as it is.
 std::string fill(std::string_view page, const std::map<std::string, std::string, std::less<>>& values) {
   std::string result;
   while (true) {
