@@ -86,7 +86,7 @@ missing_packages() {
       ZLIB) echo zlib1g-dev ;;
       PkgConfig) echo pkg-config ;;
       CUDAToolkit) echo "the CUDA toolkit" ;;
-      sentencepiece) ;;  # may be absent
+      sentencepiece|cpp-httplib) ;;  # may be absent
       *) echo "$name" ;;
     esac
   done | sort -u | paste -sd , | sed 's/,/, /g'

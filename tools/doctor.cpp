@@ -20,6 +20,7 @@
 #include "tools/commands.h"
 #include "tools/program.h"
 #include "tools/report/assets.h"
+#include "tools/watch/server.h"
 
 namespace sinkscope {
 namespace {
@@ -71,6 +72,10 @@ void check() {
   missing("sentencepiece", "no training and reading of sentencepiece tokenizers",
           "install libsentencepiece-dev and build again");
 #endif
+  if (http_library().empty())
+    missing("cpp-httplib", "no live page of runs (monitor --serve)", "install libcpp-httplib-dev and build again");
+  else
+    found("cpp-httplib", http_library());
   found("PCRE2", pcre2_version());
   found("zstd", ZSTD_versionString());
   found("zlib", zlibVersion());

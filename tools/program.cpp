@@ -1,6 +1,5 @@
 #include "tools/program.h"
 
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -13,6 +12,7 @@
 #include "engine/checkpoint/checkpoint.h"
 #include "sinkscope_build.h"
 #include "tools/report/report.h"
+#include "tools/watch/terminal.h"
 
 namespace sinkscope {
 namespace {
@@ -54,12 +54,6 @@ void watch_interrupts() {
 }
 
 void end_stopped() { throw StoppedBySignal{interrupt_signal.load()}; }
-
-int terminal_width() {
-  winsize size{};
-  if (isatty(STDOUT_FILENO) == 1 && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
-  return 80;
-}
 
 std::unique_ptr<MetricSink> make_run_console(const Config& config) {
   ConsoleOptions options;

@@ -27,9 +27,6 @@ struct StoppedBySignal {
 /// Throws StoppedBySignal for the signal that set interrupted().
 [[noreturn]] void end_stopped();
 
-/// Columns of the terminal that stdout is; 80 where it is none.
-int terminal_width();
-
 /// A progress bar on a terminal, plain lines elsewhere.
 std::unique_ptr<MetricSink> make_run_console(const Config& config);
 

@@ -53,14 +53,6 @@ std::size_t columns(std::string_view text) {
       std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0u) != 0x80u; }));
 }
 
-std::string cut(std::string_view text, std::size_t width) {
-  std::size_t bytes = 0;
-  for (std::size_t used = 0; used < width && bytes < text.size(); ++used) {
-    bytes += std::max<std::size_t>(1, character_length(text.substr(bytes)));
-  }
-  return std::string(text.substr(0, bytes));
-}
-
 std::string format_rate(double tokens_per_second) {
   if (!std::isfinite(tokens_per_second)) return "? tokens/s";
   if (tokens_per_second >= 999.5e6) return format("%.2fG tokens/s", tokens_per_second / 1e9);
@@ -186,7 +178,7 @@ class ConsoleSink final : public MetricSink {
     const auto width = static_cast<std::size_t>(std::max(options_.width - 1, 1));
     std::vector<std::string> parts = fields();
     while (parts.size() > 1 && columns(join(parts)) > width) parts.pop_back();
-    std::string line = cut(join(parts), width);
+    std::string line = first_columns(join(parts), width);
     std::size_t used = columns(line);
     if (options_.total_steps > 0 && used + 2 + kSmallestBar <= width) {
       const std::string drawn = bar(std::min(width - used - 2, kLargestBar));
@@ -245,6 +237,14 @@ std::string printable(std::string_view text) {
     text.remove_prefix(std::max<std::size_t>(1, length));
   }
   return result;
+}
+
+std::string first_columns(std::string_view text, std::size_t columns) {
+  std::size_t bytes = 0;
+  for (std::size_t used = 0; used < columns && bytes < text.size(); ++used) {
+    bytes += std::max<std::size_t>(1, character_length(text.substr(bytes)));
+  }
+  return std::string(text.substr(0, bytes));
 }
 
 std::string format_duration(double seconds) {

@@ -23,6 +23,9 @@ std::unique_ptr<MetricSink> make_console_sink(const ConsoleOptions& options, std
 /// as \n, \t or \xNN, so that a sampled text cannot move the cursor or change colours.
 std::string printable(std::string_view text);
 
+/// The first characters of printable text, at most so many.
+std::string first_columns(std::string_view text, std::size_t columns);
+
 /// "12 s", "3:07" (minutes), "2:03:07" (hours), "4 d 02 h"; "?" for what is negative or not finite.
 std::string format_duration(double seconds);
 

@@ -2,11 +2,14 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <fstream>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 
 #include "engine/files/system_error.h"
 
@@ -36,5 +39,23 @@ RunLock::RunLock(const std::filesystem::path& directory) {
 }
 
 RunLock::~RunLock() { close(file_); }
+
+std::optional<int> run_lock_holder(const std::filesystem::path& directory) {
+  const std::filesystem::path path = directory / "lock";
+  struct stat lock = {};
+  if (stat(path.c_str(), &lock) != 0) return std::nullopt;
+  int process = 0;
+  if (!(std::ifstream(path) >> process) || process <= 0) return std::nullopt;
+  std::error_code error;
+  const std::filesystem::path open_files = "/proc/" + std::to_string(process) + "/fd";
+  std::filesystem::directory_iterator entries(open_files, error);
+  if (error) return error == std::errc::permission_denied ? std::optional(process) : std::nullopt;
+  for (; !error && entries != std::filesystem::directory_iterator(); entries.increment(error)) {
+    struct stat opened = {};
+    if (stat(entries->path().c_str(), &opened) == 0 && opened.st_dev == lock.st_dev && opened.st_ino == lock.st_ino)
+      return process;
+  }
+  return std::nullopt;
+}
 
 }  // namespace sinkscope

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 
 namespace sinkscope {
 
@@ -18,5 +19,10 @@ class RunLock {
  private:
   int file_ = -1;
 };
+
+/// The process of this machine that holds the lock of DIRECTORY, without touching the lock: the one that its file names,
+/// where that has the file open, or may have it but belongs to another user. Nothing where no process holds it or it runs
+/// elsewhere.
+std::optional<int> run_lock_holder(const std::filesystem::path& directory);
 
 }  // namespace sinkscope

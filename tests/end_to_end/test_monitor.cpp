@@ -1,4 +1,4 @@
-// `sinkscope monitor` on runs of the program: the replay is what the run logged.
+// `sinkscope monitor --replay` on runs of the program: the replay is what the run logged.
 #include <nlohmann/json.hpp>
 
 #include "engine/metrics/sinks.h"
@@ -37,7 +37,7 @@ std::string eager_train(const std::string& name) {
 
 Json monitored(const Workplace& place, const std::string& arguments) {
   std::filesystem::remove(place.path() / "phases.json");
-  const Outcome outcome = place.run("monitor " + arguments + " --json phases.json");
+  const Outcome outcome = place.run("monitor --replay " + arguments + " --json phases.json");
   INFO(outcome.output);
   REQUIRE(outcome.status == 0);
   return Json::parse(place.read("phases.json"));
@@ -66,7 +66,7 @@ TEST_CASE("a replay equals what the run logged, to the bit, and other thresholds
     if (replayed["loss"].is_null()) replayed["loss"] = logged["loss"];  // log.every left its step out
     CHECK(replayed.dump() == logged.dump());
   }
-  const Outcome text = place.run("monitor runs/small");
+  const Outcome text = place.run("monitor --replay runs/small");
   CHECK(contains(text.output, "that the run logged, and the signals of 31 passes, bit for bit"));
 
   const Json later = monitored(place, "runs/small --confirm 3");
@@ -74,7 +74,7 @@ TEST_CASE("a replay equals what the run logged, to the bit, and other thresholds
   CHECK(later["changes"] != json["changes"]);
   const Json never = monitored(place, "runs/small --onset 50");
   CHECK(never["changes"].empty());
-  CHECK(contains(place.run("monitor runs/small --onset 50").output, "the run stayed wandering"));
+  CHECK(contains(place.run("monitor --replay runs/small --onset 50").output, "the run stayed wandering"));
 }
 
 TEST_CASE("a resumed run and an unfinished one replay to the bit as well") {
@@ -101,7 +101,7 @@ TEST_CASE("what a log says otherwise is told") {
   const std::size_t at = log.find("\"sink_excess\":") + 14;
   log.replace(at, log.find(',', at) - at, "3.25");
   place.write("runs/small/events.jsonl", log);
-  const Outcome outcome = place.run("monitor runs/small");
+  const Outcome outcome = place.run("monitor --replay runs/small");
   INFO(outcome.output);
   CHECK(outcome.status == 1);
   CHECK(contains(outcome.output, "THE REPLAY DIFFERS FROM THE LOG"));
@@ -109,17 +109,76 @@ TEST_CASE("what a log says otherwise is told") {
   CHECK(contains(outcome.output, "runs/small: the replay differs from what the run logged"));
 
   std::filesystem::remove(place.path() / "runs/small/events.jsonl");
-  const Outcome without = place.run("monitor runs/small");
+  const Outcome without = place.run("monitor --replay runs/small");
   INFO(without.output);
   CHECK(without.status == 0);
   CHECK(contains(without.output, "NOT AGAINST events.jsonl, which is missing or empty"));
   CHECK_FALSE(contains(without.output, "replay gives none"));
 }
 
-TEST_CASE("monitor refuses what it cannot read, naming file or flag") {
+TEST_CASE("one view of runs is printed where the output is no terminal") {
+  const Workplace place;
+  REQUIRE(place.run(eager_train("small")).status == 0);
+  REQUIRE(place.run("train config.json --set name=off --set train.steps=6 --set probes.enabled=false").status == 0);
+  for (const char* option : {"", " --once"}) {
+    const Outcome view = place.run(std::string("monitor runs/small runs/off") + option);
+    INFO(view.output);
+    CHECK(view.status == 0);
+    CHECK(contains(view.output, "small   finished\nstep 60 of 60 (100 %)   7.68 k tokens\nloss "));
+    CHECK(contains(view.output, "Sink_0 "));
+    CHECK(contains(view.output, "\nphase    "));
+    CHECK(contains(view.output, "step 60  end: training ends after 60 steps"));
+    CHECK(contains(view.output, "off   finished\nstep 6 of 6 (100 %)"));
+    CHECK_FALSE(contains(view.output, "\x1b"));
+  }
+  const Outcome refused = place.run("monitor runs/small nowhere");
+  CHECK(refused.status == 1);
+  CHECK(contains(refused.output, "nowhere: not a run directory"));
+  CHECK_FALSE(contains(refused.output, "small   finished"));
+
+  std::string log = place.read("runs/small/metrics.jsonl");
+  place.write("runs/small/metrics.jsonl", log + "{\"step\":61}\n");
+  const Outcome broken = place.run("monitor runs/small");
+  INFO(broken.output);
+  CHECK(broken.status == 1);
+  CHECK(contains(broken.output, "! runs/small/metrics.jsonl:" ));
+  CHECK(contains(broken.output, "sinkscope: error: runs/small/metrics.jsonl:"));
+  CHECK(contains(broken.output, "key 'tokens' is missing"));
+  place.write("runs/small/metrics.jsonl", log + "{\"step\":61");  // torn: still being written
+  CHECK(place.run("monitor runs/small").status == 0);
+}
+
+TEST_CASE("flags of one way to monitor are refused with another") {
   const Workplace place;
   const auto refused = [&](const std::string& arguments, const std::string& part) {
     const Outcome outcome = place.run("monitor " + arguments);
+    INFO(arguments << "\n" << outcome.output);
+    CHECK(outcome.status == 1);
+    CHECK(contains(outcome.output, part));
+  };
+  refused("runs --onset 1", "--onset requires --replay");
+  refused("runs --json x.json", "--json requires --replay");
+  refused("runs --port 1", "--port requires --serve");
+  refused("runs --bind localhost", "--bind requires --serve");
+  refused("runs --once --replay", "excludes");
+  refused("runs --serve --once", "excludes");
+  refused("runs --serve --port 65536", "--port");
+  refused("a b --replay", "--replay takes one run, not 2");
+#ifdef SINKSCOPE_HTTPLIB
+  refused("a b c d e f g h i --serve", "at most 8 runs, not 9");
+  place.write("runs/sweep/config.json", "{}");
+  place.write("runs/sweep/metrics.jsonl", "");
+  refused("runs --serve", "give runs/*/");
+  refused("runs/sweep --serve --bind 999.1.2.3", "--bind 999.1.2.3 --port 0: cannot listen there");
+#else
+  refused("a --serve", "--serve: this build has no HTTP server; install cpp-httplib");
+#endif
+}
+
+TEST_CASE("monitor --replay refuses what it cannot read, naming file or flag") {
+  const Workplace place;
+  const auto refused = [&](const std::string& arguments, const std::string& part) {
+    const Outcome outcome = place.run("monitor --replay " + arguments);
     INFO(arguments << "\n" << outcome.output);
     CHECK(outcome.status == 1);
     CHECK(contains(outcome.output, "sinkscope: error: "));

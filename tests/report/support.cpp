@@ -1,4 +1,4 @@
-#include "support.h"
+#include "tests/report/support.h"
 
 #include <stdlib.h>
 

@@ -71,6 +71,7 @@ TEST_CASE("the page holds every curve, map and band of every arm") {
   REQUIRE(chart_of(payload, "value")["series"].size() == 2);
   REQUIRE(chart_of(payload, "sets")["groups"].size() == 3);
   REQUIRE(chart_of(payload, "optimization")["series"].size() == 6);
+  REQUIRE(payload["events"] == Json::parse(R"([{"step": 60, "arm": 0, "kind": "phase", "message": "sink phase"}])"));
   REQUIRE(payload["heatmaps"].size() == 2);
   for (const Json& heatmap : payload["heatmaps"]) {
     REQUIRE(heatmap["maps"].size() == 2);
@@ -91,15 +92,27 @@ TEST_CASE("the page loads nothing") {
   REQUIRE(contains(page, "default-src 'none'"));
 }
 
+TEST_CASE("the events are the last of all runs, the newest first") {
+  TemporaryFolder folder;
+  std::vector<RunData> runs = {example(folder, "a", {}), example(folder, "b", {"sweep/b", "none", 100, 0.0, true, true, 0, 1})};
+  for (int i = 0; i < 300; ++i) runs[1].events.push_back({100 + i / 2, 0, "warning", std::string(1000, 'x') + std::to_string(i), "{}"});
+  const Json list = Json::parse(page_payload(runs, summarize(runs)))["events"];
+  REQUIRE(list.size() == 200);
+  REQUIRE(list[0]["step"] == 249);
+  REQUIRE(list[199]["step"] == 150);
+  REQUIRE(list[0]["arm"] == 1);
+  REQUIRE(list[0]["message"] == std::string(400, 'x'));
+}
+
 TEST_CASE("names cannot break out of the page") {
   TemporaryFolder folder;
   const std::string name = "x</script><script>alert(1)</script>\"'&{{payload}}<!--";
   const std::string page = page_of(folder, {{name, "none", 30, 0.0, true, true, 0, 1}});
   REQUIRE_FALSE(contains(page, "alert(1)</script>"));
   REQUIRE_FALSE(contains(page, "<script>alert"));
-  // data, library, maps, page.
-  REQUIRE(count_of(page, "<script") == 4);
-  REQUIRE(count_of(page, "</script>") == 4);
+  // data, library, maps, export, page.
+  REQUIRE(count_of(page, "<script") == 5);
+  REQUIRE(count_of(page, "</script>") == 5);
   REQUIRE(count_of(page, "<!--") == 1);
   REQUIRE(payload_of(page)["arms"][0]["label"] == name.substr(name.find('/') + 1).insert(0, "x</"));
 }
@@ -160,7 +173,7 @@ TEST_CASE("the page's scripts select, align and colour") {
   }
   TemporaryFolder folder;
   const std::string report = SINKSCOPE_SOURCE_DIR "/tools/report/";
-  write_file(folder.path() / "run.js", "require('" + report + "heatmap.js'); require('" + report + "page.js');" + R"(
+  write_file(folder.path() / "run.js", "for (const name of ['heatmap', 'export', 'page']) require('" + report + "' + name + '.js');" + R"(
 const assert = require('assert'), page = globalThis.SinkscopePage, heat = globalThis.SinkscopeHeatmap;
 const series = [{arm: 0, group: 0, x: [1, 2, 4], y: [5, null, 7]}, {arm: 1, group: 0, x: [2, 3], y: [8, 9]},
                 {arm: 0, group: 1, x: [1], y: [1]}];
@@ -183,6 +196,15 @@ const map = {from: [0, 50], to: [50, 100], values: [[1, 2], [3, 4]]};
 assert.equal(heat.cell(map, 100, 75, 5, 100, 20).value, 4);
 assert.equal(heat.cell(map, 100, 25, 15, 100, 20).value, 1);
 assert.equal(heat.cell(map, 200, 75, 5, 100, 20), null);
+assert.deepStrictEqual(page.logTicks(2.7, 4), [2.8, 3, 3.2, 3.4, 3.6, 3.8, 4]);
+assert.deepStrictEqual(page.logTicks(0.5, 60), [0.5, 1, 2, 5, 10, 20, 50]);
+assert.deepStrictEqual(page.logTicks(1e-3, 1e3), [1e-3, 1e-2, 0.1, 1, 10, 100, 1000]);
+const out = globalThis.SinkscopeExport;
+assert.equal(out.csv(['a', 'b,c'], [[1, null], [u, '=x"y']]), 'a,"b,c"\r\n1,\r\n,"\'=x""y"\r\n');
+assert.equal(out.csv(['-1'], [[-1]]), "'-1\r\n-1\r\n");
+assert.deepStrictEqual(out.columnsToRows([[1, 2], [3, u]]), [[1, 3], [2, u]]);
+assert.deepStrictEqual(out.mapRows([{arm: 1, from: [0], to: [5], values: [[7], [8]]}], [{label: 'x'}, {label: 'y'}]),
+                       [['y', 0, 5, 0, 7], ['y', 0, 5, 1, 8]]);
 )");
   REQUIRE(std::system(("node '" + (folder.path() / "run.js").string() + "'").c_str()) == 0);
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 
 #include "tools/report/format.h"
 
@@ -21,8 +22,15 @@ std::string right_aligned(const std::string& text, std::size_t width) {
 }  // namespace
 
 std::vector<double> resample(std::span<const std::int64_t> steps, std::span<const double> values, std::size_t columns) {
-  const auto first = static_cast<double>(steps.front());
-  const double column_steps = (static_cast<double>(steps.back()) - first) / static_cast<double>(columns);
+  std::vector<double> result = resample_between(steps, values, steps.front(), steps.back(), columns);
+  if (steps.size() == 1) std::fill(result.begin(), result.end(), values.front());
+  return result;
+}
+
+std::vector<double> resample_between(std::span<const std::int64_t> steps, std::span<const double> values,
+                                     std::int64_t from, std::int64_t to, std::size_t columns) {
+  const auto first = static_cast<double>(from);
+  const double column_steps = (static_cast<double>(to) - first) / static_cast<double>(columns);
   std::vector<double> result;
   std::size_t next = 0;  // the first value at or after the column's begin
   for (std::size_t column = 0; column < columns; ++column) {
@@ -36,7 +44,7 @@ std::vector<double> resample(std::span<const std::int64_t> steps, std::span<cons
       continue;
     }
     if (next == 0 || next == values.size()) {
-      result.push_back(values[next == 0 ? 0 : next - 1]);
+      result.push_back(std::numeric_limits<double>::quiet_NaN());
       continue;
     }
     const auto left = static_cast<double>(steps[next - 1]), right = static_cast<double>(steps[next]);
@@ -44,6 +52,25 @@ std::vector<double> resample(std::span<const std::int64_t> steps, std::span<cons
     result.push_back(values[next - 1] + share * (values[next] - values[next - 1]));
   }
   return result;
+}
+
+std::string sparkline(std::span<const double> values) {
+  double low = std::numeric_limits<double>::infinity(), high = -low;
+  for (const double value : values) {
+    if (!std::isfinite(value)) continue;
+    low = std::min(low, value);
+    high = std::max(high, value);
+  }
+  std::string text;
+  for (const double value : values) {
+    if (!std::isfinite(value)) {
+      text += kBlocks[0];
+      continue;
+    }
+    const double share = high > low ? (value - low) / (high - low) : 0.5;
+    text += kBlocks[1 + static_cast<std::size_t>(std::llround(share * static_cast<double>(kEighths - 1)))];
+  }
+  return text;
 }
 
 std::string block_chart(std::span<const std::int64_t> steps, std::span<const double> values, double mark,

@@ -79,25 +79,44 @@ std::string title_of(const std::vector<ArmSummary>& arms) {
   return title;
 }
 
-}  // namespace
-
-std::string page_html(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
+/// `live`: a page that asks its server for newer data.
+std::string whole_page(const PageContent& content, const std::string& payload, bool live) {
   const ChartLibrary library = load_chart_library();
-  std::string paragraphs;
-  for (const std::string& paragraph : reading(arms)) paragraphs += cell("p", paragraph);
-  return fill(kPageHtml, {{"title", escape_html(title_of(arms))},
+  return fill(kPageHtml, {{"title", escape_html(content.title)},
+                          {"connect", live ? "; connect-src 'self'" : ""},
                           {"licence", library.licence},
                           {"library_style", library.style},
                           {"style", std::string(kPageCss)},
-                          {"reading", paragraphs},
-                          {"summary", table_html("", arms, summary_rows(arms))},
-                          {"comparability", comparability_html(comparability(runs, arms))},
-                          {"differences", differences_html(runs, arms)},
-                          {"notes", list_html(reading_notes(runs, arms))},
-                          {"payload", page_payload(runs, arms)},
+                          {"reading", content.reading},
+                          {"summary", content.summary},
+                          {"comparability", content.comparability},
+                          {"differences", content.differences},
+                          {"notes", content.notes},
+                          {"payload", payload},
                           {"library_script", library.script},
                           {"heatmap_script", std::string(kHeatmapJs)},
-                          {"script", std::string(kPageJs)}});
+                          {"export_script", std::string(kExportJs)},
+                          {"script", std::string(kPageJs)},
+                          {"live_script", live ? "<script>" + std::string(kLiveJs) + "</script>\n" : ""}});
+}
+
+}  // namespace
+
+PageContent page_content(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
+  PageContent content;
+  content.title = title_of(arms);
+  for (const std::string& paragraph : reading(arms)) content.reading += cell("p", paragraph);
+  content.summary = table_html("", arms, summary_rows(arms));
+  content.comparability = comparability_html(comparability(runs, arms));
+  content.differences = differences_html(runs, arms);
+  content.notes = list_html(reading_notes(runs, arms));
+  return content;
+}
+
+std::string live_page_html(const PageContent& content) { return whole_page(content, page_payload({}, {}), true); }
+
+std::string page_html(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
+  return whole_page(page_content(runs, arms), page_payload(runs, arms), false);
 }
 
 }  // namespace sinkscope

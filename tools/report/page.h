@@ -14,8 +14,20 @@ namespace sinkscope {
 ///   last_step: largest step of any arm
 ///   charts:   [{id, title, note, x: "step"|"layer", y, log, lines: [y...], groups: [name...],
 ///               series: [{arm, group, name, style: "line"|"faint"|"points"|"dashed", x: [...], y: [...]}]}]
+///   events:   [{step, arm, kind, message}], the newest first, 200 at most
 ///   heatmaps: [{id, title, note, unit, log, low, high, maps: [{arm, from: [...], to: [...], values: [[...]]}]}]
 std::string page_payload(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms);
+
+/// What the page says beside the payload: the title is text, the other parts are HTML.
+struct PageContent {
+  std::string title, reading, summary, comparability, differences, notes;
+};
+PageContent page_content(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms);
+
+/// The same page for a server: it holds `content` and no payload, and asks the server for `data` over and over:
+///   {title, status, problem: bool, parts: {reading, summary, comparability, differences, notes}, payload}
+/// Throws as page_html.
+std::string live_page_html(const PageContent& content);
 
 /// The whole page: text and tables as HTML, the payload, style, scripts and the chart library.
 /// Throws std::runtime_error when the chart library is not found (assets.h).

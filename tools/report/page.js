@@ -40,18 +40,42 @@
     return data.map((ys, i) => i === 0 ? ys : ys.map((y) => (typeof y === "number" && y <= 0 ? null : y)));
   }
 
-  root.SinkscopePage = {align, select, nearest, format, usable};
+  // Places of the marks on a logarithmic axis: round numbers in a short range, else 1, 2, 5 or powers of ten.
+  function logTicks(low, high) {
+    const ticks = [];
+    const round = (value) => Number(value.toPrecision(12));
+    if (high / low < 20) {
+      const size = 10 ** Math.floor(Math.log10((high - low) / 8));
+      const step = [1, 2, 5, 10].map((f) => f * size).find((s) => (high - low) / s <= 9);
+      for (let i = Math.ceil(low / step); i * step <= high; ++i) ticks.push(round(i * step));
+      return ticks;
+    }
+    for (let power = Math.floor(Math.log10(low)); 10 ** power <= high; ++power)
+      for (const factor of high / low < 1e4 ? [1, 2, 5] : [1]) {
+        const tick = round(factor * 10 ** power);
+        if (tick >= low && tick <= high) ticks.push(tick);
+      }
+    return ticks;
+  }
+
+  root.SinkscopePage = {align, select, nearest, format, usable, logTicks};
   if (typeof document === "undefined") return;
 
-  const payload = JSON.parse(document.getElementById("payload").textContent);
-  const shown = payload.arms.map(() => true);
-  const lastStep = Math.max(1, payload.last_step);
+  const exporting = root.SinkscopeExport;
+  let payload = {arms: [], last_step: 0, charts: [], heatmaps: [], events: []};
+  let lastStep = 1;
+  const shown = [];               // by arm
+  const charts = new Map();       // id -> {update, draw, zoom, box}
+  const heatmaps = new Map();
   const tooltip = document.getElementById("tooltip");
-  const redraws = [];
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const armColour = (arm) => css("--a" + arm % 8);
-  const redraw = () => redraws.forEach((f) => f());
+  const redraw = () => {
+    drawPhases();
+    drawEvents();
+    for (const view of [...charts.values(), ...heatmaps.values()]) view.draw();
+  };
 
   function element(tag, parent, className, text) {
     const node = document.createElement(tag);
@@ -83,19 +107,24 @@
   const hideTooltip = () => { tooltip.hidden = true; };
 
   // ---- arms and theme ---------------------------------------------------------------------------
-  payload.arms.forEach((arm, i) => {
-    const button = element("button", document.getElementById("arms"));
-    button.type = "button";
-    button.setAttribute("aria-pressed", "true");
-    button.title = "BOS " + arm.bos + "; click to hide or show";
-    swatch(button, i);
-    element("span", button, "", arm.label);
-    button.onclick = () => {
-      shown[i] = !shown[i];
+  function drawArms() {
+    const box = document.getElementById("arms");
+    box.textContent = "";
+    payload.arms.forEach((arm, i) => {
+      if (shown[i] === undefined) shown[i] = true;
+      const button = element("button", box);
+      button.type = "button";
       button.setAttribute("aria-pressed", String(shown[i]));
-      redraw();
-    };
-  });
+      button.title = "BOS " + arm.bos + "; click to hide or show";
+      swatch(button, i);
+      element("span", button, "", arm.label);
+      button.onclick = () => {
+        shown[i] = !shown[i];
+        button.setAttribute("aria-pressed", String(shown[i]));
+        redraw();
+      };
+    });
+  }
   document.getElementById("theme").onclick = () => {
     const html = document.documentElement;
     const dark = html.dataset.theme ? html.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
@@ -121,6 +150,7 @@
   function drawPhases() {
     const rows = document.getElementById("phase_rows");
     rows.textContent = "";
+    document.getElementById("phases").hidden = !payload.arms.some((arm) => arm.phases.length || arm.low_rate.length);
     payload.arms.forEach((arm, i) => {
       if (!shown[i]) return;
       const row = element("div", rows, "row");
@@ -140,9 +170,20 @@
     });
     stepAxis(rows);
   }
-  if (payload.arms.some((arm) => arm.phases.length || arm.low_rate.length)) {
-    document.getElementById("phases").hidden = false;
-    redraws.push(drawPhases);
+  // ---- events -----------------------------------------------------------------------------------
+  function drawEvents() {
+    const rows = document.getElementById("event_rows");
+    rows.textContent = "";
+    document.getElementById("events").hidden = !payload.events.length;
+    for (const event of payload.events) {
+      if (!shown[event.arm]) continue;
+      const row = element("tr", rows, "event_" + event.kind);
+      element("td", row, "", String(event.step));
+      swatch(element("td", row), event.arm);
+      row.lastChild.append(payload.arms[event.arm].label);
+      element("td", row, "", event.kind);
+      element("td", row, "", event.message);
+    }
   }
 
   // ---- curves -----------------------------------------------------------------------------------
@@ -200,39 +241,101 @@
     return options;
   }
 
-  function addChart(chart) {
+  function toolButton(parent, text, title, action) {
+    const button = element("button", parent, "", text);
+    button.type = "button";
+    button.title = title;
+    button.onclick = action;
+    return button;
+  }
+
+  function xRange(u, low, high) {
+    if (low === null) return [0, lastStep];
+    return (low === 0 && high === lastStep) || low === high ? [0, lastStep] : [low, high];
+  }
+
+  // Logarithmic axes end near the data, not at the next powers of ten.
+  function logRange(margin) {
+    return (u, low, high) => low === null || !(low > 0) ? [1, 10] : low === high ? [low / 2, high * 2] : [low / margin, high * margin];
+  }
+
+  // One chart of the page. `update` takes its newer data, and leaves the group, the zoom and the axes as they were chosen.
+  function addChart(first) {
+    let chart = first;
     const box = element("div", document.getElementById("charts"), "chart");
     box.id = "chart_" + chart.id;
     element("h2", box, "", chart.title);
     element("p", box, "note", chart.note);
     const groups = element("div", box, "groups");
-    const used = chart.groups.map((_, g) => chart.series.some((s) => s.group === g));
-    let group = Math.max(0, used.indexOf(true)), plot = null;
+    const tools = element("div", box, "tools");
     const plotBox = element("div", box, "plot");
-    if (used.filter(Boolean).length > 1) chart.groups.forEach((name, g) => {
-      if (!used[g]) return;
-      const button = element("button", groups, "", name);
-      button.type = "button";
-      button.setAttribute("aria-pressed", String(g === group));
-      button.onclick = () => {
-        group = g;
-        for (const b of groups.children) b.setAttribute("aria-pressed", String(b === button));
-        draw();
-      };
+    let group = null, plot = null, drawn = "", series = [], data = [[]];
+    const logs = {x: false, y: null};  // y null: as the chart says
+    const logY = () => logs.y === null ? chart.log : logs.y;
+    const groupTitle = () => chart.groups.length > 1 && !chart.y ? chart.groups[group] : chart.y;
+
+    for (const axis of ["x", "y"]) {
+      const button = toolButton(tools, "log " + axis, "logarithmic " + axis + " axis", () => {
+        logs[axis] = axis === "x" ? !logs.x : !logY();
+        view.draw();
+      });
+      button.className = "log_" + axis;
+    }
+    const resetButton = toolButton(tools, "reset zoom", "show all steps again; a double click does so too", () => {
+      for (const other of charts.values()) other.resetZoom();
     });
-    function draw() {
-      if (plot) plot.destroy();
-      plot = null;
-      const series = select(chart, group, shown);
-      if (!series.length) return;
-      const data = usable(align(series), chart.log);
+    resetButton.className = "reset";
+    toolButton(tools, "PNG", "save the chart as an image", () => {
+      const legend = series.filter((s) => s.style !== "faint")
+        .map((s) => [armColour(s.arm), payload.arms[s.arm].label + ", " + s.name]);
+      exporting.savePng("sinkscope-" + chart.id, {title: chart.title + (chart.groups.length > 1 ? ", " + chart.groups[group] : ""),
+        paper: css("--paper"), ink: css("--ink"), legend, rows: plot ? [{canvas: plot.ctx.canvas}] : []});
+    }).className = "png";
+    toolButton(tools, "CSV", "save the curves that are shown as a table", () =>
+      exporting.saveCsv("sinkscope-" + chart.id, [chart.x, ...series.map((s) => payload.arms[s.arm].label + ", " + s.name)],
+        exporting.columnsToRows(align(series)))).className = "csv";
+
+    // Logarithmic steps have no place for step 0.
+    function plotted() {
+      let result = usable(align(series), logY());
+      if (logs.x) {
+        const begin = result[0].findIndex((x) => x > 0);
+        result = result.map((column) => begin < 0 ? [] : column.slice(begin));
+      }
+      return result;
+    }
+
+    function drawGroups() {
+      const used = chart.groups.map((_, g) => chart.series.some((s) => s.group === g));
+      if (group === null || !used[group]) group = Math.max(0, used.indexOf(true));
+      const named = used.filter(Boolean).length > 1 ? chart.groups.filter((_, g) => used[g]) : [];
+      if ([...groups.children].map((b) => b.textContent).join("\n") !== named.join("\n")) {
+        groups.textContent = "";
+        for (const name of named) {
+          toolButton(groups, name, "", () => {
+            group = chart.groups.indexOf(name);
+            view.draw();
+          });
+        }
+      }
+      for (const button of groups.children) button.setAttribute("aria-pressed", String(button.textContent === chart.groups[group]));
+    }
+
+    // What a plot is made for; with the same, newer data go into the plot that is there.
+    function signature() {
+      return JSON.stringify([group, logs.x, logY(), series.map((s) => [s.arm, s.name, s.style, s.x.length < 2]), chart.lines,
+        css("--ink"), plotBox.clientWidth]);
+    }
+
+    function makePlot() {
       const axis = {stroke: css("--ink"), grid: {stroke: css("--line"), width: 1}, ticks: {stroke: css("--line"), width: 1}};
       const layers = chart.x === "layer" ? {incrs: [1, 2, 5, 10, 20, 50]} : {};
+      const log = logY();
       plot = new uPlot({
         width: Math.max(260, plotBox.clientWidth), height: 280,
         scales: {
-          x: {time: false, range: chart.x === "step" ? (u, low, high) => (low === 0 && high === lastStep) || low === high ? [0, lastStep] : [low, high] : undefined},
-          y: {distr: chart.log ? 3 : 1, range: chart.log ? undefined : (u, low, high) => {
+          x: {time: false, distr: logs.x ? 3 : 1, range: logs.x ? logRange(1) : chart.x === "step" ? xRange : undefined},
+          y: {distr: log ? 3 : 1, range: log ? logRange(1.1) : (u, low, high) => {
             if (low === null) return [0, 1];
             for (const line of chart.lines) { low = Math.min(low, line); high = Math.max(high, line); }
             const pad = (high - low || Math.abs(high) || 1) * 0.06;
@@ -240,12 +343,18 @@
           }},
         },
         axes: [{...axis, ...layers, label: chart.x, labelSize: 22},
-               {...axis, size: 64, label: chart.groups.length > 1 && !chart.y ? chart.groups[group] : chart.y, labelSize: 22,
+               {...axis, size: 64, label: groupTitle(), labelSize: 22,
+                ...(log ? {splits: (u, _, low, high) => logTicks(low, high), filter: (u, ticks) => ticks} : {}),
                 values: (u, ticks) => ticks.map((t) => t === null ? "" : format(t))}],
         series: [{}, ...series.map(seriesOptions)],
         legend: {show: false},
         cursor: {sync: chart.x === "step" ? {key: "steps", scales: ["x", null]} : undefined, points: {show: false}},
-        hooks: {draw: [marks(chart)]},
+        hooks: {draw: [marks(chart)], setScale: [(u, key) => {
+          if (key !== "x" || !u.data[0].length) return;
+          const {min, max} = u.scales.x, xs = u.data[0];
+          view.zoom = min > xs[0] || max < xs[xs.length - 1] ? [min, max] : null;
+          resetButton.hidden = view.zoom === null;
+        }]},
       }, data, plotBox);
       const over = plot.over;
       over.addEventListener("mousemove", (event) => {
@@ -263,44 +372,135 @@
       });
       over.addEventListener("mouseleave", hideTooltip);
     }
-    redraws.push(draw);
+
+    const view = {
+      box,
+      zoom: null,
+      update(newer) {
+        chart = newer;
+        view.draw();
+      },
+      draw() {
+        drawGroups();
+        tools.querySelector(".log_x").hidden = chart.x !== "step";
+        tools.querySelector(".log_x").setAttribute("aria-pressed", String(logs.x));
+        tools.querySelector(".log_y").setAttribute("aria-pressed", String(logY()));
+        series = select(chart, group, shown);
+        data = plotted();
+        const zoom = view.zoom;
+        resetButton.hidden = zoom === null;
+        if (!series.length || !data[0].length) {
+          if (plot) plot.destroy();
+          plot = null;
+          return;
+        }
+        if (plot && drawn === signature()) {
+          plot.setData(data, zoom === null);
+        } else {
+          if (plot) plot.destroy();
+          makePlot();
+          drawn = signature();
+        }
+        if (zoom !== null) plot.setScale("x", {min: zoom[0], max: zoom[1]});
+      },
+      resetZoom() {
+        view.zoom = null;
+        if (plot) plot.setScale("x", {min: data[0][0], max: data[0][data[0].length - 1]});
+        resetButton.hidden = true;
+      },
+      remove() {
+        if (plot) plot.destroy();
+        box.remove();
+      },
+    };
+    return view;
   }
-  payload.charts.forEach(addChart);
 
   // ---- maps -------------------------------------------------------------------------------------
-  function addHeatmap(heatmap) {
+  function addHeatmap(first) {
+    let heatmap = first;
     const heat = root.SinkscopeHeatmap;
     const section = element("section", document.getElementById("heatmaps"));
     section.id = "map_" + heatmap.id;
     element("h2", section, "", heatmap.title);
     element("p", section, "note", heatmap.note + " Layer 0 is the lowest row.");
+    const tools = element("div", section, "tools");
     const scale = element("div", section, "scale");
-    element("span", scale, "", format(heatmap.low));
+    const low = element("span", scale);
     const stops = [0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1];
     element("i", scale).style.background = "linear-gradient(90deg," + stops.map(heat.colour).join(",") + ")";
-    element("span", scale, "", format(heatmap.high) + " " + heatmap.unit);
+    const high = element("span", scale);
     const rows = element("div", section);
-    redraws.push(() => {
-      rows.textContent = "";
-      for (const map of heatmap.maps) {
-        if (!shown[map.arm]) continue;
-        const row = element("div", rows, "row");
-        armName(row, map.arm);
-        const canvas = element("canvas", row);
-        canvas.style.height = Math.min(320, Math.max(48, 18 * map.values.length)) + "px";
-        heat.paint(canvas, heatmap, map, lastStep);
-        canvas.onmousemove = (event) => {
-          const box = canvas.getBoundingClientRect();
-          const found = heat.cell(map, lastStep, event.clientX - box.left, event.clientY - box.top, box.width, box.height);
-          if (!found) return hideTooltip();
-          showTooltip(event, "step " + found.step + ", layer " + found.row, [[map.arm, heatmap.unit + " " + format(found.value)]]);
-        };
-        canvas.onmouseleave = hideTooltip;
-      }
-      stepAxis(rows);
-    });
+    let painted = [];  // {canvas, label} as shown
+    toolButton(tools, "PNG", "save the maps as an image", () => exporting.savePng("sinkscope-" + heatmap.id, {
+      title: heatmap.title + ", " + low.textContent + " to " + high.textContent + ", steps 0 to " + lastStep,
+      paper: css("--paper"), ink: css("--ink"), legend: [], rows: painted})).className = "png";
+    toolButton(tools, "CSV", "save the maps that are shown as a table", () => exporting.saveCsv("sinkscope-" + heatmap.id,
+      ["run", "from step", "to step", "layer", heatmap.unit],
+      exporting.mapRows(heatmap.maps.filter((map) => shown[map.arm]), payload.arms))).className = "csv";
+    return {
+      update(newer) {
+        heatmap = newer;
+        this.draw();
+      },
+      draw() {
+        low.textContent = format(heatmap.low);
+        high.textContent = format(heatmap.high) + " " + heatmap.unit;
+        rows.textContent = "";
+        painted = [];
+        for (const map of heatmap.maps) {
+          if (!shown[map.arm]) continue;
+          const row = element("div", rows, "row");
+          armName(row, map.arm);
+          const canvas = element("canvas", row);
+          canvas.style.height = Math.min(320, Math.max(48, 18 * map.values.length)) + "px";
+          heat.paint(canvas, heatmap, map, lastStep);
+          painted.push({canvas, label: payload.arms[map.arm].label});
+          canvas.onmousemove = (event) => {
+            const box = canvas.getBoundingClientRect();
+            const found = heat.cell(map, lastStep, event.clientX - box.left, event.clientY - box.top, box.width, box.height);
+            if (!found) return hideTooltip();
+            showTooltip(event, "step " + found.step + ", layer " + found.row, [[map.arm, heatmap.unit + " " + format(found.value)]]);
+          };
+          canvas.onmouseleave = hideTooltip;
+        }
+        stepAxis(rows);
+      },
+      remove() { section.remove(); },
+    };
   }
-  payload.heatmaps.forEach(addHeatmap);
+
+  // Views of `list` by id: new ones are added, in order, those without data go, the others take theirs.
+  function reconcile(views, list, add) {
+    const ids = list.map((entry) => entry.id);
+    for (const [id, view] of [...views])
+      if (!ids.includes(id)) {
+        view.remove();
+        views.delete(id);
+      }
+    const kept = [...views.keys()];
+    if (kept.some((id, i) => id !== ids[i])) {  // one that belongs before others: build all anew
+      for (const view of views.values()) view.remove();
+      views.clear();
+    }
+    for (const entry of list) {
+      if (!views.has(entry.id)) views.set(entry.id, add(entry));
+      views.get(entry.id).update(entry);
+    }
+  }
+
+  // Shows a payload, the first or a newer one.
+  root.SinkscopePage.show = (newer) => {
+    const labels = (p) => JSON.stringify(p.arms.map((arm) => [arm.label, arm.bos]));
+    const armsChanged = labels(payload) !== labels(newer);
+    payload = newer;
+    lastStep = Math.max(1, payload.last_step);
+    if (armsChanged) drawArms();
+    drawPhases();
+    drawEvents();
+    reconcile(charts, payload.charts, addChart);
+    reconcile(heatmaps, payload.heatmaps, addHeatmap);
+  };
 
   let waiting = 0;
   addEventListener("resize", () => {
@@ -308,5 +508,5 @@
     waiting = setTimeout(redraw, 150);
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  redraw();
+  root.SinkscopePage.show(JSON.parse(document.getElementById("payload").textContent));
 })(typeof window === "undefined" ? globalThis : window);

@@ -9,5 +9,7 @@ extern const std::string_view kPageHtml;
 extern const std::string_view kPageCss;
 extern const std::string_view kPageJs;
 extern const std::string_view kHeatmapJs;
+extern const std::string_view kExportJs;
+extern const std::string_view kLiveJs;
 
 }  // namespace sinkscope

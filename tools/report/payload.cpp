@@ -5,7 +5,9 @@
 #include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <utility>
 
+#include "engine/metrics/console.h"
 #include "tools/report/page.h"
 #include "tools/report/series.h"
 
@@ -16,6 +18,8 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::size_t kMaximumPoints = 1500;   // of one curve
 constexpr std::size_t kMaximumColumns = 400;   // of one map
+constexpr std::size_t kMaximumEvents = 200;
+constexpr std::size_t kMessageColumns = 400;   // that are shown of an event's message
 constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
 
 /// Six significant digits: what a chart can show, at half the bytes.
@@ -276,6 +280,21 @@ Json spans(const std::vector<PhaseSpan>& list) {
   return result;
 }
 
+/// The last events of all runs.
+Json events(const std::vector<RunData>& runs) {
+  std::vector<std::pair<std::size_t, const EventRecord*>> all;
+  for (std::size_t arm = 0; arm < runs.size(); ++arm)
+    for (const EventRecord& event : runs[arm].events) all.emplace_back(arm, &event);
+  std::reverse(all.begin(), all.end());
+  std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.second->step > b.second->step; });
+  if (all.size() > kMaximumEvents) all.resize(kMaximumEvents);
+  Json result = Json::array();
+  for (const auto& [arm, event] : all)
+    result.push_back({{"step", event->step}, {"arm", arm}, {"kind", printable(event->kind)},
+                      {"message", first_columns(printable(event->message), kMessageColumns)}});
+  return result;
+}
+
 }  // namespace
 
 std::string page_payload(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
@@ -295,6 +314,7 @@ std::string page_payload(const std::vector<RunData>& runs, const std::vector<Arm
   add_probe_sets(runs, charts);
   add_optimization(runs, charts);
   payload["heatmaps"] = heatmaps(runs, arms);
+  payload["events"] = events(runs);
   const std::string text = payload.dump(-1, ' ', false, Json::error_handler_t::replace);
   std::string safe;
   safe.reserve(text.size());

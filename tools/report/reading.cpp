@@ -127,6 +127,7 @@ std::string loss_sentence(const ArmSummary& arm) {
 
 std::string sink_sentence(const ArmSummary& arm) {
   if (!arm.sink_excess[0]) {
+    if (arm.steps == 0) return "";
     if (!arm.sink_score[0]) return " Its probes were off: nothing is known about its sink.";
     return " It has no probe pass; in its training batches the mean sink score of position 0 went " +
            format_number(arm.sink_score[0]->first) + " → " + format_number(arm.sink_score[0]->last) + ".";

@@ -29,6 +29,9 @@ struct RunData {
 /// runs, among them FOLDER: give DIRECTORY/*/", or DIRECTORY/FOLDER unless `several` can be given.
 std::string hint_of_runs(const std::filesystem::path& directory, bool several);
 
+/// A run without its logs: folder, name and settings. Throws as load_run does.
+RunData open_run(const std::filesystem::path& directory, bool several = true);
+
 /// Reads `directory`. Logs that are not there count as empty (probes off, a run that has just
 /// started); throws std::runtime_error naming the file when the folder or its config.json is
 /// missing or a line of a log is malformed. `several`: as in hint_of_runs.

@@ -57,7 +57,7 @@ std::string hint_of_runs(const fs::path& directory, bool several) {
   return "; folders in it are runs, among them " + first + ": give " + (directory / (several ? "*/" : first)).string();
 }
 
-RunData load_run(const fs::path& directory, bool several) {
+RunData open_run(const fs::path& directory, bool several) {
   const auto fail = [&](const std::string& reason) {
     throw std::runtime_error(directory.string() + ": not a run directory (with config.json, metrics.jsonl): " + reason);
   };
@@ -73,6 +73,11 @@ RunData load_run(const fs::path& directory, bool several) {
   const auto name = config.find("name");
   if (name != config.end() && name->is_string()) run.name = name->get<std::string>();
   if (run.name.empty()) run.name = fs::weakly_canonical(directory).filename().string();
+  return run;
+}
+
+RunData load_run(const fs::path& directory, bool several) {
+  RunData run = open_run(directory, several);
   // Against the order in which a step is logged, so that of a running run every event that is read has its probe pass,
   // and every pass its step.
   if (fs::exists(directory / "events.jsonl")) run.events = read_event_records(directory);

@@ -1,0 +1,92 @@
+// What the server answers to, and the state that it gives.
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "tests/catch.h"
+#include "tests/report/support.h"
+#include "tools/watch/live_state.h"
+#include "tools/watch/server.h"
+
+namespace sinkscope {
+namespace {
+
+using test::contains;
+using test::TemporaryFolder;
+using Json = nlohmann::json;
+
+constexpr std::int64_t kAll = std::numeric_limits<std::int64_t>::max();
+
+TEST_CASE("a Host header is this machine's name, with or without a port, and no other") {
+  for (const char* host : {"localhost", "LocalHost:80", "127.0.0.1", "127.0.0.1:8080", "[::1]", "[::1]:65535", "localhost:"})
+    CHECK(is_local_host_header(host));
+  for (const char* host : {"", "evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "localhost:80@evil",
+                           "::1", "[::1", "[::1]x", "[::2]", ":80", "localhost:8x", "127.0.0.2.example", "a localhost"})
+    CHECK_FALSE(is_local_host_header(host));
+}
+
+TEST_CASE("loopback addresses are told from those that others reach") {
+  for (const char* address : {"127.0.0.1", "127.8.9.10", "::1", "localhost"}) CHECK(is_loopback(address));
+  for (const char* address : {"0.0.0.0", "::", "192.168.1.2", "example.org", ""}) CHECK_FALSE(is_loopback(address));
+}
+
+TEST_CASE("a state has a new name when, and only when, the runs have something new") {
+  const TemporaryFolder folder;
+  const auto place = folder / "bos";
+  LiveState state({place.string()});
+  CHECK(state.look(kAll));
+  const auto waiting = state.snapshot();
+  Json json = Json::parse(waiting->data);
+  CHECK(json["status"] == "bos: not there yet");
+  CHECK(json["payload"]["charts"].empty());
+  CHECK(json["payload"]["arms"].size() == 1);
+  state.look(kAll);
+  CHECK(state.snapshot()->tag == waiting->tag);
+
+  test::write_run(place, {});
+  state.look(kAll);
+  std::shared_ptr<const Snapshot> full;
+  do full = state.snapshot(); while (full->tag == waiting->tag);  // one is kept for a moment
+  json = Json::parse(full->data);
+  CHECK(json["title"] == "sweep/bos");
+  CHECK(contains(json["status"].get<std::string>(), "no process trains here, step 100"));
+  CHECK(json["problem"] == false);
+  CHECK(json["payload"]["last_step"] == 100);
+  CHECK(contains(json["parts"]["summary"].get<std::string>(), "<table>"));
+  REQUIRE(json["payload"]["events"].size() == 1);
+  CHECK(json["payload"]["events"][0]["kind"] == "phase");
+  CHECK(json["payload"]["events"][0]["message"] == "sink phase");
+  CHECK(json["payload"]["events"][0]["arm"] == 0);
+
+  LiveState other({place.string()});
+  other.look(kAll);
+  CHECK(other.snapshot()->data == full->data);
+  CHECK(other.snapshot()->tag != full->tag);  // of another server
+}
+
+TEST_CASE("names and messages cannot break out of what the page puts in place") {
+  const TemporaryFolder folder;
+  test::write_run(folder / "a", {"x<img src=x onerror=alert(1)>", "none", 30, 0.0, true, true, 0, 1});
+  LiveState state({(folder / "a").string()});
+  state.look(kAll);
+  const Json json = Json::parse(state.snapshot()->data);
+  for (const auto& [name, html] : json["parts"].items()) CHECK_FALSE(contains(html.get<std::string>(), "<img"));
+  CHECK(contains(json["parts"]["summary"].get<std::string>(), "&lt;img"));
+}
+
+TEST_CASE("the served page asks its server, and no other, and holds no state of its own") {
+  const TemporaryFolder folder;
+  test::write_chart_library(folder / "assets");
+  const test::AssetFolder assets(folder / "assets");
+  test::write_run(folder / "a", {});
+  LiveState state({(folder / "a").string()});
+  state.look(kAll);
+  const std::string page = state.page();
+  CHECK(contains(page, "connect-src 'self'"));
+  CHECK(contains(page, "fetch(\"data\""));
+  CHECK(contains(page, "\"arms\":[]"));
+  for (const char* load : {"src=", "href=", "@import", "http://", "https://"}) CHECK_FALSE(contains(page, load));
+}
+
+}  // namespace
+}  // namespace sinkscope
