@@ -1,7 +1,8 @@
 #include "engine/metrics/json_members.h"
 
-#include <cstring>
-#include <optional>
+#include <charconv>
+#include <system_error>
+#include <utility>
 
 namespace sinkscope {
 namespace {
@@ -27,9 +28,10 @@ Place nested_end(std::string_view text, std::size_t at) {
   if (text[at] == '[') {  // a list of numbers, as nearly all of a log is
     const std::size_t close = text.find(']', at);
     if (close == std::string_view::npos) return std::nullopt;
-    const std::string_view inside = text.substr(at + 1, close - at - 1);
-    if (std::memchr(inside.data(), '"', inside.size()) == nullptr && inside.find_first_of("[{") == std::string_view::npos)
-      return close + 1;
+    const auto has = [inside = text.substr(at + 1, close - at - 1)](char c) {
+      return inside.find(c) != std::string_view::npos;  // by memchr, as fast as memory
+    };
+    if (!has('"') && !has('[') && !has('{')) return close + 1;
   }
   int depth = 0;
   while (at < text.size()) {
@@ -88,6 +90,29 @@ std::string keep_members(std::string_view line, const std::function<bool(std::st
   }
   if (skip_space(line, at + 1) != line.size()) return std::string(line);
   return kept + '}';
+}
+
+std::optional<std::vector<double>> number_list(std::string_view text) {
+  std::vector<double> numbers;
+  std::size_t at = skip_space(text, 0);
+  if (at >= text.size() || text[at] != '[') return std::nullopt;
+  at = skip_space(text, at + 1);
+  if (at < text.size() && text[at] == ']' && skip_space(text, at + 1) == text.size()) return numbers;
+  while (at < text.size()) {
+    // from_chars reads "inf" and "nan" as well, which JSON has not.
+    const std::size_t digit = at + (text[at] == '-' ? 1 : 0);
+    if (digit >= text.size() || text[digit] < '0' || text[digit] > '9') return std::nullopt;
+    double number = 0;
+    const auto [end, error] = std::from_chars(text.data() + at, text.data() + text.size(), number);
+    if (error != std::errc()) return std::nullopt;
+    numbers.push_back(number);
+    at = skip_space(text, static_cast<std::size_t>(end - text.data()));
+    if (at >= text.size()) return std::nullopt;
+    if (text[at] == ']') return skip_space(text, at + 1) == text.size() ? std::optional(std::move(numbers)) : std::nullopt;
+    if (text[at] != ',') return std::nullopt;
+    at = skip_space(text, at + 1);
+  }
+  return std::nullopt;
 }
 
 }  // namespace sinkscope

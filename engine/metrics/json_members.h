@@ -2,8 +2,10 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace sinkscope {
 
@@ -12,5 +14,8 @@ namespace sinkscope {
 /// keys with escapes are kept. Text that is no JSON object comes back whole, for the parser to say what is wrong.
 std::string keep_members(std::string_view line,
                          const std::function<bool(std::string_view key, std::string_view value)>& wanted);
+
+/// The numbers of a JSON list that holds nothing else, read without building JSON of them; else nothing.
+std::optional<std::vector<double>> number_list(std::string_view text);
 
 }  // namespace sinkscope

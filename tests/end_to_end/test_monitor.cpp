@@ -1,5 +1,14 @@
 // `sinkscope monitor --replay` on runs of the program: the replay is what the run logged.
+#include <poll.h>
+#include <pty.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
 
 #include "engine/metrics/sinks.h"
 #include "tests/catch.h"
@@ -146,6 +155,95 @@ TEST_CASE("one view of runs is printed where the output is no terminal") {
   CHECK(contains(broken.output, "key 'tokens' is missing"));
   place.write("runs/small/metrics.jsonl", log + "{\"step\":61");  // torn: still being written
   CHECK(place.run("monitor runs/small").status == 0);
+}
+
+/// The program on a terminal of its own, 100 columns by 30 rows.
+class OnTerminal {
+ public:
+  OnTerminal(const Workplace& place, const std::vector<std::string>& arguments) {
+    std::vector<std::string> words = {SINKSCOPE_PROGRAM};
+    words.insert(words.end(), arguments.begin(), arguments.end());
+    std::vector<char*> argv;
+    for (std::string& word : words) argv.push_back(word.data());
+    argv.push_back(nullptr);
+    winsize size{};
+    size.ws_col = 100;
+    size.ws_row = 30;
+    child_ = forkpty(&terminal_, nullptr, nullptr, &size);
+    if (child_ < 0) throw std::runtime_error("forkpty failed");
+    if (child_ == 0) {
+      setenv("TERM", "xterm", 1);
+      if (chdir(place.path().c_str()) == 0) execv(argv[0], argv.data());
+      _exit(127);
+    }
+  }
+  ~OnTerminal() {
+    if (child_ > 0) {
+      kill(child_, SIGKILL);
+      waitpid(child_, nullptr, 0);
+    }
+    close(terminal_);
+  }
+  OnTerminal(const OnTerminal&) = delete;
+  OnTerminal& operator=(const OnTerminal&) = delete;
+
+  void type(const std::string& keys) { REQUIRE(write(terminal_, keys.data(), keys.size()) == std::ssize(keys)); }
+  /// Reads on until `part` was written, or the program ended, or 20 seconds are over.
+  bool wrote(const std::string& part) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (!contains(output, part) && std::chrono::steady_clock::now() < end) {
+      pollfd readable{terminal_, POLLIN, 0};
+      if (poll(&readable, 1, 100) <= 0) continue;
+      char buffer[4096];
+      const ssize_t count = read(terminal_, buffer, sizeof buffer);
+      if (count <= 0) break;  // EIO: the program closed it
+      output.append(buffer, static_cast<std::size_t>(count));
+    }
+    return contains(output, part);
+  }
+  int status() {
+    wrote("\x01 never written");
+    int result = 0;
+    waitpid(child_, &result, 0);
+    child_ = -1;
+    return WIFEXITED(result) ? WEXITSTATUS(result) : 128 + WTERMSIG(result);
+  }
+
+  std::string output;
+
+ private:
+  pid_t child_ = -1;
+  int terminal_ = -1;
+};
+
+constexpr const char* kOtherScreen = "\x1b[?1049h\x1b[?25l";
+constexpr const char* kFirstScreen = "\x1b[?25h\x1b[?1049l";
+
+TEST_CASE("on a terminal the runs are drawn until they end, and then once where the program was started") {
+  const Workplace place;
+  REQUIRE(place.run(eager_train("small")).status == 0);
+  OnTerminal finished(place, {"monitor", "runs/small"});
+  CHECK(finished.status() == 0);
+  INFO(finished.output);
+  REQUIRE(finished.output.starts_with(kOtherScreen));
+  const std::size_t back = finished.output.find(kFirstScreen);
+  REQUIRE(back != std::string::npos);
+  CHECK(contains(finished.output.substr(0, back), "\x1b[1msmall\x1b[0m   finished"));
+  CHECK(contains(finished.output.substr(back), "\x1b[1msmall\x1b[0m   finished"));
+}
+
+TEST_CASE("a run to come is waited for, seen to train, and Ctrl-C gives the terminal back") {
+  const Workplace place;
+  OnTerminal watching(place, {"monitor", "runs/small"});
+  REQUIRE(watching.wrote("waiting: there is no run in runs/small yet"));
+  place.run_and_kill(eager_words("small"), 600'000);
+  REQUIRE(watching.wrote("step 60 of 60"));
+  std::filesystem::remove(place.path() / "runs/small/events.jsonl");  // so that it has not ended
+  OnTerminal other(place, {"monitor", "runs/small"});
+  REQUIRE(other.wrote("no process trains here"));
+  other.type("\x03");
+  CHECK(other.status() == 0);
+  CHECK(contains(other.output, kFirstScreen));
 }
 
 TEST_CASE("flags of one way to monitor are refused with another") {

@@ -37,6 +37,18 @@ TEST_CASE("what is no object comes back whole") {
     CHECK(without(text, "a") == text);
 }
 
+TEST_CASE("a list of numbers is read as JSON reads it, and nothing else is") {
+  using Numbers = std::vector<double>;
+  CHECK(number_list("[]").value() == Numbers{});
+  CHECK(number_list(" [ ] ").value() == Numbers{});
+  CHECK(number_list("[1,-2.5e-3 , 0.1,1e300]").value() == Numbers{1, -2.5e-3, 0.1, 1e300});
+  for (const double number : {1.0 / 3, -1e-17, 123456789.123456789, 5e-324, 0.0})
+    CHECK(number_list("[" + nlohmann::json(number).dump() + "]").value() == Numbers{number});
+  for (const char* text : {"", "[", "[1", "[1,", "[1,]", "[,1]", "[1 2]", "[1]x", "1", "{}", "[\"NaN\"]", "[1,\"NaN\"]", "[nan]", "[-inf]", "[[1]]",
+                           "[null]", "[1,true]", "[1e999]", "[+1]", "[.5]", "[-]"})
+    CHECK(!number_list(text));
+}
+
 TEST_CASE("a log's line reads the same with every member kept, and short of one list without it") {
   const std::string line = to_line(to_json(test::example_step(3)));
   const auto all = [](std::string_view, std::string_view) { return true; };

@@ -6,7 +6,9 @@
 #include <array>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string_view>
+#include <utility>
 
 #include "engine/metrics/json_lines.h"
 #include "engine/metrics/json_members.h"
@@ -37,25 +39,58 @@ std::optional<double> seconds_since_change(const fs::path& file) {
   return std::max(0.0, std::chrono::duration<double>(std::chrono::system_clock::now() - changed).count());
 }
 
-template <std::size_t N>
-bool among(const std::array<std::string_view, N>& keys, std::string_view key) {
-  return std::find(keys.begin(), keys.end(), key) != keys.end();
+/// A list of numbers of a record that the views show.
+template <class Record>
+struct ShownList {
+  std::string_view key;
+  std::vector<double> Record::*numbers;
+};
+constexpr std::array<ShownList<StepRecord>, 2> kListsOfSteps = {{{"sink_score", &StepRecord::sink_score},
+                                                                 {"sink_rate", &StepRecord::sink_rate}}};
+constexpr std::array<ShownList<StepRecord>, 4> kListsOfStepsByLayer = {{{"sink_score", &StepRecord::sink_score},
+                                                                        {"sink_rate", &StepRecord::sink_rate},
+                                                                        {"sink_score_layer", &StepRecord::sink_score_layer},
+                                                                        {"norm_ratio", &StepRecord::norm_ratio}}};
+constexpr std::array<ShownList<ProbeRecord>, 1> kListsOfPasses = {{{"sink_excess", &ProbeRecord::sink_excess}}};
+constexpr std::array<ShownList<ProbeRecord>, 9> kListsOfShownPasses = {{{"sink_excess", &ProbeRecord::sink_excess},
+                                                                        {"sink_score", &ProbeRecord::sink_score},
+                                                                        {"sink_rate", &ProbeRecord::sink_rate},
+                                                                        {"sink_rate_from", &ProbeRecord::sink_rate_from},
+                                                                        {"residual_norm", &ProbeRecord::residual_norm},
+                                                                        {"residual_norm_rest", &ProbeRecord::residual_norm_rest},
+                                                                        {"norm_ratio", &ProbeRecord::norm_ratio},
+                                                                        {"value_norm_first", &ProbeRecord::value_norm_first},
+                                                                        {"value_norm_rest", &ProbeRecord::value_norm_rest}}};
+constexpr std::size_t kSetsOfPass = 8;  // more than a pass has
+
+/// The record of a line with, of its lists, those alone that `lists` gives for the set of its pass, "" of a step. They are
+/// read by themselves: JSON of thousands of numbers takes far longer to build than to read.
+template <class Record, class Lists>
+Record read_slim(std::string_view line, const Lists& lists, Record (*from_json)(const nlohmann::ordered_json&)) {
+  std::vector<std::pair<std::vector<double> Record::*, std::vector<double>>> read;
+  std::string_view set;
+  const std::string kept = keep_members(line, [&](std::string_view key, std::string_view value) {
+    if (key == "set" && value.size() > 2) set = value.substr(1, value.size() - 2);
+    if (!value.starts_with('[')) return true;
+    const std::span<const ShownList<Record>> shown = lists(set);
+    const auto list = std::find_if(shown.begin(), shown.end(), [&](const auto& entry) { return entry.key == key; });
+    if (list == shown.end()) return false;
+    std::optional<std::vector<double>> numbers = number_list(value);
+    if (numbers) read.emplace_back(list->numbers, std::move(*numbers));
+    return !numbers;  // one with NaN in it goes the long way
+  });
+  Record record = from_json(parse_json(kept));
+  for (auto& [member, numbers] : read) record.*member = std::move(numbers);
+  return record;
 }
 
-constexpr std::array<std::string_view, 4> kUnusedOfSteps = {"residual_norm", "residual_norm_rest", "gradient_norm_attention",
-                                                            "gradient_norm_mlp"};
-constexpr std::array<std::string_view, 2> kLayersOfSteps = {"sink_score_layer", "norm_ratio"};
-constexpr std::array<std::string_view, 8> kListsOfPasses = {
-    "sink_score",         "sink_rate",  "sink_rate_from",   "sink_excess",
-    "residual_norm",      "norm_ratio", "value_norm_first", "value_norm_rest"};
-
-bool is_list(std::string_view value) { return value.starts_with('['); }
-
-/// A line's record. Of a step, `layers` keeps what the heat maps of a run without probe passes are made of.
+/// `layers` keeps what the heat maps of a run without probe passes are made of.
 StepRecord slim_step(std::string_view line, bool layers) {
-  StepRecord record = step_record_from_json(parse_json(keep_members(line, [&](std::string_view key, std::string_view) {
-    return !among(kUnusedOfSteps, key) && (layers || !among(kLayersOfSteps, key));
-  })));
+  const auto lists = [layers](std::string_view) -> std::span<const ShownList<StepRecord>> {
+    if (layers) return kListsOfStepsByLayer;
+    return kListsOfSteps;
+  };
+  StepRecord record = read_slim<StepRecord>(line, lists, step_record_from_json);
   for (std::vector<double>* list : {&record.sink_score, &record.sink_rate}) {
     list->resize(std::min(list->size(), kShownPositions));
     list->shrink_to_fit();
@@ -80,22 +115,24 @@ void average_heads(ProbeRecord& record) {
   record.positions = static_cast<std::int64_t>(record.sink_score.empty() ? 0 : shown);
 }
 
-/// A pass over held-out text at the training length, whole but for what no chart shows; of other sets the excess alone.
-ProbeRecord slim_pass(std::string_view line) {
-  bool is_text = false;
-  const std::string kept = keep_members(line, [&](std::string_view key, std::string_view value) {
-    if (key == "set") is_text = value == "\"natural\"" || value == "\"natural_bos\"";
-    if (!is_list(value)) return true;
-    return key == "sink_excess" || (is_text && (among(kListsOfPasses, key) || key == "residual_norm_rest"));
-  });
-  ProbeRecord record = probe_record_from_json(parse_json(kept));
+/// A pass over a set of which `shown` is true, whole but for what no chart shows; of other sets the excess alone.
+ProbeRecord slim_pass(std::string_view line, const std::function<bool(std::string_view set)>& shown) {
+  std::optional<bool> is_shown;
+  const auto lists = [&](std::string_view set) -> std::span<const ShownList<ProbeRecord>> {
+    if (!is_shown) is_shown = shown(set);
+    if (*is_shown) return kListsOfShownPasses;
+    return kListsOfPasses;
+  };
+  ProbeRecord record = read_slim<ProbeRecord>(line, lists, probe_record_from_json);
   average_heads(record);
   return record;
 }
 
+/// Held-out text at the training length, which the phases are read from: with a BOS or, as some runs have it, without.
+bool is_text_set(std::string_view set) { return set == "natural" || set == "natural_bos"; }
+
 bool has_text_passes(const RunData& run) {
-  return std::any_of(run.probes.begin(), run.probes.end(),
-                     [](const ProbeRecord& probe) { return probe.set == "natural" || probe.set == "natural_bos"; });
+  return std::any_of(run.probes.begin(), run.probes.end(), [](const ProbeRecord& probe) { return is_text_set(probe.set); });
 }
 
 /// Looks at a log; `take` gets its lines, `drop` forgets all of them. A line that `take` refuses is told in `problem`.
@@ -156,9 +193,11 @@ bool RunsFollower::look_at(std::size_t index, std::int64_t limit, Clock::time_po
   // their lists by layer are needed.
   std::string unreadable;
   try {
-    changed = read_events(index, limit) || changed;
-    changed = read_probes(index, limit) || changed;
-    if (followed.probes.unread_bytes() == 0) changed = read_steps(index, limit) || changed;
+    if (followed.was_open) {  // the settings tell what of the logs is shown
+      changed = read_events(index, limit) || changed;
+      changed = read_probes(index, limit) || changed;
+      if (followed.probes.unread_bytes() == 0) changed = read_steps(index, limit) || changed;
+    }
   } catch (const std::exception& error) {  // a log that cannot be read
     unreadable = error.what();
   }
@@ -193,7 +232,7 @@ bool RunsFollower::read_config(std::size_t index) {
     RunData read = open_run(run.directory);
     run.name = std::move(read.name);
     run.settings = std::move(read.settings);
-    followed.open = true;
+    followed.open = followed.was_open = true;
   } catch (const std::exception& error) {
     followed.config_problem = error.what();
   }
@@ -208,8 +247,18 @@ bool RunsFollower::read_events(std::size_t index, std::int64_t limit) {
 
 bool RunsFollower::read_probes(std::size_t index, std::int64_t limit) {
   std::vector<ProbeRecord>& probes = runs_[index].probes;
+  // A run is shown by the set of its phases, or by that set's twin where it has none (summarize).
+  std::string bos = find_setting(runs_[index], "data.bos").value_or("");
+  std::erase(bos, '"');
+  const std::string preferred = phase_set_of(bos);
+  const auto shown = [&](std::string_view set) {
+    const auto first_pass = std::span(probes).first(std::min(probes.size(), kSetsOfPass));
+    return set == preferred ||
+           (is_text_set(set) && std::none_of(first_pass.begin(), first_pass.end(),
+                                             [&](const ProbeRecord& probe) { return probe.set == preferred; }));
+  };
   return follow(followed_[index].probes, limit, followed_[index].log_problem, [&] { probes.clear(); },
-                [&](std::string_view line) { probes.push_back(slim_pass(line)); });
+                [&](std::string_view line) { probes.push_back(slim_pass(line, shown)); });
 }
 
 bool RunsFollower::read_steps(std::size_t index, std::int64_t limit) {

@@ -55,7 +55,7 @@ class RunsFollower {
 
     LogFollower steps, probes, events;
     std::string config_version;      // tells whether config.json is another than was read
-    bool open = false;               // config.json was read
+    bool open = false, was_open = false;  // config.json is read, and ever was
     std::string config_problem, log_problem;
     std::string last_step_line;      // of metrics.jsonl, whole
     std::int64_t first_step = -1;    // that a look found, and when: after what was there at first
