@@ -123,6 +123,22 @@ async function checkRules(url) {
   // What is too long is refused, and the server lives on.
   const long = await request(url + "x".repeat(20000)).catch((error) => ({status: error.code}));
   assert.ok(![200, 404].includes(long.status), "a long address: " + long.status);
+  // Headers without end are not taken without end, and a client that sends a byte now and then is dropped.
+  const endless = net.connect(port, "127.0.0.1");
+  endless.on("error", () => {});
+  endless.write("GET / HTTP/1.1\r\nHost: localhost\r\n");
+  let sent = 0;
+  const pour = setInterval(() => { sent += 1000; endless.write("X-Header: " + "x".repeat(988) + "\r\n"); }, 5);
+  await new Promise((done) => endless.on("close", done));
+  clearInterval(pour);
+  assert.ok(sent < 500000, "taken of endless headers: " + sent);
+  const slow = net.connect(port, "127.0.0.1");
+  slow.on("error", () => {});
+  slow.write("GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ");
+  const drip = setInterval(() => slow.write("x"), 500), began = Date.now();
+  await new Promise((done) => { slow.on("close", done); slow.resume(); });
+  clearInterval(drip);
+  assert.ok(Date.now() - began < 9000, "a slow client is dropped after a while: " + (Date.now() - began));
   // Connections that say nothing are dropped, and do not keep others from being answered.
   const silent = [];
   for (let i = 0; i < 8; ++i) silent.push(net.connect(port, "127.0.0.1"));

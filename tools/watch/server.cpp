@@ -5,7 +5,6 @@
 #include <stdexcept>
 
 #ifdef SINKSCOPE_HTTPLIB
-#include <httplib.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -14,6 +13,7 @@
 
 #include "tools/report/assets.h"
 #include "tools/report/report.h"
+#include "tools/watch/bounded_server.h"
 #include "tools/watch/live_state.h"
 #include "tools/watch/live_view.h"
 #endif
@@ -56,7 +56,6 @@ constexpr std::chrono::milliseconds kNap{50};         // between two looks at `s
 constexpr std::chrono::milliseconds kBreath{2};       // between two looks that have more to read: others get the lock
 constexpr std::int64_t kLookBytes = std::int64_t{16} << 20;
 constexpr std::size_t kConnections = 16;  // answered at a time; more wait
-constexpr int kTimeoutSeconds = 5;        // for a request to come, and for its answer to be taken
 
 void answer(httplib::Response& response, int status, const std::string& text) {
   response.status = status;
@@ -66,9 +65,6 @@ void answer(httplib::Response& response, int status, const std::string& text) {
 /// Limits, and the rules that hold for every request.
 void set_rules(httplib::Server& server, bool local_only) {
   server.new_task_queue = [] { return new httplib::ThreadPool(kConnections); };
-  server.set_keep_alive_max_count(1);  // a connection that waits would hold one of the threads
-  server.set_read_timeout(kTimeoutSeconds);
-  server.set_write_timeout(kTimeoutSeconds);
   server.set_payload_max_length(0);
   server.set_tcp_nodelay(true);
   // Without SO_REUSEPORT, which the library would set: a second server on a port is an error.
@@ -135,7 +131,7 @@ void serve_runs(const std::vector<std::string>& directories, const ServeOptions&
   load_chart_library();
   LiveState state(directories);
 
-  httplib::Server server;
+  BoundedServer server{RequestLimits{}};
   set_rules(server, is_loopback(options.address));
   set_pages(server, state);
   errno = 0;
