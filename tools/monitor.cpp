@@ -87,7 +87,7 @@ void add_monitor_command(CLI::App& app) {
   const auto arguments = std::make_shared<MonitorArguments>();
   CLI::App* command = app.add_subcommand("monitor", "Watch runs train, in the terminal or on a page; or replay the phases of one run");
   command->add_option("runs", arguments->runs, "run directories, of finished or running runs, or of runs to come")
-      ->required()->expected(1, 1000)->type_name("RUN");
+      ->required()->type_name("RUN");
   CLI::Option* once = command->add_flag("--once", arguments->once, "print one view, as where the output is no terminal");
   CLI::Option* replay = command->add_flag("--replay", arguments->replay, "replay the phases of one run from its logs instead")->excludes(once);
   CLI::Option* serve = command->add_flag("--serve", arguments->serve, "serve a page of the runs that is updated while they train")
