@@ -183,6 +183,7 @@ TEST_CASE("what the intervals leave open is not claimed") {
   CHECK(contains(sentence(run), "makes no sink there that is clearly more than that of a random direction of its norm (20 % [10, 30] and 5 % [-5, 15] of that at 0)."));
   const std::vector<RunData> runs = {run};
   CHECK(contains(plain_summary(runs), "Causal tests edit passes over 5 sequences of natural_short_bos (T = 64)"));
+  CHECK(contains(plain_summary(runs), "Intervals (95 %) are over those sequences"));
 }
 
 TEST_CASE("without causal tests no row, sentence, note, chart or map speaks of them") {

@@ -1,6 +1,7 @@
 #include "tools/report/causal_series.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -203,7 +204,7 @@ std::vector<std::string> causal_notes(const std::vector<ArmSummary>& arms) {
     const CausalRecord& record = arm.causal.back().record;
     return {"Causal tests edit passes over " + std::to_string(record.sequences) + " sequences of " + record.set + " (T = " +
             std::to_string(record.length) + ") of the model as it then was. A sink is said to need a layer's output where the whole interval of "
-            "what is gone without it lies above half. Intervals (" + format_number(100 * record.confidence) +
+            "what is gone without it lies above half. Intervals (" + std::to_string(std::llround(100 * record.confidence)) +
             " %) are over those sequences: how far seeds differ is not in them. Where no sink has formed there is nothing to remove or "
             "move, and no share is given."};
   }

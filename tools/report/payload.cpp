@@ -214,8 +214,8 @@ void add_causal(const std::vector<ArmSummary>& arms, Json& charts) {
                 "output of one layer's MLP (solid) or attention (dashed) at position 0, of the layer that removes most. Bars: "
                 "intervals over sequences. No value where no sink had formed.", "share removed", {"most removing layer"});
   Chart moved("causal_moved", "Whether the sink moves", "Causal tests while training: what an edit makes of a sink at another position, in units of the "
-              "sink at 0. Transplant: position 0's state after the source layer (the step-up layer, where there is one before the last) written there; dashed a random direction of its norm, dotted "
-              "its direction at the norm of the others. Isolation: the position sees itself alone in the first layers; dashed what its own "
+              "sink at 0. Transplant: position 0's state after the source layer (the step-up layer, where there is one before the "
+              "last) written there; dashed a random direction of its norm, dotted its direction at the norm of the others. Isolation: the position sees itself alone in the first layers; dashed what its own "
               "attention accounts for, at most. Bars: intervals over sequences.", "share moved", moved_groups());
   for (std::size_t arm = 0; arm < arms.size(); ++arm) {
     for (const CausalCurve& c : removed_curves(arms[arm].causal)) removed.add(arm, c.group, c.name, c.style, c.series);
