@@ -3,6 +3,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdint>
 #include <ctime>
@@ -55,10 +56,18 @@ void watch_interrupts() {
 
 void end_stopped() { throw StoppedBySignal{interrupt_signal.load()}; }
 
-int terminal_width() {
+int terminal_width() { return terminal_width(STDOUT_FILENO); }
+
+int terminal_width(int descriptor) {
   winsize size{};
-  if (isatty(STDOUT_FILENO) == 1 && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  if (isatty(descriptor) == 1 && ioctl(descriptor, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
   return 80;
+}
+
+std::unique_ptr<ProgressLine> make_progress_line(const std::string& title, const std::string& unit) {
+  const ProgressOptions options{
+      .title = title, .unit = unit, .terminal = isatty(STDERR_FILENO) == 1, .width = terminal_width(STDERR_FILENO)};
+  return std::make_unique<ProgressLine>(options, std::cerr, [] { return std::chrono::steady_clock::now(); });
 }
 
 std::unique_ptr<MetricSink> make_run_console(const Config& config) {
