@@ -1,4 +1,4 @@
-// `sinkscope monitor`: runs as they train, in the terminal or on a page; and the phases of one run, replayed from its logs.
+// `sinkscope monitor`: runs as they train, in the terminal or on a page; and the phases of one run, replayed.
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <iostream>
@@ -33,7 +33,8 @@ struct MonitorArguments {
 };
 
 void replay(const MonitorArguments& arguments) {
-  if (arguments.runs.size() > 1) throw std::runtime_error("--replay takes one run, not " + std::to_string(arguments.runs.size()));
+  if (arguments.runs.size() > 1)
+    throw std::runtime_error("--replay takes one run, not " + std::to_string(arguments.runs.size()));
   const std::string& directory = arguments.runs.front();
   std::optional<PendingFile> output;
   if (!arguments.json.empty()) output.emplace(arguments.json);  // refuses an existing file before any work
@@ -61,7 +62,8 @@ void serve(const MonitorArguments& arguments) {
   serve_runs(arguments.runs, arguments.server, interrupted(), [&](const std::string& url) {
     std::cout << "live page: " << url << "  (Ctrl-C ends it)" << std::endl;
     if (!is_loopback(arguments.server.address))
-      std::cout << "who reaches " << arguments.server.address << " can read these runs: there is no password" << std::endl;
+      std::cout << "who reaches " << arguments.server.address << " can read these runs: there is no password"
+                << std::endl;
   });
 }
 

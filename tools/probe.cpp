@@ -297,7 +297,10 @@ void probe(const ProbeArguments& arguments) {
     if (arguments.rotary_shift && *arguments.rotary_shift >= chosen.length)
       throw std::runtime_error("--rotary-shift " + std::to_string(*arguments.rotary_shift) + ": expected less than the " +
                                std::to_string(chosen.length) + " positions of probe set " + chosen.name);
-    report.causal = CausalTests(*ops, decoder, tests).run(chosen, sets);
+    const std::unique_ptr<ProgressLine> line = make_progress_line("causal tests", "passes");
+    report.causal = CausalTests(*ops, decoder, tests).run(chosen, sets, [&](const CausalProgress& progress) {
+      line->update(progress.done, progress.passes, progress.share);
+    });
   }
 
   std::cout << probe_text(report) << std::flush;

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdint>
 #include <ctime>
@@ -54,6 +55,12 @@ void watch_interrupts() {
 }
 
 void end_stopped() { throw StoppedBySignal{interrupt_signal.load()}; }
+
+std::unique_ptr<ProgressLine> make_progress_line(const std::string& title, const std::string& unit) {
+  const ProgressOptions options{
+      .title = title, .unit = unit, .terminal = isatty(STDERR_FILENO) == 1, .width = terminal_width(STDERR_FILENO)};
+  return std::make_unique<ProgressLine>(options, std::cerr, [] { return std::chrono::steady_clock::now(); });
+}
 
 std::unique_ptr<MetricSink> make_run_console(const Config& config) {
   ConsoleOptions options;

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "engine/config/config.h"
+#include "engine/metrics/progress_line.h"
 #include "engine/metrics/sinks.h"
 #include "engine/train/trainer.h"
 
@@ -26,6 +27,9 @@ struct StoppedBySignal {
 };
 /// Throws StoppedBySignal for the signal that set interrupted().
 [[noreturn]] void end_stopped();
+
+/// A ProgressLine on stderr.
+std::unique_ptr<ProgressLine> make_progress_line(const std::string& title, const std::string& unit);
 
 /// A progress bar on a terminal, plain lines elsewhere.
 std::unique_ptr<MetricSink> make_run_console(const Config& config);

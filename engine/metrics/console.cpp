@@ -16,7 +16,6 @@ using TimePoint = std::chrono::steady_clock::time_point;
 constexpr std::chrono::milliseconds kRedrawInterval{100};
 constexpr std::size_t kSmallestBar = 10;  // columns, brackets included
 constexpr std::size_t kLargestBar = 40;
-constexpr const char* kEraseLine = "\r\x1b[K";  // ECMA-48: to the line's start, erase to its end
 
 template <class... Values>
 std::string format(const char* pattern, Values... values) {

@@ -12,6 +12,8 @@
 
 namespace sinkscope {
 
+inline constexpr const char* kEraseLine = "\r\x1b[K";  // ECMA-48: to the line's start, erase to its end
+
 using ConsoleClock = std::function<std::chrono::steady_clock::time_point()>;
 
 /// As make_console_sink(options). `output` must outlive the sink; a stream that fails throws

@@ -15,6 +15,9 @@ std::string to_line(const nlohmann::ordered_json& json);
 /// The number, or the strings "NaN", "Infinity", "-Infinity", which JSON has no numbers for.
 nlohmann::ordered_json number_to_json(double value);
 
+/// The reverse. Throws std::runtime_error naming `key` for what is neither.
+double number_from_json(const char* key, const nlohmann::ordered_json& json);
+
 /// Parses JSON text, at most 64 levels deep. Throws std::runtime_error saying what is wrong.
 nlohmann::ordered_json parse_json(const std::string& text);
 

@@ -108,7 +108,10 @@ std::optional<std::vector<double>> number_list(std::string_view text) {
     numbers.push_back(number);
     at = skip_space(text, static_cast<std::size_t>(end - text.data()));
     if (at >= text.size()) return std::nullopt;
-    if (text[at] == ']') return skip_space(text, at + 1) == text.size() ? std::optional(std::move(numbers)) : std::nullopt;
+    if (text[at] == ']') {
+      if (skip_space(text, at + 1) != text.size()) return std::nullopt;
+      return numbers;
+    }
     if (text[at] != ',') return std::nullopt;
     at = skip_space(text, at + 1);
   }

@@ -9,9 +9,9 @@
 
 namespace sinkscope {
 
-/// The JSON object `line` with only the members that `wanted` picks by key and by the text of the value, in their order and
-/// as they are written: a long list that nobody asks for costs a search for its end. What is dropped is not checked, and
-/// keys with escapes are kept. Text that is no JSON object comes back whole, for the parser to say what is wrong.
+/// The JSON object `line` with only the members that `wanted` picks by key and by the text of the value, in their order
+/// and as they are written: a long list that nobody asks for costs a search for its end. What is dropped is not checked,
+/// and keys with escapes are kept. Text that is no JSON object comes back whole, for the parser to say what is wrong.
 std::string keep_members(std::string_view line,
                          const std::function<bool(std::string_view key, std::string_view value)>& wanted);
 

@@ -35,7 +35,9 @@ using Json = nlohmann::ordered_json;
                            (found.is_number() ? "the number " + found.dump() : found.type_name()));
 }
 
-double number_from_json(const char* key, const Json& json) {
+}  // namespace
+
+double number_from_json(const char* key, const nlohmann::ordered_json& json) {
   if (json.is_number()) return json.get<double>();
   if (json.is_string()) {
     const auto& text = json.get_ref<const std::string&>();
@@ -45,6 +47,8 @@ double number_from_json(const char* key, const Json& json) {
   }
   fail(key, R"(a number, "NaN", "Infinity" or "-Infinity")", json);
 }
+
+namespace {
 
 std::int64_t integer_from_json(const char* key, const Json& json) {
   constexpr auto kLargest = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());

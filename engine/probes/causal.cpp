@@ -95,6 +95,14 @@ nlohmann::ordered_json to_json(const SinkEstimates& sink) {
   return {{"score", to_json(sink.score)}, {"excess", to_json(sink.excess)}, {"rate", to_json(sink.rate)}, {"ratio", to_json(sink.ratio)}};
 }
 
+/// A pass to come. `written`: to position p after the layer; empty: nothing.
+struct PlannedEdit {
+  std::string kind;
+  std::optional<std::int64_t> layer;
+  ForwardEdits edits;
+  std::vector<float> written{};
+};
+
 /// Room for a vector that is written into the residual stream, as it comes and in the compute dtype.
 struct VectorBuffers {
   Arena arena{"causal tests"};
@@ -262,7 +270,8 @@ std::vector<MemoryLine> CausalTests::memory_plan(const ModelConfig& model, DType
   return lines;
 }
 
-CausalRecord CausalTests::run(const ProbeSet& set, std::span<const ProbeSet> controls) {
+CausalRecord CausalTests::run(const ProbeSet& set, std::span<const ProbeSet> controls,
+                              const std::function<void(const CausalProgress&)>& progress) {
   State& s = *state_;
   const std::int64_t L = s.model.layers, p = s.options.position;
   const auto check = [&](const ProbeSet& checked, std::int64_t least) {
@@ -294,19 +303,19 @@ CausalRecord CausalTests::run(const ProbeSet& set, std::span<const ProbeSet> con
   const auto ratios = before.norm_ratio.begin() + 1;
   record.source_layer = record.step_up_layer && *record.step_up_layer <= last ? *record.step_up_layer
                                                                               : std::max_element(ratios, ratios + last + 1) - ratios;
-  const auto add = [&](const std::string& kind, std::optional<std::int64_t> layer, const ForwardEdits& edits) {
-    CausalTest test = s.compare(bootstrap, set, before, edits.any() ? s.measure(set, edits) : before);
-    test.kind = kind;
-    test.layer = layer;
-    record.tests.push_back(test);
-  };
-  add("none", std::nullopt, {});
+  record.tests.push_back(s.compare(bootstrap, set, before, before));
+  record.tests.back().kind = "none";
   record.sink_formed = record.tests.front().first.excess.low >= kFormedExcess;
+
+  std::vector<PlannedEdit> planned;
+  const auto add = [&](const std::string& kind, std::int64_t layer, const ForwardEdits& edits) {
+    planned.push_back({.kind = kind, .layer = layer, .edits = edits});
+  };
   for (std::int64_t l = 0; l < L; ++l) add("knock_out_mlp", l, {.knock_out = {Branch::mlp, l, 0}});
   for (std::int64_t l = 0; l < L; ++l) add("knock_out_attention", l, {.knock_out = {Branch::attention, l, 0}});
 
   const auto write = [&](const std::string& kind, std::int64_t layer, const std::vector<float>& vector) {
-    add(kind, layer, {.transplant = {layer, p, s.on_device(vector)}});
+    planned.push_back({.kind = kind, .layer = layer, .edits = {}, .written = vector});
   };
   for (std::int64_t l = 0; l + 1 < L; ++l) write("transplant", l, states.vector(l, states.norm(l)));
   const std::int64_t source = record.source_layer;
@@ -323,6 +332,29 @@ CausalRecord CausalTests::run(const ProbeSet& set, std::span<const ProbeSet> con
   if (s.model.position == PositionEncoding::rope && s.options.rotary_shift < set.length)
     add("rotary_shift", s.options.rotary_shift, {.first_rotary_index = s.options.rotary_shift});
 
+  CausalProgress done{.passes = static_cast<std::int64_t>(planned.size())};
+  double tokens = static_cast<double>(planned.size() * index(set.sequences * set.length)), tokens_done = 0;
+  for (const ProbeSet& control : controls) {
+    if (control.name == set.name) continue;
+    ++done.passes;
+    tokens += static_cast<double>(control.sequences * control.length);
+  }
+  if (progress) progress(done);
+  const auto passed = [&](const ProbeSet& through) {
+    ++done.done;
+    tokens_done += static_cast<double>(through.sequences * through.length);
+    done.share = tokens_done / tokens;
+    if (progress) progress(done);
+  };
+  for (PlannedEdit& next : planned) {
+    if (!next.written.empty()) next.edits.transplant = {*next.layer, p, s.on_device(next.written)};
+    CausalTest test = s.compare(bootstrap, set, before, s.measure(set, next.edits));
+    test.kind = next.kind;
+    test.layer = next.layer;
+    record.tests.push_back(test);
+    passed(set);
+  }
+
   const auto add_control = [&](const ProbeSet& control, const Sample& sample) {
     const Bootstrap own(control.sequences, s.options.resamples, s.options.confidence, s.options.seed);
     record.controls.push_back({.set = control.name,
@@ -333,8 +365,11 @@ CausalRecord CausalTests::run(const ProbeSet& set, std::span<const ProbeSet> con
                                .loss = own.mean(sample.loss)});
   };
   add_control(set, before);
-  for (const ProbeSet& control : controls)
-    if (control.name != set.name) add_control(control, s.measure(control, {}));
+  for (const ProbeSet& control : controls) {
+    if (control.name == set.name) continue;
+    add_control(control, s.measure(control, {}));
+    passed(control);
+  }
   return record;
 }
 

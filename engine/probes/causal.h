@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
@@ -69,6 +70,12 @@ struct CausalRecord {
   std::vector<CausalControl> controls;  // the first is the set of the tests
 };
 
+/// How far the tests are: passes with an edit or of a control that are done, of all, and the share of their tokens.
+struct CausalProgress {
+  std::int64_t done = 0, passes = 0;
+  double share = 0;
+};
+
 /// Runs the tests by forward passes of a decoder, which stays as it is. Tests, in this order: none; the MLP's
 /// contribution to position 0 knocked out in each layer; the attention's; in each layer l but the last, h^l_0 (mean
 /// direction over sequences, at the mean norm) written to p; at the source layer (with more than one), a random direction of that norm, and
@@ -82,8 +89,10 @@ class CausalTests {
   ~CausalTests();
   CausalTests(CausalTests&&) noexcept;
 
-  /// `set` of at least 2 sequences, longer than p; controls may have other lengths that fit.
-  CausalRecord run(const ProbeSet& set, std::span<const ProbeSet> controls);
+  /// `set` of at least 2 sequences, longer than p; controls may have other lengths that fit. `progress` is told after
+  /// the pass without edit, and after every one from there on.
+  CausalRecord run(const ProbeSet& set, std::span<const ProbeSet> controls,
+                   const std::function<void(const CausalProgress&)>& progress = {});
 
   /// What the constructor takes on the device, before it takes it.
   static std::vector<MemoryLine> memory_plan(const ModelConfig& model, DType compute_dtype);
@@ -101,6 +110,15 @@ CausalOptions causal_options(const ProbeConfig& config);
 const ProbeSet& causal_probe_set(std::span<const ProbeSet> sets, BosPolicy bos);
 
 nlohmann::ordered_json to_json(const CausalRecord& record);
+/// The reverse. Throws std::runtime_error naming the key that is missing or has the wrong type.
+CausalRecord causal_record_from_json(const nlohmann::ordered_json& json);
+
+/// What A[p,p] = 1 in the n of L layers of an "isolate" test adds to `moved` by itself: at most n / (L (T-p)) of a sink
+/// score, in units of the sink at 0.
+double isolation_by_itself(const CausalRecord& record, const CausalTest& test);
+
+/// A share and its interval: "71 % [68, 74]"; with "-" for each that is not finite.
+std::string share_text(const Estimate& share);
 
 /// What the tests say, in one line.
 std::string causal_summary(const CausalRecord& record);

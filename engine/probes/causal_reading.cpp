@@ -18,7 +18,6 @@ std::string with_interval(const Estimate& estimate, double factor, const char* f
   };
   return text(estimate.value) + unit + " [" + text(estimate.low) + ", " + text(estimate.high) + "]";
 }
-std::string percent(const Estimate& estimate) { return with_interval(estimate, 100, "%.0f", " %"); }
 std::string plain(const Estimate& estimate) { return with_interval(estimate, 1, "%.2f", ""); }
 
 std::vector<const CausalTest*> of_kind(const CausalRecord& record, const std::string& kind) {
@@ -39,7 +38,7 @@ std::string knock_outs(const CausalRecord& record, const std::string& kind, cons
   const auto tests = of_kind(record, kind);
   const CausalTest& most = largest(tests, [](const CausalTest& test) { return test.removed.value; });
   const std::string text = "Without the " + branch + " output at position 0 of one layer the sink loses most in " + layer_of(most) + ": " +
-                     percent(most.removed) + " of its excess over uniform attention is gone, and the loss changes by " +
+                     share_text(most.removed) + " of its excess over uniform attention is gone, and the loss changes by " +
                      with_interval(most.loss_change, 1, "%+.4f", " nats") + ".";
   const bool needed = std::any_of(tests.begin(), tests.end(), [](const CausalTest* test) { return test->removed.low > 0; });
   return needed ? text : text + " The interval of every layer reaches 0: none alone is needed.";
@@ -47,7 +46,7 @@ std::string knock_outs(const CausalRecord& record, const std::string& kind, cons
 
 std::string at_other(const CausalTest& test, const CausalTest& before, std::int64_t position) {
   return "the excess of position " + std::to_string(position) + " goes from " + plain(before.other.excess) + " to " +
-         plain(test.other.excess) + ", " + percent(test.moved) + " of the sink at 0, which keeps " + plain(test.first.excess);
+         plain(test.other.excess) + ", " + share_text(test.moved) + " of the sink at 0, which keeps " + plain(test.first.excess);
 }
 
 std::string percent_of(double share) {
@@ -57,15 +56,16 @@ std::string percent_of(double share) {
   return buffer.data();
 }
 
-/// What A[p,p] = 1 in n of L layers adds to `moved` by itself: at most n / (L (T-p)) of a sink score.
-double own_share(const CausalRecord& record, const CausalTest& test) {
+}  // namespace
+
+double isolation_by_itself(const CausalRecord& record, const CausalTest& test) {
   const auto layers = static_cast<double>(of_kind(record, "knock_out_mlp").size());
   const double score = static_cast<double>(*test.layer) / layers / static_cast<double>(record.length - record.position);
   const double uniform = uniform_sink_scores(record.length, record.position + 1).back();
   return score / uniform / (record.tests.front().first.excess.value - 1);
 }
 
-}  // namespace
+std::string share_text(const Estimate& share) { return with_interval(share, 100, "%.0f", " %"); }
 
 std::string causal_summary(const CausalRecord& record) {
   const std::string excess = "excess " + plain(record.tests.front().first.excess) + " on " + record.set;
@@ -74,20 +74,20 @@ std::string causal_summary(const CausalRecord& record) {
   const auto moved = [](const CausalTest& test) { return test.moved.value; };
   const CausalTest& mlp = largest(of_kind(record, "knock_out_mlp"), removed);
   const CausalTest& attention = largest(of_kind(record, "knock_out_attention"), removed);
-  std::string text = excess + "; knocked out at position 0, the MLP of " + layer_of(mlp) + " removes " + percent(mlp.removed) +
-                     ", the attention of " + layer_of(attention) + " " + percent(attention.removed);
+  std::string text = excess + "; knocked out at position 0, the MLP of " + layer_of(mlp) + " removes " + share_text(mlp.removed) +
+                     ", the attention of " + layer_of(attention) + " " + share_text(attention.removed);
   if (const auto tests = of_kind(record, "transplant"); !tests.empty()) {
     const CausalTest& most = largest(tests, moved);
-    text += "; position 0's state after " + layer_of(most) + " moves " + percent(most.moved) + " to position " + std::to_string(record.position);
+    text += "; position 0's state after " + layer_of(most) + " moves " + share_text(most.moved) + " to position " + std::to_string(record.position);
   }
   const CausalTest& isolated = largest(of_kind(record, "isolate"), moved);
-  return text + "; isolation in " + std::to_string(*isolated.layer) + " layers " + percent(isolated.moved);
+  return text + "; isolation in " + std::to_string(*isolated.layer) + " layers " + share_text(isolated.moved);
 }
 
 std::vector<std::string> causal_reading(const CausalRecord& record) {
   const CausalTest& before = record.tests.front();
   std::vector<std::string> statements;
-  statements.push_back("The excess of position 0 is " + plain(before.first.excess) + ", its sink rate " + percent(before.first.rate) + ", its norm " +
+  statements.push_back("The excess of position 0 is " + plain(before.first.excess) + ", its sink rate " + share_text(before.first.rate) + ", its norm " +
                        plain(before.first.ratio) + " of the others'" +
                        (record.step_up_layer ? ", stepping up in layer " + std::to_string(*record.step_up_layer)
                                              : std::string(", with no step-up layer")) + ".");
@@ -110,18 +110,18 @@ std::vector<std::string> causal_reading(const CausalRecord& record) {
   for (const auto& [kind, what] : {std::pair{"transplant_random_direction", "A random direction of the same norm"},
                                    std::pair{"transplant_small", "The same direction at the norm of the other positions"}})
     for (const CausalTest* test : of_kind(record, kind))
-      statements.push_back(std::string(what) + " instead moves " + percent(test->moved) + ".");
+      statements.push_back(std::string(what) + " instead moves " + share_text(test->moved) + ".");
   for (const CausalTest* test : of_kind(record, "isolate"))
     statements.push_back("With position " + std::to_string(record.position) + " attending to itself alone in the layers below " +
                          std::to_string(*test->layer) + " " + at_other(*test, before, record.position) +
-                         "; its attention to itself alone accounts for up to " + percent_of(own_share(record, *test)) + " of the sink at 0.");
+                         "; its attention to itself alone accounts for up to " + percent_of(isolation_by_itself(record, *test)) + " of the sink at 0.");
   for (const CausalTest* test : of_kind(record, "rotary_shift"))
     statements.push_back("With rotary index " + std::to_string(*test->layer) + " at position 0 its excess is " + plain(test->first.excess) + ".");
   for (const CausalControl& control : record.controls)
     if (control.set != record.set)
       statements.push_back("On " + control.set + " (T = " + std::to_string(control.length) +
                            (record.with_bos && !control.with_bos ? ", without BOS" : "") + ") the excess of position 0 is " +
-                           plain(control.first.excess) + ", its sink rate " + percent(control.first.rate) + ".");
+                           plain(control.first.excess) + ", its sink rate " + share_text(control.first.rate) + ".");
   return statements;
 }
 

@@ -96,6 +96,13 @@ TEST_CASE("causal tests run at configured steps, are events, and change no bit o
     CHECK(contains(event.message, "excess "));
   }
   CHECK(steps == std::vector<std::int64_t>{30, 60});
+  // The comparison tells them beside a run that has none.
+  const Outcome compared = place.run("compare runs/with runs/without --no-html");
+  INFO(compared.output);
+  REQUIRE(compared.status == 0);
+  for (const char* text : {"causal tests, of them with a sink", "MLP at P0 that removes most", "At its last causal test, step 60, "})
+    CHECK(contains(compared.output, text));
+  CHECK_FALSE(contains(place.run("compare runs/without --no-html").output, "causal"));
   // A run that goes on from an earlier checkpoint has each test once, the same.
   const auto causal_lines = [&] {
     std::vector<std::string> lines;

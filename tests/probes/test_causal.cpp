@@ -366,6 +366,29 @@ TEST_CASE("Equal calls give equal records, whatever went before, and the model s
   CHECK(after == parameters);
 }
 
+TEST_CASE("Progress goes over every pass, by its tokens, from none to all") {
+  const ModelConfig model = small_models().front();
+  const auto ops = make_cpu_ops(1);
+  Decoder decoder = make_decoder(*ops, model, 5, strong_parameters(ParameterLayout(model), 6));
+  const std::vector<ProbeSet> sets = some_sets();
+  std::vector<CausalProgress> told;
+  CausalTests tests(*ops, decoder, test_options());
+  const CausalRecord record = tests.run(sets.front(), sets, [&](const CausalProgress& progress) { told.push_back(progress); });
+  const auto passes = static_cast<std::int64_t>(record.tests.size() - 1 + record.controls.size() - 1);
+  REQUIRE(static_cast<std::int64_t>(told.size()) == passes + 1);
+  double tokens = static_cast<double>((record.tests.size() - 1) * at(sets.front().sequences * sets.front().length)), last = 0;
+  for (const CausalControl& control : record.controls)
+    if (control.set != record.set) tokens += static_cast<double>(last = static_cast<double>(control.sequences * control.length));
+  for (std::size_t i = 0; i < told.size(); ++i) {
+    CHECK(told[i].done == static_cast<std::int64_t>(i));
+    CHECK(told[i].passes == passes);
+  }
+  CHECK(told.front().share == 0);
+  CHECK(told[1].share == Approx(static_cast<double>(sets.front().sequences * sets.front().length) / tokens));
+  CHECK(told[told.size() - 2].share == Approx(1 - last / tokens));
+  CHECK(told.back().share == 1);
+}
+
 TEST_CASE("Options that do not fit are refused by name") {
   const ModelConfig model = small_models().front();
   const auto ops = make_cpu_ops(1);

@@ -183,6 +183,8 @@ assert.equal(page.select({series}, 0, [false, true]).length, 1);
 const u = undefined;
 assert.deepStrictEqual(page.align(picked), [[1, 2, 3, 4], [5, null, u, 7], [u, 8, 9, u]]);
 assert.equal(page.nearest([u, 8, null, u, 9], 0), 1);
+assert.deepStrictEqual(page.intervals({x: [1, 2, 3], y: [5, null, 7], low: [4, null, 6], high: [6, null, 9]}), [[1, 4, 6], [3, 6, 9]]);
+assert.deepStrictEqual(page.intervals(series[0]), []);
 assert.equal(page.nearest([u, null], 0), null);
 assert.equal(page.format(null), '–');
 assert.equal(page.format(0.123456), '0.1235');

@@ -33,6 +33,23 @@ TEST_CASE("a downsampled curve keeps its ends, its spikes and its gaps") {
   REQUIRE(downsample(series, 10000).x.size() == 10000);
 }
 
+TEST_CASE("a downsampled curve keeps the intervals of the points that stay") {
+  Series series;
+  for (int i = 0; i < 100; ++i) {
+    series.x.push_back(i);
+    series.y.push_back(i % 7);
+    series.low.push_back(i - 0.5);
+    series.high.push_back(i + 0.25);
+  }
+  const Series small = downsample(series, 20);
+  REQUIRE(small.x.size() < 21);
+  REQUIRE(small.low.size() == small.x.size());
+  for (std::size_t i = 0; i < small.x.size(); ++i) {
+    REQUIRE(small.low[i] == small.x[i] - 0.5);
+    REQUIRE(small.high[i] == small.x[i] + 0.25);
+  }
+}
+
 TEST_CASE("a running mean is centred and passes over what is not finite") {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const std::vector<double> mean = running_mean({1, 2, 6, nan, 10}, 3);

@@ -13,7 +13,8 @@ namespace sinkscope {
 ///   arms:     [{label, bos, phases: [{phase, from, to}], low_rate: [{from, to}], onset: step or null}]
 ///   last_step: largest step of any arm
 ///   charts:   [{id, title, note, x: "step"|"layer", y, log, lines: [y...], groups: [name...],
-///               series: [{arm, group, name, style: "line"|"faint"|"points"|"dashed", x: [...], y: [...]}]}]
+///               series: [{arm, group, name, style: "line"|"faint"|"points"|"dashed", x: [...], y: [...], low: [...],
+///               high: [...]}]}]; low and high, the interval of y, only where there is one
 ///   events:   [{step, arm, kind, message}], the newest first, 200 at most
 ///   heatmaps: [{id, title, note, unit, log, low, high, maps: [{arm, from: [...], to: [...], values: [[...]]}]}]
 std::string page_payload(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms);

@@ -19,6 +19,12 @@
     return chart.series.filter((s) => s.group === group && shown[s.arm]);
   }
 
+  // [x, low, high] where a series has an interval.
+  function intervals(series) {
+    if (!series.low) return [];
+    return series.x.map((x, i) => [x, series.low[i], series.high[i]]).filter(([, low, high]) => low !== null && high !== null);
+  }
+
   // Index of the value nearest to `index` that is there, or null.
   function nearest(values, index) {
     for (let d = 0; d < values.length; ++d)
@@ -58,7 +64,7 @@
     return ticks;
   }
 
-  root.SinkscopePage = {align, select, nearest, format, usable, logTicks};
+  root.SinkscopePage = {align, select, intervals, nearest, format, usable, logTicks};
   if (typeof document === "undefined") return;
 
   const exporting = root.SinkscopeExport;
@@ -187,7 +193,8 @@
   }
 
   // ---- curves -----------------------------------------------------------------------------------
-  function marks(chart) {
+  // The intervals of the series shown, one bar a value, and the lines and steps that are marked.
+  function marks(chart, seriesOf) {
     return (u) => {
       const c = u.ctx, {left, top, width, height} = u.bbox, ratio = devicePixelRatio || 1;
       c.save();
@@ -204,6 +211,21 @@
         c.lineTo(left + width, y);
         c.stroke();
       }
+      c.setLineDash([]);
+      c.lineWidth = 1.5 * ratio;
+      for (const s of seriesOf()) {
+        c.strokeStyle = armColour(s.arm);
+        c.globalAlpha = 0.6;
+        for (const [x, low, high] of intervals(s)) {
+          const place = u.valToPos(x, "x", true);
+          c.beginPath();
+          c.moveTo(place, u.valToPos(low, "y", true));
+          c.lineTo(place, u.valToPos(high, "y", true));
+          c.stroke();
+        }
+      }
+      c.globalAlpha = 1;
+      c.lineWidth = ratio;
       if (chart.x === "step") payload.arms.forEach((arm, i) => {
         if (!shown[i]) return;
         c.strokeStyle = c.fillStyle = armColour(i);
@@ -291,9 +313,12 @@
       exporting.savePng("sinkscope-" + chart.id, {title: chart.title + (chart.groups.length > 1 ? ", " + chart.groups[group] : ""),
         paper: css("--paper"), ink: css("--ink"), legend, rows: plot ? [{canvas: plot.ctx.canvas}] : []});
     }).className = "png";
-    toolButton(tools, "CSV", "save the curves that are shown as a table", () =>
-      exporting.saveCsv("sinkscope-" + chart.id, [chart.x, ...series.map((s) => payload.arms[s.arm].label + ", " + s.name)],
-        exporting.columnsToRows(align(series)))).className = "csv";
+    toolButton(tools, "CSV", "save the curves that are shown as a table", () => {
+      const columns = series.flatMap((s) => !s.low ? [s] :
+        [s, {...s, name: s.name + ", low", y: s.low}, {...s, name: s.name + ", high", y: s.high}]);
+      exporting.saveCsv("sinkscope-" + chart.id, [chart.x, ...columns.map((s) => payload.arms[s.arm].label + ", " + s.name)],
+        exporting.columnsToRows(align(columns)));
+    }).className = "csv";
 
     // Logarithmic steps have no place for step 0.
     function plotted() {
@@ -338,6 +363,7 @@
           y: {distr: log ? 3 : 1, range: log ? logRange(1.1) : (u, low, high) => {
             if (low === null) return [0, 1];
             for (const line of chart.lines) { low = Math.min(low, line); high = Math.max(high, line); }
+            for (const s of series) for (const [, from, to] of intervals(s)) { low = Math.min(low, from); high = Math.max(high, to); }
             const pad = (high - low || Math.abs(high) || 1) * 0.06;
             return [low >= 0 && low - pad < 0 ? 0 : low - pad, high + pad];
           }},
@@ -349,7 +375,7 @@
         series: [{}, ...series.map(seriesOptions)],
         legend: {show: false},
         cursor: {sync: chart.x === "step" ? {key: "steps", scales: ["x", null]} : undefined, points: {show: false}},
-        hooks: {draw: [marks(chart)], setScale: [(u, key) => {
+        hooks: {draw: [marks(chart, () => series)], setScale: [(u, key) => {
           if (key !== "x" || !u.data[0].length) return;
           const {min, max} = u.scales.x, xs = u.data[0];
           view.zoom = min > xs[0] || max < xs[xs.length - 1] ? [min, max] : null;
@@ -366,7 +392,9 @@
           const found = nearest(data[i + 1], index);
           if (found === null) return;
           const where = data[0][found] === data[0][index] ? "" : " (at " + data[0][found] + ")";
-          lines.push([s.arm, payload.arms[s.arm].label + ", " + s.name + ": " + format(data[i + 1][found]) + where]);
+          const bar = intervals(s).find(([x]) => x === data[0][found]);
+          const around = bar ? " [" + format(bar[1]) + ", " + format(bar[2]) + "]" : "";
+          lines.push([s.arm, payload.arms[s.arm].label + ", " + s.name + ": " + format(data[i + 1][found]) + around + where]);
         });
         showTooltip(event, chart.x + " " + data[0][index], lines);
       });

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "engine/metrics/console.h"
+#include "tools/report/causal_series.h"
 #include "tools/report/page.h"
 #include "tools/report/series.h"
 
@@ -58,6 +59,9 @@ class Chart {
     const Series shown = downsample(series, kMaximumPoints);
     json_["series"].push_back({{"arm", arm}, {"group", group}, {"name", name}, {"style", style},
                                {"x", numbers(shown.x)}, {"y", numbers(shown.y)}});
+    if (shown.low.empty()) return;
+    json_["series"].back()["low"] = numbers(shown.low);
+    json_["series"].back()["high"] = numbers(shown.high);
   }
   void move_to(Json& charts) {
     if (!json_["series"].empty()) charts.push_back(std::move(json_));
@@ -209,25 +213,41 @@ void add_optimization(const std::vector<RunData>& runs, Json& charts) {
   chart.move_to(charts);
 }
 
-/// Rows are layers; a column a probe pass, or a step where the arm has no passes.
-using RowsOf = std::function<std::vector<double>(const StepRecord*, const ProbeRecord*)>;
+void add_causal(const std::vector<ArmSummary>& arms, Json& charts) {
+  Chart removed("causal_removed", "What the sink needs", "Causal tests while training: share of the sink at position 0 that is gone without the "
+                "output of one layer's MLP (solid) or attention (dashed) at position 0, of the layer that removes most. Bars: "
+                "intervals over sequences. No value where no sink had formed.", "share removed", {"most removing layer"});
+  Chart moved("causal_moved", "Whether the sink moves", "Causal tests while training: what an edit makes of a sink at another position, in units of the "
+              "sink at 0. Transplant: position 0's state after the source layer (the step-up layer, where there is one before the "
+              "last) written there; dashed a random direction of its norm, dotted its direction at the norm of the others. Isolation: the position sees itself alone in the first layers; dashed what its own "
+              "attention accounts for, at most. Bars: intervals over sequences.", "share moved", moved_groups());
+  for (std::size_t arm = 0; arm < arms.size(); ++arm) {
+    for (const CausalCurve& c : removed_curves(arms[arm].causal)) removed.add(arm, c.group, c.name, c.style, c.series);
+    for (const CausalCurve& c : moved_curves(arms[arm].causal)) moved.add(arm, c.group, c.name, c.style, c.series);
+  }
+  for (Chart* chart : {&removed, &moved}) {
+    chart->add_line(0);
+    chart->add_line(1);
+    chart->move_to(charts);
+  }
+}
 
-Json heatmap(const char* id, const char* title, const char* note, const char* unit, bool log,
-             const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms, const RowsOf& rows_of) {
+/// Calls `add(step, column)` for every column of an arm; a column's rows are layers.
+using AddColumn = std::function<void(std::int64_t step, const std::vector<double>& column)>;
+using ColumnsOf = std::function<void(std::size_t arm, const AddColumn& add)>;
+
+Json heatmap(const char* id, const char* title, const char* note, const char* unit, bool log, std::size_t arms, const ColumnsOf& columns_of) {
   Json maps = Json::array();
   double low = std::numeric_limits<double>::infinity(), high = -low;
-  for (std::size_t arm = 0; arm < runs.size(); ++arm) {
+  for (std::size_t arm = 0; arm < arms; ++arm) {
     std::vector<double> x;
     std::vector<std::vector<double>> rows;
-    const auto add = [&](std::int64_t step, const std::vector<double>& column) {
+    columns_of(arm, [&](std::int64_t step, const std::vector<double>& column) {
       if (column.empty()) return;
       if (rows.size() < column.size()) rows.resize(column.size(), std::vector<double>(x.size(), kMissing));
       x.push_back(static_cast<double>(step));
       for (std::size_t row = 0; row < rows.size(); ++row) rows[row].push_back(at(column, row));
-    };
-    for (const ProbeRecord* probe : arms[arm].probes) add(probe->step, rows_of(nullptr, probe));
-    if (arms[arm].probes.empty())
-      for (const StepRecord& step : runs[arm].steps) add(step.step, rows_of(&step, nullptr));
+    });
     if (x.empty()) continue;
     const StepMap map = make_step_map(x, rows, kMaximumColumns);
     Json values = Json::array();
@@ -246,12 +266,50 @@ Json heatmap(const char* id, const char* title, const char* note, const char* un
           {"low", number(low)}, {"high", number(high)}, {"maps", maps}};
 }
 
+/// Share of the sink that each layer's knock-out removes. One scale for both maps, which spans 0..1: what removes
+/// little looks so.
+void add_causal_maps(const std::vector<ArmSummary>& arms, Json& result) {
+  Json maps = Json::array();
+  const char* note = "Causal tests while training: share of the sink at position 0 that is gone without the output of the layer at position 0; a column "
+                     "is a test and the time before it. Grey: no sink had formed. One colour scale for all arms, MLP and attention.";
+  const auto add = [&](const char* id, const char* title, const char* kind) {
+    Json map = heatmap(id, title, note, "share removed", false, arms.size(), [&](std::size_t arm, const AddColumn& add_column) {
+      for (const CausalPoint& point : arms[arm].causal) add_column(point.step, removed_by_layer(point.record, kind));
+    });
+    if (!map.is_null()) maps.push_back(std::move(map));
+  };
+  add("removed_mlp_map", "What each layer's MLP is to the sink", "knock_out_mlp");
+  add("removed_attention_map", "What each layer's attention is to the sink", "knock_out_attention");
+  double low = 0, high = 1;
+  for (const Json& map : maps) {
+    low = std::min(low, map["low"].get<double>());
+    high = std::max(high, map["high"].get<double>());
+  }
+  for (Json& map : maps) {
+    map["low"] = number(low);
+    map["high"] = number(high);
+    result.push_back(std::move(map));
+  }
+}
+
+/// Rows are layers; a column a probe pass, or a step where the arm has no passes.
+using RowsOf = std::function<std::vector<double>(const StepRecord*, const ProbeRecord*)>;
+
+Json probe_heatmap(const char* id, const char* title, const char* note, const char* unit, bool log,
+                   const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms, const RowsOf& rows_of) {
+  return heatmap(id, title, note, unit, log, runs.size(), [&](std::size_t arm, const AddColumn& add) {
+    for (const ProbeRecord* probe : arms[arm].probes) add(probe->step, rows_of(nullptr, probe));
+    if (arms[arm].probes.empty())
+      for (const StepRecord& step : runs[arm].steps) add(step.step, rows_of(&step, nullptr));
+  });
+}
+
 Json heatmaps(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
   Json result = Json::array();
   const auto add = [&](Json map) {
     if (!map.is_null()) result.push_back(std::move(map));
   };
-  add(heatmap("score_map", "Sink score of position 0 by layer", "Mean over heads. One colour scale for all arms.",
+  add(probe_heatmap("score_map", "Sink score of position 0 by layer", "Mean over heads. One colour scale for all arms.",
               "sink score", false, runs, arms, [](const StepRecord* step, const ProbeRecord* probe) {
                 if (step != nullptr) return step->sink_score_layer;
                 std::vector<double> column;
@@ -264,13 +322,14 @@ Json heatmaps(const std::vector<RunData>& runs, const std::vector<ArmSummary>& a
                 }
                 return column;
               }));
-  add(heatmap("ratio_map", "P0 norm ratio by layer", "Residual norm of position 0 over the mean of the others after each "
+  add(probe_heatmap("ratio_map", "P0 norm ratio by layer", "Residual norm of position 0 over the mean of the others after each "
               "block; logarithmic colours, one scale for all arms.", "P0 / others", true, runs, arms,
               [](const StepRecord* step, const ProbeRecord* probe) {
                 std::vector<double> column = probe != nullptr ? probe->norm_ratio : step->norm_ratio;
                 if (!column.empty()) column.erase(column.begin());  // the embedding output
                 return column;
               }));
+  add_causal_maps(arms, result);
   return result;
 }
 
@@ -312,6 +371,7 @@ std::string page_payload(const std::vector<RunData>& runs, const std::vector<Arm
   add_loss(runs, charts);
   add_norms(runs, arms, charts);
   add_probe_sets(runs, charts);
+  add_causal(arms, charts);
   add_optimization(runs, charts);
   payload["heatmaps"] = heatmaps(runs, arms);
   payload["events"] = events(runs);

@@ -248,7 +248,7 @@ std::vector<std::string> reading(const std::vector<ArmSummary>& arms) {
   if (const std::string text = contrast(arms); !text.empty()) result.push_back(text);
   for (const ArmSummary& arm : arms)
     result.push_back(arm.label + " (BOS " + arm.bos + ") " + progress_sentence(arm) + sink_sentence(arm) +
-                     norm_sentence(arm) + phase_sentence(arm) + loss_sentence(arm));
+                     norm_sentence(arm) + causal_sentence(arm) + phase_sentence(arm) + loss_sentence(arm));
   return result;
 }
 
@@ -259,6 +259,7 @@ std::vector<std::string> reading_notes(const std::vector<RunData>& runs, const s
                   "whole window of probes.");
   notes.push_back("The sink rate counts single heads above a fixed score and stays near zero long after the mean has "
                   "moved: in short runs read the excess and the P0 norm ratio first.");
+  for (std::string& note : causal_notes(arms)) notes.push_back(std::move(note));
   for (const ArmSummary& arm : arms)
     if (!arm.low_rate.empty()) {
       notes.push_back("From step " + std::to_string(arm.low_rate.front().from) + " the learning rate of " + arm.label +

@@ -17,6 +17,9 @@ Series downsample(const Series& series, std::size_t limit) {
   const auto keep = [&](std::size_t index) {
     result.x.push_back(series.x[index]);
     result.y.push_back(series.y[index]);
+    if (series.low.empty()) return;
+    result.low.push_back(series.low[index]);
+    result.high.push_back(series.high[index]);
   };
   keep(0);
   const std::size_t inner = count - 2;

@@ -9,6 +9,7 @@ namespace sinkscope {
 struct Series {
   std::vector<double> x;
   std::vector<double> y;  // non-finite: no value here
+  std::vector<double> low{}, high{};  // interval of y; empty: none
 };
 
 /// At most `limit` points (limit >= 6): of every run of neighbours the smallest, the largest and the

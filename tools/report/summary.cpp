@@ -338,6 +338,7 @@ std::vector<ArmSummary> summarize(const std::vector<RunData>& runs) {
     find_onset(arm);
     read_phases(run, arm);
     find_low_rate(run, arm);
+    arm.causal = causal_series(run);
     summarize_scores(run, arm);
     summarize_norms(run, arm);
     arms.push_back(std::move(arm));
@@ -389,6 +390,7 @@ std::vector<TableRow> summary_rows(const std::vector<ArmSummary>& arms) {
     if (!a.value_ratio) return std::string("-");
     return format_number(a.value_ratio) + " (layer " + std::to_string(*a.value_ratio_layer) + ")";
   });
+  for (TableRow& row : causal_rows(arms)) rows.push_back(std::move(row));
   add("scores read on", [](const ArmSummary& a) {
     return a.score_source.empty() ? std::string("nothing: probes off") : a.score_source;
   });

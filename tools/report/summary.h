@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "tools/report/causal_series.h"
 #include "tools/report/report.h"
 
 namespace sinkscope {
@@ -75,6 +76,7 @@ struct ArmSummary {
   double training_seconds = 0;
   std::string probe_set;            // the one the phases are read from; empty: no probe pass
   std::vector<const ProbeRecord*> probes;  // of that set, in order of steps; owned by the RunData
+  std::vector<CausalPoint> causal;  // tests while training, in order of steps
   std::vector<PhaseSpan> low_rate;  // where the rate has fallen under a tenth of its peak
 };
 

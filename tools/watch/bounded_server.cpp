@@ -27,7 +27,8 @@ class BoundedStream final : public httplib::Stream {
   ssize_t read(char* data, size_t size) override {
     if (begin_ == end_) {
       if (bytes_left_ == 0 || !wait(POLLIN, read_end_)) return -1;
-      const ssize_t count = retried([&] { return recv(socket_, buffer_.data(), std::min(buffer_.size(), bytes_left_), 0); });
+      const std::size_t most = std::min(buffer_.size(), bytes_left_);
+      const ssize_t count = retried([&] { return recv(socket_, buffer_.data(), most, 0); });
       if (count <= 0) return count;
       begin_ = 0;
       end_ = static_cast<std::size_t>(count);

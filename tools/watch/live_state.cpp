@@ -52,7 +52,8 @@ PageContent content_of(const RunsFollower& follower, const std::vector<ArmSummar
 
 }  // namespace
 
-LiveState::LiveState(const std::vector<std::string>& directories) : follower_(directories), server_name_(random_name()) {}
+LiveState::LiveState(const std::vector<std::string>& directories)
+    : follower_(directories), server_name_(random_name()) {}
 
 bool LiveState::look(std::int64_t limit) {
   const std::lock_guard lock(mutex_);
@@ -98,7 +99,8 @@ std::shared_ptr<const Snapshot> LiveState::make_snapshot() const {
   std::string data = head.dump(-1, ' ', false, Json::error_handler_t::replace);
   data.pop_back();
   data += ",\"payload\":" + page_payload(runs, arms) + "}";
-  return std::make_shared<const Snapshot>(Snapshot{"\"" + server_name_ + "-" + std::to_string(version_) + "\"", std::move(data)});
+  const std::string tag = "\"" + server_name_ + "-" + std::to_string(version_) + "\"";
+  return std::make_shared<const Snapshot>(Snapshot{tag, std::move(data)});
 }
 
 }  // namespace sinkscope

@@ -18,8 +18,8 @@ struct Snapshot {
   std::string data;
 };
 
-/// One thread looks at the logs, others ask for what is known. A state is put together when it is asked for, and not more
-/// often than its making allows: of very long runs it may be a few times as old as the making takes.
+/// One thread looks at the logs, others ask for what is known. A state is put together when it is asked for, and not
+/// more often than its making allows: of very long runs it may be a few times as old as the making takes.
 class LiveState {
  public:
   explicit LiveState(const std::vector<std::string>& directories);

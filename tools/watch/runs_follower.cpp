@@ -28,8 +28,9 @@ constexpr std::size_t kAveragedSteps = 50;
 std::string version_of(const fs::path& file) {
   struct stat status = {};
   if (stat(file.c_str(), &status) != 0) return {};
-  return std::to_string(status.st_dev) + "/" + std::to_string(status.st_ino) + "/" + std::to_string(status.st_size) + "/" +
-         std::to_string(status.st_mtim.tv_sec) + "." + std::to_string(status.st_mtim.tv_nsec);
+  const auto changed = status.st_mtim;
+  return std::to_string(status.st_dev) + "/" + std::to_string(status.st_ino) + "/" + std::to_string(status.st_size) +
+         "/" + std::to_string(changed.tv_sec) + "." + std::to_string(changed.tv_nsec);
 }
 
 std::optional<double> seconds_since_change(const fs::path& file) {
@@ -45,26 +46,34 @@ struct ShownList {
   std::string_view key;
   std::vector<double> Record::*numbers;
 };
-constexpr std::array<ShownList<StepRecord>, 2> kListsOfSteps = {{{"sink_score", &StepRecord::sink_score},
-                                                                 {"sink_rate", &StepRecord::sink_rate}}};
-constexpr std::array<ShownList<StepRecord>, 4> kListsOfStepsByLayer = {{{"sink_score", &StepRecord::sink_score},
-                                                                        {"sink_rate", &StepRecord::sink_rate},
-                                                                        {"sink_score_layer", &StepRecord::sink_score_layer},
-                                                                        {"norm_ratio", &StepRecord::norm_ratio}}};
-constexpr std::array<ShownList<ProbeRecord>, 1> kListsOfPasses = {{{"sink_excess", &ProbeRecord::sink_excess}}};
-constexpr std::array<ShownList<ProbeRecord>, 9> kListsOfShownPasses = {{{"sink_excess", &ProbeRecord::sink_excess},
-                                                                        {"sink_score", &ProbeRecord::sink_score},
-                                                                        {"sink_rate", &ProbeRecord::sink_rate},
-                                                                        {"sink_rate_from", &ProbeRecord::sink_rate_from},
-                                                                        {"residual_norm", &ProbeRecord::residual_norm},
-                                                                        {"residual_norm_rest", &ProbeRecord::residual_norm_rest},
-                                                                        {"norm_ratio", &ProbeRecord::norm_ratio},
-                                                                        {"value_norm_first", &ProbeRecord::value_norm_first},
-                                                                        {"value_norm_rest", &ProbeRecord::value_norm_rest}}};
+constexpr std::array<ShownList<StepRecord>, 2> kListsOfSteps = {{
+    {"sink_score", &StepRecord::sink_score},
+    {"sink_rate", &StepRecord::sink_rate},
+}};
+constexpr std::array<ShownList<StepRecord>, 4> kListsOfStepsByLayer = {{
+    {"sink_score", &StepRecord::sink_score},
+    {"sink_rate", &StepRecord::sink_rate},
+    {"sink_score_layer", &StepRecord::sink_score_layer},
+    {"norm_ratio", &StepRecord::norm_ratio},
+}};
+constexpr std::array<ShownList<ProbeRecord>, 1> kListsOfPasses = {{
+    {"sink_excess", &ProbeRecord::sink_excess},
+}};
+constexpr std::array<ShownList<ProbeRecord>, 9> kListsOfShownPasses = {{
+    {"sink_excess", &ProbeRecord::sink_excess},
+    {"sink_score", &ProbeRecord::sink_score},
+    {"sink_rate", &ProbeRecord::sink_rate},
+    {"sink_rate_from", &ProbeRecord::sink_rate_from},
+    {"residual_norm", &ProbeRecord::residual_norm},
+    {"residual_norm_rest", &ProbeRecord::residual_norm_rest},
+    {"norm_ratio", &ProbeRecord::norm_ratio},
+    {"value_norm_first", &ProbeRecord::value_norm_first},
+    {"value_norm_rest", &ProbeRecord::value_norm_rest},
+}};
 constexpr std::size_t kSetsOfPass = 8;  // more than a pass has
 
-/// The record of a line with, of its lists, those alone that `lists` gives for the set of its pass, "" of a step. They are
-/// read by themselves: JSON of thousands of numbers takes far longer to build than to read.
+/// The record of a line with, of its lists, those alone that `lists` gives for the set of its pass, "" of a step. They
+/// are read by themselves: JSON of thousands of numbers takes far longer to build than to read.
 template <class Record, class Lists>
 Record read_slim(std::string_view line, const Lists& lists, Record (*from_json)(const nlohmann::ordered_json&)) {
   std::vector<std::pair<std::vector<double> Record::*, std::vector<double>>> read;
@@ -108,7 +117,8 @@ void average_heads(ProbeRecord& record) {
   for (std::size_t layer = 0; layer < layers; ++layer)
     for (std::size_t head = 0; head < heads; ++head)
       for (std::size_t p = 0; p < shown; ++p)
-        means[layer * shown + p] += record.sink_score[(layer * heads + head) * positions + p] / static_cast<double>(heads);
+        means[layer * shown + p] +=
+            record.sink_score[(layer * heads + head) * positions + p] / static_cast<double>(heads);
   record.sink_score = std::move(means);
   record.heads = 1;
   // Norms are kept of every position: their rows are told apart by it, and only the first is shown.
@@ -132,7 +142,8 @@ ProbeRecord slim_pass(std::string_view line, const std::function<bool(std::strin
 bool is_text_set(std::string_view set) { return set == "natural" || set == "natural_bos"; }
 
 bool has_text_passes(const RunData& run) {
-  return std::any_of(run.probes.begin(), run.probes.end(), [](const ProbeRecord& probe) { return is_text_set(probe.set); });
+  return std::any_of(run.probes.begin(), run.probes.end(),
+                     [](const ProbeRecord& probe) { return is_text_set(probe.set); });
 }
 
 /// Looks at a log; `take` gets its lines, `drop` forgets all of them. A line that `take` refuses is told in `problem`.
@@ -164,8 +175,8 @@ RunsFollower::RunsFollower(const std::vector<std::string>& directories) {
     followed_.emplace_back(directory);
     runs_.emplace_back();
     runs_.back().directory = directory;
-    runs_.back().name = directory.lexically_normal().filename().empty() ? directory.lexically_normal().parent_path().filename().string()
-                                                                        : directory.lexically_normal().filename().string();
+    const fs::path normal = directory.lexically_normal();  // "runs/bos/" ends with an empty name
+    runs_.back().name = (normal.has_filename() ? normal : normal.parent_path()).filename().string();
     status_.emplace_back();
   }
 }
@@ -206,7 +217,8 @@ bool RunsFollower::look_at(std::size_t index, std::int64_t limit, Clock::time_po
     if (status.problem = problem; !problem.empty()) break;
 
   const RunData& run = runs_[index];
-  const bool ended = std::any_of(run.events.begin(), run.events.end(), [](const EventRecord& e) { return e.kind == "end"; });
+  const bool ended =
+      std::any_of(run.events.begin(), run.events.end(), [](const EventRecord& e) { return e.kind == "end"; });
   if (!followed.open)
     status.state = RunState::waiting;
   else if (ended)

@@ -30,9 +30,9 @@ struct RunStatus {
   std::optional<double> seconds_since_step;  // since metrics.jsonl last changed
 };
 
-/// Reads each run's config.json, when it has changed, and what was appended to its three logs. Of a record only that is kept
-/// which the summary and the page show, so that memory stays small beside the logs: of a step the lists by layer where
-/// no probe pass has them, of a pass the scores of its first positions, means over heads.
+/// Reads each run's config.json, when it has changed, and what was appended to its three logs. Of a record only that is
+/// kept which the summary and the page show, so that memory stays small beside the logs: of a step the lists by layer
+/// where no probe pass has them, of a pass the scores of its first positions, means over heads.
 class RunsFollower {
  public:
   using Clock = std::chrono::steady_clock;

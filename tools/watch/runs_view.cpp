@@ -90,7 +90,8 @@ struct Block {
     const std::string name = first_columns(printable(arm.label), options.width);
     const std::size_t left = options.width - text_width(name);
     std::string text = coloured(kBold, name) + first_columns("   " + state_text(), left) + "\n";
-    if (!status.problem.empty()) text += coloured(kRed, first_columns("! " + printable(status.problem), options.width)) + "\n";
+    if (!status.problem.empty())
+      text += coloured(kRed, first_columns("! " + printable(status.problem), options.width)) + "\n";
     if (status.unread_bytes > 0) text += line("reading the logs: " + format_count(status.unread_bytes) + " bytes to go");
     return text;
   }
@@ -123,8 +124,8 @@ struct Block {
     return parts;
   }
 
-  /// The step's own numbers where it has them, else those of the last probe pass. The excess is that of the passes, which the
-  /// phases are read from.
+  /// The step's own numbers where it has them, else those of the last probe pass. The excess is that of the passes, which
+  /// the phases are read from.
   std::vector<std::string> sink() const {
     std::vector<std::string> parts;
     const StepRecord* step = run.steps.empty() || run.steps.back().sink_score.empty() ? nullptr : &run.steps.back();
@@ -208,10 +209,12 @@ struct Block {
       band.clear();
     };
     for (std::size_t column = 0; column < columns; ++column) {
-      const double middle = (static_cast<double>(column) + 0.5) / static_cast<double>(columns) * static_cast<double>(arm.steps);
+      const double share = (static_cast<double>(column) + 0.5) / static_cast<double>(columns);
+      const double middle = share * static_cast<double>(arm.steps);
       const PhaseStyle* style = nullptr;
       for (const PhaseSpan& span : arm.phases)
-        if (static_cast<double>(span.from) <= middle && middle <= static_cast<double>(span.to)) style = style_of(span.phase);
+        if (static_cast<double>(span.from) <= middle && middle <= static_cast<double>(span.to))
+          style = style_of(span.phase);
       if (style != shown) put();
       shown = style;
       band += style != nullptr ? style->letter : ' ';
@@ -242,27 +245,33 @@ struct Block {
   }
 };
 
-std::size_t count_lines(const std::string& text) { return static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n')); }
+std::size_t count_lines(const std::string& text) {
+  return static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n'));
+}
 
 }  // namespace
 
-std::string runs_view(const std::vector<RunData>& runs, const std::vector<RunStatus>& status, const ViewOptions& options) {
+std::string runs_view(const std::vector<RunData>& runs, const std::vector<RunStatus>& status,
+                      const ViewOptions& options) {
   ViewOptions used = options;
   used.width = std::max(options.width, kFewestColumns);
   const std::vector<ArmSummary> arms = summarize(runs);
-  const bool any_phase = std::any_of(arms.begin(), arms.end(), [](const ArmSummary& arm) { return !arm.phases.empty(); });
+  const bool any_phase =
+      std::any_of(arms.begin(), arms.end(), [](const ArmSummary& arm) { return !arm.phases.empty(); });
   std::string text;
   for (const Detail& detail : {Detail{}, Detail{true, 1}, Detail{true, 0}, Detail{false, 0}}) {
     text.clear();
     for (std::size_t i = 0; i < runs.size(); ++i)
       text += (i == 0 ? "" : "\n") + Block{runs[i], arms[i], status[i], used}.text(detail);
-    if (detail.curves && any_phase) text += first_columns("phases: w wandering, t transition, s stable", used.width) + "\n";
+    if (detail.curves && any_phase)
+      text += first_columns("phases: w wandering, t transition, s stable", used.width) + "\n";
     if (options.rows == 0 || count_lines(text) <= options.rows) return text;
   }
   std::size_t end = 0;
   for (std::size_t row = 1; row < options.rows; ++row) end = text.find('\n', end) + 1;
   const std::size_t hidden = count_lines(text) - (options.rows - 1);
-  return text.substr(0, end) + first_columns("... " + std::to_string(hidden) + " more lines: enlarge the window", used.width) + "\n";
+  const std::string more = "... " + std::to_string(hidden) + " more lines: enlarge the window";
+  return text.substr(0, end) + first_columns(more, used.width) + "\n";
 }
 
 }  // namespace sinkscope

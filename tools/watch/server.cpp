@@ -30,8 +30,8 @@ std::string http_library() {
 
 void require_http_library() {
   if (http_library().empty())
-    throw std::runtime_error("--serve: this build has no HTTP server; install cpp-httplib (Debian: libcpp-httplib-dev), configure "
-                             "and build again");
+    throw std::runtime_error("--serve: this build has no HTTP server; install cpp-httplib (Debian: libcpp-httplib-dev), "
+                             "configure and build again");
 }
 
 bool is_loopback(std::string_view address) {
@@ -41,10 +41,10 @@ bool is_loopback(std::string_view address) {
 bool is_local_host_header(std::string_view host) {
   const std::size_t name_end = host.starts_with('[') ? host.find(']') + 1 : std::min(host.find(':'), host.size());
   const std::string_view port = host.substr(name_end);
-  if (!port.empty() && (port.front() != ':' || !std::all_of(port.begin() + 1, port.end(), [](unsigned char c) { return std::isdigit(c); })))
-    return false;
+  if (!port.empty() && port.front() != ':') return false;
+  if (port.find_first_not_of("0123456789", 1) != std::string_view::npos) return false;
   std::string name(host.substr(0, name_end));
-  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   return name == "localhost" || name == "127.0.0.1" || name == "[::1]";
 }
 
@@ -85,7 +85,9 @@ void set_rules(httplib::Server& server, bool local_only) {
       answer(response, 405, "only GET and HEAD are answered");
       return Result::Handled;
     }
-    if (local_only && (request.get_header_value_count("Host") != 1 || !is_local_host_header(request.get_header_value("Host")))) {
+    const bool local =
+        request.get_header_value_count("Host") == 1 && is_local_host_header(request.get_header_value("Host"));
+    if (local_only && !local) {
       answer(response, 403, "this server answers only to localhost, 127.0.0.1 and [::1]");
       return Result::Handled;
     }
@@ -136,10 +138,11 @@ void serve_runs(const std::vector<std::string>& directories, const ServeOptions&
   set_pages(server, state);
   errno = 0;
   int port = options.port;
-  const bool bound = port == 0 ? (port = server.bind_to_any_port(options.address)) > 0 : server.bind_to_port(options.address, port);
+  const bool bound = port == 0 ? (port = server.bind_to_any_port(options.address)) > 0
+                               : server.bind_to_port(options.address, port);
   if (!bound)
-    throw std::runtime_error("--bind " + options.address + " --port " + std::to_string(options.port) + ": cannot listen there" +
-                             (errno != 0 ? std::string(": ") + std::strerror(errno) : ""));
+    throw std::runtime_error("--bind " + options.address + " --port " + std::to_string(options.port) +
+                             ": cannot listen there" + (errno != 0 ? std::string(": ") + std::strerror(errno) : ""));
   std::atomic<bool> ended = false;
   std::thread listener([&] {
     server.listen_after_bind();

@@ -23,10 +23,10 @@ bool is_set(const char* name) {
   return value != nullptr && *value != '\0';
 }
 
-/// Zeros where stdout is no terminal.
-winsize stdout_size() {
+/// Zeros where it is no terminal.
+winsize size_of(int descriptor) {
   winsize size{};
-  if (isatty(STDOUT_FILENO) != 1 || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0) return winsize{};
+  if (isatty(descriptor) != 1 || ioctl(descriptor, TIOCGWINSZ, &size) != 0) return winsize{};
   return size;
 }
 
@@ -39,13 +39,15 @@ bool stdout_is_screen() {
 
 bool stdout_takes_colour() { return stdout_is_screen() && !is_set("NO_COLOR"); }
 
-int terminal_width() {
-  const winsize size = stdout_size();
+int terminal_width() { return terminal_width(STDOUT_FILENO); }
+
+int terminal_width(int descriptor) {
+  const winsize size = size_of(descriptor);
   return size.ws_col > 0 ? size.ws_col : 80;
 }
 
 int terminal_height() {
-  const winsize size = stdout_size();
+  const winsize size = size_of(STDOUT_FILENO);
   return size.ws_row > 0 ? size.ws_row : 24;
 }
 

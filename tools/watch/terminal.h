@@ -11,8 +11,9 @@ bool stdout_is_screen();
 /// Whether colours may be written to standard output: a terminal, and NO_COLOR (no-color.org) unset or empty.
 bool stdout_takes_colour();
 
-/// Columns of the terminal that stdout is; 80 where it is none.
+/// Columns of the terminal that stdout is, or another descriptor; 80 where it is none.
 int terminal_width();
+int terminal_width(int descriptor);
 
 /// Lines of the terminal that stdout is; 24 where it is none.
 int terminal_height();
@@ -25,8 +26,8 @@ class Screen {
   Screen(const Screen&) = delete;
   Screen& operator=(const Screen&) = delete;
 
-  /// Puts `text`, lines that end with a newline, in place of what was drawn before. Throws std::runtime_error when standard
-  /// output cannot be written.
+  /// Puts `text`, lines that end with a newline, in place of what was drawn before. Throws std::runtime_error when
+  /// standard output cannot be written.
   void draw(const std::string& text);
 };
 
