@@ -135,11 +135,13 @@ TEST_CASE("colours mark names, phases and warnings where they are asked for") {
   Place place;
   place.add({"bos", "sequence", 80, 0.01, true, true, 0, 1}, training());
   place.runs[0].events.push_back({70, 70000, "warning", "the loss rises", "{}"});
+  place.runs[0].events.push_back({71, 71000, "alert", "loss spike", "{}"});
   const std::string text = place.view({.width = 100, .colour = true});
   CHECK(contains(text, "\x1b[1mbos\x1b[0m"));
   CHECK(contains(text, "\x1b[30;47mww"));
   CHECK(contains(text, "w\x1b[0m\x1b[30;43mt"));
   CHECK(contains(text, "\x1b[31m  step 70  warning: the loss rises\x1b[0m"));
+  CHECK(contains(text, "\x1b[31m  step 71  alert: loss spike\x1b[0m"));
 }
 
 }  // namespace

@@ -231,7 +231,7 @@ struct Block {
       const std::string shown = first_columns("  step " + std::to_string(event.step) + "  " + printable(event.kind) +
                                                   (event.message.empty() ? "" : ": " + printable(event.message)),
                                               options.width);
-      text += coloured(event.kind == "warning" ? kRed : kDim, shown) + "\n";
+      text += coloured(event.kind == "warning" || event.kind == "alert" ? kRed : kDim, shown) + "\n";
     }
     return text;
   }
