@@ -238,7 +238,7 @@ struct SectionFields<AlertConfig> {
     visitor(Field{"non_finite", &S::non_finite, Unlimited{}, "a loss, gradient or weight that is not finite, which stops the run either way"});
     visitor(Field{"sink_collapse", &S::sink_collapse, kShare, "share of its largest value under which the sink excess of position 0 has collapsed, after it reached probes.phase.onset; 0: off"});
     visitor(Field{"phase_change", &S::phase_change, Unlimited{}, "the sink enters another phase"});
-    visitor(Field{"throughput_drop", &S::throughput_drop, kShare, "share of the median of the window under which tokens per second have dropped, for ten steps in a row; 0: off"});
+    visitor(Field{"throughput_drop", &S::throughput_drop, kShare, "share of the median of the window under which tokens per second have dropped, for ten steps and five seconds in a row; 0: off"});
     visitor(Field{"command", &S::command, ListLimits{.arguments = true}, "program and arguments run at every alert, without a shell; []: none"});
     visitor(Field{"command_timeout", &S::command_timeout, NumberLimits{.minimum = 0.0, .maximum = 3600.0, .above = true}, "seconds after which the command is killed, and that the program waits at its end for those still to run"});
   }

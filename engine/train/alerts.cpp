@@ -19,6 +19,7 @@ constexpr double kNormalDeviation = 1.4826;     // standard deviation over media
 constexpr double kLeastDeviation = 1.0 / 400;   // of the median
 constexpr std::int64_t kCalmSteps = 10;
 constexpr std::int64_t kSlowSteps = 10;
+constexpr double kSlowSeconds = 5;
 constexpr std::int64_t kWarmUpSteps = 10;
 
 template <class... Values>
@@ -120,7 +121,7 @@ std::optional<SinkCollapses::Collapse> SinkCollapses::update(double excess) {
   if (!std::isfinite(excess)) return std::nullopt;
   if (open_) {
     lowest_ = std::min(lowest_, excess);
-    if (excess < onset_ || excess * share_ < lowest_) return std::nullopt;
+    if (excess * share_ < lowest_) return std::nullopt;
     open_ = false;
     largest_ = excess;
     return std::nullopt;
@@ -143,7 +144,7 @@ void SinkCollapses::restore(const Json& state) {
 
 ThroughputDrops::ThroughputDrops(std::int64_t window, double share) : share_(share), rates_(window) {}
 
-std::optional<ThroughputDrops::Drop> ThroughputDrops::update(double rate) {
+std::optional<ThroughputDrops::Drop> ThroughputDrops::update(double rate, double seconds) {
   if (steps_ < kWarmUpSteps) {
     ++steps_;
     return std::nullopt;
@@ -154,13 +155,13 @@ std::optional<ThroughputDrops::Drop> ThroughputDrops::update(double rate) {
     const double threshold = share_ * median;
     const bool counts = open_ ? rate > (threshold + median) / 2 : rate < threshold;
     in_row_ = counts ? in_row_ + 1 : 0;
-    slow_time_ = counts ? slow_time_ + 1 / rate : 0;
-    if (in_row_ == kSlowSteps) {
-      if (!open_)
-        drop = {.rate = static_cast<double>(kSlowSteps) / slow_time_, .median = median, .threshold = threshold};
+    tokens_ = counts ? tokens_ + rate * seconds : 0;
+    seconds_ = counts ? seconds_ + seconds : 0;
+    if (in_row_ >= kSlowSteps && seconds_ >= kSlowSeconds) {
+      if (!open_) drop = {.steps = in_row_, .rate = tokens_ / seconds_, .median = median, .threshold = threshold};
       open_ = !open_;
       in_row_ = 0;
-      slow_time_ = 0;
+      tokens_ = seconds_ = 0;
     }
   }
   rates_.add(rate);
@@ -187,10 +188,10 @@ std::vector<Alert> AlertDetector::step(const StepRecord& record) {
                  (record.loss - spike->median) / spike->deviation, spike->deviation, spike->median),
           {{"median", spike->median}, {"deviation", spike->deviation}});
   if (config_.throughput_drop > 0)
-    if (const auto drop = rates_.update(record.tokens_per_second))
+    if (const auto drop = rates_.update(record.tokens_per_second, record.step_seconds))
       add("throughput_drop", drop->rate, drop->threshold,
           format("throughput dropped: %.5g tokens/s in the last %lld steps, %.0f %% of the recent median %.5g", drop->rate,
-                 static_cast<long long>(kSlowSteps), 100 * drop->rate / drop->median, drop->median),
+                 static_cast<long long>(drop->steps), 100 * drop->rate / drop->median, drop->median),
           {{"median", drop->median}});
   return alerts;
 }

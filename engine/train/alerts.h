@@ -72,8 +72,8 @@ class LossSpikes {
 };
 
 /// A sink that was there and goes: the excess of position 0 falls under alerts.sink_collapse times its largest value so
-/// far, which is at or above probes.phase.onset. The collapse is over once the excess is at or above the onset again, and at
-/// its lowest value since, divided by alerts.sink_collapse; its largest value then counts anew.
+/// far, which is at or above probes.phase.onset. The collapse is over once the excess is at its lowest value since, divided
+/// by alerts.sink_collapse; the largest value then counts anew.
 class SinkCollapses {
  public:
   SinkCollapses(double share, double onset);
@@ -94,27 +94,28 @@ class SinkCollapses {
   bool open_ = false;
 };
 
-/// Training that becomes slow: ten steps in a row are each under alerts.throughput_drop times the median rate of the
-/// alerts.window steps before. It is over once ten in a row are above the middle between that and the median. The first ten
-/// steps of a process warm up and count for nothing. Rates are those of training steps alone, so that evaluation, probes,
-/// samples and checkpoints do not slow them.
+/// Training that becomes slow: steps in a row, ten and five seconds of them or more, are each under alerts.throughput_drop
+/// times the median rate of the alerts.window steps before. It is over once as many in a row are above the middle between
+/// that and the median. The first ten steps of a process warm up and count for nothing. Rates are those of training steps
+/// alone, so that evaluation, probes, samples and checkpoints do not slow them.
 class ThroughputDrops {
  public:
   ThroughputDrops(std::int64_t window, double share);
 
   struct Drop {
-    double rate = 0;  // tokens per second of the ten steps together
+    std::int64_t steps = 0;  // in a row
+    double rate = 0;         // tokens per second of them together
     double median = 0, threshold = 0;
   };
-  /// Takes the tokens per second of the next step.
-  std::optional<Drop> update(double rate);
+  /// Takes the tokens per second of the next step, and the seconds it took.
+  std::optional<Drop> update(double rate, double seconds);
 
  private:
   double share_;
   RecentValues rates_;
-  std::int64_t steps_ = 0;       // that warmed up
-  std::int64_t in_row_ = 0;      // slow ones; while open, fast ones
-  double slow_time_ = 0;         // sum of 1/rate over the slow ones in a row
+  std::int64_t steps_ = 0;            // that warmed up
+  std::int64_t in_row_ = 0;           // slow ones; while open, fast ones
+  double tokens_ = 0, seconds_ = 0;   // of those in a row
   bool open_ = false;
 };
 

@@ -43,7 +43,12 @@ std::vector<std::size_t> places(Detector detector, const Series& series) {
 
 LossSpikes default_spikes() { return {AlertConfig{}.window, AlertConfig{}.loss_spike}; }
 SinkCollapses default_collapses() { return {AlertConfig{}.sink_collapse, PhaseConfig{}.onset}; }
-ThroughputDrops default_drops() { return {AlertConfig{}.window, AlertConfig{}.throughput_drop}; }
+/// Of steps that all take as long.
+struct Drops {
+  std::optional<ThroughputDrops::Drop> update(double rate) { return drops.update(rate, seconds); }
+  ThroughputDrops drops{AlertConfig{}.window, AlertConfig{}.throughput_drop};
+  double seconds = 1;
+};
 
 TEST_CASE("the threshold of a loss spike is that of its definition") {
   LossSpikes spikes(4, 2);
@@ -149,6 +154,7 @@ TEST_CASE("a sink that goes gives one alert, and the next only after it was back
   CHECK(at({14, 6.5, 12.9, 6.0}) == std::vector<std::size_t>{1});                // not twice its lowest
   CHECK(at({14, 6.5, 13.0, 6.4}) == std::vector<std::size_t>{1, 3});
   CHECK(at({14, 0.5, 2, 6, 2.9}) == std::vector<std::size_t>{1, 4});             // another sink
+  CHECK(at({14, 6.5, 0.5, 2, 6, 2.9}) == std::vector<std::size_t>{1, 5});        // after the first went on going
   const double nan = std::numeric_limits<double>::quiet_NaN();
   CHECK(at({8, nan, 5, nan, 3}) == std::vector<std::size_t>{4});
   SinkCollapses collapses = default_collapses();
@@ -184,16 +190,22 @@ TEST_CASE("the throughput drops after ten slow steps in a row") {
     values.insert(values.end(), 60, 1000.0);
     return values;
   };
-  CHECK(places(default_drops(), series(9, 100)).empty());
-  CHECK(places(default_drops(), series(10, 499)) == std::vector<std::size_t>{209});
-  CHECK(places(default_drops(), series(40, 501)).empty());
-  ThroughputDrops drops = default_drops();
-  for (int i = 0; i < 200; ++i) CHECK(!drops.update(1000));
-  for (int i = 0; i < 5; ++i) CHECK(!drops.update(100));
-  for (int i = 0; i < 4; ++i) CHECK(!drops.update(400));
-  const auto drop = drops.update(400);
+  CHECK(places(Drops{}, series(9, 100)).empty());
+  CHECK(places(Drops{}, series(10, 499)) == std::vector<std::size_t>{209});
+  CHECK(places(Drops{}, series(40, 501)).empty());
+  // Ten steps and five seconds.
+  const auto place_of = [&](double seconds) { return places(Drops{.seconds = seconds}, series(40, 100)); };
+  CHECK(place_of(0.5) == std::vector<std::size_t>{209});
+  CHECK(place_of(0.25) == std::vector<std::size_t>{219});
+  CHECK(place_of(0.124).empty());
+  ThroughputDrops drops(100, 0.5);
+  for (int i = 0; i < 200; ++i) CHECK(!drops.update(1000, 0.1));
+  for (int i = 0; i < 5; ++i) CHECK(!drops.update(100, 1));
+  for (int i = 0; i < 4; ++i) CHECK(!drops.update(400, 0.25));
+  const auto drop = drops.update(400, 0.25);
   REQUIRE(drop);
-  CHECK(drop->rate == Approx(160));  // ten over 5/100 + 5/400
+  CHECK(drop->steps == 10);
+  CHECK(drop->rate == Approx(160));  // a thousand tokens in 6.25 seconds
   CHECK(drop->median == 1000);
   CHECK(drop->threshold == 500);
 }
@@ -201,10 +213,10 @@ TEST_CASE("the throughput drops after ten slow steps in a row") {
 TEST_CASE("neither noise, single slow steps nor the first steps are a drop of the throughput") {
   for (std::int64_t seed = 0; seed < kSeeds; ++seed) {
     INFO(seed);
-    CHECK(places(default_drops(), rates(seed, 3000, [](std::size_t) { return 1e6; })).empty());
+    CHECK(places(Drops{}, rates(seed, 3000, [](std::size_t) { return 1e6; })).empty());
     // As passes and checkpoints would show if a step were charged with them.
-    CHECK(places(default_drops(), rates(seed, 3000, [](std::size_t i) { return i % 5 == 0 ? 1e4 : 1e6; })).empty());
-    CHECK(places(default_drops(), rates(seed, 3000, [](std::size_t i) { return i < 10 ? 1e9 : 1e6; })).empty());
+    CHECK(places(Drops{}, rates(seed, 3000, [](std::size_t i) { return i % 5 == 0 ? 1e4 : 1e6; })).empty());
+    CHECK(places(Drops{}, rates(seed, 3000, [](std::size_t i) { return i < 10 ? 1e9 : 1e6; })).empty());
   }
 }
 
@@ -212,10 +224,10 @@ TEST_CASE("a drop of the throughput gives one alert, and the next one another") 
   for (std::int64_t seed = 0; seed < kSeeds; ++seed) {
     INFO(seed);
     const auto slow = [](std::size_t i) { return (i >= 300 && i < 340) || (i >= 700 && i < 730); };
-    CHECK(places(default_drops(), rates(seed, 1000, [&](std::size_t i) { return slow(i) ? 3e5 : 1e6; })).size() == 2);
-    CHECK(places(default_drops(), rates(seed, 1000, [](std::size_t i) { return i < 300 ? 1e6 : 3e5; })).size() == 1);
+    CHECK(places(Drops{}, rates(seed, 1000, [&](std::size_t i) { return slow(i) ? 3e5 : 1e6; })).size() == 2);
+    CHECK(places(Drops{}, rates(seed, 1000, [](std::size_t i) { return i < 300 ? 1e6 : 3e5; })).size() == 1);
     // Half-way back is not back.
-    CHECK(places(default_drops(), rates(seed, 340, [](std::size_t i) {
+    CHECK(places(Drops{}, rates(seed, 340, [](std::size_t i) {
             return i < 300 ? 1e6 : i < 315 ? 3e5 : i < 325 ? 6e5 : 3e5;
           })).size() == 1);
   }
@@ -227,6 +239,7 @@ StepRecord step_of(std::int64_t step, double loss, double rate = 1000) {
   record.tokens = 64 * step;
   record.loss = loss;
   record.tokens_per_second = rate;
+  record.step_seconds = 1;
   return record;
 }
 
