@@ -62,7 +62,7 @@ void check_list(const FieldSpec& spec, const Json& value, const std::string& ori
     if (spec.kind == FieldKind::choice_list) {
       check_choice(spec, "one of " + either(spec.choices), value[i], origin, item_path);
     } else if (!value[i].is_string() || !fits(value[i].get_ref<const std::string&>(), TextForm::required)) {
-      fail(origin, item_path, "a file name", value[i]);
+      fail(origin, item_path, spec.list.arguments ? "a string that is not empty" : "a file name", value[i]);
     }
     const auto here = value.begin() + static_cast<std::ptrdiff_t>(i);
     if (spec.list.nonempty_and_unique && std::find(value.begin(), here, value[i]) != here)
@@ -132,7 +132,7 @@ std::string describe_expected(const FieldSpec& spec) {
       }
       return "a string";
     case FieldKind::choice: return "one of " + either(spec.choices);
-    case FieldKind::text_list: return "a list of file names";
+    case FieldKind::text_list: return spec.list.arguments ? "a list of a program and its arguments" : "a list of file names";
     case FieldKind::choice_list: return "a list of one or more of " + either(spec.choices);
     case FieldKind::axes: return "an object of dotted keys, each with a list of values";
   }

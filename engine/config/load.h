@@ -6,6 +6,8 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "engine/config/config.h"
 
@@ -36,6 +38,10 @@ void resolve_with_dataset(Config& config, std::int64_t vocab_size, std::int64_t 
 /// Every field with its value, in declaration order (nlohmann::ordered_json).
 nlohmann::ordered_json to_json(const Config& config);
 nlohmann::ordered_json to_json(const ModelConfig& config);
+
+/// What a config says for itself, in declaration order: dotted keys and their values as JSON text, but for values that are
+/// the defaults, follow from the preset or from other sizes (config.derived).
+std::vector<std::pair<std::string, std::string>> changed_fields(const Config& config);
 
 /// JSON Schema (2020-12) of a configuration file.
 nlohmann::ordered_json config_schema();

@@ -119,7 +119,35 @@ TEST_CASE("a value of the wrong type is named with what was expected") {
                     R"(did you mean "rmsnorm"?)");
   CHECK_THROWS_WITH(parse(R"({"data": {"train": "a.bin"}})"),
                     R"(test.json: data.train: expected a list of file names, found the string "a.bin")");
+  CHECK_THROWS_WITH(parse(R"({"alerts": {"command": "mail me"}})"),
+                    R"(test.json: alerts.command: expected a list of a program and its arguments, found the string "mail me")");
+  CHECK_THROWS_WITH(parse(R"({"alerts": {"command": ["mail", 3]}})"),
+                    "test.json: alerts.command[1]: expected a string that is not empty, found the integer 3");
   CHECK_THROWS_WITH(parse("null"), "test.json: expected an object, found null");
+}
+
+TEST_CASE("what a config says for itself is told apart from defaults, presets and derived sizes") {
+  using Fields = std::vector<std::pair<std::string, std::string>>;
+  CHECK(changed_fields(parse("{}")).empty());
+  const std::string qwen = R"({"model": {"preset": "qwen3", "layers": 1, "heads": 4}})";
+  CHECK(changed_fields(parse(qwen)) == Fields{{"model.preset", "\"qwen3\""}, {"model.layers", "1"}, {"model.heads", "4"}});
+  // What the preset says is no change, what contradicts it is; so is a size that could have been derived otherwise.
+  CHECK(changed_fields(parse(qwen, {"model.qk_norm=false", "model.tied_embedding=true", "model.kv_heads=2",
+                                    "train.steps=1000", "train.optimizer.beta2=0.5", "alerts.command=[\"a\",\"b c\"]"})) ==
+        Fields{{"model.preset", "\"qwen3\""}, {"model.layers", "1"}, {"model.heads", "4"}, {"model.kv_heads", "2"},
+               {"model.qk_norm", "false"}, {"train.optimizer.beta2", "0.5"}, {"alerts.command", R"(["a","b c"])"}});
+}
+
+TEST_CASE("a config of its changed fields alone is the same config") {
+  for (const auto& entry : std::filesystem::directory_iterator(SINKSCOPE_CONFIGS)) {
+    if (entry.path().extension() != ".json" || entry.path().filename() == "schema.json") continue;
+    INFO(entry.path());
+    const Config config = load_config(entry.path());
+    std::vector<std::string> overrides;
+    for (const auto& [key, value] : changed_fields(config)) overrides.push_back(key + "=" + value);
+    CHECK(overrides.size() > 5);
+    CHECK(to_json(parse("{}", overrides)) == to_json(config));
+  }
 }
 
 TEST_CASE("a number out of range is named with its limits") {
