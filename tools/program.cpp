@@ -53,6 +53,8 @@ void watch_interrupts() {
   std::signal(SIGHUP, on_signal);
 }
 
+int interrupting_signal() { return interrupt_signal.load(); }
+
 void end_stopped() { throw StoppedBySignal{interrupt_signal.load()}; }
 
 int terminal_width() {

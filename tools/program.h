@@ -19,6 +19,8 @@ std::string build_description();
 /// ends the program at once.
 const std::atomic<bool>& interrupted();
 void watch_interrupts();
+/// The signal that did; 0 before.
+int interrupting_signal();
 
 /// Thrown after an orderly stop by a signal: the program ends with the status 128 + signal.
 struct StoppedBySignal {
