@@ -59,6 +59,8 @@ void watch_interrupts() {
   std::signal(SIGUSR1, on_signal);
 }
 
+int interrupting_signal() { return interrupt_signal.load(); }
+
 void end_stopped() { throw StoppedBySignal{interrupt_signal.load()}; }
 
 int terminal_width() { return terminal_width(STDOUT_FILENO); }

@@ -20,6 +20,8 @@ std::string build_description();
 /// the program at once, where SIGUSR1 does not count.
 const std::atomic<bool>& interrupted();
 void watch_interrupts();
+/// The signal that did; 0 before.
+int interrupting_signal();
 
 /// Thrown after an orderly stop by a signal: the program ends with the status 128 + signal.
 struct StoppedBySignal {

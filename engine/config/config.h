@@ -132,8 +132,8 @@ struct AlertConfig {
   double command_timeout = 10.0;       // seconds
 };
 
-/// One varied field of an ablation: a dotted key and its values, one arm a value.
-/// Stored as JSON text, so that any field can vary.
+/// One thing that an ablation varies, one arm a value: a dotted key and its values, or a name and
+/// objects of dotted keys, which change together. Stored as JSON text, so that any field can vary.
 struct AblationAxis {
   std::string key;
   std::vector<std::string> values;     // each a JSON value

@@ -263,7 +263,7 @@ struct SectionFields<Config> {
     visitor(Field{"checkpoint", &S::checkpoint, Unlimited{}, "checkpoints"});
     visitor(Field{"log", &S::log, Unlimited{}, "logs"});
     visitor(Field{"alerts", &S::alerts, Unlimited{}, "what is told as an alert, in events.jsonl and to a command"});
-    visitor(Field{"ablation", &S::ablation, Unlimited{}, "dotted keys and the list of values that each takes, for `sinkscope ablate`: one run for each combination"});
+    visitor(Field{"ablation", &S::ablation, Unlimited{}, "for `sinkscope ablate`: dotted keys and the list of values that each takes, and names of your choice with a list of objects of dotted keys, which change together; one run for each combination"});
   }
 };
 

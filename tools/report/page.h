@@ -4,13 +4,15 @@
 #include <string>
 #include <vector>
 
+#include "tools/report/comparison.h"
 #include "tools/report/summary.h"
 
 namespace sinkscope {
 
 /// The curves, maps and bands of the page as JSON text; numbers that are not finite are null. It is
 /// safe inside a <script> element: every '<' is written as \u003c. The format:
-///   arms:     [{label, bos, phases: [{phase, from, to}], low_rate: [{from, to}], onset: step or null}]
+///   arms:     [{label, bos, colour: from 0, one for the seeds of an arm, phases: [{phase, from, to}],
+///               low_rate: [{from, to}], onset: step or null}]
 ///   last_step: largest step of any arm
 ///   charts:   [{id, title, note, x: "step"|"layer", y, log, lines: [y...], groups: [name...],
 ///               series: [{arm, group, name, style: "line"|"faint"|"points"|"dashed", x: [...], y: [...], low: [...],
@@ -20,6 +22,7 @@ std::string page_payload(const std::vector<RunData>& runs, const std::vector<Arm
 
 /// The whole page: text and tables as HTML, the payload, style, scripts and the chart library.
 /// Throws std::runtime_error when the chart library is not found (assets.h).
-std::string page_html(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms);
+std::string page_html(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms,
+                      const Comparison& comparison);
 
 }  // namespace sinkscope

@@ -56,7 +56,7 @@
   const redraws = [];
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const armColour = (arm) => css("--a" + arm % 8);
+  const armColour = (arm) => css("--a" + payload.arms[arm].colour % 8);
   const redraw = () => redraws.forEach((f) => f());
 
   function element(tag, parent, className, text) {
@@ -69,7 +69,7 @@
 
   function swatch(parent, arm) {
     const node = element("span", parent, "swatch");
-    node.style.background = "var(--a" + arm % 8 + ")";
+    node.style.background = "var(--a" + payload.arms[arm].colour % 8 + ")";
   }
 
   // `lines`: [arm or null, text]; at the pointer, kept inside the window.
