@@ -14,10 +14,8 @@ namespace {
 
 double mebibytes(std::size_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); }
 
-}  // namespace
-
-void print_plan(const RunPlan& plan) {
-  std::cout << to_json(plan.config).dump(2) << "\n\n" << std::flush;
+/// Parameters, FLOPs, data and the memory table.
+void print_sizes(const RunPlan& plan) {
   const double tokens = static_cast<double>(plan.tokens_per_step);
   std::printf("parameters        %lld\n", static_cast<long long>(plan.parameters));
   std::printf("FLOPs per token   %.4g (forward and backward)\n", plan.flops_per_token);
@@ -44,6 +42,32 @@ void print_plan(const RunPlan& plan) {
   std::fputs("\n", stdout);
   std::fputs(memory_table(plan.memory).c_str(), stdout);
   std::fflush(stdout);
+}
+
+}  // namespace
+
+void print_plan(const RunPlan& plan) {
+  std::cout << to_json(plan.config).dump(2) << "\n\n" << std::flush;
+  print_sizes(plan);
+}
+
+void print_start(const RunPlan& plan) {
+  std::string section, lines = "config            " + (run_directory(plan.config) / "config.json").string() +
+                               "; what differs from the defaults:";
+  for (const auto& [key, value] : changed_fields(plan.config)) {
+    const std::size_t dot = key.find('.');
+    const std::string owner = dot == std::string::npos ? "" : key.substr(0, dot);
+    if (owner != section || lines.ends_with(':')) {
+      lines += "\n  " + owner + std::string(16 - owner.size(), ' ');
+      section = owner;
+    } else {
+      lines += "  ";
+    }
+    lines += key.substr(dot == std::string::npos ? 0 : dot + 1) + "=" + value;
+  }
+  std::cout << lines << "\ndevice            " << plan.device << "\n" << std::flush;
+  print_sizes(plan);
+  std::cout << std::endl;
 }
 
 }  // namespace sinkscope

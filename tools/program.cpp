@@ -20,19 +20,23 @@ namespace {
 
 std::atomic<bool> interrupt_flag = false;
 std::atomic<int> interrupt_signal = 0;
-std::atomic<std::int64_t> interrupt_second = 0;
+std::atomic<std::int64_t> interrupt_second = -1;  // of the first that was not SIGUSR1
 static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free &&
               std::atomic<std::int64_t>::is_always_lock_free, "set from a signal handler");
 
 /// The first signal asks for a checkpoint, and so do those right behind it: launchers such as `timeout` send one
-/// to the program and one to its process group. A signal that comes two seconds later or more ends the program.
+/// to the program and one to its process group. A signal that comes two seconds later or more ends the program. SIGUSR1
+/// asks for the checkpoint too, but counts for nothing else: a scheduler sends it ahead of the signal that it warns of.
 void on_signal(int signal) {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
   if (!interrupt_flag.load()) {
-    interrupt_second.store(now.tv_sec);
     interrupt_signal.store(signal);
     interrupt_flag.store(true);
+  }
+  if (signal == SIGUSR1) return;
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  if (interrupt_second.load() < 0) {
+    interrupt_second.store(now.tv_sec);
   } else if (now.tv_sec - interrupt_second.load() >= 2) {
     std::signal(signal, SIG_DFL);
     std::raise(signal);
@@ -52,7 +56,10 @@ void watch_interrupts() {
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
   std::signal(SIGHUP, on_signal);
+  std::signal(SIGUSR1, on_signal);
 }
+
+int interrupting_signal() { return interrupt_signal.load(); }
 
 void end_stopped() { throw StoppedBySignal{interrupt_signal.load()}; }
 

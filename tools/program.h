@@ -16,10 +16,12 @@ namespace sinkscope {
 /// "sinkscope 0.1.0 (commit 1234abc, GNU 12.2.0, Release)".
 std::string build_description();
 
-/// Turns true at the first SIGINT, SIGTERM or SIGHUP once watch_interrupts() was called; a second one
-/// ends the program at once.
+/// Turns true at the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 once watch_interrupts() was called; a second one ends
+/// the program at once, where SIGUSR1 does not count.
 const std::atomic<bool>& interrupted();
 void watch_interrupts();
+/// The signal that did; 0 before.
+int interrupting_signal();
 
 /// Thrown after an orderly stop by a signal: the program ends with the status 128 + signal.
 struct StoppedBySignal {

@@ -36,6 +36,7 @@ void run(const TrainArguments& arguments) {
   options.resume = arguments.resume;
   options.build = build_description();
   options.console = make_run_console(config);
+  options.announce = print_start;
   options.stop = &interrupted();
   const TrainResult result = train(config, std::move(options));
   tell_finished(result);

@@ -62,11 +62,34 @@ void check_list(const FieldSpec& spec, const Json& value, const std::string& ori
     if (spec.kind == FieldKind::choice_list) {
       check_choice(spec, "one of " + either(spec.choices), value[i], origin, item_path);
     } else if (!value[i].is_string() || !fits(value[i].get_ref<const std::string&>(), TextForm::required)) {
-      fail(origin, item_path, "a file name", value[i]);
+      fail(origin, item_path, spec.list.arguments ? "a string that is not empty" : "a file name", value[i]);
     }
     const auto here = value.begin() + static_cast<std::ptrdiff_t>(i);
     if (spec.list.nonempty_and_unique && std::find(value.begin(), here, value[i]) != here)
       throw ConfigError(origin + ": " + item_path + ": " + describe_value(value[i]) + " is listed twice");
+  }
+}
+
+/// Throws unless an ablation may vary the field.
+void require_variable(const FieldSpec& spec, const std::string& origin, const std::string& path) {
+  if (!can_vary(spec))
+    throw ConfigError(origin + ": " + path + ": " + in_quotes(spec.path) + " cannot be varied; name one field, not " +
+                      (spec.kind == FieldKind::section ? "a section of them" : "the run's own place"));
+}
+
+/// It becomes a part of a folder's name.
+bool is_group_name(const std::string& name) { return is_name(name) && name.find_first_of("/,=") == std::string::npos; }
+
+/// What one arm of a group of keys is set to: dotted keys and the value of each.
+void check_overrides(const Json& value, const std::string& origin, const std::string& path) {
+  if (!value.is_object() || value.empty())
+    fail(origin, path, "an object of one dotted key or more, which change together, with the value of each", value);
+  for (const auto& [key, item] : value.items()) {
+    const FieldSpec* varied = find_spec(key);
+    if (varied == nullptr)
+      throw ConfigError(origin + ": " + path + ": unknown key " + in_quotes(key) + hint_for(key, item));
+    require_variable(*varied, origin, path);
+    check_value(*varied, item, origin, join_path(path, key));
   }
 }
 
@@ -75,16 +98,22 @@ void check_axes(const FieldSpec& spec, const Json& value, const std::string& ori
   for (const auto& [key, values] : value.items()) {
     const std::string axis_path = join_path(path, key);
     const FieldSpec* varied = find_spec(key);
-    if (varied == nullptr)
+    const bool group = is_group(key, values);
+    if (varied == nullptr && !group)
       throw ConfigError(origin + ": " + path + ": unknown key " + in_quotes(key) + hint_for(key, values));
-    if (!can_vary(*varied))
-      throw ConfigError(origin + ": " + path + ": " + in_quotes(key) + " cannot be varied; name one field, not " +
-                        (varied->kind == FieldKind::section ? "a section of them" : "the run's own place"));
+    if (group && !is_group_name(key))
+      throw ConfigError(origin + ": " + path + ": " + in_quotes(key) +
+                        " names keys that change together; expected letters, "
+                        "digits and \"_.+-\", the first a letter, digit or \"_\"");
+    if (!group) require_variable(*varied, origin, path);
     if (!values.is_array() || values.empty())
       fail(origin, axis_path, "a list of one value or more, each " + describe_expected(*varied), values);
     for (std::size_t i = 0; i < values.size(); ++i) {
       const std::string item_path = axis_path + "[" + std::to_string(i) + "]";
-      check_value(*varied, values[i], origin, item_path);
+      if (group)
+        check_overrides(values[i], origin, item_path);
+      else
+        check_value(*varied, values[i], origin, item_path);
       const auto here = values.begin() + static_cast<std::ptrdiff_t>(i);
       if (std::find(values.begin(), here, values[i]) != here)
         throw ConfigError(origin + ": " + item_path + ": " + describe_value(values[i]) + " is listed twice");
@@ -104,6 +133,19 @@ std::string number_text(double value) {
 }
 
 }  // namespace
+
+void expect_variable_key(const std::string& key, const std::string& origin) {
+  const FieldSpec* spec = find_spec(key);
+  if (spec == nullptr) throw ConfigError(origin + ": unknown key " + in_quotes(key) + hint_for(key, nullptr));
+  if (!can_vary(*spec)) throw ConfigError(origin + ": " + in_quotes(key) + " is no field that an ablation may vary");
+}
+
+bool is_group(const std::string& key, const Json& values) {
+  const FieldSpec* spec = find_spec(key);
+  if (spec != nullptr && can_vary(*spec)) return false;
+  return values.is_array() &&
+         std::any_of(values.begin(), values.end(), [](const Json& value) { return value.is_object(); });
+}
 
 std::string describe_expected(const FieldSpec& spec) {
   switch (spec.kind) {
@@ -132,9 +174,11 @@ std::string describe_expected(const FieldSpec& spec) {
       }
       return "a string";
     case FieldKind::choice: return "one of " + either(spec.choices);
-    case FieldKind::text_list: return "a list of file names";
+    case FieldKind::text_list: return spec.list.arguments ? "a list of a program and its arguments" : "a list of file names";
     case FieldKind::choice_list: return "a list of one or more of " + either(spec.choices);
-    case FieldKind::axes: return "an object of dotted keys, each with a list of values";
+    case FieldKind::axes:
+      return "an object of dotted keys, each with a list of values, and of names, each with a list of objects of "
+             "dotted keys";
   }
   return "a value";
 }

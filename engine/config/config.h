@@ -120,8 +120,20 @@ struct LogConfig {
   std::int64_t heatmap_every = 10;     // probe passes between TensorBoard images
 };
 
-/// One varied field of an ablation: a dotted key and its values, one arm a value.
-/// Stored as JSON text, so that any field can vary.
+/// When an event of kind "alert" is logged (engine/train/alerts.h defines each).
+struct AlertConfig {
+  std::int64_t window = 100;           // steps that loss and throughput are compared with
+  double loss_spike = 8.0;             // robust standard deviations; 0: off
+  bool non_finite = true;
+  double sink_collapse = 0.5;          // of the largest excess; 0: off
+  bool phase_change = true;
+  double throughput_drop = 0.5;        // of the median; 0: off
+  std::vector<std::string> command;    // argument vector run at every alert; empty: none
+  double command_timeout = 10.0;       // seconds
+};
+
+/// One thing that an ablation varies, one arm a value: a dotted key and its values, or a name and
+/// objects of dotted keys, which change together. Stored as JSON text, so that any field can vary.
 struct AblationAxis {
   std::string key;
   std::vector<std::string> values;     // each a JSON value
@@ -141,6 +153,7 @@ struct Config {
   ProbeConfig probes;
   CheckpointConfig checkpoint;
   LogConfig log;
+  AlertConfig alerts;
   std::vector<AblationAxis> ablation;  // used by `sinkscope ablate` only
   /// Dotted keys whose values follow from the preset or from sizes of the model, not from the
   /// file or an override. Not part of the JSON: an ablation that varies what they follow from

@@ -40,6 +40,7 @@ struct TextLimits {
 
 struct ListLimits {
   bool nonempty_and_unique = false;
+  bool arguments = false;  // a program and its arguments, not file names
 };
 
 template <class Owner, class Value, class Limits>
@@ -55,7 +56,7 @@ inline constexpr bool kIsSection =
     std::is_same_v<T, ModelConfig> || std::is_same_v<T, DataConfig> || std::is_same_v<T, OptimizerConfig> ||
     std::is_same_v<T, ScheduleConfig> || std::is_same_v<T, TrainConfig> || std::is_same_v<T, EvaluationConfig> ||
     std::is_same_v<T, SampleConfig> || std::is_same_v<T, PhaseConfig> || std::is_same_v<T, ProbeConfig> ||
-    std::is_same_v<T, CheckpointConfig> || std::is_same_v<T, LogConfig>;
+    std::is_same_v<T, CheckpointConfig> || std::is_same_v<T, LogConfig> || std::is_same_v<T, AlertConfig>;
 
 inline constexpr std::int64_t kMaxTokens = std::int64_t{1} << 20;   // sequence lengths
 inline constexpr std::int64_t kMaxVocab = std::int64_t{1} << 24;
@@ -227,6 +228,23 @@ struct SectionFields<LogConfig> {
 };
 
 template <>
+struct SectionFields<AlertConfig> {
+  template <class Visitor>
+  static void visit(Visitor&& visitor) {
+    using S = AlertConfig;
+    constexpr NumberLimits kShare{.minimum = 0.0, .maximum = 1.0, .below = true};
+    visitor(Field{"window", &S::window, IntegerLimits{4, 10'000}, "last steps that the loss and the throughput of a step are compared with, once half as many are done"});
+    visitor(Field{"loss_spike", &S::loss_spike, NumberLimits{}, "robust standard deviations above the median of the window at which a training loss is a spike; 0: off"});
+    visitor(Field{"non_finite", &S::non_finite, Unlimited{}, "a loss, gradient or weight that is not finite, which stops the run either way"});
+    visitor(Field{"sink_collapse", &S::sink_collapse, kShare, "share of its largest value under which the sink excess of position 0 has collapsed, after it reached probes.phase.onset; 0: off"});
+    visitor(Field{"phase_change", &S::phase_change, Unlimited{}, "the sink enters another phase"});
+    visitor(Field{"throughput_drop", &S::throughput_drop, kShare, "share of the median of the window under which tokens per second have dropped, for ten steps and five seconds in a row; 0: off"});
+    visitor(Field{"command", &S::command, ListLimits{.arguments = true}, "program and arguments run at every alert, without a shell; []: none"});
+    visitor(Field{"command_timeout", &S::command_timeout, NumberLimits{.minimum = 0.0, .maximum = 3600.0, .above = true}, "seconds after which the command is killed, and that the program waits at its end for those still to run"});
+  }
+};
+
+template <>
 struct SectionFields<Config> {
   template <class Visitor>
   static void visit(Visitor&& visitor) {
@@ -244,7 +262,8 @@ struct SectionFields<Config> {
     visitor(Field{"probes", &S::probes, Unlimited{}, "measurements of attention sinks"});
     visitor(Field{"checkpoint", &S::checkpoint, Unlimited{}, "checkpoints"});
     visitor(Field{"log", &S::log, Unlimited{}, "logs"});
-    visitor(Field{"ablation", &S::ablation, Unlimited{}, "dotted keys and the list of values that each takes, for `sinkscope ablate`: one run for each combination"});
+    visitor(Field{"alerts", &S::alerts, Unlimited{}, "what is told as an alert, in events.jsonl and to a command"});
+    visitor(Field{"ablation", &S::ablation, Unlimited{}, "for `sinkscope ablate`: dotted keys and the list of values that each takes, and names of your choice with a list of objects of dotted keys, which change together; one run for each combination"});
   }
 };
 

@@ -6,6 +6,8 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "engine/config/config.h"
 
@@ -37,6 +39,10 @@ void resolve_with_dataset(Config& config, std::int64_t vocab_size, std::int64_t 
 nlohmann::ordered_json to_json(const Config& config);
 nlohmann::ordered_json to_json(const ModelConfig& config);
 
+/// What a config says for itself, in declaration order: dotted keys and their values as JSON text, but for values that are
+/// the defaults, follow from the preset or from other sizes (config.derived).
+std::vector<std::pair<std::string, std::string>> changed_fields(const Config& config);
+
 /// JSON Schema (2020-12) of a configuration file.
 nlohmann::ordered_json config_schema();
 
@@ -46,10 +52,22 @@ std::string config_reference();
 /// The arms of an ablation: one config for each combination of the axes' values, named
 /// "<name>/<key>-<value>[,...]" with the run directory below output/<name>; the first axis varies
 /// slowest. The key is the last part of the dotted one ("bos-none"), all of it where two axes share
-/// that part; values that make no file name count from 1 ("train-1"). All arms share every other
+/// that part; keys that change together go by the name given to them and the value of the first of them
+/// ("context-128"); values that make no file name count from 1 ("train-1"). All arms share every other
 /// field; when `data.bos` varies, `data.common_targets` becomes the varied policies.
-/// For a config as loaded, before resolve_with_dataset. Throws ConfigError when there is no axis,
-/// there are more than 1000 arms, or an arm is invalid.
+/// For a config as loaded, before resolve_with_dataset. Throws ConfigError when there is no axis, two of
+/// them set one key, there are more than 1000 arms, or an arm is invalid.
 std::vector<Config> expand_ablation(const Config& config);
+
+/// Throws ConfigError, beginning with `origin`, unless `key` is the dotted key of a field that an ablation may vary.
+void expect_variable_key(const std::string& key, const std::string& origin);
+
+/// What an ablation varies, axis by axis.
+struct AblationFactor {
+  std::string name;               // the dotted key, or the name of a group
+  std::vector<std::string> keys;  // dotted, in order
+};
+/// Throws as expand_ablation for the axes.
+std::vector<AblationFactor> ablation_factors(const Config& config);
 
 }  // namespace sinkscope

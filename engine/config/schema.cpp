@@ -15,6 +15,9 @@ namespace {
 /// The form of a run's name as check_value has it.
 constexpr const char* kNamePattern = "^[A-Za-z0-9_][A-Za-z0-9_.,=+-]*(/[A-Za-z0-9_][A-Za-z0-9_.,=+-]*)*$";
 
+/// The form of a name for keys that change together; dotted keys have it too.
+constexpr const char* kGroupPattern = "^[A-Za-z0-9_][A-Za-z0-9_.+-]*$";
+
 std::string default_text(const FieldSpec& spec);
 
 /// What each preset says of a model field: one value when they agree, else one a preset.
@@ -42,24 +45,32 @@ Json number_value(double value) {
 
 Json leaf_schema(const FieldSpec& spec);
 
+/// Where the schema of the file has that of a field.
+std::string pointer_to(const FieldSpec& leaf) {
+  std::string pointer = "#";
+  std::size_t begin = 0;
+  while (begin <= leaf.path.size()) {
+    const std::size_t end = std::min(leaf.path.find('.', begin), leaf.path.size());
+    pointer += "/properties/" + leaf.path.substr(begin, end - begin);
+    begin = end + 1;
+  }
+  return pointer;
+}
+
 Json axes_schema() {
-  Json schema{{"type", "object"}};
-  Json properties = Json::object();
+  Json properties = Json::object(), overrides = Json::object();
   for (const FieldSpec* leaf : leaf_specs()) {
     if (!can_vary(*leaf)) continue;
-    std::string pointer = "#";
-    std::size_t begin = 0;
-    while (begin <= leaf->path.size()) {
-      const std::size_t end = std::min(leaf->path.find('.', begin), leaf->path.size());
-      pointer += "/properties/" + leaf->path.substr(begin, end - begin);
-      begin = end + 1;
-    }
-    properties[leaf->path] = {
-        {"type", "array"}, {"items", {{"$ref", pointer}}}, {"minItems", 1}, {"uniqueItems", true}};
+    const Json field = {{"$ref", pointer_to(*leaf)}};
+    overrides[leaf->path] = field;
+    properties[leaf->path] = {{"type", "array"}, {"items", field}, {"minItems", 1}, {"uniqueItems", true}};
   }
-  schema["properties"] = std::move(properties);
-  schema["additionalProperties"] = false;
-  return schema;
+  const Json arm = {
+      {"type", "object"}, {"properties", overrides}, {"additionalProperties", false}, {"minProperties", 1}};
+  return {{"type", "object"},
+          {"properties", properties},
+          {"propertyNames", {{"pattern", kGroupPattern}}},
+          {"additionalProperties", {{"type", "array"}, {"items", arm}, {"minItems", 1}, {"uniqueItems", true}}}};
 }
 
 Json leaf_schema(const FieldSpec& spec) {
@@ -139,7 +150,8 @@ std::string reference_type(const FieldSpec& spec) {
   switch (spec.kind) {
     case FieldKind::choice: return choices();
     case FieldKind::choice_list: return "list of " + choices();
-    case FieldKind::axes: return "object of lists";
+    case FieldKind::axes:
+      return "object of lists: of values, or of objects of dotted keys";
     case FieldKind::text_list: return "list of strings";
     case FieldKind::text: return "string";
     default: break;

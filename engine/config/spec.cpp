@@ -183,4 +183,20 @@ void decode(const Json& tree, ModelConfig& model) { from_value(tree, model); }
 Json to_json(const Config& config) { return to_value(config); }
 Json to_json(const ModelConfig& config) { return to_value(config); }
 
+std::vector<std::pair<std::string, std::string>> changed_fields(const Config& config) {
+  Config standard;
+  standard.model = preset_defaults(config.model.preset);
+  standard.model.preset = Config{}.model.preset;
+  const Json now = to_json(config), before = to_json(standard);
+  std::vector<std::pair<std::string, std::string>> changed;
+  for (const FieldSpec* leaf : leaf_specs()) {
+    if (std::find(config.derived.begin(), config.derived.end(), leaf->path) != config.derived.end()) continue;
+    std::string pointer = "/" + leaf->path;
+    std::replace(pointer.begin(), pointer.end(), '.', '/');
+    const Json& value = now.at(Json::json_pointer(pointer));
+    if (value != before.at(Json::json_pointer(pointer))) changed.emplace_back(leaf->path, value.dump());
+  }
+  return changed;
+}
+
 }  // namespace sinkscope

@@ -42,6 +42,10 @@ const std::vector<const FieldSpec*>& leaf_specs();
 /// Whether an ablation may vary the field.
 bool can_vary(const FieldSpec& spec);
 
+/// Whether an entry of an ablation is a name for keys that change together: no key that can vary, with a list that holds
+/// an object.
+bool is_group(const std::string& key, const Json& values);
+
 /// Throws ConfigError unless `value` is what `spec` asks for, keys and limits included. Messages
 /// begin with `origin`; `path` is where the value stands (spec.path, but for a list's items).
 void check_value(const FieldSpec& spec, const Json& value, const std::string& origin, const std::string& path);

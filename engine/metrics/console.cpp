@@ -93,6 +93,7 @@ class ConsoleSink final : public MetricSink {
     }
     if (record.validation_loss) validation_loss_ = record.validation_loss;
     if (!record.sink_score.empty()) sink_score_ = record.sink_score.front();
+    if (!record.sink_rate.empty()) sink_rate_ = record.sink_rate.front();
     const bool is_last = record.step == options_.total_steps;
     if (!options_.terminal) {
       if (!is_first && !is_last && record.step % options_.line_every != 0) return;
@@ -106,9 +107,14 @@ class ConsoleSink final : public MetricSink {
   }
 
   void write(const ProbeRecord& record) override {
-    // Without per-step probes the score is that of the held-out text at the training length.
+    if (record.phase) {  // the set that phases are read from
+      phase_ = record.phase;
+      step_up_layer_ = record.step_up_layer;
+    }
+    // Without per-step probes score and rate are those of the held-out text at the training length.
     const bool from_steps = step_ && !step_->sink_score.empty();
     if (from_steps || record.set != "natural" || record.positions <= 0) return;
+    if (!record.sink_rate.empty()) sink_rate_ = record.sink_rate.front();
     double sum = 0, heads = 0;
     for (std::size_t i = 0; i < record.sink_score.size(); i += static_cast<std::size_t>(record.positions)) {
       sum += record.sink_score[i];
@@ -119,7 +125,7 @@ class ConsoleSink final : public MetricSink {
 
   void write(const EventRecord& record) override {
     if (bar_is_shown_) output_ << kEraseLine;
-    output_ << "step " << record.step << "  " << printable(record.kind);
+    output_ << "step " << record.step << "  " << (record.kind == "alert" ? "ALERT" : printable(record.kind));
     if (!record.message.empty()) output_ << ": " << printable(record.message);
     output_ << '\n';
     if (bar_is_shown_) draw();
@@ -143,8 +149,15 @@ class ConsoleSink final : public MetricSink {
     result.push_back(format("loss %.4f", step.loss));
     if (sink_score_) result.push_back(format("sink %.3f", *sink_score_));
     result.push_back(format_rate(step.tokens_per_second));
-    if (step.mfu) result.push_back(format("MFU %.1f %%", 100 * *step.mfu));
     if (options_.total_steps > 0) result.push_back("left " + format_duration(seconds_left()));
+    if (sink_rate_) result.push_back(format("Sink_0 %.3f", *sink_rate_));
+    if (phase_) result.push_back(printable(*phase_));
+    if (step.mfu) result.push_back(format("MFU %.1f %%", 100 * *step.mfu));
+    result.push_back(format("gradient %.3g", step.gradient_norm));
+    if (step_up_layer_)
+      result.push_back(format("l* %lld", static_cast<long long>(*step_up_layer_)));
+    else if (phase_)
+      result.emplace_back("l* none");
     if (validation_loss_) result.push_back(format("validation %.4f", *validation_loss_));
     if (step.norm_ratio.size() > 1) {  // the largest R over the blocks; the embedding output stands before them
       const double largest = *std::max_element(step.norm_ratio.begin() + 1, step.norm_ratio.end());
@@ -213,6 +226,9 @@ class ConsoleSink final : public MetricSink {
   std::optional<StepRecord> step_;
   std::optional<double> validation_loss_;
   std::optional<double> sink_score_;  // mean of position 0
+  std::optional<double> sink_rate_;   // of position 0
+  std::optional<std::string> phase_;  // after the newest probe pass
+  std::optional<std::int64_t> step_up_layer_;
 };
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "engine/files/replacement.h"
+#include "engine/metrics/wire_format.h"
 
 namespace sinkscope {
 namespace {
@@ -26,44 +27,10 @@ constexpr std::array<std::uint32_t, 256> make_crc_table() {
 }
 constexpr std::array<std::uint32_t, 256> kCrcTable = make_crc_table();
 
-std::string little_endian(std::uint64_t value, int bytes) {
-  std::string out;
-  for (int i = 0; i < bytes; ++i) out += static_cast<char>((value >> (8 * i)) & 0xffU);
-  return out;
-}
-
 std::uint64_t read_little_endian(std::string_view bytes) {
   std::uint64_t value = 0;
   for (std::size_t i = bytes.size(); i-- > 0;) value = (value << 8U) | static_cast<unsigned char>(bytes[i]);
   return value;
-}
-
-// Protocol buffers wire format: a key (field number and wire type), then the value.
-enum class Wire : std::uint8_t { varint = 0, fixed64 = 1, length = 2, fixed32 = 5 };
-
-std::string varint(std::uint64_t value) {
-  std::string out;
-  for (; value >= 0x80U; value >>= 7U) out += static_cast<char>((value & 0x7fU) | 0x80U);
-  return out + static_cast<char>(value);
-}
-
-std::string key(unsigned field, Wire wire) { return varint((field << 3U) | static_cast<unsigned>(wire)); }
-std::string integer_field(unsigned field, std::int64_t value) {
-  return key(field, Wire::varint) + varint(static_cast<std::uint64_t>(value));
-}
-std::string double_field(unsigned field, double value) {
-  return key(field, Wire::fixed64) + little_endian(std::bit_cast<std::uint64_t>(value), 8);
-}
-std::string float_field(unsigned field, float value) {
-  return key(field, Wire::fixed32) + little_endian(std::bit_cast<std::uint32_t>(value), 4);
-}
-std::string bytes_field(unsigned field, std::string_view bytes) {
-  return key(field, Wire::length) + varint(bytes.size()) + std::string(bytes);
-}
-std::string doubles_field(unsigned field, const std::vector<double>& values) {  // packed
-  std::string bytes;
-  for (const double value : values) bytes += little_endian(std::bit_cast<std::uint64_t>(value), 8);
-  return bytes_field(field, bytes);
 }
 
 /// Takes `count` bytes off the front.
@@ -153,6 +120,16 @@ void Summary::add_text(const std::string& tag, const std::string& text) {
   const std::string metadata = bytes_field(9, bytes_field(1, bytes_field(1, "text")));
   const std::string shape = bytes_field(2, bytes_field(2, integer_field(1, 1)));  // (1)
   add_value(tag, bytes_field(8, integer_field(1, kString) + shape + bytes_field(8, text)) + metadata);
+}
+
+void Summary::add_plugin(const std::string& tag, const std::string& plugin, const std::string& content) {
+  add_value(tag, bytes_field(9, bytes_field(1, bytes_field(1, plugin) + bytes_field(2, content))));
+}
+
+void Summary::add_plugin_text(const std::string& tag, const std::string& plugin, const std::string& text) {
+  constexpr std::int64_t kString = 7;  // DT_STRING
+  add_value(tag, bytes_field(8, integer_field(1, kString) + bytes_field(2, "") + bytes_field(8, text)) +
+                     bytes_field(9, bytes_field(1, bytes_field(1, plugin))));
 }
 
 std::string version_event(double seconds) {

@@ -29,6 +29,9 @@ class Summary {
   /// A PNG file of `width` x `height` RGB pixels.
   void add_image(const std::string& tag, std::int64_t width, std::int64_t height, const std::string& png);
   void add_text(const std::string& tag, const std::string& text);
+  /// What a plugin of TensorBoard reads out of the value's metadata, or as its one string (shape ()).
+  void add_plugin(const std::string& tag, const std::string& plugin, const std::string& content);
+  void add_plugin_text(const std::string& tag, const std::string& plugin, const std::string& text);
   bool empty() const { return bytes_.empty(); }
   const std::string& bytes() const { return bytes_; }
 

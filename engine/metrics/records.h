@@ -87,8 +87,8 @@ struct ProbeRecord {
   std::optional<double> validation_loss_slope;   // relative change over the last validation losses, from three on
 };
 
-/// Something that happened (events.jsonl): "start", "resume", "phase", "checkpoint", "warning",
-/// "sample", "causal" (a CausalRecord of engine/probes/causal.h), "end". `data` is JSON text of an object with the details.
+/// Something that happened (events.jsonl): "start", "resume", "phase", "alert" (an Alert of engine/train/alerts.h),
+/// "checkpoint", "warning", "sample", "causal" (a CausalRecord of engine/probes/causal.h), "end". `data` is JSON text of an object with the details.
 struct EventRecord {
   std::int64_t step = 0;
   std::int64_t tokens = 0;

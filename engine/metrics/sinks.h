@@ -40,13 +40,14 @@ struct TensorBoardOptions {
 /// gradient/, speed/ (of the residual norms of a step only position 0, the rest and their ratio: the other
 /// positions are in metrics.jsonl; sink/phase is 0 wandering, 1 transition, 2 stable); histograms of per-head
 /// sink scores; layer x head heatmap images of the sink score and a layer x position one of the residual norm.
-/// `resume_step`: events of later steps are dropped from existing files first.
+/// At "start" also hyperparameters (config.json) and charts. `resume_step`: later events are dropped from files first.
 std::unique_ptr<MetricSink> make_tensorboard_sink(const std::filesystem::path& run_directory,
                                                   std::optional<std::int64_t> resume_step,
                                                   const TensorBoardOptions& options = {});
 
-/// A live progress bar (rate, loss, sink score, time left) when `terminal`, plain lines every
-/// `line_every` steps otherwise.
+/// A live line when `terminal`, plain lines every `line_every` steps otherwise: step, loss, mean sink score of position 0,
+/// tokens per second, time left, Sink_0, phase, MFU, gradient norm, l*, validation loss, largest P0 norm ratio, as far as they
+/// are known and fit, and a progress bar where there is room. Events have lines of their own.
 struct ConsoleOptions {
   std::string title;             // e.g. the run's name
   std::int64_t total_steps = 0;

@@ -5,15 +5,19 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <stdexcept>
 #include <utility>
 
 #include "engine/files/append_file.h"
+#include "engine/files/input_file.h"
 #include "engine/files/rename.h"
 #include "engine/metrics/event_file.h"
 #include "engine/metrics/heatmap.h"
+#include "engine/metrics/json_lines.h"
 #include "engine/metrics/sinks.h"
+#include "engine/metrics/tensorboard_plugins.h"
 
 namespace sinkscope {
 namespace {
@@ -144,7 +148,10 @@ class TensorBoardSink final : public MetricSink {
  public:
   TensorBoardSink(const std::filesystem::path& path, std::optional<std::int64_t> resume_step,
                   const TensorBoardOptions& options)
-      : options_(options), file_(path, AppendFile::Mode::kCreate), passes_(options.passes_before) {
+      : run_directory_(path.parent_path().parent_path()),
+        options_(options),
+        file_(path, AppendFile::Mode::kCreate),
+        passes_(options.passes_before) {
     file_.append(to_record(version_event(seconds_now())));
     if (resume_step) file_.append(to_record(restart_event(seconds_now(), *resume_step + 1)));
     sync_folder(path.parent_path());
@@ -164,6 +171,12 @@ class TensorBoardSink final : public MetricSink {
     Summary summary;
     // A causal test's data are tables of numbers, which events.jsonl is the place for.
     summary.add_text("event/" + record.kind, record.kind == "causal" ? record.message : record.message + "\n\n`" + record.data + "`");
+    if (record.kind == "start") {
+      add_layout(summary);
+      if (const std::filesystem::path config = run_directory_ / "config.json"; std::filesystem::exists(config))
+        add_hyperparameters(summary, parse_json(read_text_file(config)), seconds_now());
+    }
+    if (record.kind == "end") add_finished(summary, seconds_now());
     append(record.step, summary);
   }
 
@@ -176,6 +189,7 @@ class TensorBoardSink final : public MetricSink {
     file_.append(to_record(summary_event(seconds_now(), step, summary)));
   }
 
+  std::filesystem::path run_directory_;
   TensorBoardOptions options_;
   AppendFile file_;
   std::int64_t passes_;  // of the run; the first one has pictures

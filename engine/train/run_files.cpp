@@ -26,7 +26,7 @@ std::string utc_now() {
 
 /// Whether a resumed run may have another value at this JSON pointer.
 bool may_change(const std::string& pointer) {
-  for (const char* prefix : {"/log/", "/checkpoint/", "/sample/", "/ablation", "/run"})
+  for (const char* prefix : {"/log/", "/alerts/", "/checkpoint/", "/sample/", "/ablation", "/run"})
     if (pointer.starts_with(prefix)) return true;
   return pointer == "/threads" || pointer == "/train/recompute" || pointer == "/probes/causal_every" ||
          pointer == "/output" || pointer == "/$schema";
@@ -128,6 +128,7 @@ std::string to_text(const LoopState& state) {
   if (state.validation_loss && std::isfinite(*state.validation_loss)) json["validation_loss"] = *state.validation_loss;
   json["validation_losses"] = state.validation_losses;
   json["phase_detector"] = state.phase_detector;
+  json["alerts"] = state.alerts;
   return json.dump(2);
 }
 
@@ -142,6 +143,7 @@ LoopState loop_state_from_text(const std::string& text, const std::string& origi
   else if (state.validation_loss)
     state.validation_losses = {*state.validation_loss};
   state.phase_detector = take<std::string>(json, "phase_detector", origin);
+  if (json.contains("alerts")) state.alerts = take<std::string>(json, "alerts", origin);
   if (state.step < 0 || state.sample < 0)
     throw std::runtime_error(origin + ": step and sample must not be negative");
   return state;

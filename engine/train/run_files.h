@@ -34,7 +34,7 @@ struct ChangedSetting {
 };
 
 /// Throws std::runtime_error unless config.json in the directory describes the same run, naming the
-/// first key that differs. log.*, checkpoint.*, sample.*, train.recompute, probes.causal_every, threads, output and
+/// first key that differs. log.*, alerts.*, checkpoint.*, sample.*, train.recompute, probes.causal_every, threads, output and
 /// ablation may differ; returns those of them that do, but for ablation. A key that is newer than the run counts as
 /// having had its default.
 std::vector<ChangedSetting> check_run_config(const std::filesystem::path& run_directory, const Config& config,
@@ -47,11 +47,12 @@ struct LoopState {
   std::optional<double> validation_loss;       // the last one
   std::vector<double> validation_losses;       // the last probes.phase.window, oldest first
   std::string phase_detector;                  // PhaseDetector::state(); empty without probes
+  std::string alerts;                          // AlertDetector::state()
 };
 
 std::string to_text(const LoopState& state);
 /// Throws std::runtime_error naming `origin` and the key that is missing or malformed. A state written before
-/// validation_losses was kept has its last one there: the slope begins anew.
+/// validation_losses was kept has its last one there: the slope begins anew. One written before there were alerts has none.
 LoopState loop_state_from_text(const std::string& text, const std::string& origin);
 
 }  // namespace sinkscope

@@ -26,34 +26,38 @@ std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const Pro
 
 DecoderOptions decoder_options(const Config& config) { return decoder_options(config, backend_of(config)); }
 
-RunPlan plan_run(const Config& config) {
+RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const ProbeSet> sets) {
   RunPlan plan;
   plan.config = config;
-  plan.dataset_absent = dataset_absent(config.data);
-  if (plan.dataset_absent && config.model.vocab_size == 0)
+  plan.parameters = ParameterLayout(config.model).parameter_count();
+  plan.flops_per_token = training_flops_per_token(config.model, config.train.sequence_length);
+  plan.tokens_per_step = config.train.micro_batch * config.train.gradient_accumulation * config.train.sequence_length;
+  plan.train_tokens = dataset.train ? dataset.train->size() : 0;
+  plan.dataset_fingerprint = dataset.fingerprint;
+  plan.backend = backend_of(config);
+  plan.memory = run_memory(config, sets, plan.backend);
+  return plan;
+}
+
+RunPlan plan_run(const Config& config) {
+  const bool absent = dataset_absent(config.data);
+  if (absent && config.model.vocab_size == 0)
     throw ConfigError(config.name + ": there is no dataset (" +
                       (config.data.path.empty() ? "no file matches data.train" : "data.path is " + config.data.path) +
                       ") to take the vocabulary from; make it, or give model.vocab_size to plan the run without");
-  const Dataset dataset = plan.dataset_absent ? Dataset{} : open_dataset(config.data);
-  if (plan.dataset_absent) {
-    resolve_with_dataset(plan.config, 0, 0, 0);  // no size depends on which tokens are BOS and EOS
-    plan.config.data = config.data;
+  const Dataset dataset = absent ? Dataset{} : open_dataset(config.data);
+  Config completed = config;
+  if (absent) {
+    resolve_with_dataset(completed, 0, 0, 0);  // no size depends on which tokens are BOS and EOS
+    completed.data = config.data;
   } else {
-    plan.config = run_config(config, dataset);
+    completed = run_config(config, dataset);
   }
-  const Config& c = plan.config;
-  const ParameterLayout layout(c.model);
-  plan.parameters = layout.parameter_count();
-  plan.flops_per_token = training_flops_per_token(c.model, c.train.sequence_length);
-  plan.tokens_per_step = c.train.micro_batch * c.train.gradient_accumulation * c.train.sequence_length;
-  plan.train_tokens = dataset.train ? dataset.train->size() : 0;
-  plan.dataset_fingerprint = dataset.fingerprint;
-
-  const std::vector<ProbeSet> sets = run_probe_sets(c, dataset);
-  plan.backend = backend_of(c);
-  plan.memory = run_memory(c, sets, plan.backend);
+  const std::vector<ProbeSet> sets = run_probe_sets(completed, dataset);
+  RunPlan plan = plan_of(completed, dataset, sets);
+  plan.dataset_absent = absent;
   if (plan.backend.device == Device::cpu) return plan;
-  if (!cuda_devices(&plan.no_gpu).empty()) plan.memory_available = make_ops_that_fit(c, sets)->memory_available();
+  if (!cuda_devices(&plan.no_gpu).empty()) plan.memory_available = make_ops_that_fit(completed, sets)->memory_available();
   return plan;
 }
 

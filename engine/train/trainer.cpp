@@ -21,6 +21,8 @@
 #include "engine/probes/probe_pass.h"
 #include "engine/probes/probe_sets.h"
 #include "engine/probes/step_probe.h"
+#include "engine/train/alert_command.h"
+#include "engine/train/alerts.h"
 #include "engine/train/non_finite.h"
 #include "engine/train/run_files.h"
 #include "engine/train/run_lock.h"
@@ -91,6 +93,7 @@ class Run {
   void load(const std::filesystem::path& checkpoint);
   void initialize();
   void open_logs(std::optional<std::int64_t> resume_step);
+  void announce() const;
   void start(const std::string& how);
   void write_config() const;
 
@@ -103,7 +106,11 @@ class Run {
   void save(std::int64_t step);
   void end(std::int64_t step);
   void expect_finite(std::int64_t step, const std::string& what, std::span<const float> values);
-  [[noreturn]] void stop_not_finite(std::int64_t step, const std::string& what, const std::string& tensor);
+  [[noreturn]] void stop_not_finite(std::int64_t step, const std::string& what, double value, const std::string& tensor);
+  void alert(const std::vector<Alert>& alerts);
+  void report_command(std::int64_t step);
+  void finish_command(std::int64_t step);
+  void log(const EventRecord& record);
   void event(std::int64_t step, const std::string& kind, const std::string& message, const Json& data);
 
   std::int64_t tokens_after(std::int64_t step) const { return step * tokens_per_step_; }
@@ -123,6 +130,8 @@ class Run {
   std::optional<ProbePass> probe_pass_;
   std::optional<CausalTests> causal_tests_;
   PhaseDetector phases_;
+  AlertDetector alerts_;
+  std::optional<AlertCommand> alert_command_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<MetricSink> logs_;
   LoopState state_;
@@ -146,6 +155,7 @@ Run::Run(const Config& config, TrainOptions options)
       optimizer_(*ops_, decoder_.layout(), config_.train.optimizer),
       batches_(dataset_, config_),
       phases_(config_.probes.phase),
+      alerts_(config_),
       tokens_per_step_(config_.train.micro_batch * config_.train.gradient_accumulation *
                        config_.train.sequence_length),
       flops_per_token_(training_flops_per_token(config_.model, config_.train.sequence_length)) {
@@ -182,12 +192,15 @@ TrainResult Run::execute() {
     if (due(step, config_.evaluation.every) || step == steps) evaluate(record);
     if (step % config_.log.every == 0 || step == steps || record.validation_loss) logs_->write(record);
     if (options_.console) options_.console->write(record);
+    alert(alerts_.step(record));
     if (probe_pass_ && (due(step, config_.probes.every) || step == steps))
       probe(step, state_.validation_loss.value_or(record.loss));
     if (causal_tests_ && due(step, config_.probes.causal_every)) test_causes(step);
     if (due(step, config_.sample.every)) sample(step);
     stopped = options_.stop != nullptr && options_.stop->load();
     if (due(step, config_.checkpoint.every) || step == steps || stopped) save(step);
+    report_command(step);
+    if (step == steps || stopped) finish_command(step);
     if (step == steps) end(step);
   }
   const bool finished = step == steps;
@@ -211,6 +224,7 @@ void Run::begin() {
   initialize();
   write_config();
   open_logs(std::nullopt);
+  announce();
   start("begins");
 }
 
@@ -233,12 +247,14 @@ void Run::resume() {
     throw std::runtime_error((directory_ / "checkpoints").string() +
                              ": no checkpoint can be continued from; the run is left as it is:" + reasons);
   }
-  for (const std::string& reason : rejected) spdlog::warn("checkpoint left aside: {}", reason);
+  if (!options_.console)  // which the event tells below
+    for (const std::string& reason : rejected) spdlog::warn("checkpoint left aside: {}", reason);
   if (!checkpoint) {  // stopped before the first checkpoint: begin anew, in the same place
     expect_none_saved(directory_);
     initialize();
     if (!changed.empty()) write_config();
     open_logs(-1);
+    announce();
     start("begins again: there was no checkpoint to resume");
     return;
   }
@@ -248,12 +264,20 @@ void Run::resume() {
     if (!has_ended(logged_events(directory_))) end(state_.step);  // killed right after the last checkpoint
     return;
   }
+  announce();
   Json data = {{"checkpoint", checkpoint->filename().string()}, {"device", ops_->description()}};
   for (const ChangedSetting& setting : changed)
     data["changed"][setting.key] = {{"before", Json::parse(setting.before)}, {"now", Json::parse(setting.now)}};
   event(state_.step, "resume", "resumed from " + checkpoint->filename().string(), data);
   for (const std::string& reason : rejected)
     event(state_.step, "warning", "checkpoint left aside: " + reason, Json::object());
+}
+
+void Run::announce() const {
+  if (!options_.announce) return;
+  RunPlan plan = plan_of(config_, dataset_, probe_sets_);
+  plan.device = ops_->description();
+  options_.announce(plan);
 }
 
 /// What stands in the logs before the first step.
@@ -285,6 +309,7 @@ void Run::load(const std::filesystem::path& checkpoint) {
     throw std::runtime_error(origin + ": step " + std::to_string(state_.step) + " is beyond train.steps = " +
                              std::to_string(config_.train.steps));
   if (probe_pass_) phases_.restore(state_.phase_detector);
+  if (!state_.alerts.empty()) alerts_.restore(state_.alerts);
   ops_->copy_from_host(optimizer_.weights(decoder_.parameters()), parameters.data());
   optimizer_.weights_changed(decoder_.parameters());
   ops_->copy_from_host(optimizer_.first_moment(), first.data());
@@ -319,7 +344,7 @@ StepRecord Run::training_step(std::int64_t step) {
     decoder_.loss(batch_.targets.data(), losses_.data(), scale);
     sums.add(losses_, batch_);
     if (!std::isfinite(sums.all))
-      stop_not_finite(step, "the loss", first_non_finite(*ops_, decoder_, batch_));
+      stop_not_finite(step, "the loss", sums.mean(), first_non_finite(*ops_, decoder_, batch_));
     decoder_.add_step_sums(config_.probes.sink_threshold);
     decoder_.backward();
   }
@@ -327,7 +352,7 @@ StepRecord Run::training_step(std::int64_t step) {
   record.learning_rate = learning_rate(train.schedule, train.optimizer.learning_rate, step, train.steps);
   const UpdateResult update =
       optimizer_.step(decoder_.parameters(), decoder_.gradients(), record.learning_rate, step);
-  if (update.non_finite) stop_not_finite(step, "the gradient", "the gradient of " + *update.non_finite);
+  if (update.non_finite) stop_not_finite(step, "the gradient", update.gradient_norm, "the gradient of " + *update.non_finite);
   state_.step = step;
 
   record.step = step;
@@ -381,7 +406,7 @@ void Run::evaluate(StepRecord& record) {
     sums.add(losses, batch);
     if (std::isfinite(sums.all)) continue;
     logs_->write(record);  // the step itself was done
-    stop_not_finite(record.step, "the validation loss", first_non_finite(*ops_, decoder_, batch));
+    stop_not_finite(record.step, "the validation loss", sums.mean(), first_non_finite(*ops_, decoder_, batch));
   }
   record.validation_loss = sums.mean();
   record.validation_loss_common = sums.mean_common();
@@ -397,21 +422,26 @@ void Run::probe(std::int64_t step, double loss) {
   const StageRange range(*ops_, "probes");
   std::vector<ProbeRecord> records = probe_pass_->run(step, tokens_after(step));
   std::optional<PhaseChange> change;
+  std::vector<Alert> alerts;
   for (ProbeRecord& record : records) {
     if (record.set != phase_probe_set(config_.data.bos)) continue;
     const double rate = remaining_rate(config_.train.schedule, step, config_.train.steps);
-    const PhaseReading reading = phases_.update(phase_input(record, std::isnan(loss) ? record.loss : loss, rate));
+    const PhaseInput input = phase_input(record, std::isnan(loss) ? record.loss : loss, rate);
+    const PhaseReading reading = phases_.update(input);
     add_signals(reading, state_.validation_losses, record);
     change = reading.change;
+    alerts = alerts_.probe(input, change);
   }
   for (const ProbeRecord& record : records) {
     logs_->write(record);
     if (options_.console) options_.console->write(record);
   }
-  if (!change) return;
-  const EventRecord entered = phase_event(*change);
-  logs_->write(entered);
-  if (options_.console) options_.console->write(entered);
+  if (change) {
+    const EventRecord entered = phase_event(*change);
+    logs_->write(entered);
+    if (options_.console && !config_.alerts.phase_change) options_.console->write(entered);  // else its alert tells it
+  }
+  alert(alerts);
 }
 
 void Run::test_causes(std::int64_t step) {
@@ -450,6 +480,7 @@ void Run::save(std::int64_t step) {
   event(step, "checkpoint", std::string("checkpoint ") + name, {{"checkpoint", name}});
   logs_->flush(true);
   if (probe_pass_) state_.phase_detector = phases_.state();
+  state_.alerts = alerts_.state();
   data.state = to_text(state_);
   save_checkpoint(directory_ / "checkpoints", data, config_.checkpoint.keep);
 }
@@ -463,7 +494,8 @@ void Run::end(std::int64_t step) {
 
 void Run::expect_finite(std::int64_t step, const std::string& what, std::span<const float> values) {
   if (const auto name = first_non_finite(decoder_.layout(), values))
-    stop_not_finite(step, "the model to save", what + *name);
+    stop_not_finite(step, "the model to save",
+                    *std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); }), what + *name);
 }
 
 /// The tensor's elements on the host: in place on the CPU, else copied into `buffer`.
@@ -474,19 +506,46 @@ std::span<const float> Run::host_view(const Tensor& tensor, std::vector<float>& 
   return buffer;
 }
 
-void Run::stop_not_finite(std::int64_t step, const std::string& what, const std::string& tensor) {
-  const std::string message = "step " + std::to_string(step) + ": " + what +
-                              " is not finite; the first tensor that is not: " + tensor;
-  event(step, "warning", message, {{"tensor", tensor}});
+void Run::stop_not_finite(std::int64_t step, const std::string& what, double value, const std::string& tensor) {
+  const std::string message = what + " is not finite; the first tensor that is not: " + tensor;
+  if (const auto found = alerts_.non_finite(step, tokens_after(step), value, message, tensor))
+    alert({*found});
+  else
+    event(step, "warning", message, {{"tensor", tensor}});
+  finish_command(step);
   logs_->flush(true);
-  throw std::runtime_error(directory_.string() + ": " + message);
+  throw std::runtime_error(directory_.string() + ": step " + std::to_string(step) + ": " + message);
+}
+
+void Run::alert(const std::vector<Alert>& alerts) {
+  for (const Alert& found : alerts) {
+    log(alert_event(found));
+    if (config_.alerts.command.empty()) continue;
+    if (!alert_command_) alert_command_.emplace(config_.alerts, directory_);
+    alert_command_->start(found);
+  }
+}
+
+/// A command that failed is told of once, and never a reason to stop.
+void Run::report_command(std::int64_t step) {
+  if (!alert_command_) return;
+  if (const auto failure = alert_command_->failure())
+    event(step, "warning", *failure + "; other failures of it are not told", Json::object());
+}
+
+void Run::finish_command(std::int64_t step) {
+  if (!alert_command_) return;
+  alert_command_->finish();
+  report_command(step);
+}
+
+void Run::log(const EventRecord& record) {
+  logs_->write(record);
+  if (options_.console) options_.console->write(record);
 }
 
 void Run::event(std::int64_t step, const std::string& kind, const std::string& message, const Json& data) {
-  const EventRecord record{
-      .step = step, .tokens = tokens_after(step), .kind = kind, .message = message, .data = data.dump()};
-  logs_->write(record);
-  if (options_.console) options_.console->write(record);
+  log({.step = step, .tokens = tokens_after(step), .kind = kind, .message = message, .data = data.dump()});
 }
 
 }  // namespace

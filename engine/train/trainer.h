@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -18,10 +19,13 @@
 
 namespace sinkscope {
 
+struct RunPlan;
+
 struct TrainOptions {
   bool resume = false;                       // continue the run directory instead of beginning one
   std::string build;                         // version and compiler, for config.json
   std::unique_ptr<MetricSink> console;       // optional; gets every step
+  std::function<void(const RunPlan&)> announce;  // optional; called before the first step, once nothing refuses the run
   const std::atomic<bool>* stop = nullptr;   // optional; when it turns true the run saves a checkpoint after the step
 };
 
@@ -57,6 +61,7 @@ struct RunPlan {
   std::int64_t train_tokens = 0;     // of the dataset; 0 when it is absent
   std::string dataset_fingerprint;   // empty when it is absent
   Backend backend;
+  std::string device;                // Ops::description() of a run; empty in a plan
   std::vector<MemoryLine> memory;    // decoder, optimizer, probes, backend
   std::optional<std::size_t> memory_available;  // bytes of the GPU that are free; absent without one
   std::string no_gpu;                // why the GPU that is planned for is not there; empty when it is, or is not planned
@@ -64,6 +69,9 @@ struct RunPlan {
 /// Throws what train would throw about config and dataset, on a machine with a GPU also when the run does not fit
 /// into its free memory.
 RunPlan plan_run(const Config& config);
+
+/// The plan of a config that `dataset` completes; without memory_available and no_gpu.
+RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const ProbeSet> sets);
 
 /// The Ops of a config's device. Throws ConfigError naming `device` when this build or machine lacks it.
 std::unique_ptr<Ops> make_ops(const Config& config);

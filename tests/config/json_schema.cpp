@@ -70,10 +70,18 @@ class Validator {
       return true;
     }
     if (keyword == "additionalProperties") {
-      if (argument != false) throw std::runtime_error("schema: additionalProperties is only known as false");
+      if (!value.is_object()) return true;
+      for (const auto& [key, item] : value.items()) {
+        if (schema.contains("properties") && schema.at("properties").contains(key)) continue;
+        if (argument == false) return false;
+        check(argument, item, at + "/" + key);
+      }
+      return true;
+    }
+    if (keyword == "minProperties") return !value.is_object() || value.size() >= argument.get<std::size_t>();
+    if (keyword == "propertyNames") {
       if (value.is_object())
-        for (const auto& [key, item] : value.items())
-          if (!schema.contains("properties") || !schema.at("properties").contains(key)) return false;
+        for (const auto& [key, item] : value.items()) check(argument, key, at + " key " + key);
       return true;
     }
     throw std::runtime_error("schema: unknown keyword " + keyword);

@@ -40,7 +40,8 @@ TEST_CASE("the schema in the repository is the one that the program generates") 
 TEST_CASE("every shipped config loads and conforms to the schema") {
   const auto files = shipped();
   for (const char* name :
-       {"quickstart", "gpt2-124m", "llama-1.3b", "llama-42m", "llama-42m-bos", "qwen3-0.6b", "ablation-bos"})
+       {"quickstart", "gpt2-124m", "llama-1.3b", "llama-42m", "llama-42m-bos", "qwen3-0.6b", "ablation-bos",
+        "ablation-learning-rate", "ablation-weight-decay", "ablation-context", "ablation-head-dim"})
     CHECK(files.count(name) == 1);
   const Json schema = config_schema();
   for (const auto& [name, file] : files) {
@@ -89,6 +90,40 @@ TEST_CASE("the shipped presets have the sizes that their names say") {
   CHECK(arms[1].data.common_targets == std::vector<BosPolicy>{BosPolicy::sequence, BosPolicy::none});
 }
 
+TEST_CASE("the shipped grids vary one thing over three seeds, and see as many tokens in every arm") {
+  const auto files = shipped();
+  const auto arms_of = [&](const char* name, const char* factor, std::vector<std::string> keys) {
+    INFO(name);
+    const Config config = load_config(files.at(name));
+    const std::vector<AblationFactor> factors = ablation_factors(config);
+    REQUIRE(factors.size() == 2);
+    CHECK(factors[0].name == factor);
+    CHECK(factors[0].keys == keys);
+    CHECK(factors[1].name == "train.seed");
+    const std::vector<Config> arms = expand_ablation(config);
+    REQUIRE(arms.size() == 9);
+    for (const Config& arm : arms) {
+      CHECK(arm.train.micro_batch * arm.train.sequence_length == 65536);
+      CHECK(arm.model.heads * arm.model.head_dim == arm.model.channels);
+    }
+    for (std::size_t i = 0; i < 9; ++i) CHECK(arms[i].train.seed == static_cast<std::int64_t>(i % 3 + 1));
+    return arms;
+  };
+  const auto bos = arms_of("ablation-bos", "data.bos", {"data.bos"});
+  CHECK(bos[0].data.bos == BosPolicy::none);
+  CHECK(bos[8].data.bos == BosPolicy::document);
+  CHECK(arms_of("ablation-learning-rate", "train.optimizer.learning_rate", {"train.optimizer.learning_rate"})[0]
+            .train.optimizer.learning_rate == 3e-4);
+  CHECK(arms_of("ablation-weight-decay", "train.optimizer.weight_decay", {"train.optimizer.weight_decay"})[0]
+            .train.optimizer.weight_decay == 0);
+  const auto context = arms_of("ablation-context", "context", {"train.sequence_length", "train.micro_batch"});
+  CHECK(context[0].name == "ablation-context/context-128,seed-1");
+  CHECK(context[8].train.sequence_length == 2048);
+  const auto heads = arms_of("ablation-head-dim", "head_dim", {"model.head_dim", "model.heads"});
+  CHECK(heads[0].name == "ablation-head-dim/head_dim-32,seed-1");
+  CHECK(heads[8].model.kv_heads == 4);
+}
+
 TEST_CASE("GPT-2's vocabulary is padded to a multiple of 128") {
   Config gpt2 = load_config(shipped().at("gpt2-124m"));
   resolve_with_dataset(gpt2, 50257, 50256, 50256);
@@ -113,19 +148,46 @@ TEST_CASE("schema and parser refuse the same values") {
   for (const char* text :
        {R"({})", R"({"$schema": "x"})", R"({"name": "a/b-1"})", R"({"model": {"layers": 7}})",
         R"({"train": {"optimizer": {"beta1": 0.0}}})", R"({"train": {"recompute": "mlp"}})",
-        R"({"data": {"common_targets": ["none"]}})",
-        R"({"ablation": {"train.seed": [1, 2]}})", R"({"probes": {"sink_threshold": 1}})"})
+        R"({"data": {"common_targets": ["none"]}})", R"({"ablation": {"train.seed": [1, 2]}})",
+        R"({"ablation": {"context": [{"train.sequence_length": 64, "train.micro_batch": 8}, {"train.seed": 2}]}})",
+        R"({"ablation": {"model": [{"model.layers": 2}], "a.b+1": [{"threads": 1}]}})",
+        R"({"probes": {"sink_threshold": 1}})"})
     CHECK(accepted(text));
-  for (const char* text :
-       {R"([])", R"({"nam": "a"})", R"({"name": ""})", R"({"name": "/a"})", R"({"name": "../a"})", R"({"output": ""})",
-        R"({"model": {"layers": 0}})", R"({"model": {"layers": 1025}})", R"({"model": {"layers": "4"}})",
-        R"({"model": {"layers": 1.5}})", R"({"model": {"norm": "batchnorm"}})", R"({"model": 3})",
-        R"({"model": {"norm_eps": 0}})", R"({"train": {"optimizer": {"beta1": 1}}})",
-        R"({"train": {"sequence_length": 1}})", R"({"train": {"recompute": "all"}})",
-        R"({"train": {"recompute": true}})", R"({"data": {"common_targets": []}})",
-        R"({"data": {"common_targets": ["none", "none"]}})", R"({"data": {"train": [""]}})",
-        R"({"ablation": {"train.sed": [1]}})", R"({"ablation": {"train.seed": []}})",
-        R"({"ablation": {"train.seed": [1, 1]}})", R"({"ablation": {"train.seed": ["x"]}})",
-        R"({"ablation": {"name": ["a"]}})", R"({"log": {"tensorboard": 1}})", R"({"probes": {"sink_threshold": 1.1}})"})
+  for (const char* text : {R"([])",
+                           R"({"nam": "a"})",
+                           R"({"name": ""})",
+                           R"({"name": "/a"})",
+                           R"({"name": "../a"})",
+                           R"({"output": ""})",
+                           R"({"model": {"layers": 0}})",
+                           R"({"model": {"layers": 1025}})",
+                           R"({"model": {"layers": "4"}})",
+                           R"({"model": {"layers": 1.5}})",
+                           R"({"model": {"norm": "batchnorm"}})",
+                           R"({"model": 3})",
+                           R"({"model": {"norm_eps": 0}})",
+                           R"({"train": {"optimizer": {"beta1": 1}}})",
+                           R"({"train": {"sequence_length": 1}})",
+                           R"({"train": {"recompute": "all"}})",
+                           R"({"train": {"recompute": true}})",
+                           R"({"data": {"common_targets": []}})",
+                           R"({"data": {"common_targets": ["none", "none"]}})",
+                           R"({"data": {"train": [""]}})",
+                           R"({"ablation": {"train.sed": [1]}})",
+                           R"({"ablation": {"train.seed": []}})",
+                           R"({"ablation": {"train.seed": [1, 1]}})",
+                           R"({"ablation": {"train.seed": ["x"]}})",
+                           R"({"ablation": {"name": ["a"]}})",
+                           R"({"ablation": {"model": [{"layers": 2}]}})",
+                           R"({"ablation": {"context": []}})",
+                           R"({"ablation": {"context": [{}]}})",
+                           R"({"ablation": {"context": [{"train.seed": 1}, 2]}})",
+                           R"({"ablation": {"context": [{"train.seed": 1}, {"train.seed": 1}]}})",
+                           R"({"ablation": {"a/b": [{"train.seed": 1}]}})",
+                           R"({"ablation": {"context": [{"name": "b"}]}})",
+                           R"({"ablation": {"context": [{"train.seed": "x"}]}})",
+                           R"({"ablation": {"train.seed": [{"train.seed": 1}]}})",
+                           R"({"log": {"tensorboard": 1}})",
+                           R"({"probes": {"sink_threshold": 1.1}})"})
     CHECK_FALSE(accepted(text));
 }

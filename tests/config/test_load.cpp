@@ -119,7 +119,35 @@ TEST_CASE("a value of the wrong type is named with what was expected") {
                     R"(did you mean "rmsnorm"?)");
   CHECK_THROWS_WITH(parse(R"({"data": {"train": "a.bin"}})"),
                     R"(test.json: data.train: expected a list of file names, found the string "a.bin")");
+  CHECK_THROWS_WITH(parse(R"({"alerts": {"command": "mail me"}})"),
+                    R"(test.json: alerts.command: expected a list of a program and its arguments, found the string "mail me")");
+  CHECK_THROWS_WITH(parse(R"({"alerts": {"command": ["mail", 3]}})"),
+                    "test.json: alerts.command[1]: expected a string that is not empty, found the integer 3");
   CHECK_THROWS_WITH(parse("null"), "test.json: expected an object, found null");
+}
+
+TEST_CASE("what a config says for itself is told apart from defaults, presets and derived sizes") {
+  using Fields = std::vector<std::pair<std::string, std::string>>;
+  CHECK(changed_fields(parse("{}")).empty());
+  const std::string qwen = R"({"model": {"preset": "qwen3", "layers": 1, "heads": 4}})";
+  CHECK(changed_fields(parse(qwen)) == Fields{{"model.preset", "\"qwen3\""}, {"model.layers", "1"}, {"model.heads", "4"}});
+  // What the preset says is no change, what contradicts it is; so is a size that could have been derived otherwise.
+  CHECK(changed_fields(parse(qwen, {"model.qk_norm=false", "model.tied_embedding=true", "model.kv_heads=2",
+                                    "train.steps=1000", "train.optimizer.beta2=0.5", "alerts.command=[\"a\",\"b c\"]"})) ==
+        Fields{{"model.preset", "\"qwen3\""}, {"model.layers", "1"}, {"model.heads", "4"}, {"model.kv_heads", "2"},
+               {"model.qk_norm", "false"}, {"train.optimizer.beta2", "0.5"}, {"alerts.command", R"(["a","b c"])"}});
+}
+
+TEST_CASE("a config of its changed fields alone is the same config") {
+  for (const auto& entry : std::filesystem::directory_iterator(SINKSCOPE_CONFIGS)) {
+    if (entry.path().extension() != ".json" || entry.path().filename() == "schema.json") continue;
+    INFO(entry.path());
+    const Config config = load_config(entry.path());
+    std::vector<std::string> overrides;
+    for (const auto& [key, value] : changed_fields(config)) overrides.push_back(key + "=" + value);
+    CHECK(overrides.size() > 5);
+    CHECK(to_json(parse("{}", overrides)) == to_json(config));
+  }
 }
 
 TEST_CASE("a number out of range is named with its limits") {
@@ -273,7 +301,62 @@ TEST_CASE("an ablation derives sizes anew for each arm") {
   CHECK(neox[3].model.rotary_dim == 16);
 }
 
+TEST_CASE("an ablation changes keys together") {
+  const Config config = parse(
+      R"({"name": "grid", "ablation": {"context": [{"train.sequence_length": 64, "train.micro_batch": 256},
+          {"train.sequence_length": 256, "train.micro_batch": 64}], "train.seed": [1, 2]}})");
+  const std::vector<Config> arms = expand_ablation(config);
+  REQUIRE(arms.size() == 4);
+  CHECK(arms[0].name == "grid/context-64,seed-1");
+  CHECK(arms[3].name == "grid/context-256,seed-2");
+  CHECK(arms[3].train.sequence_length == 256);
+  for (const Config& arm : arms) CHECK(arm.train.sequence_length * arm.train.micro_batch == 64 * 256);
+  const std::vector<AblationFactor> factors = ablation_factors(config);
+  REQUIRE(factors.size() == 2);
+  CHECK(factors[0].name == "context");
+  CHECK(factors[0].keys == std::vector<std::string>{"train.sequence_length", "train.micro_batch"});
+  CHECK(factors[1].keys == std::vector<std::string>{"train.seed"});
+
+  // What follows from a key follows in a group too, and a group is given by --set as an axis is.
+  const std::vector<Config> heads =
+      expand_ablation(parse("{}", {R"(ablation.heads=[{"model.heads":4,"model.channels":256},{"model.heads":8}])"}));
+  REQUIRE(heads.size() == 2);
+  CHECK(heads[0].name == "run/heads-4");
+  CHECK(heads[0].model.head_dim == 64);
+  CHECK(heads[1].model.kv_heads == 8);
+  CHECK(heads[1].model.head_dim == 16);
+
+  // Numbers where the first keys differ or their values do not; a key and a group of one name stay apart.
+  const std::vector<Config> mixed = expand_ablation(parse(
+      R"({"ablation": {"seed": [{"model.layers": 2}, {"model.channels": 64}], "train.seed": [1], "x": [{"threads": 1, "model.heads": 1},
+          {"threads": 1, "model.heads": 2}]}})"));
+  REQUIRE(mixed.size() == 4);
+  CHECK(mixed[0].name == "run/seed-1,train.seed-1,x-1");
+  CHECK(mixed[3].name == "run/seed-2,train.seed-1,x-2");
+
+  // Losses count what every arm predicts, also where an arm keeps the config's own policy.
+  for (const Config& arm : expand_ablation(parse(
+           R"({"data": {"bos": "document"}, "ablation": {"start": [{"data.bos": "none"}, {"model.layers": 2}]}})")))
+    CHECK(arm.data.common_targets == std::vector<BosPolicy>{BosPolicy::none, BosPolicy::document});
+}
+
 TEST_CASE("impossible ablations are refused") {
+  CHECK_THROWS_WITH(expand_ablation(parse(R"({"ablation": {"train.seed": [1, 2], "x": [{"train.seed": 3}]}})")),
+                    R"(run: ablation sets "train.seed" in two places; one combination would hold two values of it)");
+  CHECK_THROWS_WITH(parse(R"({"ablation": {"x": [{"train.sed": 3}]}})"),
+                    R"(test.json: ablation.x[0]: unknown key "train.sed"; did you mean "train.seed"?)");
+  CHECK_THROWS_WITH(parse(R"({"ablation": {"x": [{"model": {"layers": 3}}]}})"),
+                    R"(test.json: ablation.x[0]: "model" cannot be varied; name one field, not a section of them)");
+  CHECK_THROWS_WITH(
+      parse(R"({"ablation": {"x": [{"train.seed": 3}, 4]}})"),
+      "test.json: ablation.x[1]: expected an object of one dotted key or more, which change together, with the "
+      "value of each, found the integer 4");
+  CHECK_THROWS_WITH(
+      parse(R"({"ablation": {"x,y": [{"train.seed": 3}]}})"),
+      R"(test.json: ablation: "x,y" names keys that change together; expected letters, digits and "_.+-", the first a letter, digit or "_")");
+  CHECK_THROWS_WITH(
+      expand_ablation(parse(R"({"ablation": {"x": [{"data.bos": "none", "data.common_targets": ["none"]}]}})")),
+      "run: ablation: data.common_targets cannot vary beside data.bos, which sets it for all arms");
   CHECK_THROWS_WITH(expand_ablation(parse("{}")),
                     R"(run: ablation names no key to vary; give e.g. {"data.bos": ["none", "sequence"]})");
   CHECK_THROWS_WITH(parse(R"({"ablation": {"data.boss": ["none"]}})"),

@@ -51,7 +51,10 @@ Json random_value(const FieldSpec& spec, Random& random) {
       return spec.text.form == TextForm::any ? "quote \" tab \t \xc3\xa9 \xf0\x9f\x8e\x89"
                                              : "part_" + std::to_string(between(random, 0, 99));
     case FieldKind::text_list: return Json::array();
-    case FieldKind::axes: return Json{{"train.seed", {1, between(random, 2, 9)}}, {"model.rope_theta", {1e4, 2.5e5}}};
+    case FieldKind::axes:
+      return Json{{"train.seed", {1, between(random, 2, 9)}},
+                  {"model.rope_theta", {1e4, 2.5e5}},
+                  {"context", {{{"train.micro_batch", between(random, 1, 9)}, {"train.steps", 300}}}}};
     case FieldKind::section: {
       Json object = Json::object();
       for (const FieldSpec& child : spec.children)

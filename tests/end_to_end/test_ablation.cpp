@@ -1,3 +1,6 @@
+#include <filesystem>
+#include <iterator>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "tests/catch.h"
@@ -66,7 +69,7 @@ TEST_CASE("ablate trains every arm and compares them") {
     const std::string runs = "; folders in it are runs, among them bos-none: give runs/small/*/";
     const std::string one = "; folders in it are runs, among them bos-none: give runs/small/bos-none";
     place.write("runs/small/report.html", "");
-    refused("compare runs/small/*", "runs/small/report.html" + no_run + "it is a file");
+    refused("compare runs/small/*", "runs/small/ablation.json" + no_run + "it is a file");
     refused("compare runs/small", "runs/small" + no_run + "it holds no config.json" + runs);
     refused("compare runs", "runs" + no_run + "it holds no config.json");
     const std::string checkpoint = "runs/small/bos-none/checkpoints/step_00000060";
@@ -107,6 +110,193 @@ TEST_CASE("ablate trains every arm and compares them") {
     for (const char* file : {"full.json", "full.json.partial", "dump.json.partial"})
       CHECK(!std::filesystem::exists(place.path() / file));
   }
+}
+
+TEST_CASE("ablate trains several arms at a time, and they are those that train by themselves") {
+  const Workplace place;
+  const std::string grid = "ablate config.json --no-html --set 'ablation.train.seed=[1,2]' --set name=grid";
+  const Outcome outcome = place.run(grid + " --jobs 3", "OMP_NUM_THREADS=6");
+  INFO(outcome.output);
+  REQUIRE(outcome.status == 0);
+  const std::filesystem::path folder = place.path() / "runs/grid";
+  for (const char* arm : {"bos-sequence,seed-1", "bos-sequence,seed-2", "bos-none,seed-1", "bos-none,seed-2"}) {
+    CHECK(contains(outcome.output,
+                   std::string(": grid/") + arm + " begins; what it prints: runs/grid/" + arm + "/train.log\n"));
+    CHECK(contains(outcome.output, std::string(": grid/") + arm + " is done, in "));
+    CHECK(contains(place.read(std::string("runs/grid/") + arm + "/train.log"), "run: runs/grid/" + std::string(arm)));
+  }
+  CHECK(contains(outcome.output, "bos-sequence → bos-none (data.bos), seeds 1, 2"));
+  CHECK(contains(outcome.output, "The arms differ in what was to vary alone: data.bos."));
+  REQUIRE(place.run("train runs/grid/bos-none,seed-2/arm.json --set name=alone").status == 0);
+  for (const char* log : {"metrics.jsonl", "probes.jsonl", "events.jsonl"})
+    CHECK(test::timeless_lines(folder / "bos-none,seed-2" / log) ==
+          test::timeless_lines(place.path() / "runs/alone" / log));
+
+  SECTION("what is done is not trained again, what is not is resumed, and the comparison comes at the end") {
+    std::filesystem::remove_all(folder / "bos-none,seed-1");
+    const std::string before = place.read("runs/grid/bos-none,seed-2/metrics.jsonl");
+    CHECK(place.run(grid + " --jobs 2").status == 1);
+    const Outcome resumed = place.run(grid + " --jobs 2 --resume");
+    INFO(resumed.output);
+    CHECK(resumed.status == 0);
+    CHECK(contains(resumed.output,
+                   "arm 4 of 4: grid/bos-none,seed-2\nruns/grid/bos-none,seed-2: all 60 steps are done already"));
+    CHECK(contains(resumed.output, "arm 3 of 4: grid/bos-none,seed-1 is done, in "));
+    CHECK(contains(resumed.output, "(data.bos), seeds 1, 2"));
+    CHECK(place.read("runs/grid/bos-none,seed-2/metrics.jsonl") == before);
+    const Outcome other = place.run(grid + " --resume --set train.optimizer.learning_rate=0.02");
+    CHECK(other.status == 1);
+    CHECK(contains(other.output, "the run was begun with train.optimizer.learning_rate = 0.01, not 0.02"));
+    CHECK_FALSE(contains(other.output, "arm 1"));  // before any arm
+  }
+  SECTION("compare knows what the ablation varies, and takes the user's word before it") {
+    const Outcome compared = place.run("compare runs/grid/*/ --no-html --json all.json");
+    INFO(compared.output);
+    CHECK(compared.status == 0);
+    CHECK(contains(compared.output, "what was to vary alone: data.bos."));
+    const auto json = nlohmann::ordered_json::parse(place.read("all.json"));
+    CHECK(json["varied"] == nlohmann::ordered_json::parse(R"([{"name": "data.bos", "keys": ["data.bos"]}])"));
+    CHECK(json["pairs"][0]["numbers"][0]["low"].is_number());
+    const Outcome stated = place.run("compare runs/grid/*/ --no-html --ablated train.steps,model.layers");
+    INFO(stated.output);
+    CHECK(contains(stated.output,
+                   "NOT COMPARABLE: besides what was to vary (train.steps,model.layers (train.steps and model.layers)) "
+                   "the arms differ in data.bos"));
+    CHECK(contains(place.run("compare runs/alone --no-html --ablated model.layer").output,
+                   "--ablated model.layer: unknown key \"model.layer\"; did you mean \"model.layers\"?"));
+    CHECK(contains(place.run("compare runs/alone --no-html --json all.json").output, "all.json: exists"));
+  }
+}
+
+TEST_CASE("on the CPU arms at a time share the threads that a config leaves open") {
+  const Workplace place;
+  const auto threads_of = [&](const std::string& arguments) {
+    const Outcome outcome = place.run("ablate config.json --no-html --set train.steps=5 --set name=" + arguments,
+                                      "export OMP_NUM_THREADS=6;");
+    INFO(outcome.output);
+    CHECK(outcome.status == 0);
+    const std::string config = place.read("runs/" + arguments.substr(0, arguments.find(' ')) + "/bos-none/config.json");
+    const std::size_t end = config.find(" threads\"");
+    return config.substr(end - 3, 3);
+  };
+  CHECK(threads_of("shared --set threads=0 --jobs 2") == ", 3");
+  CHECK(threads_of("one --set threads=0") == ", 6");
+  CHECK(threads_of("own --set threads=2 --jobs 2") == ", 2");
+}
+
+TEST_CASE("an arm that fails holds up no other, and is named") {
+  const Workplace place;
+  const std::string arms =
+      "ablate config.json --no-html --set "
+      "'ablation={\"train.optimizer.learning_rate\":[1e30,0.01],\"data.bos\":[\"none\"]}' --set name=";
+  for (const std::string jobs : {"1", "2"}) {
+    const Outcome outcome = place.run(arms + "fail-" + jobs + " --jobs " + jobs);
+    INFO(outcome.output);
+    CHECK(outcome.status == 1);
+    const std::string failed = "fail-" + jobs + "/learning_rate-1e+30,bos-none";
+    CHECK(contains(outcome.output, "arm 1 of 2: " + failed + " has failed: exit status 1"));
+    CHECK(contains(outcome.output, "is not finite"));
+    CHECK(contains(outcome.output, "learning_rate-0.01,bos-none (BOS none) is at step 60 of 60"));  // the comparison
+    CHECK(contains(outcome.output,
+                   "1 of 2 arms are not done; go on with: sinkscope ablate config.json --set 'ablation={"));
+    CHECK(contains(outcome.output, "--resume\n  " + failed + ": exit status 1\n"));
+  }
+}
+
+TEST_CASE("a signal to an ablation stops all its arms in order, and it goes on from there") {
+  const Workplace place;
+  const std::string wait_for_both =
+      "for i in $(seq 1200); do [ -s runs/long/bos-none/metrics.jsonl ] && [ -s runs/long/bos-sequence/metrics.jsonl ] "
+      "&& break; sleep 0.1; done; ";
+  const std::string arguments =
+      "ablate config.json --no-html --set name=long --set train.steps=100000 --set checkpoint.every=0 --jobs 2";
+  const auto stopped = [&](const std::string& how, const std::string& more = "") {
+    return place.run(arguments + more + " & program=$!; " + wait_for_both + how);
+  };
+  const Outcome outcome = stopped("kill -TERM $program; wait $program; echo \"status $?\"");
+  INFO(outcome.output);
+  CHECK(contains(outcome.output, "status 143"));
+  CHECK(contains(outcome.output, "stopping: 2 arms save a checkpoint"));
+  CHECK(contains(outcome.output,
+                 "stopped; go on with: sinkscope ablate config.json --set 'name=long' --set 'train.steps=100000' --set "
+                 "'checkpoint.every=0' --jobs 2 --no-html --resume\n"));
+  const auto checkpoints = [&](const char* arm) {
+    const std::filesystem::path folder = place.path() / "runs/long" / arm / "checkpoints";
+    return std::filesystem::exists(folder) ? std::distance(std::filesystem::directory_iterator(folder), {}) : 0;
+  };
+  for (const char* arm : {"bos-none", "bos-sequence"}) CHECK(checkpoints(arm) == 1);
+
+  // Killed itself, it leaves no process behind, and nothing that cannot be resumed.
+  const Outcome killed = stopped(
+      "for arm in bos-none bos-sequence; do for i in $(seq 1200); do grep -q resumed runs/long/$arm/events.jsonl && "
+      "break; sleep 0.1; done; done; "
+      "kill -KILL $program; for arm in bos-none bos-sequence; do flock -w 60 runs/long/$arm/lock true && echo free; "
+      "done",
+      " --resume");
+  INFO(killed.output);
+  CHECK(contains(killed.output, "free\nfree\n"));
+  for (const char* arm : {"bos-none", "bos-sequence"}) CHECK(checkpoints(arm) == 2);
+
+  // One arm by itself, from the file that the ablation left.
+  const Outcome alone = place.run(
+      "train runs/long/bos-none/arm.json --resume & program=$!; for i in $(seq 1200); do "
+      "[ $(grep -c resumed runs/long/bos-none/events.jsonl) = 2 ] && break; sleep 0.1; done; "
+      "kill -INT $program; wait $program; echo \"status $?\"");
+  INFO(alone.output);
+  CHECK(contains(alone.output, "go on with: sinkscope train runs/long/bos-none/arm.json --resume"));
+  CHECK(contains(alone.output, "status 130"));
+}
+
+TEST_CASE("one arm after another stops at a signal, and an arm in use is waited for") {
+  const Workplace place;
+  const std::string arguments = "ablate config.json --no-html --set name=long --set train.steps=100000";
+  const std::string wait =
+      "for i in $(seq 1200); do [ -s runs/long/bos-sequence/metrics.jsonl ] && break; sleep 0.1; done; ";
+  const Outcome outcome =
+      place.run(arguments + " & program=$!; " + wait + "kill -HUP $program; wait $program; echo \"status $?\"");
+  INFO(outcome.output);
+  CHECK(contains(outcome.output, "status 129"));
+  CHECK(contains(outcome.output, "arm 1 of 2: long/bos-sequence"));
+  CHECK_FALSE(contains(outcome.output, "arm 2 of 2"));
+  CHECK(contains(outcome.output, "stopped; go on with: sinkscope ablate config.json"));
+  CHECK(!std::filesystem::exists(place.path() / "runs/long/bos-none"));
+
+  REQUIRE(place.run("ablate config.json --no-html --set name=used").status == 0);
+  std::filesystem::remove_all(place.path() / "runs/used/bos-none");
+  std::filesystem::create_directory(place.path() / "runs/used/bos-none");
+  const Outcome waited = place.run("ablate config.json --no-html --set name=used --resume",
+                                   "flock runs/used/bos-none/lock sleep 1 & sleep 0.3;");
+  INFO(waited.output);
+  CHECK(waited.status == 0);
+  CHECK(contains(waited.output, "arm 2 of 2: used/bos-none waits: runs/used/bos-none: is in use by another process"));
+  CHECK(contains(waited.output, "May the arms be compared?"));
+}
+
+TEST_CASE("every arm of the shipped grids can be planned") {
+  const Workplace place;
+  int grids = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(SINKSCOPE_CONFIGS)) {
+    if (!entry.path().filename().string().starts_with("ablation-")) continue;
+    ++grids;
+    const Outcome outcome = place.run("ablate '" + entry.path().string() +
+                                      "' --dry-run --no-html --set device=cpu --set model.vocab_size=16384");
+    INFO(outcome.output);
+    CHECK(outcome.status == 0);
+    CHECK(contains(outcome.output, "arm 9 of 9: " + entry.path().stem().string() + "/"));
+  }
+  CHECK(grids == 5);
+}
+
+TEST_CASE("ablate says which devices it cannot take") {
+  const Workplace place;
+  const auto refusal = [&](const std::string& arguments) {
+    return place.run("ablate config.json --no-html --set device=cpu " + arguments).output;
+  };
+  CHECK(contains(
+      refusal("--devices 0"),
+      "--devices 0: names GPUs, and small/bos-sequence computes on the CPU; --jobs N alone divides its threads"));
+  CHECK(contains(refusal("--jobs 0"), "--jobs"));
+  CHECK(!std::filesystem::exists(place.path() / "runs"));
 }
 
 TEST_CASE("a dry run prints the plan and writes nothing") {

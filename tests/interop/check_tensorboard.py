@@ -4,18 +4,21 @@
 usage: check_tensorboard.py RUN_DIR
 
 Needs the packages tensorboard and numpy. Checks that every step stands once, that scalars equal
-those of metrics.jsonl and probes.jsonl to fp32 precision, and that histograms and images are there
-and readable. Exit status 0 when all holds.
+those of metrics.jsonl and probes.jsonl to fp32 precision, that histograms and images are there
+and readable, and that the hyperparameters are those of config.json and the layout's charts find curves. Exit status 0 when all holds.
 """
 import argparse
 import json
 import math
 import pathlib
+import re
 import struct
 import sys
 
 try:
     from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.plugins.custom_scalar import layout_pb2
+    from tensorboard.plugins.hparams import plugin_data_pb2
 except ImportError as error:
     sys.exit(f"check_tensorboard.py: needs the package tensorboard: {error}")
 
@@ -148,6 +151,42 @@ def check_histograms(reader):
     return count
 
 
+def flat(section, path):
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{path}.{key}")
+        elif isinstance(value, (bool, int, float, str)):
+            yield f"{path}.{key}", value
+
+
+def check_hyperparameters(run, reader):
+    """The settings that TensorBoard's own messages hold are those of the run."""
+    content = {tag: plugin_data_pb2.HParamsPluginData.FromString(data)
+               for tag, data in reader.PluginTagToContent("hparams").items()}
+    found = {}
+    for name, value in content["_hparams_/session_start_info"].session_start_info.hparams.items():
+        found[name] = getattr(value, value.WhichOneof("kind"))
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    expected = {name: value for section in ("model", "data", "train") for name, value in flat(config[section], section)}
+    if found != expected:
+        raise SystemExit(f"hyperparameters are {found}, the config's {expected}")
+    named = [info.name for info in content["_hparams_/experiment"].experiment.hparam_infos]
+    if sorted(named) != sorted(expected):
+        raise SystemExit(f"the experiment names {named}, the config holds {sorted(expected)}")
+    return len(found)
+
+
+def check_layout(reader):
+    """Charts of the custom layout that find a curve, of how many."""
+    layout = layout_pb2.Layout.FromString(reader.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    tags = reader.Tags()["scalars"]
+    charts = [chart for category in layout.category for chart in category.chart]
+    drawn = sum(any(re.search(tag, name) for tag in chart.multiline.tag for name in tags) for chart in charts)
+    if drawn < len(charts) // 2:
+        raise SystemExit(f"only {drawn} of {len(charts)} charts of the layout find a curve in {tags}")
+    return drawn, len(charts)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=pathlib.Path)
@@ -165,8 +204,11 @@ def main():
     probes = run / "probes.jsonl"
     if probes.exists() and probes.stat().st_size > 0 and (images == 0 or histograms == 0):
         raise SystemExit(f"{run}: there are probe passes, but {images} images and {histograms} histograms")
+    hyperparameters = check_hyperparameters(run, reader)
+    drawn, charts = check_layout(reader)
     print(f"{run}: {scalars} scalars of {len(expected)} tags equal the JSON logs; "
-          f"{histograms} histograms and {images} images read")
+          f"{histograms} histograms and {images} images read; {hyperparameters} hyperparameters equal the config; "
+          f"{drawn} of {charts} charts of the layout have curves")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ struct Console {
     record.tokens_per_second = 12345;
     record.step_seconds = seconds_later;
     record.sink_score = {0.4375, 0.125};
+    record.gradient_norm = 0.875;
     sink->write(record);
   }
   std::string take() {
@@ -79,7 +80,43 @@ TEST_CASE("the console tells the share of the GPU's peak where it is known") {
   CHECK_FALSE(contains(console.take(), "MFU"));
   record.mfu = 0.4412;
   console.sink->write(record);
-  CHECK(contains(console.take(), "  500.0k tokens/s  MFU 44.1 %  left"));
+  CHECK(contains(console.take(), "  500.0k tokens/s  left 0 s  MFU 44.1 %  gradient "));
+}
+
+TEST_CASE("the console tells sink rate, phase and step-up layer as they are known") {
+  Console console(plain(1));
+  console.step(1);
+  const std::string before = console.take();
+  for (const char* word : {"Sink_0", "l*", "wandering"}) CHECK_FALSE(contains(before, word));
+  ProbeRecord probe;
+  probe.set = "natural_short";
+  probe.step_up_layer = 5;
+  console.sink->write(probe);  // not the set that phases are read from
+  probe.set = "natural_bos";
+  probe.phase = "wandering";
+  probe.step_up_layer.reset();
+  console.sink->write(probe);
+  StepRecord record;
+  record.step = 2;
+  record.sink_score = {0.25};
+  record.sink_rate = {0.0625, 0.5};
+  record.gradient_norm = 1.25;
+  record.mfu = 0.5;
+  console.sink->write(record);
+  CHECK(contains(console.take(), "  sink 0.250  0 tokens/s  left 0 s  Sink_0 0.062  wandering  MFU 50.0 %  gradient 1.25  l* none\n"));
+  probe.phase = "transition";
+  probe.step_up_layer = 3;
+  console.sink->write(probe);
+  console.sink->write(record);
+  CHECK(contains(console.take(), "  Sink_0 0.062  transition  MFU 50.0 %  gradient 1.25  l* 3\n"));
+}
+
+TEST_CASE("an alert stands on a line of its own, in capitals") {
+  Console console(terminal(60));
+  console.step(3);
+  const std::string bar = console.take();
+  console.sink->write(EventRecord{3, 3, "alert", "loss spike: high", "{}"});
+  CHECK(console.take() == "\r\x1b[Kstep 3  ALERT: loss spike: high\n" + bar);
 }
 
 TEST_CASE("without a terminal the console prints whole lines at its cadence") {
@@ -87,7 +124,7 @@ TEST_CASE("without a terminal the console prints whole lines at its cadence") {
   for (std::int64_t step = 1; step <= 25; ++step) console.step(step);
   const std::string text = console.take();
   CHECK(occurrences(text, "\n") == 3);  // 1, 10, 20
-  CHECK(contains(text, "arm  step 10/100  loss 3.2500  sink 0.438  12.3k tokens/s  left 1:30\n"));
+  CHECK(contains(text, "arm  step 10/100  loss 3.2500  sink 0.438  12.3k tokens/s  left 1:30  gradient 0.875\n"));
   CHECK(contains(text, "step 20/100"));
   CHECK_FALSE(contains(text, "\r"));
   CHECK_FALSE(contains(text, "\x1b"));
@@ -142,11 +179,14 @@ TEST_CASE("without per-step probes the sink score comes from the probe passes ov
   console.sink->write(probe);
   probe.set = "natural";
   probe.sink_score = {0.25};
+  probe.sink_rate = {0.125};
   console.sink->write(probe);
   CHECK(console.take().empty());
   record.step = 2;
   console.sink->write(record);
-  CHECK(contains(console.take(), "sink 0.250"));
+  const std::string line = console.take();
+  CHECK(contains(line, "sink 0.250"));
+  CHECK(contains(line, "Sink_0 0.125"));
   console.step(3);
   console.sink->write(probe);
   console.step(4);
@@ -201,7 +241,8 @@ TEST_CASE("the bar never fills the terminal's width") {
     const std::size_t shown = text.size() - 4;
     CHECK(shown <= static_cast<std::size_t>(std::max(width - 1, 1)));
     if (width >= 40) CHECK(contains(text, "step 50/100  loss 3.2500"));
-    CHECK(contains(text, "[####") == (width >= 80));
+    CHECK(contains(text, "left 50 s") == (width >= 80));  // before the gradient, which goes for it
+    CHECK(contains(text, "[####") == (width >= 200));
     if (width >= 200) CHECK(text.rfind("\r\x1b[Karm  [", 0) == 0);
   }
 }

@@ -162,6 +162,62 @@ TEST_CASE("An event is text") {
   CHECK(contains(field(field(value, 8), 8), "wandering"));
 }
 
+TEST_CASE("A start gives the config as hyperparameters and a layout of charts, once, and an end says so") {
+  const TemporaryFolder folder;
+  write_file(folder / "config.json",
+             R"({"name": "a", "model": {"layers": 3, "bias": true}, "data": {"bos": "none", "train": ["x"]},
+      "train": {"optimizer": {"learning_rate": 0.5}}, "run": {"device": "cpu"}})");
+  const EventRecord start{.step = 0, .tokens = 0, .kind = "start", .message = "begins", .data = "{}"};
+  {
+    const auto sink = make_tensorboard_sink(folder.path(), std::nullopt);
+    sink->write(start);
+    sink->write(example_step(1));
+  }
+  const auto values = values_of(events_of(folder.path()).at(1));
+  const auto plugin = [&](const std::string& tag) { return field(field(values.at(tag), 9), 1); };
+  CHECK(field(plugin("_hparams_/session_start_info"), 1) == "hparams");
+  std::map<std::string, std::string> hparams;  // name to google.protobuf.Value
+  const std::string session = field(field(plugin("_hparams_/session_start_info"), 2), 3);
+  for (const auto& [number, entry] : fields_of(session))
+    if (number == 1) hparams[field(entry, 1)] = field(entry, 2);
+  REQUIRE(hparams.size() == 4);  // neither lists nor what is outside model, data and train
+  CHECK(double_at(field(hparams.at("model.layers"), 2), 0) == 3.0);
+  CHECK(field(hparams.at("model.bias"), 4) == "1");
+  CHECK(field(hparams.at("data.bos"), 3) == "none");
+  CHECK(double_at(field(hparams.at("train.optimizer.learning_rate"), 2), 0) == 0.5);
+  CHECK(double_at(field(session, 5), 0) > 1.6e9);
+
+  std::vector<std::string> names, metrics;
+  for (const auto& [number, info] : fields_of(field(field(plugin("_hparams_/experiment"), 2), 2))) {
+    if (number == 4) names.push_back(field(info, 1) + " " + field(info, 4));
+    if (number == 5) metrics.push_back(field(field(info, 1), 2));
+  }
+  CHECK(names ==
+        std::vector<std::string>{"model.layers 3", "model.bias 2", "data.bos 1", "train.optimizer.learning_rate 3"});
+  CHECK(metrics.at(0) == "loss/validation_common");
+
+  CHECK(field(plugin("custom_scalars__config__"), 1) == "custom_scalars");
+  const std::string layout = field(field(values.at("custom_scalars__config__"), 8), 8);
+  CHECK(field(field(layout, 2), 1) == "Loss");
+  CHECK(field(field(field(field(layout, 2), 2), 2), 1) == "^loss/train_common$");
+
+  // A resumed run keeps them, without a second copy; one that begins again has new ones alone.
+  make_tensorboard_sink(folder.path(), 1)
+      ->write(EventRecord{.step = 2, .tokens = 0, .kind = "end", .message = "", .data = "{}"});
+  const auto starts = [&] {
+    std::size_t count = 0;
+    for (const std::string& event : events_of(folder.path()))
+      count += values_of(event).count("_hparams_/session_start_info");
+    return count;
+  };
+  CHECK(starts() == 1);
+  const auto ended = values_of(events_of(folder.path()).back());
+  CHECK(field(field(field(field(ended.at("_hparams_/session_end_info"), 9), 1), 2), 4).substr(0, 2) ==
+        std::string("\x08\x01"));
+  make_tensorboard_sink(folder.path(), -1)->write(start);
+  CHECK(starts() == 1);
+}
+
 TEST_CASE("A heatmap is a PNG of the values") {
   const Picture picture = draw_heatmap({0.0, 0.5, 1.0, std::nan("")}, 2, 2, 0.0, 1.0);
   CHECK(picture.width == 32);

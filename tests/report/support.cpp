@@ -20,12 +20,12 @@ StepRecord step_record(const ExampleRun& run, int step) {
   StepRecord record;
   record.step = step;
   record.tokens = step * 1000;
-  record.loss = 4.0 - step / 100.0;
+  record.loss = 4.0 + run.loss - step / 100.0;
   record.loss_common = record.loss - 0.5;
   if (step == run.bad_step) record.loss = record.loss_common = std::numeric_limits<double>::quiet_NaN();
   if (step % 10 == 0) {
-    record.validation_loss = 4.25 - step / 100.0;
-    record.validation_loss_common = 3.75 - step / 100.0;
+    record.validation_loss = 4.25 + run.loss - step / 100.0;
+    record.validation_loss_common = 3.75 + run.loss - step / 100.0;
   }
   record.learning_rate = step <= 90 ? 1e-3 : 5e-5;
   record.gradient_norm = 1.5;
@@ -87,13 +87,14 @@ AssetFolder::AssetFolder(const std::filesystem::path& folder) { ::setenv("SINKSC
 AssetFolder::~AssetFolder() { ::unsetenv("SINKSCOPE_ASSETS"); }
 
 void write_run(const std::filesystem::path& folder, const ExampleRun& run) {
-  const nlohmann::ordered_json config = {
+  nlohmann::ordered_json config = {
       {"name", run.name},
       {"output", "runs"},
       {"data", {{"path", "corpus"}, {"bos", run.bos}, {"common_targets", {"none", "sequence"}}}},
       {"train", {{"steps", 100}, {"sequence_length", 128}, {"seed", run.seed}}},
       {"probes", {{"sink_threshold", 0.3}, {"from_layer", 1}, {"phase", {{"onset", 1.5}, {"window", 3}}}}},
       {"run", {{"started", run.name + " at noon"}, {"dataset_fingerprint", "abc"}}}};
+  config.merge_patch(nlohmann::ordered_json::parse(run.patch));
   write_file(folder / "config.json", config.dump());
   const auto sink = make_jsonl_sink(folder, std::nullopt);
   const std::string set = run.bos == "none" ? "natural" : "natural_bos";

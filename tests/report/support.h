@@ -28,6 +28,8 @@ struct ExampleRun {
   bool step_probes = true;
   int bad_step = 0;         // this step's loss is NaN
   int seed = 1;
+  double loss = 0;           // added to every loss
+  std::string patch = "{}";  // JSON object merged into config.json
 };
 
 /// Writes config.json and the logs. Loss at step s is 4 - s/100, common loss a half less,

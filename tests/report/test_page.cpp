@@ -44,6 +44,19 @@ std::string page_of(const TemporaryFolder& folder, const std::vector<ExampleRun>
 
 }  // namespace
 
+TEST_CASE("the page draws the seeds of an arm in one colour, and tells of them together") {
+  TemporaryFolder folder;
+  const std::string page =
+      page_of(folder, {{"s/a,seed-1", "none"}, {"s/b,seed-1"}, {"s/a,seed-2", "none", 100, 0.01, true, true, 0, 2}});
+  const Json arms = payload_of(page)["arms"];
+  REQUIRE(arms[0]["colour"] == 0);
+  REQUIRE(arms[1]["colour"] == 1);
+  REQUIRE(arms[2]["colour"] == 0);
+  REQUIRE(contains(page, "<th class=\"arm arm0\">a,seed-2</th>"));
+  REQUIRE(contains(page, "<h2>Arms over their seeds</h2>"));
+  REQUIRE(contains(page, "<th>a</th><th>b,seed-1</th>"));
+}
+
 TEST_CASE("the page holds every curve, map and band of every arm") {
   TemporaryFolder folder;
   const std::string page = page_of(folder, {{}, {"sweep/none", "none", 100, 0.0, true, true, 0, 1}});
@@ -52,6 +65,9 @@ TEST_CASE("the page holds every curve, map and band of every arm") {
   REQUIRE(payload["last_step"] == 100);
   REQUIRE(payload["arms"][0]["onset"] == 50);
   REQUIRE(payload["arms"][1]["onset"].is_null());
+  REQUIRE(payload["arms"][1]["colour"] == 1);
+  REQUIRE(contains(page, "<h3>bos → none (data.bos), one seed: 1</h3>"));
+  REQUIRE(contains(page, "<th>sink excess P0</th><td>2.000</td><td>1.000</td><td>-1.000</td><td>none: one seed</td>"));
   REQUIRE(payload["arms"][0]["phases"][1]["phase"] == "transition");
   REQUIRE(payload["arms"][0]["low_rate"][0]["from"] == 91);
   for (const char* id : {"excess", "score", "rate"}) {

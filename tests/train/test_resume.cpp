@@ -2,6 +2,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "engine/metrics/sinks.h"
 #include "tests/catch.h"
@@ -46,12 +47,19 @@ void crash_at(const Config& config, std::int64_t step, bool resume = false) {
 TEST_CASE("a run that crashed anywhere and was resumed equals one that was not, bit for bit") {
   TemporaryFolder folder;
   test::make_dataset(folder.path());
-  // Validation losses at every second step, so that their slope reaches over a resume; pictures at every third pass.
+  // Validation losses at every second step, so that their slope reaches over a resume; pictures at every third pass;
+  // alerts that depend on what was before.
   const auto named = [&](const std::string& name) {
     return small_config(folder.path(),
-                        {"name=" + name, "evaluation.every=2", "log.heatmap_every=3", "probes.phase.window=4"});
+                        {"name=" + name, "evaluation.every=2", "log.heatmap_every=3", "probes.phase.window=4",
+                         "alerts.window=4", "alerts.loss_spike=0.01", "probes.phase.onset=0.1", "alerts.sink_collapse=0.6",
+                         "train.optimizer.learning_rate=0.1"});
   };
   const fs::path whole = train_quietly(named("whole")).run_directory;
+  std::set<std::string> alerts;
+  for (const EventRecord& event : read_event_records(whole))
+    if (event.kind == "alert" && event.step > 5) alerts.insert(nlohmann::json::parse(event.data).at("name"));
+  CHECK(alerts == std::set<std::string>{"loss_spike", "sink_collapse"});
   CHECK(read_probe_records(whole).back().set == "repeated");
   for (const ProbeRecord& record : read_probe_records(whole)) {
     CHECK(record.phase.has_value() == (record.set == "natural_bos"));
@@ -216,13 +224,14 @@ TEST_CASE("a resume with another config or without a run is refused") {
   CHECK(train_error(small_config(folder.path(), {"train.optimizer.beta2=0.9"}), true) ==
         file + ": the run was begun with train.optimizer.beta2 = 0.95, not 0.9; give the config it was begun with, or "
                "another name");
-  CHECK(train_error(small_config(folder.path(), {"checkpoint.every=3", "threads=1"}), true).empty());
+  CHECK(train_error(small_config(folder.path(), {"checkpoint.every=3", "threads=1", "alerts.loss_spike=9"}), true).empty());
   const auto events = read_event_records(folder.path() / "runs/small");
   const auto resumed =
       std::find_if(events.begin(), events.end(), [](const EventRecord& e) { return e.kind == "resume"; });
   REQUIRE(resumed != events.end());
   CHECK(nlohmann::json::parse(resumed->data).at("changed") ==
-        nlohmann::json::parse(R"({"threads": {"before": 2, "now": 1}, "checkpoint.every": {"before": 5, "now": 3}})"));
+        nlohmann::json::parse(R"({"threads": {"before": 2, "now": 1}, "checkpoint.every": {"before": 5, "now": 3},
+                                 "alerts.loss_spike": {"before": 8.0, "now": 9.0}})"));
 }
 
 }  // namespace

@@ -9,20 +9,23 @@ namespace {
 
 TEST_CASE("the loop's state survives its text") {
   const LoopState state{.step = 41, .sample = 123456789012, .validation_loss = 3.0000000000000004,
-                        .validation_losses = {1.0 / 3.0, 3.0000000000000004}, .phase_detector = "{\"a\": [1]}"};
+                        .validation_losses = {1.0 / 3.0, 3.0000000000000004}, .phase_detector = "{\"a\": [1]}",
+                        .alerts = "{\"b\": 2}"};
   const LoopState back = loop_state_from_text(to_text(state), "state.json");
   CHECK(back.step == state.step);
   CHECK(back.sample == state.sample);
   CHECK(back.validation_loss == state.validation_loss);
   CHECK(back.validation_losses == state.validation_losses);
   CHECK(back.phase_detector == state.phase_detector);
+  CHECK(back.alerts == state.alerts);
   CHECK(!loop_state_from_text(to_text(LoopState{}), "state.json").validation_loss);
 }
 
-TEST_CASE("a state from before the window of validation losses is read, and its slope begins anew") {
+TEST_CASE("a state from before the window of validation losses and from before alerts is read, and both begin anew") {
   const LoopState one = loop_state_from_text(
       R"({"step": 4, "sample": 8, "validation_loss": 2.5, "phase_detector": ""})", "state.json");
   CHECK(one.validation_losses == std::vector<double>{2.5});
+  CHECK(one.alerts.empty());  // there were none either
   const LoopState none = loop_state_from_text(R"({"step": 4, "sample": 8, "phase_detector": ""})", "state.json");
   CHECK(none.validation_losses.empty());
   CHECK_THROWS_WITH(loop_state_from_text(R"({"step": 4, "sample": 8, "validation_losses": [1, "x"]})", "state.json"),

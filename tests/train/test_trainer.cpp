@@ -2,6 +2,7 @@
 #include <atomic>
 #include <cmath>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/config/load.h"
@@ -247,9 +248,87 @@ TEST_CASE("a run that diverges stops with the step and the tensor named") {
   CHECK(error.find("step 2: the loss is not finite; the first tensor that is not: ") != std::string::npos);
   const auto events = read_event_records(folder.path() / "runs/small");
   REQUIRE(!events.empty());
-  CHECK(events.back().kind == "warning");
+  CHECK(events.back().kind == "alert");
   CHECK(events.back().step == 2);
+  CHECK(test::contains(error, events.back().message));
+  const auto data = nlohmann::json::parse(events.back().data);
+  CHECK(data.at("name") == "non_finite");
+  CHECK(data.at("value").is_string());
+  CHECK(!data.at("tensor").get<std::string>().empty());
   CHECK(read_step_records(folder.path() / "runs/small").size() == 1);
+}
+
+TEST_CASE("without the alert a run that diverges stops all the same, with a warning") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const std::string error =
+      train_error(small_config(folder.path(), {"train.optimizer.learning_rate=1e38", "train.schedule.warmup_steps=0",
+                                               "alerts.non_finite=false"}));
+  CHECK(test::contains(error, "step 2: the loss is not finite"));
+  CHECK(read_event_records(folder.path() / "runs/small").back().kind == "warning");
+}
+
+TEST_CASE("the command of the alert that stops a run is run to its end, with the alert already logged") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const std::string run = (folder.path() / "runs/small").string();
+  train_error(small_config(folder.path(), {"train.optimizer.learning_rate=1e38", "train.schedule.warmup_steps=0",
+                                           R"(alerts.command=["/bin/sh","-c","sleep 0.2; cat; tail -n 1 $SINKSCOPE_ALERT_RUN/events.jsonl"])"}));
+  const std::string log = test::read_file(folder.path() / "runs/small/alerts.log");
+  const std::string line = log.substr(0, log.find('\n') + 1);
+  CHECK(test::contains(line, "non_finite"));
+  CHECK(log == line + line);
+}
+
+TEST_CASE("a command that fails or hangs changes nothing of a run but for one warning") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const std::vector<std::string> many = {"alerts.window=4", "alerts.loss_spike=0.01", "train.optimizer.learning_rate=0.1",
+                                         "probes.phase.onset=0.1", "alerts.sink_collapse=0.6", "alerts.command_timeout=0.3"};
+  const auto run_of = [&](const std::string& name, const std::string& command) {
+    std::vector<std::string> overrides = many;
+    overrides.push_back("name=" + name);
+    overrides.push_back("alerts.command=" + command);
+    const TrainResult result = train_quietly(small_config(folder.path(), overrides));
+    CHECK(result.finished);
+    return result.run_directory;
+  };
+  const auto quiet = run_of("quiet", "[]");
+  CHECK(!std::filesystem::exists(quiet / "alerts.log"));
+  const auto alerts = read_event_records(quiet);
+  CHECK(std::count_if(alerts.begin(), alerts.end(), [](const EventRecord& e) { return e.kind == "alert"; }) > 1);
+  for (const char* command : {R"(["/bin/sh","-c","exit 9"])", R"(["sleep","1000"])", R"(["no-such-program"])"}) {
+    INFO(command);
+    const auto run = run_of("run" + std::to_string(std::string(command).size()), command);
+    CHECK(test::timeless_lines(run / "metrics.jsonl") == test::timeless_lines(quiet / "metrics.jsonl"));
+    auto lines = test::timeless_lines(run / "events.jsonl");
+    CHECK(std::erase_if(lines, [](const std::string& line) { return test::contains(line, "alerts.command"); }) == 1);
+    CHECK(lines == test::timeless_lines(quiet / "events.jsonl"));
+  }
+}
+
+TEST_CASE("a run tells its plan before its first step, and a finished one that is resumed does not") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const Config config = small_config(folder.path());
+  const RunPlan planned = plan_run(config);
+  for (const bool resume : {false, true}) {
+    std::vector<RunPlan> told;
+    TrainOptions options;
+    options.resume = resume;
+    options.announce = [&](const RunPlan& plan) {
+      told.push_back(plan);
+      CHECK(read_step_records(folder.path() / "runs/small").empty());
+    };
+    train(config, std::move(options));
+    REQUIRE(told.size() == (resume ? 0 : 1));
+    if (resume) continue;
+    CHECK(told[0].config.model.vocab_size == 258);
+    CHECK(told[0].parameters == planned.parameters);
+    CHECK(total_bytes(told[0].memory) == total_bytes(planned.memory));
+    CHECK(told[0].dataset_fingerprint == planned.dataset_fingerprint);
+    CHECK(test::contains(told[0].device, "fp32, "));
+  }
 }
 
 /// Weight decay at this rate takes the weights beyond the largest float in the first step, though the
@@ -271,8 +350,7 @@ TEST_CASE("weights that are not finite are never saved, and no good ones are rem
   const auto events = read_event_records(run);
   REQUIRE(events.size() == 2);
   CHECK(events[0].kind == "start");
-  CHECK(events[1].kind == "warning");
-
+  CHECK(events[1].kind == "alert");
 }
 
 TEST_CASE("a run that diverges keeps its last good checkpoint, and goes on from it") {
@@ -310,7 +388,7 @@ TEST_CASE("a validation loss that is not finite stops the run, which then has no
   CHECK(test::contains(error, "step 1: the validation loss is not finite; the first tensor that is not: parameter "));
   const auto run = folder.path() / "runs/small";
   CHECK(read_step_records(run).size() == 1);
-  for (const EventRecord& event : read_event_records(run)) CHECK((event.kind == "start" || event.kind == "warning"));
+  for (const EventRecord& event : read_event_records(run)) CHECK((event.kind == "start" || event.kind == "alert"));
   CHECK(!newest_checkpoint(run / "checkpoints"));
 }
 

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "engine/files/replacement.h"
+#include "tools/report/comparison.h"
 #include "tools/report/format.h"
 #include "tools/report/series.h"
 #include "tools/report/svg.h"
@@ -336,33 +337,14 @@ class Figure {
   double last_token_ = 0, height_ = 0;
 };
 
-/// What differences() reads of a run, without its logs.
-RunData settings_alone(const RunData& run) {
-  RunData result;
-  result.directory = run.directory;
-  result.name = run.name;
-  result.settings = run.settings;
-  return result;
-}
-
-bool same_but_seed(const RunData& a, const RunData& b) {
-  for (const Difference& difference : differences({settings_alone(a), settings_alone(b)}))
-    if (difference.key != "train.seed" && !difference.key.starts_with("run.")) return false;
-  return true;
-}
-
 }  // namespace
 
 std::vector<RunStyle> run_styles(const std::vector<RunData>& runs) {
   std::vector<RunStyle> styles;
-  std::size_t colours = 0;
-  for (std::size_t i = 0; i < runs.size(); ++i) {
-    RunStyle style{colours, 0};
-    for (std::size_t j = 0; j < i; ++j)
-      if (same_but_seed(runs[i], runs[j])) style = {styles[j].colour, styles[j].dash + 1};
-    if (style.dash == 0) ++colours;
-    styles.push_back(style);
-  }
+  const std::vector<std::size_t> arms = arms_of(runs);
+  for (std::size_t i = 0; i < runs.size(); ++i)
+    styles.push_back({arms[i], static_cast<std::size_t>(
+                                   std::count(arms.begin(), arms.begin() + static_cast<std::ptrdiff_t>(i), arms[i]))});
   return styles;
 }
 

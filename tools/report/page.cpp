@@ -35,8 +35,8 @@ std::string cell(const char* element, const std::string& text) {
 
 std::string head_row(const std::string& corner, const std::vector<ArmSummary>& arms) {
   std::string html = "<thead><tr>" + cell("th", corner);
-  for (std::size_t i = 0; i < arms.size(); ++i)
-    html += "<th class=\"arm arm" + std::to_string(i % 8) + "\">" + escape_html(arms[i].label) + "</th>";
+  for (const ArmSummary& arm : arms)
+    html += "<th class=\"arm arm" + std::to_string(arm.colour % 8) + "\">" + escape_html(arm.label) + "</th>";
   return html + "</tr></thead>";
 }
 
@@ -64,12 +64,50 @@ std::string comparability_html(const std::vector<Statement>& statements) {
   return html + "</ul></section>";
 }
 
-std::string differences_html(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
-  if (runs.size() < 2) return "";
+std::string differences_html(const std::vector<ArmSummary>& arms, const Comparison& comparison) {
+  if (arms.size() < 2) return "";
   std::vector<TableRow> rows;
-  for (Difference& difference : differences(runs)) rows.push_back({difference.key, std::move(difference.values)});
+  for (const SettingDifference& setting : comparison.settings)
+    rows.push_back({setting.key + influence_suffix(setting), setting.values});
   std::string html = "<section><h2>Settings that differ</h2>";
   html += rows.empty() ? "<p>None.</p>" : table_html("setting", arms, rows);
+  return html + "</section>";
+}
+
+std::string cells_html(const std::vector<std::vector<std::string>>& cells) {
+  std::string html = "<div class=\"scroll\"><table>";
+  for (std::size_t row = 0; row < cells.size(); ++row) {
+    html += row == 0 ? "<thead><tr>" : "<tr>";
+    for (std::size_t column = 0; column < cells[row].size(); ++column)
+      html += cell(row == 0 || column == 0 ? "th" : "td", cells[row][column]);
+    html += row == 0 ? "</tr></thead><tbody>" : "</tr>";
+  }
+  return html + "</tbody></table></div>";
+}
+
+/// The arms over their seeds, and the differences between them.
+std::string pairs_html(const std::vector<RunData>& runs, const std::vector<ArmSummary>& summaries,
+                       const Comparison& comparison) {
+  std::string html;
+  if (comparison.arms.size() < runs.size()) {
+    std::vector<std::vector<std::string>> cells = {{""}};
+    for (const ComparedArm& arm : comparison.arms) cells.front().push_back(arm.label);
+    for (const TableRow& row : arm_rows(runs, summaries, comparison)) {
+      cells.push_back({row.label});
+      cells.back().insert(cells.back().end(), row.values.begin(), row.values.end());
+    }
+    html +=
+        "<section id=\"arm_table\"><h2>Arms over their seeds</h2><p class=\"note\">Mean (smallest .. largest).</p>" +
+        cells_html(cells) + "</section>";
+  }
+  if (comparison.pairs.empty()) return html;
+  html += "<section id=\"pairs\"><h2>Differences between arms, paired by seed</h2><p class=\"note\">" +
+          escape_html(pair_method(comparison)) + "</p>";
+  for (const ArmPair& pair : comparison.pairs) {
+    html += cell("h3", pair_title(comparison, pair));
+    if (!pair.left_out.empty()) html += list_html(pair.left_out);
+    if (!pair.numbers.empty()) html += cells_html(pair_cells(comparison, pair));
+  }
   return html + "</section>";
 }
 
@@ -90,6 +128,7 @@ std::string whole_page(const PageContent& content, const std::string& payload, b
                           {"reading", content.reading},
                           {"summary", content.summary},
                           {"comparability", content.comparability},
+                          {"pairs", content.pairs},
                           {"differences", content.differences},
                           {"notes", content.notes},
                           {"payload", payload},
@@ -102,21 +141,24 @@ std::string whole_page(const PageContent& content, const std::string& payload, b
 
 }  // namespace
 
-PageContent page_content(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
+PageContent page_content(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms,
+                         const Comparison& comparison) {
   PageContent content;
   content.title = title_of(arms);
   for (const std::string& paragraph : reading(arms)) content.reading += cell("p", paragraph);
   content.summary = table_html("", arms, summary_rows(arms));
-  content.comparability = comparability_html(comparability(runs, arms));
-  content.differences = differences_html(runs, arms);
+  content.comparability = comparability_html(comparability(runs, arms, comparison));
+  content.pairs = pairs_html(runs, arms, comparison);
+  content.differences = differences_html(arms, comparison);
   content.notes = list_html(reading_notes(runs, arms));
   return content;
 }
 
 std::string live_page_html(const PageContent& content) { return whole_page(content, page_payload({}, {}), true); }
 
-std::string page_html(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
-  return whole_page(page_content(runs, arms), page_payload(runs, arms), false);
+std::string page_html(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms,
+                      const Comparison& comparison) {
+  return whole_page(page_content(runs, arms, comparison), page_payload(runs, arms), false);
 }
 
 }  // namespace sinkscope

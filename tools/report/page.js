@@ -76,7 +76,7 @@
   const tooltip = document.getElementById("tooltip");
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const armColour = (arm) => css("--a" + arm % 8);
+  const armColour = (arm) => css("--a" + payload.arms[arm].colour % 8);
   const redraw = () => {
     drawPhases();
     drawEvents();
@@ -93,7 +93,7 @@
 
   function swatch(parent, arm) {
     const node = element("span", parent, "swatch");
-    node.style.background = "var(--a" + arm % 8 + ")";
+    node.style.background = "var(--a" + payload.arms[arm].colour % 8 + ")";
   }
 
   // `lines`: [arm or null, text]; at the pointer, kept inside the window.
@@ -519,7 +519,7 @@
 
   // Shows a payload, the first or a newer one.
   root.SinkscopePage.show = (newer) => {
-    const labels = (p) => JSON.stringify(p.arms.map((arm) => [arm.label, arm.bos]));
+    const labels = (p) => JSON.stringify(p.arms.map((arm) => [arm.label, arm.bos, arm.colour]));
     const armsChanged = labels(payload) !== labels(newer);
     payload = newer;
     lastStep = Math.max(1, payload.last_step);

@@ -361,7 +361,10 @@ std::string page_payload(const std::vector<RunData>& runs, const std::vector<Arm
   std::int64_t last_step = 0;
   for (const ArmSummary& arm : arms) {
     last_step = std::max(last_step, arm.steps);
-    payload["arms"].push_back({{"label", arm.label}, {"bos", arm.bos}, {"phases", spans(arm.phases)},
+    payload["arms"].push_back({{"label", arm.label},
+                               {"bos", arm.bos},
+                               {"colour", arm.colour},
+                               {"phases", spans(arm.phases)},
                                {"low_rate", spans(arm.low_rate)},
                                {"onset", arm.onset ? Json(arm.onset->step) : Json(nullptr)}});
   }

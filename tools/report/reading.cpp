@@ -6,6 +6,7 @@
 #include <functional>
 #include <string_view>
 
+#include "tools/report/comparison.h"
 #include "tools/report/format.h"
 #include "tools/report/summary.h"
 
@@ -38,10 +39,18 @@ std::vector<std::string> values_of(const std::vector<RunData>& runs, std::string
   return values;
 }
 
-std::string by_arm(const std::vector<ArmSummary>& arms, const std::vector<std::string>& values) {
+std::string by_run(const std::vector<ArmSummary>& arms, const std::vector<std::string>& values) {
   std::string text;
   for (std::size_t i = 0; i < arms.size(); ++i)
     text += (i == 0 ? "" : ", ") + arms[i].label + ": " + values[i];
+  return text;
+}
+
+/// Of a setting that the runs of an arm share.
+std::string by_arm(const Comparison& comparison, const std::vector<std::string>& values) {
+  std::string text;
+  for (const ComparedArm& arm : comparison.arms)
+    text += (text.empty() ? "" : ", ") + arm.label + ": " + values[arm.runs.front()];
   return text;
 }
 
@@ -56,30 +65,42 @@ std::optional<std::string> fingerprint_key(const std::vector<RunData>& runs) {
   return std::nullopt;
 }
 
-Statement data_statement(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
+/// Whether the ablation was to vary what begins with `prefix`.
+bool is_varied(const Comparison& comparison, std::string_view prefix) {
+  for (const AblationFactor& factor : comparison.factors)
+    for (const std::string& key : factor.keys)
+      if (comparison.declared && key.starts_with(prefix)) return true;
+  return false;
+}
+
+Statement data_statement(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms,
+                         const Comparison& comparison) {
   if (const auto key = fingerprint_key(runs)) {
     const std::vector<std::string> values = values_of(runs, *key);
     if (std::find(values.begin(), values.end(), kAbsent) != values.end())
       return {false, "Not every arm records which data it read, so that they cannot be checked to be the same."};
+    if (!all_equal(values) && (is_varied(comparison, "data.path") || is_varied(comparison, "data.train")))
+      return {true,
+              "The arms read different data (fingerprints: " + by_arm(comparison, values) + "), which was to vary."};
     if (all_equal(values)) return {true, "All arms read the same data (fingerprint " + values.front() + ")."};
-    return {false, "The arms read different data (fingerprints: " + by_arm(arms, values) + ")."};
+    return {false, "The arms read different data (fingerprints: " + by_arm(comparison, values) + ")."};
   }
   for (const char* key : {"data.path", "data.train", "data.validation"}) {
     const std::vector<std::string> values = values_of(runs, key);
     if (!all_equal(values))
-      return {false, "The arms read different data (" + std::string(key) + ": " + by_arm(arms, values) + ")."};
+      return {false, "The arms read different data (" + std::string(key) + ": " + by_run(arms, values) + ")."};
   }
   return {true, "All arms name the same data; no fingerprint was recorded to prove it."};
 }
 
-Statement equal_statement(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms, std::string_view key,
+Statement equal_statement(const std::vector<RunData>& runs, const Comparison& comparison, std::string_view key,
                           const std::string& when_equal, const std::string& when_not) {
   const std::vector<std::string> values = values_of(runs, key);
   if (all_equal(values)) {
     if (values.front() == kAbsent) return {false, "No arm records " + std::string(key) + "."};
     return {true, when_equal + " (" + std::string(key) + " " + values.front() + ")."};
   }
-  return {false, when_not + " (" + std::string(key) + ": " + by_arm(arms, values) + ")."};
+  return {false, when_not + " (" + std::string(key) + ": " + by_arm(comparison, values) + ")."};
 }
 
 Statement token_statement(const std::vector<ArmSummary>& arms) {
@@ -90,17 +111,94 @@ Statement token_statement(const std::vector<ArmSummary>& arms) {
     equal = equal && arm.tokens == arms.front().tokens && arm.steps == arms.front().steps;
   }
   if (equal) return {true, "All arms have seen the same number of tokens (" + values.front() + ")."};
-  return {false, "The arms have not seen the same number of tokens (" + by_arm(arms, values) +
+  return {false, "The arms have not seen the same number of tokens (" + by_run(arms, values) +
                      "): compare curves at equal steps, not the last values."};
 }
 
-Statement target_statement(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
+Statement target_statement(const std::vector<RunData>& runs, const Comparison& comparison) {
   const std::vector<std::string> values = values_of(runs, "data.common_targets");
   if (all_equal(values) && values.front() != kAbsent)
     return {true, "Losses on common targets count the same target tokens in every arm (those that each of " +
                       values.front() + " predicts). The plain losses do not, when BOS differs."};
-  return {false, "Losses on common targets count different targets (data.common_targets: " + by_arm(arms, values) +
-                     "), so losses cannot be compared."};
+  return {false, "Losses on common targets count different targets (data.common_targets: " +
+                     by_arm(comparison, values) + "), so losses cannot be compared."};
+}
+
+std::string listed(const std::vector<std::string>& items) {
+  std::string text;
+  for (std::size_t i = 0; i < items.size(); ++i)
+    text += (i == 0 ? "" : i + 1 == items.size() ? " and " : ", ") + items[i];
+  return text;
+}
+
+std::vector<std::string> rounding_keys(const Comparison& comparison) {
+  std::vector<std::string> keys;
+  for (const SettingDifference& setting : comparison.settings)
+    if (setting.influence == Influence::rounding) keys.push_back(setting.key);
+  return keys;
+}
+
+Statement seed_statement(const std::vector<RunData>& runs, const Comparison& comparison) {
+  const std::vector<std::string> values = values_of(runs, "train.seed");
+  if (values.front() == kAbsent && all_equal(values)) return {false, "No arm records train.seed."};
+  if (comparison.arms.size() == 1) {
+    std::vector<std::string> sorted = values;
+    std::sort(sorted.begin(), sorted.end());
+    if (std::adjacent_find(sorted.begin(), sorted.end()) == sorted.end())
+      return {true, "The runs are one arm with the seeds " + listed(values) + "."};
+    return {true, "Runs of one seed repeat one another (train.seed: " + listed(values) + ")."};
+  }
+  if (all_equal(values))
+    return {true, "All arms share one seed: initial weights and data order (train.seed " + values.front() + ")."};
+  std::string by_seeds;
+  bool same = true;
+  std::vector<std::string> first;
+  for (const ComparedArm& arm : comparison.arms) {
+    std::vector<std::string> seeds = arm.seeds;
+    std::sort(seeds.begin(), seeds.end());
+    if (first.empty()) first = seeds;
+    same = same && seeds == first && std::adjacent_find(seeds.begin(), seeds.end()) == seeds.end();
+    by_seeds += (by_seeds.empty() ? "" : "; ") + arm.label + ": " + listed(arm.seeds);
+  }
+  if (same)
+    return {true, "Every arm has the seeds " + listed(first) +
+                      ": runs of one seed share initial weights and data order, and are compared in pairs."};
+  return {false, "The arms have different seeds: initial weights and data order differ (" + by_seeds +
+                     "). Compared in pairs are runs of a seed that both arms have."};
+}
+
+/// "data.bos", or "context (train.sequence_length and train.micro_batch)".
+std::string factor_text(const AblationFactor& factor) {
+  if (factor.keys == std::vector<std::string>{factor.name}) return factor.name;
+  return factor.name + " (" + listed(factor.keys) + ")";
+}
+
+/// What differs and can influence the numbers, and whether it is what was to vary.
+Statement settings_statement(const Comparison& comparison) {
+  std::vector<std::string> factors;
+  for (const AblationFactor& factor : comparison.factors) factors.push_back(factor_text(factor));
+  if (!comparison.unexpected.empty())
+    return {false, "NOT COMPARABLE: besides what was to vary (" + (factors.empty() ? "the seed" : listed(factors)) +
+                       ") the arms differ in " + listed(comparison.unexpected) +
+                       ", so that what follows from which is not separated." +
+                       (comparison.pairs.empty() ? "" : " Compared are arms that differ in what was to vary alone.")};
+  if (comparison.arms.size() == 1) return {true, "Nothing that can influence the numbers differs, but for the seed."};
+  const std::string unpaired = comparison.unpaired.empty()
+                                   ? ""
+                                   : " " + listed(comparison.unpaired) +
+                                         (comparison.unpaired.size() == 1 ? " differs" : " differ") +
+                                         " from every other arm in more than one of them: compared with none.";
+  if (comparison.pairs.empty())
+    return {false, "NOT COMPARABLE: the arms differ in " + listed(factors) +
+                       ", whose effects are not separated. Settings that were to change "
+                       "together are named by `sinkscope compare --ablated KEY,KEY`."};
+  if (factors.size() == 1)
+    return {true, (comparison.declared ? "The arms differ in what was to vary alone: "
+                                       : "Of what can influence the numbers the arms differ in one setting alone: ") +
+                      factors.front() + "."};
+  return {unpaired.empty(), std::string(comparison.declared ? "The arms differ in what was to vary: "
+                                                            : "The arms differ in several settings: ") +
+                                listed(factors) + "; compared are arms that differ in one of them." + unpaired};
 }
 
 std::string progress_sentence(const ArmSummary& arm) {
@@ -215,31 +313,27 @@ std::vector<Difference> differences(const std::vector<RunData>& runs) {
   return result;
 }
 
-std::vector<Statement> comparability(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
+std::vector<Statement> comparability(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms,
+                                     const Comparison& comparison) {
   if (runs.size() < 2) return {};
   std::vector<Statement> result;
-  result.push_back(data_statement(runs, arms));
-  result.push_back(equal_statement(runs, arms, "train.seed", "All arms share one seed: initial weights and data order",
-                                   "The arms have different seeds: initial weights and data order differ"));
+  result.push_back(data_statement(runs, arms, comparison));
+  result.push_back(seed_statement(runs, comparison));
   result.push_back(token_statement(arms));
-  result.push_back(equal_statement(runs, arms, "train.sequence_length", "All arms train on one sequence length",
+  result.push_back(equal_statement(runs, comparison, "train.sequence_length", "All arms train on one sequence length",
                                    "The arms train on different sequence lengths; sink scores at different lengths "
                                    "must not be compared, the excess over uniform may"));
-  result.push_back(target_statement(runs, arms));
+  result.push_back(target_statement(runs, comparison));
   std::vector<std::string> bos;
   for (const ArmSummary& arm : arms) bos.push_back(arm.bos);
-  if (!all_equal(bos) && runs.size() > 1)
-    result.push_back({true, "BOS differs between arms (" + by_arm(arms, bos) +
+  if (!all_equal(bos))
+    result.push_back({true, "BOS differs between arms (" + by_arm(comparison, bos) +
                                 "): window i of every arm covers the same text, less what BOS displaces."});
-  std::size_t others = 0;
-  for (const Difference& difference : differences(runs))
-    if (!difference.key.starts_with("run.") && difference.key != "data.bos") ++others;
-  const bool bos_varies = !all_equal(bos);
-  if (bos_varies && others > 0)
-    result.push_back({false, "Besides BOS " + std::to_string(others) + (others == 1 ? " other setting differs" : " other settings differ") +
-                                 " (listed below): what follows from BOS and what from them is not separated."});
-  else if (others > 1)
-    result.push_back({false, std::to_string(others) + " settings differ (listed below): their effects are not separated."});
+  result.push_back(settings_statement(comparison));
+  if (const std::vector<std::string> keys = rounding_keys(comparison); !keys.empty())
+    result.push_back({false, "Not all runs were computed in one way (" + listed(keys) +
+                                 " below): numbers are rounded differently, so that "
+                                 "runs drift apart as with another seed, if not further."});
   return result;
 }
 

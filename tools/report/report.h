@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/config/load.h"
 #include "engine/metrics/records.h"
 
 namespace sinkscope {
@@ -43,11 +44,17 @@ std::optional<std::string> find_setting(const RunData& run, std::string_view key
 /// A table, one column an arm: losses, sink scores and rates first -> last, norms, phases, speed.
 std::string summary_table(const std::vector<RunData>& runs);
 
-/// What the numbers say in sentences, whether the arms are comparable, and residual norms by layer.
-std::string plain_summary(const std::vector<RunData>& runs);
+/// What the numbers say in sentences, whether the arms are comparable, their differences paired by seed, and residual
+/// norms by layer. `factors`: what was to vary; nothing when it is not known (comparison.h).
+std::string plain_summary(const std::vector<RunData>& runs,
+                          const std::optional<std::vector<AblationFactor>>& factors = std::nullopt);
 
-/// Runs of one page: each has a colour of its own.
-inline constexpr std::size_t kMaxPageRuns = 8;
+/// Everything that table and summary tell, for other programs.
+nlohmann::ordered_json comparison_json(const std::vector<RunData>& runs,
+                                       const std::optional<std::vector<AblationFactor>>& factors = std::nullopt);
+
+/// Runs of one page. Each arm has a colour, which from the ninth on come again.
+inline constexpr std::size_t kMaxPageRuns = 32;
 
 /// Throws what write_report would throw for that many runs, before there are any: too many of them, no
 /// chart library (the command that fetches it is named), or a `file` that is not a report.
@@ -55,6 +62,7 @@ void require_report_possible(std::size_t runs, const std::filesystem::path& file
 
 /// Writes the page (by a temporary file and a rename). Throws std::runtime_error as
 /// require_report_possible does, or when `file` cannot be written.
-void write_report(const std::vector<RunData>& runs, const std::filesystem::path& file);
+void write_report(const std::vector<RunData>& runs, const std::filesystem::path& file,
+                  const std::optional<std::vector<AblationFactor>>& factors = std::nullopt);
 
 }  // namespace sinkscope

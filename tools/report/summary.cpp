@@ -9,6 +9,7 @@
 #include "engine/probes/circuit.h"
 #include "engine/probes/phases.h"
 #include "engine/probes/probe_sets.h"
+#include "tools/report/comparison.h"
 #include "tools/report/format.h"
 
 namespace sinkscope {
@@ -320,11 +321,13 @@ double mean_sink_score(const ProbeRecord& probe, std::int64_t position) {
 
 std::vector<ArmSummary> summarize(const std::vector<RunData>& runs) {
   const std::vector<std::string> labels = arm_labels(runs);
+  const std::vector<std::size_t> colours = arms_of(runs);
   std::vector<ArmSummary> arms;
   for (std::size_t i = 0; i < runs.size(); ++i) {
     const RunData& run = runs[i];
     ArmSummary arm;
     arm.label = labels[i];
+    arm.colour = colours[i];
     arm.bos = string_setting(run, "data.bos", "unknown");
     arm.planned_steps = static_cast<std::int64_t>(number_setting(run, "train.steps").value_or(0));
     arm.sequence_length = static_cast<std::int64_t>(number_setting(run, "train.sequence_length").value_or(0));

@@ -44,6 +44,7 @@ struct LayerNorms {        // blocks 0..L-1, at the end
 
 struct ArmSummary {
   std::string label;         // the name without the folders that all arms share
+  std::size_t colour = 0;    // one for the runs that differ in their seed alone
   std::string bos = "unknown";
   std::int64_t steps = 0, tokens = 0;
   std::int64_t planned_steps = 0;   // 0: unknown
@@ -111,8 +112,11 @@ struct Statement {
   bool good = true;
   std::string text;
 };
-/// Whether the arms may be compared: the same data, seed, tokens, length and counted targets.
-std::vector<Statement> comparability(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms);
+struct Comparison;  // comparison.h
+/// Whether the arms may be compared: the same data, seeds, tokens, length and counted targets, and nothing else that
+/// differs but what was to vary.
+std::vector<Statement> comparability(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms,
+                                     const Comparison& comparison);
 
 /// The result in sentences, one paragraph an entry.
 std::vector<std::string> reading(const std::vector<ArmSummary>& arms);

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "engine/metrics/console.h"
+#include "tools/report/comparison.h"
 #include "tools/report/format.h"
 #include "tools/report/page.h"
 #include "tools/report/summary.h"
@@ -41,9 +42,10 @@ std::string status_text(const ArmSummary& arm, const RunStatus& status) {
 
 /// The page's text. Runs that are not there yet have no settings that others could be held against.
 PageContent content_of(const RunsFollower& follower, const std::vector<ArmSummary>& arms) {
-  PageContent content = page_content(follower.runs(), arms);
+  PageContent content = page_content(follower.runs(), arms, compare_runs(follower.runs(), arms, std::nullopt));
   for (const RunStatus& status : follower.status()) {
     if (status.state != RunState::waiting) continue;
+    content.pairs.clear();
     content.comparability.clear();
     content.differences.clear();
   }
@@ -93,6 +95,7 @@ std::shared_ptr<const Snapshot> LiveState::make_snapshot() const {
                      {"parts",
                       {{"reading", content.reading},
                        {"summary", content.summary},
+                       {"pairs", content.pairs},
                        {"comparability", content.comparability},
                        {"differences", content.differences},
                        {"notes", content.notes}}}};

@@ -1,0 +1,19 @@
+// Student's t distribution, for intervals over a few seeds.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace sinkscope {
+
+/// P(|t| <= x) with `freedom` >= 1 degrees of freedom, x >= 0: the finite sums of Abramowitz & Stegun 26.7.3 and 26.7.4.
+double student_within(double x, std::int64_t freedom);
+
+/// The x with P(|t| <= x) = `confidence`, in (0, 1).
+double student_quantile(double confidence, std::int64_t freedom);
+
+/// Half the width of the interval around the mean of n >= 2 values that holds the mean of their (normal) distribution
+/// with this confidence: t s / sqrt(n), s with n - 1.
+double student_half_width(std::span<const double> values, double confidence);
+
+}  // namespace sinkscope
