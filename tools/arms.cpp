@@ -26,6 +26,7 @@
 #include "tools/child_process.h"
 #include "tools/program.h"
 #include "tools/report/format.h"
+#include "tools/watch/terminal.h"
 
 namespace sinkscope {
 namespace {
