@@ -205,8 +205,9 @@ TEST_CASE("arms with and without BOS see the same text and count the same target
     }
   }
   for (std::size_t i = 1; i < 9; ++i) {
-    CHECK(arms[0][i].loss_common == Approx(arms[1][i].loss_common).epsilon(1e-9));
-    CHECK(arms[0][i].loss != Approx(arms[1][i].loss).epsilon(1e-9));  // other targets would show
+    // Where a row stands in a matrix product may round it otherwise.
+    CHECK(arms[0][i].loss_common == Approx(arms[1][i].loss_common).epsilon(1e-7));
+    CHECK(arms[0][i].loss != Approx(arms[1][i].loss).epsilon(1e-4));  // other targets would show
   }
 }
 
