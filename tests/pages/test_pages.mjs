@@ -20,7 +20,7 @@ const tell = (text) => { step = text; console.log(text); };
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 /// Waits until `check` gives something true; fails with `what` after ten seconds.
 async function until(what, check) {
-  const end = Date.now() + 10000;
+  const end = Date.now() + 60000;
   for (;;) {
     const result = await check();
     if (result) return result;
