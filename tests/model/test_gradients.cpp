@@ -137,7 +137,8 @@ TEST_CASE("the gradients of two micro-batches add up to those of one of twice th
     const Step two = run_step(*ops, decoder, second, kScale);
     for (const ParameterSpec& spec : layout.specs()) {
       INFO(spec.name);
-      CHECK(relative_error(slice(doubles(two.gradients), spec), slice(doubles(expected), spec)) < kSingle);
+      // Both sides are sums in single precision, in different orders.
+      CHECK(relative_error(slice(doubles(two.gradients), spec), slice(doubles(expected), spec)) < 2 * kSingle);
     }
     // Zeroing begins anew: the first batch once more gives its own bits.
     decoder.zero_gradients();
