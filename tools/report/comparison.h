@@ -3,34 +3,16 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
-#include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "engine/config/load.h"
+#include "tools/report/setting_influence.h"
 #include "tools/report/summary.h"
 
 namespace sinkscope {
-
-/// What a setting can do to the numbers of a run.
-enum class Influence : std::uint8_t {
-  none,      // names, folders, logs, checkpoints; what changes no bit
-  rounding,  // device, threads, build: the order of sums
-  measured,  // how probes and evaluations measure, not what is trained
-  seed,
-  trained,
-};
-
-struct SettingDifference {
-  std::string key;
-  Influence influence = Influence::trained;
-  bool follows = false;             // its values are what the other settings of each run make them
-  std::vector<std::string> values;  // one a run, JSON text or "(absent)"
-};
 
 /// The runs that differ in nothing that can influence the numbers but the seed, and in rounding.
 struct ComparedArm {
@@ -70,8 +52,6 @@ struct Comparison {
 /// The confidence of every interval here.
 inline constexpr double kConfidence = 0.95;
 
-Influence influence_of(std::string_view key);
-
 /// `arms`: summarize(runs). `factors`: what was to vary; nothing when it is not known.
 Comparison compare_runs(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms,
                         const std::optional<std::vector<AblationFactor>>& factors = std::nullopt);
@@ -88,9 +68,6 @@ std::string pair_title(const Comparison& comparison, const ArmPair& pair);
 std::vector<std::vector<std::string>> pair_cells(const Comparison& comparison, const ArmPair& pair);
 /// How the intervals are made, and what they need; empty without pairs.
 std::string pair_method(const Comparison& comparison);
-
-/// " (follows from others)", " (rounding)" or the like behind a key; empty for what is trained.
-std::string influence_suffix(const SettingDifference& setting);
 
 /// All of it, with the numbers of every run.
 nlohmann::ordered_json comparison_json(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms,

@@ -46,6 +46,12 @@ std::string format_seconds(double seconds) {
   return print("%.3g h", seconds / 3600);
 }
 
+std::string joined(const std::vector<std::string>& parts, const char* separator) {
+  std::string text;
+  for (const std::string& part : parts) text += (text.empty() ? "" : separator) + part;
+  return text;
+}
+
 std::string escape_html(std::string_view text) {
   std::string result;
   result.reserve(text.size());

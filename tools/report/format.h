@@ -19,6 +19,8 @@ std::string format_seconds(double seconds);
 std::string format_percent(double share);
 std::string format_change(double change);
 
+/// "a, b, c".
+std::string joined(const std::vector<std::string>& parts, const char* separator = ", ");
 /// The text with & < > " ' as entities: safe as HTML content and in quoted attributes.
 std::string escape_html(std::string_view text);
 /// Code points of UTF-8 text: its width in a terminal, near enough.

@@ -29,10 +29,6 @@ bool is_bookkeeping(std::string_view key) {
   return false;
 }
 
-bool all_equal(const std::vector<std::string>& values) {
-  return std::adjacent_find(values.begin(), values.end(), std::not_equal_to<>()) == values.end();
-}
-
 std::vector<std::string> values_of(const std::vector<RunData>& runs, std::string_view key) {
   std::vector<std::string> values;
   for (const RunData& run : runs) values.push_back(setting_or_absent(run, key));
