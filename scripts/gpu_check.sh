@@ -84,6 +84,7 @@ missing_packages() {
       libzstd) echo libzstd-dev ;;
       libxxhash) echo libxxhash-dev ;;
       ZLIB) echo zlib1g-dev ;;
+      simdjson) echo libsimdjson-dev ;;
       PkgConfig) echo pkg-config ;;
       CUDAToolkit) echo "the CUDA toolkit" ;;
       sentencepiece|cpp-httplib) ;;  # may be absent

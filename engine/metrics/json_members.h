@@ -1,21 +1,21 @@
-// Members of a log's line by key, without parsing what is not wanted of it.
+// The line of a log with its long lists apart, for readers that want few of them.
 #pragma once
 
 #include <functional>
-#include <optional>
-#include <string>
+#include <nlohmann/json_fwd.hpp>
 #include <string_view>
 #include <vector>
 
 namespace sinkscope {
 
-/// The JSON object `line` with only the members that `wanted` picks by key and by the text of the value, in their order
-/// and as they are written: a long list that nobody asks for costs a search for its end. What is dropped is not checked,
-/// and keys with escapes are kept. Text that is no JSON object comes back whole, for the parser to say what is wrong.
-std::string keep_members(std::string_view line,
-                         const std::function<bool(std::string_view key, std::string_view value)>& wanted);
+/// The text of a string member of the object that is read; "" where there is none.
+using TextOf = std::function<std::string_view(std::string_view key)>;
+/// Where the numbers of a list go; null: nobody wants it.
+using ListPlace = std::function<std::vector<double>*(std::string_view key, const TextOf& text_of)>;
 
-/// The numbers of a JSON list that holds nothing else, read without building JSON of them; else nothing.
-std::optional<std::vector<double>> number_list(std::string_view text);
+/// The JSON object `line` less the lists among its members: those of numbers alone go where `place` says, those that
+/// it has no place for go nowhere, and one with something else in it ("NaN", lists) stays a member. Throws as
+/// parse_json for what is no JSON; JSON that is no object comes back whole.
+nlohmann::ordered_json read_members(std::string_view line, const ListPlace& place);
 
 }  // namespace sinkscope

@@ -70,26 +70,24 @@ constexpr std::array<ShownList<ProbeRecord>, 9> kListsOfShownPasses = {{
     {"value_norm_first", &ProbeRecord::value_norm_first},
     {"value_norm_rest", &ProbeRecord::value_norm_rest},
 }};
+constexpr std::size_t kMostShownLists = kListsOfShownPasses.size();
 constexpr std::size_t kSetsOfPass = 8;  // more than a pass has
 
 /// The record of a line with, of its lists, those alone that `lists` gives for the set of its pass, "" of a step. They
 /// are read by themselves: JSON of thousands of numbers takes far longer to build than to read.
 template <class Record, class Lists>
 Record read_slim(std::string_view line, const Lists& lists, Record (*from_json)(const nlohmann::ordered_json&)) {
-  std::vector<std::pair<std::vector<double> Record::*, std::vector<double>>> read;
-  std::string_view set;
-  const std::string kept = keep_members(line, [&](std::string_view key, std::string_view value) {
-    if (key == "set" && value.size() > 2) set = value.substr(1, value.size() - 2);
-    if (!value.starts_with('[')) return true;
-    const std::span<const ShownList<Record>> shown = lists(set);
-    const auto list = std::find_if(shown.begin(), shown.end(), [&](const auto& entry) { return entry.key == key; });
-    if (list == shown.end()) return false;
-    std::optional<std::vector<double>> numbers = number_list(value);
-    if (numbers) read.emplace_back(list->numbers, std::move(*numbers));
-    return !numbers;  // one with NaN in it goes the long way
-  });
-  Record record = from_json(parse_json(kept));
-  for (auto& [member, numbers] : read) record.*member = std::move(numbers);
+  std::array<std::vector<double>, kMostShownLists> read;
+  std::span<const ShownList<Record>> shown;
+  const nlohmann::ordered_json members =
+      read_members(line, [&](std::string_view key, const TextOf& text_of) -> std::vector<double>* {
+        if (shown.empty()) shown = lists(text_of("set"));
+        const auto list = std::find_if(shown.begin(), shown.end(), [&](const auto& entry) { return entry.key == key; });
+        return list == shown.end() ? nullptr : &read[static_cast<std::size_t>(list - shown.begin())];
+      });
+  Record record = from_json(members);
+  for (std::size_t i = 0; i < shown.size(); ++i)
+    if (!read[i].empty()) record.*(shown[i].numbers) = std::move(read[i]);
   return record;
 }
 
