@@ -16,7 +16,7 @@ export function skip(reason) {
 export async function launchBrowser(sourceDir, profile) {
   const chromium = process.env.SINKSCOPE_CHROMIUM || "/usr/bin/chromium";
   if (!fs.existsSync(chromium)) skip("there is no " + chromium + " (Debian: apt-get install chromium)");
-  const driver = path.join(sourceDir, ".cache/node/playwright-core");
+  const driver = path.resolve(sourceDir, ".cache/node/playwright-core");
   if (!fs.existsSync(path.join(driver, "package.json"))) skip("there is no " + driver + " (scripts/fetch_test_files fetches it)");
   const playwright = createRequire(import.meta.url)(driver);
   return playwright.chromium.launchPersistentContext(profile, {
