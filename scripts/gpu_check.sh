@@ -85,6 +85,7 @@ missing_packages() {
       libxxhash) echo libxxhash-dev ;;
       ZLIB) echo zlib1g-dev ;;
       simdjson) echo libsimdjson-dev ;;
+      Boost) echo libboost-dev ;;
       PkgConfig) echo pkg-config ;;
       CUDAToolkit) echo "the CUDA toolkit" ;;
       sentencepiece|cpp-httplib) ;;  # may be absent

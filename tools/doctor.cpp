@@ -84,6 +84,7 @@ void check() {
   found("nlohmann/json",
         version(NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH));
   found("simdjson", SINKSCOPE_SIMDJSON);
+  found("Boost.Math", SINKSCOPE_BOOST);
   found("spdlog", version(SPDLOG_VER_MAJOR, SPDLOG_VER_MINOR, SPDLOG_VER_PATCH));
   found("CLI11", CLI11_VERSION);
 #ifdef SINKSCOPE_CATCH2

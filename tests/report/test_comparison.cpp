@@ -70,7 +70,7 @@ TEST_CASE("Student's t has its tabulated quantiles") {
     CHECK(student_quantile(0.95, freedom) == Approx(quantile).margin(6e-4));
   CHECK(student_quantile(0.99, 5) == Approx(4.032).margin(6e-4));
   CHECK(student_quantile(0.95, 100000) == Approx(1.95998).margin(1e-4));
-  CHECK(student_within(1.0, 1) == Approx(0.5));
+  CHECK(student_quantile(0.5, 1) == Approx(1.0));
   // Differences 1, 2, 3: mean 2, s = 1.
   CHECK(student_half_width(std::vector<double>{1, 2, 3}, 0.95) == Approx(4.3027 / std::sqrt(3.0)).epsilon(1e-4));
 }

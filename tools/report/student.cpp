@@ -1,35 +1,13 @@
 #include "tools/report/student.h"
 
+#include <boost/math/distributions/students_t.hpp>
 #include <cmath>
-#include <numbers>
 #include <numeric>
 
 namespace sinkscope {
 
-double student_within(double x, std::int64_t freedom) {
-  const double n = static_cast<double>(freedom);
-  const double theta = std::atan(x / std::sqrt(n));
-  const double sine = std::sin(theta), square = std::cos(theta) * std::cos(theta);
-  const bool odd = freedom % 2 == 1;
-  double sum = 0;
-  double term = odd ? std::cos(theta) : 1.0;
-  for (std::int64_t k = odd ? 1 : 0; k <= freedom - 2; k += 2) {
-    sum += term;
-    const double next = static_cast<double>(k);
-    term *= square * (next + 1) / (next + 2);
-  }
-  return odd ? 2 / std::numbers::pi * (theta + sine * sum) : sine * sum;
-}
-
 double student_quantile(double confidence, std::int64_t freedom) {
-  double low = 0, high = 1;
-  while (student_within(high, freedom) < confidence) high *= 2;
-  for (int halving = 0; halving < 200 && low < high; ++halving) {
-    const double middle = low + (high - low) / 2;
-    if (middle == low || middle == high) break;
-    (student_within(middle, freedom) < confidence ? low : high) = middle;
-  }
-  return high;
+  return boost::math::quantile(boost::math::students_t(static_cast<double>(freedom)), (1 + confidence) / 2);
 }
 
 double mean_of(std::span<const double> values) {

@@ -6,10 +6,7 @@
 
 namespace sinkscope {
 
-/// P(|t| <= x) with `freedom` >= 1 degrees of freedom, x >= 0: the finite sums of Abramowitz & Stegun 26.7.3 and 26.7.4.
-double student_within(double x, std::int64_t freedom);
-
-/// The x with P(|t| <= x) = `confidence`, in (0, 1).
+/// The x with P(|t| <= x) = `confidence`, in (0, 1), with `freedom` >= 1 degrees of freedom.
 double student_quantile(double confidence, std::int64_t freedom);
 
 /// The mean of n >= 1 values.
