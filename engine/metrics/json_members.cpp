@@ -63,7 +63,6 @@ Json read_padded(ondemand::parser& parser, simdjson::padded_string_view line, co
       ondemand::array list = value.get_array();
       if (read_numbers(list, *numbers)) continue;
       numbers->clear();
-      list.reset();
       members[key] = parse_json(std::string(std::string_view(list.raw_json())));
       continue;
     }

@@ -34,6 +34,12 @@ TEST_CASE("lists of numbers go apart, and those that nobody wants nowhere") {
   CHECK(read("{}").members.dump() == "{}");
 }
 
+TEST_CASE("a list that turns out not to hold numbers alone is a member") {
+  const Read line = read(R"({"mixed":[1,2.5,"NaN",4],"nested":[1,[2,[3]],{"x":[4]}],"list":[5],"b":6})");
+  CHECK(line.members.dump() == R"({"mixed":[1,2.5,"NaN",4],"nested":[1,[2,[3]],{"x":[4]}],"b":6})");
+  CHECK(line.lists == std::map<std::string, Numbers>{{"mixed", {}}, {"nested", {}}, {"list", {5}}});
+}
+
 TEST_CASE("every other member is as the whole parser has it") {
   for (const char* text : {R"({"s":"\\","t":"\"b\":[","u":"\u0062\n"})", R"({"a":{"x":[1,2],"y":{"z":null}},"b":true,"c":false})",
                            R"({"i":-7,"u":18446744073709551615,"d":-0.0,"z":0,"e":1e-7})", R"({"a":["NaN",1],"b":[[1],[2]],"c":[null]})"}) {
@@ -59,7 +65,7 @@ TEST_CASE("lists may be chosen by the text of a member that stands before") {
 
 TEST_CASE("what is no JSON is refused as by the whole parser") {
   for (const char* text : {"", "  ", "{", "{\"a\"", "{\"a\":", "{\"a\":1", "{\"a\":1,", "{\"a\":1,}", "{,}", "{\"a\" 1}", "{\"a\":[1}", "{\"drop\":[1}", "{\"a\":[1,]}",
-                           "{\"a\":\"x}", "{\"a\":1}x", "{\"a\":}", "{a:1}", "{\"a\":{\"b\":1}", "{\"a\":[nan]}", "{\"a\":[+1]}"}) {
+                           "{\"a\":\"x}", "{\"a\":1}x", "{\"a\":1} {\"b\":2}", "{\"a\":1}]", "{\"a\":1},", "{\"a\":}", "{a:1}", "{\"a\":{\"b\":1}", "{\"a\":[nan]}", "{\"a\":[+1]}"}) {
     INFO(text);
     std::string expected, found;
     try {
