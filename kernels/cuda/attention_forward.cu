@@ -5,6 +5,7 @@
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
+#include "kernels/cuda/sm90/attention.h"
 
 namespace sinkscope {
 namespace cuda {
@@ -83,14 +84,16 @@ __global__ void __launch_bounds__(kTileThreads) sink_kernel(HeadLayout layout, c
   if (threadIdx.x == 0) sink[std::int64_t{blockIdx.y} * gridDim.x + k] = sum / static_cast<float>(layout.length - k);
 }
 
-/// sink[b,h,k] = the partial sums of the query tiles that see k, in order, over T - k.
-__global__ void add_partials_kernel(float* sink, const float* partials, std::int64_t heads, std::int64_t tiles,
+/// sink[b,h,k] = the partial sums (heads, tiles, K) of the tiles of `rows` queries that see k, over T - k. A warp for each.
+__global__ void add_partials_kernel(float* sink, const float* partials, std::int64_t heads, std::int64_t tiles, int rows,
                                     std::int64_t length, int watched) {
-  const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x, head = i / watched, k = i % watched;
+  const std::int64_t i = (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarp, head = i / watched, k = i % watched;
   if (head >= heads) return;
   float sum = 0;
-  for (std::int64_t tile = k / kMmaQueryTile; tile < tiles; ++tile) sum += partials[(head * tiles + tile) * watched + k];
-  sink[i] = sum / static_cast<float>(length - k);
+  for (std::int64_t tile = k / rows + threadIdx.x % kWarp; tile < tiles; tile += kWarp)
+    sum += partials[(head * tiles + tile) * watched + k];
+  sum = warp_sum(sum);
+  if (threadIdx.x % kWarp == 0) sink[i] = sum / static_cast<float>(length - k);
 }
 
 }  // namespace
@@ -115,12 +118,21 @@ void CudaOps::attention_forward(const AttentionForward& args) {
   const bool tensor_cores = cuda::mma_attention(real_, D, {args.qkv.data, args.out.data});
   if (tensor_cores) {
     const cuda::HeadLayout layout = cuda::head_layout(check, args.qkv, extents);
-    const int watched = K <= cuda::mma_watched_limit(layout.head_dim) ? static_cast<int>(K) : 0;
-    const std::int64_t tiles = layout.tiles(cuda::kMmaQueryTile);
+    const bool hopper = has_sm90_attention(D);
+    const std::int64_t limit = hopper ? cuda::sm90::kMostWatched : cuda::mma_watched_limit(layout.head_dim);
+    const int watched = K <= limit ? static_cast<int>(K) : 0, rows = hopper ? cuda::sm90::kRowsOfPartial : cuda::kMmaQueryTile;
+    const std::int64_t tiles = layout.tiles(rows);
     float* partials = watched > 0 ? scratch_of<float>(B * H * tiles * watched) : nullptr;
-    cuda::mma_attention_forward(stream_, layout, B, args.qkv, args.out, args.lse, partials, watched);
+    if (hopper) {
+#ifdef SINKSCOPE_SM90A
+      cuda::sm90::attention_forward(stream_, layout, B, properties_.multiProcessorCount, args.qkv, args.out, args.lse, partials, watched);
+#endif
+    } else {
+      cuda::mma_attention_forward(stream_, layout, B, args.qkv, args.out, args.lse, partials, watched);
+    }
     if (watched > 0) {
-      cuda::add_partials_kernel<<<cuda::grid_of(B * H * watched, 256), 256, 0, stream_>>>(sink, partials, B * H, tiles, T, watched);
+      cuda::add_partials_kernel<<<cuda::grid_of(B * H * watched, 256 / cuda::kWarp, 1 << 30), 256, 0, stream_>>>(
+          sink, partials, B * H, tiles, rows, T, watched);
       check_launch("attention_forward");
       return;
     }

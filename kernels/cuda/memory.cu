@@ -56,6 +56,14 @@ CudaOps::~CudaOps() {
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
+bool CudaOps::has_sm90_attention([[maybe_unused]] std::int64_t head_dim) const {
+#ifdef SINKSCOPE_SM90A
+  return properties_.major == 9 && properties_.minor == 0 && (head_dim == 64 || head_dim == 128);
+#else
+  return false;
+#endif
+}
+
 std::string CudaOps::device_name() const { return "cuda"; }
 
 std::string CudaOps::description() const {

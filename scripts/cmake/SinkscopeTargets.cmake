@@ -57,14 +57,19 @@ if(SINKSCOPE_CUDA)
   find_package(CUDAToolkit REQUIRED)
 endif()
 
-# sinkscope_cuda_sources(TARGET a.cu ...): adds sources that need the CUDA toolkit to a library.
+# sinkscope_cuda_sources(TARGET a.cu ... [ARCHITECTURES 90a ...]): adds sources that need the CUDA toolkit to a library, for
+# all architectures unless some are named; those are then the library's only ones.
 function(sinkscope_cuda_sources target)
-  target_sources(${target} PRIVATE ${ARGN})
+  cmake_parse_arguments(ARG "" "" "ARCHITECTURES" ${ARGN})
+  if(NOT ARG_ARCHITECTURES)
+    set(ARG_ARCHITECTURES ${SINKSCOPE_CUDA_ARCHITECTURES})
+  endif()
+  target_sources(${target} PRIVATE ${ARG_UNPARSED_ARGUMENTS})
   target_link_libraries(${target} PUBLIC CUDA::cudart CUDA::cublasLt)
   target_compile_options(${target} PRIVATE
     "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--expt-extended-lambda;-lineinfo;-Xcompiler=-Wall,-Wextra>"
     "$<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${SINKSCOPE_WERROR}>>:-Werror=all-warnings;-Xcompiler=-Werror>")
-  foreach(arch ${SINKSCOPE_CUDA_ARCHITECTURES})
+  foreach(arch ${ARG_ARCHITECTURES})
     target_compile_options(${target} PRIVATE
       "$<$<COMPILE_LANGUAGE:CUDA>:-gencode=arch=compute_${arch},code=sm_${arch}>")
   endforeach()

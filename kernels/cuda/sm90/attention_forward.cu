@@ -1,0 +1,439 @@
+// Causal attention forward in bf16 on wgmma and TMA (after FlashAttention-3, Shah et al. 2024). A persistent block has one
+// warpgroup that fetches and some that compute, each 64 queries of a tile. They walk the keys downwards: the next scores are
+// computed while the weights of the last ones multiply their values, and the warpgroups take turns at the tensor cores, so
+// that one's exponentials run beside another's products. The first keys come last, when every row's sum is final, and their
+// weights are the sink scores.
+#include <cmath>
+
+#include "kernels/cuda/attention_layout.cuh"
+#include "kernels/cuda/error.h"
+#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/sm90/attention.h"
+#include "kernels/cuda/sm90/ptx.cuh"
+#include "kernels/cuda/sm90/tensor_map.h"
+#include "kernels/cuda/sm90/tiles.cuh"
+#include "kernels/cuda/vec.cuh"
+
+namespace sinkscope::cuda::sm90 {
+namespace {
+
+/// Up to here heads of 64 go by tiles of 128 queries, which waste less at the diagonal; above by 192, which hide more.
+constexpr std::int64_t kShortLength = 4096;
+constexpr float kLog2E = 1.4426950408889634F;
+constexpr int kRowsOfGroup = 64, kRowBytes = 128, kTiles = 2;
+
+/// Head dim, warpgroups that compute, keys of a stage, stages.
+template <int Dim, int Computing, int KeyCount, int StageCount>
+struct Shape {
+  static constexpr int D = Dim, kGroups = Computing, kKeys = KeyCount, kStages = StageCount;
+  static constexpr int kQueries = kGroups * kRowsOfGroup, kThreads = (kGroups + 1) * kWarpgroup;
+  static constexpr int kHalves = D / 64;  // of 64 columns, each a matrix of its own in shared memory
+  static constexpr int kQueryBytes = kQueries * kRowBytes, kKeyBytes = kKeys * kRowBytes;  // of a half
+  static constexpr int kFetchRegisters = kGroups == 3 ? 32 : 24, kComputeRegisters = kGroups == 3 ? 160 : 240;
+  // A warpgroup's first block of keys is its only masked one.
+  static constexpr bool kOneMasked = kQueries == kKeys;
+  // Of it the first of two warpgroups sees the first half alone.
+  static constexpr bool kHalfSeen = kOneMasked && kGroups == 2 && D == 64;
+};
+
+template <class S>
+struct Shared {
+  // Of a tile and the next; when a warpgroup is done with its queries its outputs take their place.
+  alignas(1024) unsigned char queries[kTiles][S::kHalves][S::kQueryBytes];
+  alignas(1024) unsigned char keys[S::kStages][S::kHalves][S::kKeyBytes];
+  alignas(1024) unsigned char values[S::kStages][S::kHalves][S::kKeyBytes];
+  Barrier queries_full[kTiles], queries_empty[kTiles];
+  Barrier keys_full[S::kStages], keys_empty[S::kStages], values_full[S::kStages], values_empty[S::kStages];
+  float column_sums[S::kGroups][kWarpgroup / kWarp][kMostWatched];
+};
+
+struct Arguments {
+  HeadLayout layout;
+  TileOrder order;
+  float* lse;
+  float* sink_partials;
+  int watched;
+  float scale, scale_log2;
+};
+
+/// The place of the n-th use of a ring of stages, and the parity of the phase of its barrier that makes it full.
+template <int Stages>
+struct Place {
+  static_assert((Stages & (Stages - 1)) == 0);
+  int stage;
+  std::uint32_t parity;
+  __device__ explicit Place(int n) : stage(n % Stages), parity(static_cast<std::uint32_t>(n / Stages) % 2) {}
+};
+
+/// The last block of keys that a tile sees.
+template <class S>
+__device__ int last_block(const HeadLayout& layout, int tile) {
+  return (min((tile + 1) * S::kQueries, static_cast<int>(layout.length)) - 1) / S::kKeys;
+}
+
+/// One thread: copies of every tile's queries, keys and values, in the order in which they are used.
+template <class S>
+__device__ void fetch(Shared<S>& shared, const Arguments& args, const CUtensorMap& query_map, const CUtensorMap& key_map) {
+  const HeadLayout& layout = args.layout;
+  int used = 0;  // blocks of keys, and of values, by the tiles before
+  for (int round = 0, i; (i = args.order.place(round)) < args.order.count(); ++round) {
+    const Tile tile = args.order[i];
+    const int b = tile.head / layout.query_heads, head = tile.head % layout.query_heads, last = last_block<S>(layout, tile.index);
+    const auto fetch_keys = [&](int block) {
+      const Place<S::kStages> keys(used + last - block);
+      wait(&shared.keys_empty[keys.stage], keys.parity ^ 1);
+      Barrier* full = &shared.keys_full[keys.stage];
+      arrive_expecting(full, S::kHalves * S::kKeyBytes);
+#pragma unroll
+      for (int half = 0; half < S::kHalves; ++half)
+        load_box(shared.keys[keys.stage][half], &key_map, full, half * 64, layout.key_head(head), block * S::kKeys, b);
+    };
+    const auto fetch_values = [&](int block) {
+      const Place<S::kStages> values(used + last - block);
+      wait(&shared.values_empty[values.stage], values.parity ^ 1);
+      Barrier* full = &shared.values_full[values.stage];
+      arrive_expecting(full, S::kHalves * S::kKeyBytes);
+#pragma unroll
+      for (int half = 0; half < S::kHalves; ++half)
+        load_box(shared.values[values.stage][half], &key_map, full, half * 64, layout.value_head(head), block * S::kKeys, b);
+    };
+    const Place<kTiles> queries(round);
+    wait(&shared.queries_empty[queries.stage], queries.parity ^ 1);
+    Barrier* full = &shared.queries_full[queries.stage];
+    arrive_expecting(full, S::kHalves * S::kQueryBytes);
+#pragma unroll
+    for (int half = 0; half < S::kHalves; ++half)
+      load_box(shared.queries[queries.stage][half], &query_map, full, half * 64, head, tile.index * S::kQueries, b);
+    fetch_keys(last);
+    for (int block = last - 1; block >= 0; --block) {
+      fetch_keys(block);
+      fetch_values(block + 1);
+    }
+    fetch_values(0);
+    used += last + 1;
+  }
+}
+
+__device__ inline float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
+  return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
+}
+__device__ inline float quad_sum(float x) {
+  x += __shfl_xor_sync(kAllLanes, x, 1);
+  return x + __shfl_xor_sync(kAllLanes, x, 2);
+}
+
+/// The two rows of a thread: the score that weights are relative to, and its own part of their sum.
+struct Rows {
+  float base[2], sum[2];
+};
+
+/// Scores to weights, exp2 of their distance from the row's base in units of 1 / scale_log2. The base is the largest score
+/// at first, later a new one only when some row of the warp has a score beyond it by kSlack: fp32 and bf16 hold weights of
+/// 2^kSlack as well as those below 1, and rows need no rescaling for what is about as large. Returns whether the base is
+/// new; earlier weights must then be multiplied by `rescale`.
+constexpr float kSlack = 8;
+template <bool First, bool MayBeEmpty, int Count>
+__device__ bool weigh(float* s, Rows& rows, float (&rescale)[2], float scale_log2) {
+  float highest[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    float top[2] = {fmaxf(s[2 * h], s[2 * h + 1]), fmaxf(s[4 + 2 * h], s[4 + 2 * h + 1])};
+#pragma unroll
+    for (int c = 2; c < Count / 4; ++c) top[c % 2] = fmaxf(top[c % 2], fmaxf(s[4 * c + 2 * h], s[4 * c + 2 * h + 1]));
+    highest[h] = quad_max(fmaxf(top[0], top[1]));
+  }
+  bool moved = First;
+  if constexpr (!First) {
+    // Of a row that has seen no key yet the base is -infinity, which every score is beyond.
+    const bool beyond = (highest[0] - rows.base[0]) * scale_log2 > kSlack || (highest[1] - rows.base[1]) * scale_log2 > kSlack;
+    moved = __any_sync(kAllLanes, beyond);
+    if (moved) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        highest[h] = fmaxf(highest[h], rows.base[h]);
+        rescale[h] = MayBeEmpty && highest[h] == -INFINITY ? 0.0F : exp2_approximate((rows.base[h] - highest[h]) * scale_log2);
+        rows.base[h] = highest[h];
+        rows.sum[h] *= rescale[h];
+      }
+    }
+  } else {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) rows.base[h] = highest[h], rows.sum[h] = 0;
+  }
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const float offset = MayBeEmpty && rows.base[h] == -INFINITY ? 0.0F : rows.base[h] * scale_log2;
+    float sum[2] = {};
+#pragma unroll
+    for (int c = 0; c < Count / 4; ++c) {
+#pragma unroll
+      for (int i = 2 * h; i < 2 * h + 2; ++i) s[4 * c + i] = exp2_approximate(s[4 * c + i] * scale_log2 - offset);
+      sum[c % 2] += s[4 * c + 2 * h] + s[4 * c + 2 * h + 1];
+    }
+    rows.sum[h] += sum[0] + sum[1];
+  }
+  return moved;
+}
+
+/// Weights as left factors of 16 keys each.
+template <int Count>
+__device__ void pack(std::uint32_t* p, const float* s) {
+#pragma unroll
+  for (int i = 0; i < Count / 2; ++i) p[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
+}
+
+/// A warpgroup that computes; of its first block of keys it looks at the first FirstKeys, which are all that it sees.
+template <class S, int FirstKeys>
+__device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensorMap& out_map, int group) {
+  const HeadLayout& layout = args.layout;
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup, warp = thread / kWarp, lane = thread % kWarp;
+  constexpr int kTurn = 1, kGroup = kTurn + S::kGroups;  // the numbers of barriers
+
+  float s[S::kKeys / 2], out[S::D / 2];
+  std::uint32_t p[S::kKeys / 4];
+  const auto take_turn = [&] { barrier_wait(kTurn + group, S::kGroups * kWarpgroup); };
+  const auto end_turn = [&] {
+#pragma unroll
+    for (int other = 1; other < S::kGroups; ++other)
+      barrier_arrive(kTurn + (group + other) % S::kGroups, S::kGroups * kWarpgroup);
+  };
+  // The first turn of a warpgroup waits for those before it alone: the ones behind it have come already.
+#pragma unroll
+  for (int other = 0; other < S::kGroups - 1; ++other)
+    if (other < group) barrier_arrive(kTurn + other, S::kGroups * kWarpgroup);
+
+  std::uint64_t queries[S::kHalves], keys[S::kHalves];
+#pragma unroll
+  for (int half = 0; half < S::kHalves; ++half) {
+    queries[half] = describe(shared.queries[0][half] + group * kRowsOfGroup * kRowBytes);
+    keys[half] = describe(shared.keys[0][half]);
+  }
+  const std::uint64_t values = describe(shared.values[0][0], S::kKeyBytes);
+  constexpr int kScores = S::kKeys / 2, kOuts = S::D / 2;
+  int round = 0;
+  const auto add_scores = [&]<int Keys>(int stage) {
+    const std::uint64_t tile = static_cast<std::uint64_t>(round % kTiles) * advance(S::kHalves * S::kQueryBytes);
+    products_begin();
+#pragma unroll
+    for (int step = 0; step < S::D / 16; ++step)
+      multiply_transposed<Keys>(s, queries[step / 4] + tile + advance(step % 4 * 32),
+                          keys[step / 4] + advance(step % 4 * 32) + static_cast<std::uint64_t>(stage) * advance(S::kHalves * S::kKeyBytes),
+                          step > 0);
+    products_commit();
+  };
+  const auto add_values = [&](int stage, bool add) {
+    products_begin();
+#pragma unroll
+    for (int step = 0; step < S::kKeys / 16; ++step)
+      multiply<S::D>(out, p + 4 * step, values + advance(step * 16 * kRowBytes) + static_cast<std::uint64_t>(stage) * advance(S::kHalves * S::kKeyBytes),
+               add || step > 0);
+    products_commit();
+  };
+  const auto release = [&](Barrier* barrier) {
+    if (thread == 0) arrive(barrier);
+  };
+
+  int used = 0;  // blocks of keys so far; the weights of the last one wait for their values
+  for (int i; (i = args.order.place(round)) < args.order.count(); ++round) {
+    const Tile tile = args.order[i];
+    const int first_row = tile.index * S::kQueries + group * kRowsOfGroup, row = first_row + warp * 16 + lane / 4;
+    const auto mask = [&]<int Keys>(int block) {
+      const int ahead = row - block * S::kKeys - lane % 4 * 2;  // of the thread's first row before its first key
+#pragma unroll
+      for (int j = 0; j < Keys / 2; ++j)
+        if (j / 4 * 8 + j % 2 - j / 2 % 2 * 8 > ahead) s[j] = -INFINITY;
+    };
+    Rows rows;
+    float rescale[2];
+    int block = last_block<S>(layout, tile.index);
+
+    const Place<kTiles> queries_of(round);
+    const Place<S::kStages> first(used++);
+    wait(&shared.queries_full[queries_of.stage], queries_of.parity);
+    wait(&shared.keys_full[first.stage], first.parity);
+    take_turn();
+    add_scores.template operator()<FirstKeys>(first.stage);
+    end_turn();
+    products_wait<0>();
+    hold<FirstKeys / 2>(s);
+    release(&shared.keys_empty[first.stage]);
+    mask.template operator()<FirstKeys>(block);
+    weigh<true, !S::kOneMasked, FirstKeys / 2>(s, rows, rescale, args.scale_log2);
+#pragma unroll
+    for (int j = FirstKeys / 2; j < kScores; ++j) s[j] = 0;
+    pack<kScores>(p, s);
+    if (thread == 0 && round > 0) {  // the outputs of the tile before, on their way since
+      wait_for_stores();
+      arrive(&shared.queries_empty[(round - 1) % kTiles]);
+    }
+
+    const auto next = [&]<bool Masked>(bool add) {
+      const Place<S::kStages> values_of(used - 1), keys_of(used++);
+      wait(&shared.keys_full[keys_of.stage], keys_of.parity);
+      take_turn();
+      add_scores.template operator()<S::kKeys>(keys_of.stage);
+      wait(&shared.values_full[values_of.stage], values_of.parity);
+      add_values(values_of.stage, add);
+      end_turn();
+      products_wait<1>();
+      hold<kScores>(s);
+      release(&shared.keys_empty[keys_of.stage]);
+      if constexpr (Masked) mask.template operator()<S::kKeys>(block);
+      const bool moved = weigh<false, Masked, kScores>(s, rows, rescale, args.scale_log2);
+      products_wait<0>();
+      hold<kOuts>(out);
+      release(&shared.values_empty[values_of.stage]);
+      if (moved) {
+#pragma unroll
+        for (int j = 0; j < kOuts; ++j) out[j] *= rescale[j / 2 % 2];
+      }
+      pack<kScores>(p, s);
+    };
+    // Blocks above the diagonal of some row, then the others. The weights of the first block begin the sum.
+    bool add = false;
+    if constexpr (!S::kOneMasked)
+      for (; block > 0 && block * S::kKeys - 1 > first_row; add = true) {
+        --block;
+        next.template operator()<true>(add);
+      }
+    for (; block > 0; add = true) {
+      --block;
+      next.template operator()<false>(add);
+    }
+    const Place<S::kStages> values_of(used - 1);
+    wait(&shared.values_full[values_of.stage], values_of.parity);
+    add_values(values_of.stage, add);
+    float total[2], inverse[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      total[h] = quad_sum(rows.sum[h]);
+      inverse[h] = 1.0F / total[h];
+      if (lane % 4 == 0 && row + h * 8 < layout.length)
+        args.lse[std::int64_t{tile.head} * layout.length + row + h * 8] = rows.base[h] * args.scale + logf(total[h]);
+    }
+    if (args.watched > 0) {
+      float weight_of[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) weight_of[h] = row + h * 8 < layout.length ? inverse[h] : 0.0F;
+#pragma unroll
+      for (int c = 0; c < S::kKeys / 8; ++c) {
+        if (c * 8 >= args.watched) break;
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          float weight = s[4 * c + k] * weight_of[0] + s[4 * c + 2 + k] * weight_of[1];
+#pragma unroll
+          for (int lanes = 4; lanes < kWarp; lanes *= 2) weight += __shfl_xor_sync(kAllLanes, weight, lanes);
+          if (lane < 4) shared.column_sums[group][warp][c * 8 + lane * 2 + k] = weight;
+        }
+      }
+    }
+    products_wait<0>();
+    hold<kOuts>(out);
+    release(&shared.values_empty[values_of.stage]);
+
+    if (args.watched > 0) barrier_wait(kGroup + group, kWarpgroup);
+    if (thread < args.watched && first_row < layout.length) {
+      float weight = 0;
+#pragma unroll
+      for (int w = 0; w < kWarpgroup / kWarp; ++w) weight += shared.column_sums[group][w][thread];
+      const std::int64_t partials = (layout.length + kRowsOfPartial - 1) / kRowsOfPartial;
+      args.sink_partials[(tile.head * partials + first_row / kRowsOfPartial) * args.watched + thread] = weight;
+    }
+    const int out_row = group * kRowsOfGroup + warp * 16 + lane % 16;
+#pragma unroll
+    for (int step = 0; step < S::D / 16; ++step) {
+      std::uint32_t packed[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) packed[j] = pack_bf16(out[8 * step + 2 * j] * inverse[j % 2], out[8 * step + 2 * j + 1] * inverse[j % 2]);
+      const int unit = step % 4 * 2 + lane / 16;
+      store_matrices(shared_address(shared.queries[queries_of.stage][step / 4] + out_row * kRowBytes + ((unit ^ out_row % 8) << 4)), packed);
+    }
+    fence_async();
+    barrier_wait(kGroup + group, kWarpgroup);
+    if (thread == 0 && first_row < layout.length) {
+      const int b = tile.head / layout.query_heads, head = tile.head % layout.query_heads;
+#pragma unroll
+      for (int half = 0; half < S::kHalves; ++half)
+        store_box(&out_map, shared.queries[queries_of.stage][half] + group * kRowsOfGroup * kRowBytes, half * 64, head, first_row, b);
+      commit_stores();
+    }
+  }
+  if (thread == 0) wait_for_stores();
+}
+
+template <class S>
+__global__ void __launch_bounds__(S::kThreads, 1)
+    forward_kernel(const __grid_constant__ CUtensorMap query_map, const __grid_constant__ CUtensorMap key_map,
+                   const __grid_constant__ CUtensorMap out_map, const __grid_constant__ Arguments args) {
+  extern __shared__ unsigned char memory[];
+  auto& shared = *reinterpret_cast<Shared<S>*>((reinterpret_cast<std::uintptr_t>(memory) + 1023) / 1024 * 1024);
+  if (threadIdx.x == 0) {
+    prefetch(&query_map);
+    prefetch(&key_map);
+    prefetch(&out_map);
+    for (int tile = 0; tile < kTiles; ++tile) {
+      init(&shared.queries_full[tile], 1);
+      init(&shared.queries_empty[tile], S::kGroups);
+    }
+    for (int stage = 0; stage < S::kStages; ++stage) {
+      init(&shared.keys_full[stage], 1);
+      init(&shared.keys_empty[stage], S::kGroups);
+      init(&shared.values_full[stage], 1);
+      init(&shared.values_empty[stage], S::kGroups);
+    }
+    fence_init();
+  }
+  __syncthreads();
+  if (threadIdx.x < kWarpgroup) {
+    give_registers<S::kFetchRegisters>();
+    if (threadIdx.x < kWarp && elect_one()) fetch<S>(shared, args, query_map, key_map);
+  } else if (S::kHalfSeen && threadIdx.x < 2 * kWarpgroup) {
+    take_registers<S::kComputeRegisters>();
+    compute<S, S::kHalfSeen ? S::kKeys / 2 : S::kKeys>(shared, args, out_map, 0);
+  } else {
+    take_registers<S::kComputeRegisters>();
+    // The same in every lane, so that what follows from it can be in uniform registers.
+    const int group = S::kHalfSeen ? 1 : __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarpgroup, 0) - 1;
+    compute<S, S::kKeys>(shared, args, out_map, group);
+  }
+}
+
+template <class S>
+void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors, const Tensor& qkv,
+            const Tensor& out, const Tensor& lse, float* sink_partials, int watched) {
+  constexpr const char* kOp = "attention_forward";
+  static_assert(sizeof(Shared<S>) + 1024 <= 227 * 1024);
+  constexpr int kBytes = sizeof(Shared<S>) + 1024;
+  const float scale = 1.0F / std::sqrt(static_cast<float>(S::D));
+  const Arguments args{.layout = layout,
+                       .order = TileOrder(sequences * layout.query_heads, layout.tiles(S::kQueries), layout.length, S::D, layout.group()),
+                       .lse = static_cast<float*>(lse.data),
+                       .sink_partials = sink_partials,
+                       .watched = watched,
+                       .scale = scale,
+                       .scale_log2 = scale * kLog2E};
+  const CUtensorMap queries = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kQueries);
+  const CUtensorMap keys = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kKeys);
+  const CUtensorMap outs = map_heads(kOp, out.data, sequences, layout.length, layout.query_heads, S::D, kRowsOfGroup);
+  const auto kernel = forward_kernel<S>;
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), kOp);
+  kernel<<<static_cast<unsigned>(std::min(processors, args.order.count())), S::kThreads, kBytes, stream>>>(queries, keys, outs, args);
+  check_launch(kOp);
+}
+
+}  // namespace
+
+void attention_forward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors,
+                       const Tensor& qkv, const Tensor& out, const Tensor& lse, float* sink_partials, int watched) {
+  const auto launch_with = [&]<class S>(S) { launch<S>(stream, layout, sequences, processors, qkv, out, lse, sink_partials, watched); };
+  if (layout.head_dim == 128) {
+    launch_with(Shape<128, 2, 128, 2>());
+  } else if (layout.length <= kShortLength) {
+    launch_with(Shape<64, 2, 128, 4>());
+  } else {
+    launch_with(Shape<64, 3, 128, 2>());
+  }
+}
+
+}  // namespace sinkscope::cuda::sm90

@@ -1,0 +1,190 @@
+// The instructions of compute capability 9.0 (sm_90a): barriers in shared memory, the bulk tensor copy engine (TMA),
+// warpgroup matrix products (wgmma), registers moved between warpgroups. Inline PTX of Hopper stands here alone.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/ptx.cuh"
+
+namespace sinkscope::cuda::sm90 {
+
+constexpr int kWarpgroup = 128;  // threads
+
+/// Whether this is the one thread that the warp elects, always the same.
+__device__ inline bool elect_one() {
+  std::uint32_t elected;
+  asm volatile(
+      "{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}\n" : "=r"(elected));
+  return elected != 0;
+}
+
+/// More or fewer registers for every thread of this warpgroup.
+template <int Count>
+__device__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(Count));
+}
+template <int Count>
+__device__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(Count));
+}
+
+// Barriers of this block for `threads` threads of it, numbered 1 to 15: wait for all, or only tell that one came.
+__device__ inline void barrier_wait(int number, int threads) {
+  asm volatile("bar.sync %0, %1;\n" ::"r"(number), "r"(threads) : "memory");
+}
+__device__ inline void barrier_arrive(int number, int threads) {
+  asm volatile("bar.arrive %0, %1;\n" ::"r"(number), "r"(threads) : "memory");
+}
+
+/// A barrier in shared memory: its phase ends when `count` arrivals and all bytes that were expected are there.
+using Barrier = std::uint64_t;
+__device__ inline void init(Barrier* barrier, int count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(shared_address(barrier)), "r"(count));
+}
+/// Shows barriers that were initialised to the copy engine; a __syncthreads() shows them to the block.
+__device__ inline void fence_init() { asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory"); }
+__device__ inline void arrive(Barrier* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(shared_address(barrier)) : "memory");
+}
+/// Arrives, and expects `bytes` from the copy engine.
+__device__ inline void arrive_expecting(Barrier* barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+}
+/// Waits until the phase of this parity has ended; the phase before the first has parity 1.
+__device__ inline void wait(Barrier* barrier, std::uint32_t parity) {
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "again:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra over;\nbra again;\nover:\n}\n" ::"r"(shared_address(barrier)), "r"(parity)
+      : "memory");
+}
+
+/// Begins the copy of the box at (x, y, z, w) of a tensor of rank 4 to shared memory, aligned to 1024 bytes with a
+/// swizzle of 128; what lies outside becomes zero. `full` gets the bytes.
+__device__ inline void load_box(void* box, const CUtensorMap* map, Barrier* full, int x, int y, int z, int w) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];\n" ::"r"(
+          shared_address(box)), "l"(map), "r"(shared_address(full)), "r"(x), "r"(y), "r"(z), "r"(w)
+      : "memory");
+}
+/// The same from shared memory; what lies outside is not written. A group of stores ends with commit_stores().
+__device__ inline void store_box(const CUtensorMap* map, const void* box, int x, int y, int z, int w) {
+  asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%1, {%2, %3, %4, %5}], [%0];\n" ::"r"(
+                   shared_address(box)), "l"(map), "r"(x), "r"(y), "r"(z), "r"(w)
+               : "memory");
+}
+__device__ inline void commit_stores() { asm volatile("cp.async.bulk.commit_group;\n" ::: "memory"); }
+/// Waits until the stores that this thread began have read shared memory.
+__device__ inline void wait_for_stores() { asm volatile("cp.async.bulk.wait_group.read 0;\n" ::: "memory"); }
+__device__ inline void prefetch(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];\n" ::"l"(map) : "memory");
+}
+/// Between ordinary writes to shared memory and the copy engine or wgmma that read it.
+__device__ inline void fence_async() { asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory"); }
+
+/// Writes four 8 x 8 tiles of bf16 as load_matrices reads them.
+__device__ inline void store_matrices(std::uint32_t row, const std::uint32_t (&tiles)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(row), "r"(tiles[0]),
+               "r"(tiles[1]), "r"(tiles[2]), "r"(tiles[3])
+               : "memory");
+}
+
+/// A matrix of bf16 in shared memory under a swizzle of 128 bytes, as wgmma takes it: rows of 64 elements, eight rows an
+/// atom of 1024 bytes, to whose multiples it is aligned. Factors whose rows are summed along need no `across`; of those
+/// that are summed over rows it is the distance in bytes from one 64 columns to the next.
+__device__ inline std::uint64_t describe(const void* matrix, int across = 16) {
+  const std::uint64_t address = shared_address(matrix), distance = static_cast<std::uint64_t>(across);
+  return (address & 0x3ffff) >> 4 | distance >> 4 << 16 | std::uint64_t{1024 >> 4} << 32 | std::uint64_t{1} << 62;
+}
+/// What moves a description by `bytes`.
+constexpr std::uint64_t advance(int bytes) { return static_cast<std::uint64_t>(bytes >> 4); }
+
+/// Before the first product whose registers were written by other instructions.
+__device__ inline void products_begin() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
+__device__ inline void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory"); }
+/// Waits until at most `Pending` groups of products are not done.
+template <int Pending>
+__device__ void products_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(Pending) : "memory");
+}
+/// Keeps uses of registers on their side of a wait.
+template <int Count>
+__device__ void hold(float* registers) {
+#pragma unroll
+  for (int i = 0; i < Count; ++i) asm volatile("" : "+f"(registers[i])::"memory");
+}
+
+// c (64, N) (+)= a (64, 16) b (16, N), bf16 products added in fp32, N / 2 floats a thread. Warp w of the warpgroup has
+// rows 16 w to 16 w + 15; its lane l of columns 8 j + 2 (l % 4) and + 1 c[4 j] and c[4 j + 1] of row l / 4, c[4 j + 2]
+// and c[4 j + 3] of row l / 4 + 8. Without `add` c is overwritten. Products are done after products_commit() and
+// products_wait(); until then nothing else may touch c, or a in registers.
+#define SINKSCOPE_8(c, i) \
+  "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), "+f"(c[i + 7])
+#define SINKSCOPE_32(c, i) SINKSCOPE_8(c, i), SINKSCOPE_8(c, i + 8), SINKSCOPE_8(c, i + 16), SINKSCOPE_8(c, i + 24)
+#define SINKSCOPE_NAMES_32 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define SINKSCOPE_NAMES_64 \
+  SINKSCOPE_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+
+/// Both factors in shared memory, summed along their rows: c (+)= a b^T.
+__device__ inline void multiply_transposed_64(float* c, std::uint64_t a, std::uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_32 "}, %32, %33, add, 1, 1, 0, 0;\n}\n"
+      : SINKSCOPE_32(c, 0)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+__device__ inline void multiply_transposed_128(float* c, std::uint64_t a, std::uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_64 "}, %64, %65, add, 1, 1, 0, 0;\n}\n"
+      : SINKSCOPE_32(c, 0), SINKSCOPE_32(c, 32)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+/// a in registers, as the lanes hold c: rows l / 4, l / 4 + 8 of columns 2 (l % 4), + 1, then both of columns 8 further;
+/// b in shared memory, summed over its rows.
+__device__ inline void multiply_64(float* c, const std::uint32_t* a, std::uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred add;\nsetp.ne.b32 add, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_32 "}, {%32, %33, %34, %35}, %36, add, 1, 1, 1;\n}\n"
+      : SINKSCOPE_32(c, 0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+}
+__device__ inline void multiply_128(float* c, const std::uint32_t* a, std::uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred add;\nsetp.ne.b32 add, %69, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_64 "}, {%64, %65, %66, %67}, %68, add, 1, 1, 1;\n}\n"
+      : SINKSCOPE_32(c, 0), SINKSCOPE_32(c, 32)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+}
+/// The same by the number of columns of b, 64 or 128.
+template <int N>
+__device__ void multiply_transposed(float* c, std::uint64_t a, std::uint64_t b, bool add) {
+  static_assert(N == 64 || N == 128);
+  if constexpr (N == 64) {
+    multiply_transposed_64(c, a, b, add);
+  } else {
+    multiply_transposed_128(c, a, b, add);
+  }
+}
+template <int N>
+__device__ void multiply(float* c, const std::uint32_t* a, std::uint64_t b, bool add) {
+  static_assert(N == 64 || N == 128);
+  if constexpr (N == 64) {
+    multiply_64(c, a, b, add);
+  } else {
+    multiply_128(c, a, b, add);
+  }
+}
+#undef SINKSCOPE_8
+#undef SINKSCOPE_32
+#undef SINKSCOPE_NAMES_32
+#undef SINKSCOPE_NAMES_64
+
+}  // namespace sinkscope::cuda::sm90

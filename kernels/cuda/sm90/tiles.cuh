@@ -1,0 +1,38 @@
+// In which order a persistent grid takes the tiles of causal attention.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace sinkscope::cuda::sm90 {
+
+struct Tile {
+  int head;   // b*H + h
+  int index;  // of its tiles
+};
+
+/// Heads go in sections whose keys and values stay in the L2 cache together; of a section the longest tiles go first,
+/// those with the most keys, of all its heads.
+struct TileOrder {
+  int heads, tiles, section;
+
+  TileOrder(std::int64_t heads, std::int64_t tiles, std::int64_t length, std::int64_t head_dim, int group)
+      : heads(static_cast<int>(heads)), tiles(static_cast<int>(tiles)) {
+    constexpr std::int64_t kCached = 16 << 20;
+    const std::int64_t bytes = 2 * length * head_dim * 2;  // keys and values of a head
+    section = static_cast<int>(std::clamp<std::int64_t>(kCached / bytes, 1, heads / group + 1)) * group;
+  }
+  __host__ __device__ int count() const { return heads * tiles; }
+  /// The place in the order of the tile that this block takes in a round; rounds go to and fro over the blocks, so that
+  /// none always has the longer ones. Beyond count() there is none in this round or later.
+  __device__ int place(int round) const {
+    const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
+    return round * blocks + (round % 2 == 0 ? block : blocks - 1 - block);
+  }
+  __device__ Tile operator[](int i) const {
+    const int first = i / (section * tiles) * section, within = i - first * tiles, width = min(section, heads - first);
+    return {first + within % width, tiles - 1 - within / width};
+  }
+};
+
+}  // namespace sinkscope::cuda::sm90
