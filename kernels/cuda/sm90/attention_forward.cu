@@ -187,7 +187,7 @@ __device__ void pack(std::uint32_t* p, const float* s) {
 template <class S, int FirstKeys>
 __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensorMap& out_map, int group) {
   const HeadLayout& layout = args.layout;
-  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup, warp = thread / kWarp, lane = thread % kWarp;
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup, warp = __shfl_sync(kAllLanes, thread / kWarp, 0), lane = thread % kWarp;
   constexpr int kTurn = 1, kGroup = kTurn + S::kGroups;  // the numbers of barriers
 
   float s[S::kKeys / 2], out[S::D / 2];
@@ -222,12 +222,12 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
                           step > 0);
     products_commit();
   };
-  const auto add_values = [&](int stage, bool add) {
+  const auto add_values = [&](int stage) {
     products_begin();
 #pragma unroll
     for (int step = 0; step < S::kKeys / 16; ++step)
       multiply<S::D>(out, p + 4 * step, values + advance(step * 16 * kRowBytes) + static_cast<std::uint64_t>(stage) * advance(S::kHalves * S::kKeyBytes),
-               add || step > 0);
+               true);
     products_commit();
   };
   const auto release = [&](Barrier* barrier) {
@@ -268,13 +268,13 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
       arrive(&shared.queries_empty[(round - 1) % kTiles]);
     }
 
-    const auto next = [&]<bool Masked>(bool add) {
+    const auto next = [&]<bool Masked>() {
       const Place<S::kStages> values_of(used - 1), keys_of(used++);
       wait(&shared.keys_full[keys_of.stage], keys_of.parity);
       take_turn();
       add_scores.template operator()<S::kKeys>(keys_of.stage);
       wait(&shared.values_full[values_of.stage], values_of.parity);
-      add_values(values_of.stage, add);
+      add_values(values_of.stage);
       end_turn();
       products_wait<1>();
       hold<kScores>(s);
@@ -290,20 +290,21 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
       }
       pack<kScores>(p, s);
     };
-    // Blocks above the diagonal of some row, then the others. The weights of the first block begin the sum.
-    bool add = false;
+#pragma unroll
+    for (int j = 0; j < kOuts; ++j) out[j] = 0;
+    // Blocks above the diagonal of some row, then the others.
     if constexpr (!S::kOneMasked)
-      for (; block > 0 && block * S::kKeys - 1 > first_row; add = true) {
+      while (block > 0 && block * S::kKeys - 1 > first_row) {
         --block;
-        next.template operator()<true>(add);
+        next.template operator()<true>();
       }
-    for (; block > 0; add = true) {
+    while (block > 0) {
       --block;
-      next.template operator()<false>(add);
+      next.template operator()<false>();
     }
     const Place<S::kStages> values_of(used - 1);
     wait(&shared.values_full[values_of.stage], values_of.parity);
-    add_values(values_of.stage, add);
+    add_values(values_of.stage);
     float total[2], inverse[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
