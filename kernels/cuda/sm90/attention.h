@@ -20,8 +20,9 @@ constexpr int kMostWatched = 128;
 constexpr int kRowsOfPartial = 64;
 
 /// out and lse as in AttentionForward. With `watched` = K > 0 also partial sums of the weights on the first keys,
-/// (B*H, ceil(T / kRowsOfPartial), K) f32. Runs on `processors` multiprocessors.
+/// (B*H, ceil(T / kRowsOfPartial), K) f32. Runs on `processors` multiprocessors; `taken` is room for a counter.
 void attention_forward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors,
-                       const Tensor& qkv, const Tensor& out, const Tensor& lse, float* sink_partials, int watched);
+                       const Tensor& qkv, const Tensor& out, const Tensor& lse, int* taken, float* sink_partials,
+                       int watched);
 
 }  // namespace sinkscope::cuda::sm90

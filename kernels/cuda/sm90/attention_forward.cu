@@ -18,7 +18,7 @@ namespace sinkscope::cuda::sm90 {
 namespace {
 
 /// Up to here heads of 64 go by tiles of 128 queries, which waste less at the diagonal; above by 192, which hide more.
-constexpr std::int64_t kShortLength = 4096;
+constexpr std::int64_t kShortLength = 1024;
 constexpr float kLog2E = 1.4426950408889634F;
 constexpr int kRowsOfGroup = 64, kRowBytes = 128, kTiles = 2;
 
@@ -42,6 +42,7 @@ struct Shared {
   alignas(1024) unsigned char queries[kTiles][S::kHalves][S::kQueryBytes];
   alignas(1024) unsigned char keys[S::kStages][S::kHalves][S::kKeyBytes];
   alignas(1024) unsigned char values[S::kStages][S::kHalves][S::kKeyBytes];
+  int tile[kTiles];  // their places in the order
   Barrier queries_full[kTiles], queries_empty[kTiles];
   Barrier keys_full[S::kStages], keys_empty[S::kStages], values_full[S::kStages], values_empty[S::kStages];
   float column_sums[S::kGroups][kWarpgroup / kWarp][kMostWatched];
@@ -50,6 +51,7 @@ struct Shared {
 struct Arguments {
   HeadLayout layout;
   TileOrder order;
+  int* taken;  // tiles beyond the first of each block, 0 at first
   float* lse;
   float* sink_partials;
   int watched;
@@ -76,8 +78,17 @@ template <class S>
 __device__ void fetch(Shared<S>& shared, const Arguments& args, const CUtensorMap& query_map, const CUtensorMap& key_map) {
   const HeadLayout& layout = args.layout;
   int used = 0;  // blocks of keys, and of values, by the tiles before
-  for (int round = 0, i; (i = args.order.place(round)) < args.order.count(); ++round) {
-    const Tile tile = args.order[i];
+  int place = static_cast<int>(blockIdx.x);
+  for (int round = 0;; ++round) {
+    const Place<kTiles> queries(round);
+    wait(&shared.queries_empty[queries.stage], queries.parity ^ 1);
+    shared.tile[queries.stage] = place;
+    Barrier* full = &shared.queries_full[queries.stage];
+    if (place >= args.order.count()) {
+      arrive(full);  // no tile is left
+      return;
+    }
+    const Tile tile = args.order[place];
     const int b = tile.head / layout.query_heads, head = tile.head % layout.query_heads, last = last_block<S>(layout, tile.index);
     const auto fetch_keys = [&](int block) {
       const Place<S::kStages> keys(used + last - block);
@@ -97,13 +108,11 @@ __device__ void fetch(Shared<S>& shared, const Arguments& args, const CUtensorMa
       for (int half = 0; half < S::kHalves; ++half)
         load_box(shared.values[values.stage][half], &key_map, full, half * 64, layout.value_head(head), block * S::kKeys, b);
     };
-    const Place<kTiles> queries(round);
-    wait(&shared.queries_empty[queries.stage], queries.parity ^ 1);
-    Barrier* full = &shared.queries_full[queries.stage];
     arrive_expecting(full, S::kHalves * S::kQueryBytes);
 #pragma unroll
     for (int half = 0; half < S::kHalves; ++half)
       load_box(shared.queries[queries.stage][half], &query_map, full, half * 64, head, tile.index * S::kQueries, b);
+    place = static_cast<int>(gridDim.x) + atomicAdd(args.taken, 1);
     fetch_keys(last);
     for (int block = last - 1; block >= 0; --block) {
       fetch_keys(block);
@@ -235,11 +244,17 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
   };
 
   int used = 0;  // blocks of keys so far; the weights of the last one wait for their values
-  for (int i; (i = args.order.place(round)) < args.order.count(); ++round) {
-    const Tile tile = args.order[i];
+  for (;; ++round) {
+    const Place<kTiles> queries_of(round);
+    wait(&shared.queries_full[queries_of.stage], queries_of.parity);
+    const int place = shared.tile[queries_of.stage];
+    if (place >= args.order.count()) break;
+    const Tile tile = args.order[place];
     const int first_row = tile.index * S::kQueries + group * kRowsOfGroup, row = first_row + warp * 16 + lane / 4;
     const auto mask = [&]<int Keys>(int block) {
-      const int ahead = row - block * S::kKeys - lane % 4 * 2;  // of the thread's first row before its first key
+      const int id = read_thread() % kWarpgroup;
+      // By how much the thread's first row is ahead of its first key.
+      const int ahead = first_row + id / kWarp * 16 + id % kWarp / 4 - block * S::kKeys - id % 4 * 2;
 #pragma unroll
       for (int j = 0; j < Keys / 2; ++j)
         if (j / 4 * 8 + j % 2 - j / 2 % 2 * 8 > ahead) s[j] = -INFINITY;
@@ -248,9 +263,7 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
     float rescale[2];
     int block = last_block<S>(layout, tile.index);
 
-    const Place<kTiles> queries_of(round);
     const Place<S::kStages> first(used++);
-    wait(&shared.queries_full[queries_of.stage], queries_of.parity);
     wait(&shared.keys_full[first.stage], first.parity);
     take_turn();
     add_scores.template operator()<FirstKeys>(first.stage);
@@ -402,13 +415,14 @@ __global__ void __launch_bounds__(S::kThreads, 1)
 
 template <class S>
 void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors, const Tensor& qkv,
-            const Tensor& out, const Tensor& lse, float* sink_partials, int watched) {
+            const Tensor& out, const Tensor& lse, int* taken, float* sink_partials, int watched) {
   constexpr const char* kOp = "attention_forward";
   static_assert(sizeof(Shared<S>) + 1024 <= 227 * 1024);
   constexpr int kBytes = sizeof(Shared<S>) + 1024;
   const float scale = 1.0F / std::sqrt(static_cast<float>(S::D));
   const Arguments args{.layout = layout,
                        .order = TileOrder(sequences * layout.query_heads, layout.tiles(S::kQueries), layout.length, S::D, layout.group()),
+                       .taken = taken,
                        .lse = static_cast<float*>(lse.data),
                        .sink_partials = sink_partials,
                        .watched = watched,
@@ -417,6 +431,7 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequence
   const CUtensorMap queries = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kQueries);
   const CUtensorMap keys = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kKeys);
   const CUtensorMap outs = map_heads(kOp, out.data, sequences, layout.length, layout.query_heads, S::D, kRowsOfGroup);
+  check_cuda(cudaMemsetAsync(taken, 0, sizeof(int), stream), kOp);
   const auto kernel = forward_kernel<S>;
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), kOp);
   kernel<<<static_cast<unsigned>(std::min(processors, args.order.count())), S::kThreads, kBytes, stream>>>(queries, keys, outs, args);
@@ -426,8 +441,8 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequence
 }  // namespace
 
 void attention_forward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors,
-                       const Tensor& qkv, const Tensor& out, const Tensor& lse, float* sink_partials, int watched) {
-  const auto launch_with = [&]<class S>(S) { launch<S>(stream, layout, sequences, processors, qkv, out, lse, sink_partials, watched); };
+                       const Tensor& qkv, const Tensor& out, const Tensor& lse, int* taken, float* sink_partials, int watched) {
+  const auto launch_with = [&]<class S>(S) { launch<S>(stream, layout, sequences, processors, qkv, out, lse, taken, sink_partials, watched); };
   if (layout.head_dim == 128) {
     launch_with(Shape<128, 2, 128, 2>());
   } else if (layout.length <= kShortLength) {

@@ -21,6 +21,13 @@ __device__ inline bool elect_one() {
   return elected != 0;
 }
 
+/// threadIdx.x, read anew at every call: what follows from it takes no register between its uses.
+__device__ inline int read_thread() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;\n" : "=r"(thread));
+  return thread;
+}
+
 /// More or fewer registers for every thread of this warpgroup.
 template <int Count>
 __device__ void take_registers() {

@@ -23,12 +23,6 @@ struct TileOrder {
     section = static_cast<int>(std::clamp<std::int64_t>(kCached / bytes, 1, heads / group + 1)) * group;
   }
   __host__ __device__ int count() const { return heads * tiles; }
-  /// The place in the order of the tile that this block takes in a round; rounds go to and fro over the blocks, so that
-  /// none always has the longer ones. Beyond count() there is none in this round or later.
-  __device__ int place(int round) const {
-    const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
-    return round * blocks + (round % 2 == 0 ? block : blocks - 1 - block);
-  }
   __device__ Tile operator[](int i) const {
     const int first = i / (section * tiles) * section, within = i - first * tiles, width = min(section, heads - first);
     return {first + within % width, tiles - 1 - within / width};
