@@ -117,7 +117,7 @@ void set_pages(httplib::Server& server, LiveState& state) {
     if (request.get_header_value("If-None-Match") == snapshot->tag)
       response.status = 304;
     else
-      response.set_content(snapshot->data, "application/json");
+      response.set_content(snapshot->beside(request.get_param_value("shown")), "application/json");
   });
   server.Get("/favicon.ico", [](const httplib::Request&, httplib::Response& response) { response.status = 204; });
 }
