@@ -15,10 +15,11 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr std::chrono::milliseconds kOpening{1500};
 constexpr int kMakingShare = 4;  // a state is kept for so many times its making
 // Of one run, whose curves have 1500 points and maps 400 columns at most; runs beside one another share them.
-constexpr Sampling kSampling = {.steps = 1000, .passes = 200, .least = std::int64_t{64} << 20};
-constexpr std::size_t kFewestPlaces = 50;
+constexpr Sampling kSampling = {.steps = 1000, .passes = 100, .least = std::int64_t{64} << 20};
+constexpr std::size_t kFewestPlaces = 25;
 constexpr const char* kCoarse = "A first look at the logs, which are still being read: the charts show a sample of their "
                                 "records from the first step to the last. Phases, onset and numbers follow.";
 
@@ -97,6 +98,7 @@ LiveState::LiveState(const std::vector<std::string>& directories, const Sampling
 bool LiveState::look(std::int64_t limit) {
   const std::lock_guard lock(mutex_);
   if (follower_.look(limit, Clock::now())) ++version_;
+  looked_.store(true);
   return follower_.caught_up();
 }
 
@@ -112,8 +114,15 @@ std::shared_ptr<const Snapshot> LiveState::snapshot() {
 }
 
 std::string LiveState::page() {
+  opened_.store(Clock::now());
+  if (!looked_.load()) return live_page_html({});
   const std::lock_guard lock(mutex_);
   return live_page_html(content_of(follower_, summaries_of(follower_)));
+}
+
+bool LiveState::page_opens() const {
+  const Clock::time_point opened = opened_.load();
+  return opened != Clock::time_point::min() && Clock::now() - opened < kOpening;
 }
 
 std::shared_ptr<const Snapshot> LiveState::make_snapshot() {

@@ -1,6 +1,7 @@
 // What a server tells of the runs that it watches: the page, and the state that the page asks for.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -38,14 +39,18 @@ class LiveState {
   bool look(std::int64_t limit);
 
   std::shared_ptr<const Snapshot> snapshot();
-  /// Throws as live_page_html does.
+  /// The page; before the first look, which it does not wait for, without any text. Throws as live_page_html does.
   std::string page();
+  /// Whether a browser was given the page so lately that it is still busy with drawing it.
+  bool page_opens() const;
 
  private:
   using Clock = RunsFollower::Clock;
 
   std::shared_ptr<const Snapshot> make_snapshot();
 
+  std::atomic<bool> looked_ = false;
+  std::atomic<Clock::time_point> opened_ = Clock::time_point::min();  // when a page was given away
   std::mutex mutex_;         // of everything below
   RunsFollower follower_;
   std::string server_name_;  // differs between servers, so that a tag of another one is never taken for ours
