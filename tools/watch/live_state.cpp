@@ -20,11 +20,14 @@ constexpr int kMakingShare = 4;  // a state is kept for so many times its making
 // Of one run, whose curves have 1500 points and maps 400 columns at most; runs beside one another share them.
 constexpr Sampling kSampling = {.steps = 1000, .passes = 100, .least = std::int64_t{64} << 20};
 constexpr std::size_t kFewestPlaces = 25;
-constexpr const char* kCoarse = "A first look at the logs, which are still being read: the charts show a sample of their "
-                                "records from the first step to the last. Phases, onset and numbers follow.";
+constexpr const char* kCoarse =
+    "A first look at the logs, which are still being read: the charts show a sample of their records from the first step to "
+    "the last. Phases, onset and numbers follow.";
 
 Sampling sampling_for(std::size_t runs) {
-  const auto share = [runs](std::size_t places) { return std::max(kFewestPlaces, places / std::max<std::size_t>(runs, 1)); };
+  const auto share = [runs](std::size_t places) {
+    return std::max(kFewestPlaces, places / std::max<std::size_t>(runs, 1));
+  };
   return {share(kSampling.steps), share(kSampling.passes), kSampling.least};
 }
 
@@ -38,7 +41,8 @@ std::string random_name() {
 std::string status_text(const ArmSummary& arm, const RunStatus& status) {
   std::string text = printable(arm.label) + ": ";
   if (status.unread_bytes > 0)
-    return text + (is_coarse(status) ? "a coarse first look; " : "") + "reading its logs, " + format_count(status.unread_bytes) + " bytes to go";
+    return text + (is_coarse(status) ? "a coarse first look; " : "") + "reading its logs, " +
+           format_count(status.unread_bytes) + " bytes to go";
   switch (status.state) {
     case RunState::waiting: return text + "not there yet";
     case RunState::training: text += "training"; break;

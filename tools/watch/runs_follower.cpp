@@ -211,9 +211,9 @@ class Batch {
 /// What `follow` does with a log.
 template <class Record>
 struct Taking {
-  std::function<void()> drop;                            // forgets all records
-  std::function<bool()> alone;                           // whether the next line has to wait for the record of the one before
-  std::function<Record(std::string_view line)> parse;    // from two threads
+  std::function<void()> drop;                          // forgets all records
+  std::function<bool()> alone;                         // whether the next line waits for the record of the one before
+  std::function<Record(std::string_view line)> parse;  // from two threads
   std::function<void(Record&&, std::string& line)> keep;
 };
 
@@ -251,7 +251,8 @@ bool follow(LogFollower& log, std::int64_t limit, std::string& problem, const Ta
 RunsFollower::Followed::Followed(const fs::path& directory)
     : steps(directory / "metrics.jsonl"), probes(directory / "probes.jsonl"), events(directory / "events.jsonl") {}
 
-RunsFollower::RunsFollower(const std::vector<std::string>& directories, const Sampling& sampling) : sampling_(sampling) {
+RunsFollower::RunsFollower(const std::vector<std::string>& directories, const Sampling& sampling)
+    : sampling_(sampling) {
   for (const fs::path directory : directories) {
     followed_.emplace_back(directory);
     runs_.emplace_back();
@@ -360,7 +361,8 @@ std::vector<StepRecord>& RunsFollower::read_steps_of(std::size_t index) {
 }
 
 /// Whether the passes over a set are shown, of a run whose first ones are `passes`.
-std::function<bool(std::string_view)> RunsFollower::shown_sets(std::size_t index, const std::vector<ProbeRecord>& passes) const {
+std::function<bool(std::string_view)> RunsFollower::shown_sets(std::size_t index,
+                                                               const std::vector<ProbeRecord>& passes) const {
   // A run is shown by the set of its phases, or by that set's twin where it has none (summarize).
   std::string bos = find_setting(runs_[index], "data.bos").value_or("");
   std::erase(bos, '"');
@@ -403,7 +405,7 @@ bool RunsFollower::sample_passes(std::size_t index) {
   std::vector<ProbeRecord> sample;
   const auto shown = shown_sets(index, sample);
   std::size_t sets = 0;  // of a pass: as many lines are taken at a place
-  const bool sampled = followed.probes.sample(sampling_.passes, sampling_.least, [&](std::string_view line, std::size_t nth) {
+  const auto take = [&](std::string_view line, std::size_t nth) {
     try {
       sample.push_back(slim_pass(line, shown));
     } catch (const std::exception&) {  // reading the log tells it, with its number
@@ -412,8 +414,8 @@ bool RunsFollower::sample_passes(std::size_t index) {
     const bool another_pass = !sample.empty() && sample.back().step != sample.front().step;
     if (another_pass || nth == kSetsOfPass) sets = std::max<std::size_t>(nth, 1);
     return sets == 0;
-  });
-  if (!sampled) return false;
+  };
+  if (!followed.probes.sample(sampling_.passes, sampling_.least, take)) return false;
   followed.passes_read = std::exchange(runs_[index].probes, std::move(sample));
   status_[index].sampled_passes = true;
   ++records_version_;
