@@ -37,6 +37,12 @@ TEST_CASE("the schema in the repository is the one that the program generates") 
   CHECK(read_file(std::filesystem::path(SINKSCOPE_CONFIGS) / "schema.json") == config_schema().dump(2) + "\n");
 }
 
+TEST_CASE("the reference in the repository is the one that the program generates, and the README links it") {
+  const std::filesystem::path configs = SINKSCOPE_CONFIGS;
+  CHECK(read_file(configs / "REFERENCE.md") == config_reference());
+  CHECK(read_file(configs.parent_path() / "README.md").find("](configs/REFERENCE.md)") != std::string::npos);
+}
+
 TEST_CASE("every shipped config loads and conforms to the schema") {
   const auto files = shipped();
   for (const char* name :
