@@ -605,10 +605,12 @@ std::vector<std::string> titles_of(const std::string& page) {
 TEST_CASE("the README explains every chart of a page, in the page's order") {
   const Workplace place;
   for (const char* file : {"uPlot.iife.min.js", "uPlot.min.css", "LICENSE"}) place.write(std::string("assets/uplot/") + file, "/* */");
-  REQUIRE(place.run("train config.json && cd . && SINKSCOPE_ASSETS=assets '" SINKSCOPE_PROGRAM "' compare runs/small").status == 0);
-  std::string text = section_of(test::read_file(SINKSCOPE_README), "Reading the charts");
-  for (char& c : text)
-    if (c == '\n') c = ' ';
+  REQUIRE(place.run("train config.json && SINKSCOPE_ASSETS=assets '" SINKSCOPE_PROGRAM "' compare runs/small").status == 0);
+  std::string text;
+  for (const char c : section_of(test::read_file(SINKSCOPE_README), "Reading the charts")) {
+    const char shown = c == '\n' ? ' ' : c;
+    if (shown != ' ' || !text.ends_with(' ')) text += shown;
+  }
   const std::vector<std::string> titles = titles_of(place.read("runs/small/report.html"));
   CHECK(titles.size() >= 11);
   std::size_t last = 0;
