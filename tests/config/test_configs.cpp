@@ -65,9 +65,10 @@ TEST_CASE("the README says how the dataset of every shipped config is made") {
   const std::string readme = read_file(std::filesystem::path(SINKSCOPE_CONFIGS).parent_path() / "README.md");
   for (const auto& [name, file] : shipped()) {
     INFO(name);
-    const std::size_t row = readme.find("`configs/" + name + ".json`");
-    REQUIRE(row != std::string::npos);
-    const std::string rest = readme.substr(row, readme.find('\n', row) - row);
+    std::string rest;
+    std::istringstream lines(readme);
+    for (std::string line; std::getline(lines, line);)
+      if (line.starts_with("| `configs/") && line.find("`configs/" + name + ".json`") != std::string::npos) rest = line;
     CHECK(rest.find("sinkscope tokenize TEXT --output " + load_config(file).data.path + " --") != std::string::npos);
   }
 }
