@@ -1,5 +1,5 @@
-// Every command of the README is run here, in the README's order, or stands in a table of those that another test runs or
-// that need another machine; every message that its troubleshooting section quotes is provoked and compared.
+// Every command of the README is run here, in the README's order, or stands in a table of those that another test runs
+// or that need another machine; every message that its troubleshooting section quotes is provoked and compared.
 #include <poll.h>
 #include <pty.h>
 #include <signal.h>
@@ -34,7 +34,7 @@ using test::contains;
 using test::Outcome;
 using test::Workplace;
 
-// ---- what the README says ----------------------------------------------------------------------------------------------
+// ---- what the README says ----
 
 struct Fence {
   std::string language, body, section;  // section: the heading of level 2 that it stands under
@@ -59,7 +59,7 @@ std::string command_of_line(const std::string& line) {
 
 bool is_command(const std::string& code) {
   static const std::vector<std::string> kBegins = {
-      "sinkscope ", "scripts/", "cmake ", "ctest", "tests/interop/", "ssh ",  "python3 ",         "pip ", "npm ",
+      "sinkscope ", "scripts/", "cmake ", "ctest", "tests/interop/", "ssh ",  "python3 ",           "pip ",  "npm ",
       "nsys ",      "cp ",      "nohup ", "srun ", "export ",        "curl ", "compute-sanitizer ", "bash ", "sudo "};
   return std::any_of(kBegins.begin(), kBegins.end(), [&](const std::string& begin) { return code.starts_with(begin); });
 }
@@ -103,7 +103,8 @@ Markdown read_markdown(const std::string& text) {
       }
     } else if (open != nullptr) {
       open->body += line + "\n";
-      if (open->language == "bash" && !command_of_line(line).empty()) markdown.commands.push_back(command_of_line(line));
+      if (open->language == "bash" && !command_of_line(line).empty())
+        markdown.commands.push_back(command_of_line(line));
     } else {
       if (line.starts_with("## ")) section = line.substr(3);
       if (line.empty()) end_prose();
@@ -122,7 +123,7 @@ Markdown readme() { return read_markdown(test::read_file(SINKSCOPE_README)); }
 
 fs::path repository() { return fs::path(SINKSCOPE_README).parent_path(); }
 
-// ---- the commands that are run -----------------------------------------------------------------------------------------
+// ---- the commands that are run ----
 
 enum class How {
   plain,     // to its end, with status 0
@@ -132,71 +133,135 @@ enum class How {
 };
 
 struct Run {
-  std::string command;              // as the README has it
+  std::string command;  // as the README has it
   How how = How::plain;
-  std::vector<std::string> prints;  // what its output holds
-  std::string after;                // shell text that must succeed then
-  std::string before;               // likewise, ahead of it
+  std::vector<std::string> prints;               // what its output holds
+  std::string after;                             // shell text that must succeed then
+  std::string before;                            // likewise, ahead of it
   std::vector<std::array<std::string, 2>> with;  // what stands for words in capitals here, ahead of kPlaceholders
 };
 
 const std::vector<std::array<std::string, 2>> kPlaceholders = {
-    {"TEXT...", "text.txt more.txt"}, {"TEXT", "text.txt"},       {"CONFIG", "configs/mine.json"},
-    {"RUN...", "runs/mine runs/long"}, {"RUN", "runs/mine"},      {"NAME", "mine"},
-    {"FOLDER", "export/mine"},         {"PATH", "byte"},          {"N", "3"},
+    {"TEXT...", "text.txt more.txt"},  {"TEXT", "text.txt"}, {"CONFIG", "configs/mine.json"},
+    {"RUN...", "runs/mine runs/long"}, {"RUN", "runs/mine"}, {"NAME", "mine"},
+    {"FOLDER", "export/mine"},         {"PATH", "byte"},     {"N", "3"},
 };
 
 const std::string kArms = "{\"data.bos\": [\"sequence\", \"none\"]}";
 const std::string kNewRun = "rm -rf runs/mine";
 const std::string kLong = "sinkscope train configs/llama-42m.json --set name=long";
-const std::string kDataset42m = "sinkscope tokenize text.txt --output data/llama-16k --train-sentencepiece 9 --validation-fraction 0.1";
+const std::string kDataset42m =
+    "sinkscope tokenize text.txt --output data/llama-16k --train-sentencepiece 9 --validation-fraction 0.1";
 const std::string kFresh = "rm -rf data/llama-16k probe-*";
 
 /// In the order of the README.
 const std::vector<Run> kRuns = {
     // First run on your own text
     {"export PATH=$PWD/build/cpu/tools:$PATH", How::plain, {}, "", "", {}},
-    {"sinkscope tokenize TEXT --output data/mine --train-sentencepiece 1024 --validation-fraction 0.05", How::plain,
-     {"data/mine: ", " documents, ", " bytes, ", " training tokens, ", " validation tokens"}, "test -s data/mine/dataset.json", "", {}},
-    {"sinkscope train configs/mine.json --dry-run", How::plain,
-     {"\"name\": \"mine\"", "\nparameters        ", "\nFLOPs per token   ", "\ntokens per step   4096 ", "\ntokens of the run 3686400 (",
-      "\ndataset           ", "\nmemory         buffer ", "\ntotal  "}, "test ! -e runs", "", {}},
-    {"sinkscope train configs/quickstart.json --set name=mine --set data.path=data/mine --dry-run", How::plain,
-     {"\"name\": \"mine\"", "\"path\": \"data/mine\"", "\ntokens of the run 3686400 ("}, "test ! -e runs", "", {}},
-    {"sinkscope train configs/mine.json", How::plain,
-     {"what differs from the defaults:", "\nmemory         buffer ", "step 0  start: training of ", "\nmine  step 10/40  loss ", "  sink ",
-      " tokens/s  left ", "  Sink_0 ", "  wandering  gradient ", "  l* ", "  P0 norm ratio ", "  sample: ", "  checkpoint: checkpoint step_",
-      "  end: training ends after 40 steps\nrun: runs/mine\n"}, "test -s runs/mine/metrics.jsonl", "", {}},
+    {"sinkscope tokenize TEXT --output data/mine --train-sentencepiece 1024 --validation-fraction 0.05",
+     How::plain,
+     {"data/mine: ", " documents, ", " bytes, ", " training tokens, ", " validation tokens"},
+     "test -s data/mine/dataset.json",
+     "",
+     {}},
+    {"sinkscope train configs/mine.json --dry-run",
+     How::plain,
+     {"\"name\": \"mine\"", "\nparameters        ", "\nFLOPs per token   ", "\ntokens per step   4096 ",
+      "\ntokens of the run 3686400 (", "\ndataset           ", "\nmemory         buffer ", "\ntotal  "},
+     "test ! -e runs",
+     "",
+     {}},
+    {"sinkscope train configs/quickstart.json --set name=mine --set data.path=data/mine --dry-run",
+     How::plain,
+     {"\"name\": \"mine\"", "\"path\": \"data/mine\"", "\ntokens of the run 3686400 ("},
+     "test ! -e runs",
+     "",
+     {}},
+    {"sinkscope train configs/mine.json",
+     How::plain,
+     {"what differs from the defaults:", "\nmemory         buffer ", "step 0  start: training of ",
+      "\nmine  step 10/40  loss ", "  sink ", " tokens/s  left ", "  Sink_0 ", "  wandering  gradient ", "  l* ",
+      "  P0 norm ratio ", "  sample: ", "  checkpoint: checkpoint step_",
+      "  end: training ends after 40 steps\nrun: runs/mine\n"},
+     "test -s runs/mine/metrics.jsonl",
+     "",
+     {}},
     {"sinkscope monitor runs/mine", How::watching, {"mine", "step 40", "loss ", "excess "}, "", "", {}},
     {"sinkscope monitor --serve runs/mine", How::watching, {"live page: http://127.0.0.1:"}, "", "", {}},
-    {"sinkscope compare runs/mine", How::plain, {"sink excess P0", "What the numbers say", "/runs/mine/report.html"},
-     "test -s runs/mine/report.html", "", {}},
-    {"sinkscope probe runs/mine --causal", How::plain, {"probe set ", "by layer, natural", "causal tests on ", "written: probe-mine-step_00000040 ("},
-     "test -s probe-mine-step_00000040/report.html", "", {}},
-    {"sinkscope export runs/mine --output export/mine", How::plain, {"exported step 40 of runs/mine/checkpoints/step_00000040 to export/mine"},
-     "test -s export/mine/model.safetensors", "", {}},
+    {"sinkscope compare runs/mine",
+     How::plain,
+     {"sink excess P0", "What the numbers say", "/runs/mine/report.html"},
+     "test -s runs/mine/report.html",
+     "",
+     {}},
+    {"sinkscope probe runs/mine --causal",
+     How::plain,
+     {"probe set ", "by layer, natural", "causal tests on ", "written: probe-mine-step_00000040 ("},
+     "test -s probe-mine-step_00000040/report.html",
+     "",
+     {}},
+    {"sinkscope export runs/mine --output export/mine",
+     How::plain,
+     {"exported step 40 of runs/mine/checkpoints/step_00000040 to export/mine"},
+     "test -s export/mine/model.safetensors",
+     "",
+     {}},
     // A run of hours
     {"sinkscope bench configs/llama-42m.json", How::plain, {"\ntokens  ", " /s\n"}, "", kDataset42m, {}},
-    {"sinkscope train configs/llama-42m.json --dry-run", How::plain, {"\ntokens per step   65536 (", "\ntokens of the run 1310720000 (", "\ntotal  "},
-     "", "", {}},
-    {"sinkscope train configs/llama-42m.json --set train.micro_batch=32 --set train.gradient_accumulation=4 --set train.recompute=mlp --dry-run",
-     How::plain, {"\ntokens per step   65536 (", "\ntotal  "}, "", "", {}},
-    {kLong, How::stopped, {"step ", "stopped after step ", "; go on with: " + kLong.substr(0, kLong.find("name")) + "'name=long'"},
-     "ls runs/long/checkpoints/step_*/manifest.json", "", {}},
+    {"sinkscope train configs/llama-42m.json --dry-run",
+     How::plain,
+     {"\ntokens per step   65536 (", "\ntokens of the run 1310720000 (", "\ntotal  "},
+     "",
+     "",
+     {}},
+    {"sinkscope train configs/llama-42m.json --set train.micro_batch=32 --set train.gradient_accumulation=4 --set "
+     "train.recompute=mlp --dry-run",
+     How::plain,
+     {"\ntokens per step   65536 (", "\ntotal  "},
+     "",
+     "",
+     {}},
+    {kLong,
+     How::stopped,
+     {"step ", "stopped after step ", "; go on with: " + kLong.substr(0, kLong.find("name")) + "'name=long'"},
+     "ls runs/long/checkpoints/step_*/manifest.json",
+     "",
+     {}},
     {kLong + " --resume", How::stopped, {"resume: resumed from step_", "stopped after step ", " --resume"}, "", "", {}},
-    {"nohup " + kLong + " --resume > long.log 2>&1 &", How::behind, {}, "grep 'resumed from step_' long.log && grep 'stopped after step' long.log", "", {}},
-    {"srun sinkscope train configs/llama-42m.json --set name=job $([ -d runs/job ] && echo --resume)", How::plain,
-     {"\nrun: runs/job\n"}, "srun sinkscope train configs/llama-42m.json --set name=job $([ -d runs/job ] && echo --resume) | grep 'nothing to resume'",
-     "", {}},
+    {"nohup " + kLong + " --resume > long.log 2>&1 &",
+     How::behind,
+     {},
+     "grep 'resumed from step_' long.log && grep 'stopped after step' long.log",
+     "",
+     {}},
+    {"srun sinkscope train configs/llama-42m.json --set name=job $([ -d runs/job ] && echo --resume)",
+     How::plain,
+     {"\nrun: runs/job\n"},
+     "srun sinkscope train configs/llama-42m.json --set name=job $([ -d runs/job ] && echo --resume) | grep 'nothing "
+     "to resume'",
+     "",
+     {}},
     {"sinkscope monitor --serve --port 8000 runs/long", How::watching, {"live page: http://127.0.0.1:"}, "", "", {}},
     // Ablations
-    {"sinkscope ablate configs/mine.json --set name=mine-bos --set 'ablation=" + kArms + "' --dry-run", How::plain,
-     {"arm 1 of 2: mine-bos/bos-sequence", "arm 2 of 2: mine-bos/bos-none"}, "test ! -e runs/mine-bos", "", {}},
-    {"sinkscope ablate configs/mine.json --set name=mine-bos --set 'ablation=" + kArms + "'", How::plain,
+    {"sinkscope ablate configs/mine.json --set name=mine-bos --set 'ablation=" + kArms + "' --dry-run",
+     How::plain,
+     {"arm 1 of 2: mine-bos/bos-sequence", "arm 2 of 2: mine-bos/bos-none"},
+     "test ! -e runs/mine-bos",
+     "",
+     {}},
+    {"sinkscope ablate configs/mine.json --set name=mine-bos --set 'ablation=" + kArms + "'",
+     How::plain,
      {"May the arms be compared?", "report: runs/mine-bos/report.html"},
-     "test -s runs/mine-bos/report.html && test -d runs/mine-bos/bos-sequence/checkpoints && test -d runs/mine-bos/bos-none/checkpoints", "", {}},
-    {"sinkscope train runs/NAME/ARM/arm.json", How::plain, {"\nrun: runs/mine-bos/bos-none\n"}, "",
-     "cd runs/mine-bos/bos-none && find . -mindepth 1 -maxdepth 1 ! -name arm.json -exec rm -r '{}' +", {{"NAME", "mine-bos"}, {"ARM", "bos-none"}}},
+     "test -s runs/mine-bos/report.html && test -d runs/mine-bos/bos-sequence/checkpoints && test -d "
+     "runs/mine-bos/bos-none/checkpoints",
+     "",
+     {}},
+    {"sinkscope train runs/NAME/ARM/arm.json",
+     How::plain,
+     {"\nrun: runs/mine-bos/bos-none\n"},
+     "",
+     "cd runs/mine-bos/bos-none && find . -mindepth 1 -maxdepth 1 ! -name arm.json -exec rm -r '{}' +",
+     {{"NAME", "mine-bos"}, {"ARM", "bos-none"}}},
     // Reading the charts
     {"sinkscope monitor --serve RUN", How::watching, {"live page: http://127.0.0.1:"}, "", "", {}},
     {"sinkscope compare RUN", How::plain, {"/runs/mine/report.html"}, "", "", {}},
@@ -207,45 +272,126 @@ const std::vector<Run> kRuns = {
     // Troubleshooting
     {"sinkscope doctor", How::plain, {"Compiled in", "On this machine", "found    OpenMP"}, "", "", {}},
     // Commands
-    {"sinkscope tokenize TEXT... --output DIR --tokenizer PATH", How::plain, {"data/bytes: "}, "", "", {{"DIR", "data/bytes"}}},
+    {"sinkscope tokenize TEXT... --output DIR --tokenizer PATH",
+     How::plain,
+     {"data/bytes: "},
+     "",
+     "",
+     {{"DIR", "data/bytes"}}},
     {"sinkscope train CONFIG", How::plain, {"\nrun: runs/mine\n"}, "", kNewRun, {}},
-    {"sinkscope ablate CONFIG", How::plain, {"report: runs/grid/report.html"}, "",
-     "sed 's/\"name\": \"mine\",/\"name\": \"grid\", \"ablation\": {\"train.seed\": [1, 2]},/' configs/mine.json > configs/grid.json",
+    {"sinkscope ablate CONFIG",
+     How::plain,
+     {"report: runs/grid/report.html"},
+     "",
+     "sed 's/\"name\": \"mine\",/\"name\": \"grid\", \"ablation\": {\"train.seed\": [1, 2]},/' configs/mine.json > "
+     "configs/grid.json",
      {{"CONFIG", "configs/grid.json"}}},
-    {"sinkscope compare RUN...", How::plain, {"Settings that differ", "/runs/report.html"}, "test -s runs/report.html", "", {}},
+    {"sinkscope compare RUN...",
+     How::plain,
+     {"Settings that differ", "/runs/report.html"},
+     "test -s runs/report.html",
+     "",
+     {}},
     {"sinkscope monitor RUN...", How::watching, {"mine", "long"}, "", "", {}},
     {"sinkscope probe FOLDER", How::plain, {"probe set "}, "", "", {{"FOLDER", "runs/long"}}},
-    {"sinkscope export RUN --output DIR", How::plain, {"exported step 40"}, "test -s export/again/config.json", "", {{"DIR", "export/again"}}},
+    {"sinkscope export RUN --output DIR",
+     How::plain,
+     {"exported step 40"},
+     "test -s export/again/config.json",
+     "",
+     {{"DIR", "export/again"}}},
     {"sinkscope probe-dump FOLDER --output FILE", How::plain, {}, "test -s dump.json", "", {{"FILE", "dump.json"}}},
-    {"sinkscope train-dump CONFIG --steps N --output DIR", How::plain, {}, "test -s first/training.json", "", {{"DIR", "first"}}},
-    {"sinkscope tokenize TEXT --output data/quickstart --train-sentencepiece 1024 --validation-fraction 0.05", How::plain, {"data/quickstart: "}, "", "", {}},
-    {"sinkscope tokenize TEXT --output data/llama-16k --train-sentencepiece 16384 --validation-fraction 0.005", How::plain, {"data/llama-16k: "}, "",
-     kFresh, {}},
-    {"sinkscope tokenize TEXT --output data/llama-32k --train-sentencepiece 32000 --validation-fraction 0.005", How::plain, {"data/llama-32k: "}, "", "", {}},
-    {"sinkscope tokenize TEXT --output data/gpt2 --tokenizer .cache/gpt2-bpe --validation-fraction 0.005", How::plain, {"data/gpt2: "}, "", "", {}},
-    {"sinkscope tokenize TEXT --output data/qwen3 --train-sentencepiece 151936 --validation-fraction 0.005", How::plain, {"data/qwen3: "}, "", "", {}},
+    {"sinkscope train-dump CONFIG --steps N --output DIR",
+     How::plain,
+     {},
+     "test -s first/training.json",
+     "",
+     {{"DIR", "first"}}},
+    {"sinkscope tokenize TEXT --output data/quickstart --train-sentencepiece 1024 --validation-fraction 0.05",
+     How::plain,
+     {"data/quickstart: "},
+     "",
+     "",
+     {}},
+    {"sinkscope tokenize TEXT --output data/llama-16k --train-sentencepiece 16384 --validation-fraction 0.005",
+     How::plain,
+     {"data/llama-16k: "},
+     "",
+     kFresh,
+     {}},
+    {"sinkscope tokenize TEXT --output data/llama-32k --train-sentencepiece 32000 --validation-fraction 0.005",
+     How::plain,
+     {"data/llama-32k: "},
+     "",
+     "",
+     {}},
+    {"sinkscope tokenize TEXT --output data/gpt2 --tokenizer .cache/gpt2-bpe --validation-fraction 0.005",
+     How::plain,
+     {"data/gpt2: "},
+     "",
+     "",
+     {}},
+    {"sinkscope tokenize TEXT --output data/qwen3 --train-sentencepiece 151936 --validation-fraction 0.005",
+     How::plain,
+     {"data/qwen3: "},
+     "",
+     "",
+     {}},
     // What is measured
-    {"sinkscope monitor --replay RUN", How::plain, {"phases from ", "bit for bit", "sink excess of position 0 over steps"}, "", "", {}},
-    {"sinkscope probe FOLDER --causal", How::plain, {"causal tests on "}, "", "rm -rf probe-*", {{"FOLDER", "runs/mine"}}},
+    {"sinkscope monitor --replay RUN",
+     How::plain,
+     {"phases from ", "bit for bit", "sink excess of position 0 over steps"},
+     "",
+     "",
+     {}},
+    {"sinkscope probe FOLDER --causal",
+     How::plain,
+     {"causal tests on "},
+     "",
+     "rm -rf probe-*",
+     {{"FOLDER", "runs/mine"}}},
     {"sinkscope probe runs/NAME --causal", How::plain, {"causal tests on "}, "", "rm -rf probe-*", {}},
-    {"sinkscope probe FOLDER --text FILE --length 128 --causal", How::plain, {"causal tests on ", "\ntext: "}, "", "rm -rf probe-*", {{"FILE", "text.txt"}}},
+    {"sinkscope probe FOLDER --text FILE --length 128 --causal",
+     How::plain,
+     {"causal tests on ", "\ntext: "},
+     "",
+     "rm -rf probe-*",
+     {{"FILE", "text.txt"}}},
     // Watch a run
-    {"sinkscope monitor runs/bos runs/none", How::watching, {"bos", "none"}, "", "cp -r runs/long runs/bos && cp -r runs/long runs/none", {}},
+    {"sinkscope monitor runs/bos runs/none",
+     How::watching,
+     {"bos", "none"},
+     "",
+     "cp -r runs/long runs/bos && cp -r runs/long runs/none",
+     {}},
     {"sinkscope monitor --serve runs/bos runs/none", How::watching, {"live page: http://127.0.0.1:"}, "", "", {}},
     {"sinkscope monitor --serve --port 8000 RUN", How::watching, {"live page: http://127.0.0.1:"}, "", "", {}},
     // What comes out
     {"sinkscope probe runs/NAME --causal --sequences 128", How::plain, {"causal tests on "}, "", "rm -rf probe-*", {}},
     // Build by hand
-    {"cmake --install build/cpu --prefix ~/.local", How::plain, {"bin/sinkscope"}, "~/.local/bin/sinkscope --version", "",
+    {"cmake --install build/cpu --prefix ~/.local",
+     How::plain,
+     {"bin/sinkscope"},
+     "~/.local/bin/sinkscope --version",
+     "",
      {{"build/cpu", SINKSCOPE_BUILD_DIRECTORY}}},
     // How fast
-    {"sinkscope bench configs/gpt2-124m.json --kernels --json bench.json", How::plain, {"\nmatrix ", "\ntokens  ", "of what the rates allow"}, "test -s bench.json", "", {}},
+    {"sinkscope bench configs/gpt2-124m.json --kernels --json bench.json",
+     How::plain,
+     {"\nmatrix ", "\ntokens  ", "of what the rates allow"},
+     "test -s bench.json",
+     "",
+     {}},
     // Checked against the world
-    {"sinkscope train CONFIG && sinkscope train-dump CONFIG --steps 200 --output dump", How::plain, {"\nrun: runs/mine\n"},
-     "test -s dump/training.json", kNewRun, {}},
+    {"sinkscope train CONFIG && sinkscope train-dump CONFIG --steps 200 --output dump",
+     How::plain,
+     {"\nrun: runs/mine\n"},
+     "test -s dump/training.json",
+     kNewRun,
+     {}},
 };
 
-// ---- the commands that are not -----------------------------------------------------------------------------------------
+// ---- the commands that are not ----
 
 struct Elsewhere {
   std::string command, why;
@@ -253,33 +399,38 @@ struct Elsewhere {
 };
 
 const std::vector<Elsewhere> kElsewhere = {
-    {"scripts/quickstart", "installs packages and trains for minutes", "tests/end_to_end/test_quickstart.sh", "/scripts/quickstart\" \"$@\""},
+    {"scripts/quickstart", "installs packages and trains for minutes", "tests/end_to_end/test_quickstart.sh",
+     "/scripts/quickstart\" \"$@\""},
     {"scripts/test", "runs all tests, this one too", "scripts/test", "ctest --preset \"$preset\" --no-tests=error"},
     {"scripts/setup", "needs the network, and root", "scripts/quickstart", "\nscripts/setup\n"},
     {"scripts/fetch_test_files", "needs the network", "scripts/test", "\nscripts/fetch_test_files ||"},
-    {"sinkscope bench CONFIG", "takes seconds, and is run with two configs here", "tests/end_to_end/test_bench.cpp", "place.run(\"bench config.json"},
+    {"sinkscope bench CONFIG", "takes seconds, and is run with two configs here", "tests/end_to_end/test_bench.cpp",
+     "place.run(\"bench config.json"},
     {"ssh -L 8000:localhost:8000 MACHINE", "needs another machine", "", ""},
     {"sinkscope convert-llama2c CHECKPOINT --tokenizer FILE --output DIR", "needs a checkpoint of llama2.c",
      "tests/end_to_end/test_convert_llama2c.cpp", "convert-llama2c "},
-    {"cmake --preset cpu && cmake --build --preset cpu && ctest --preset cpu", "builds all, runs all tests", "scripts/test",
-     "cmake --build --preset \"$preset\""},
+    {"cmake --preset cpu && cmake --build --preset cpu && ctest --preset cpu", "builds all, runs all tests",
+     "scripts/test", "cmake --build --preset \"$preset\""},
     {"ctest --preset cuda -L gpu", "needs a GPU", "scripts/gpu_check.sh", "-L gpu --no-tests=error"},
     {"compute-sanitizer build/cuda/tests/gpu/test_gpu \"[sanitize]\"", "needs a GPU", "scripts/gpu_check.sh",
      "\"$build/tests/gpu/test_gpu\" \"${SANITIZE_FILTER:-[sanitize]}\""},
     {"nsys profile --trace cuda,nvtx sinkscope bench ...", "needs a GPU and Nsight Systems", "", ""},
     {"scripts/gpu_check.sh", "needs a GPU", "scripts/gpu_check.sh", "stages=(build tests sanitize bench torch)"},
     {"scripts/gpu_check.sh tests bench", "needs a GPU", "scripts/gpu_check.sh", "build|tests|sanitize|bench|torch)"},
-    {"python3 -m venv .cache/interop && .cache/interop/bin/pip install torch transformers tensorboard numpy", "needs the network", "", ""},
+    {"python3 -m venv .cache/interop && .cache/interop/bin/pip install torch transformers tensorboard numpy",
+     "needs the network", "", ""},
     {"PYTHON=$PWD/.cache/interop/bin/python tests/interop/run", "needs PyTorch", "tests/end_to_end/test_interop.sh",
      "PYTHON=$place/python \"$source_dir/tests/interop/run\""},
-    {"tests/interop/check_checkpoint.py EXPORT DUMP.json", "needs PyTorch", "tests/interop/run", "check_checkpoint.py\""},
+    {"tests/interop/check_checkpoint.py EXPORT DUMP.json", "needs PyTorch", "tests/interop/run",
+     "check_checkpoint.py\""},
     {"tests/interop/check_probe.py EXPORT DIR", "needs PyTorch", "tests/interop/run", "check_probe.py\""},
     {"tests/interop/check_tensorboard.py RUN", "needs tensorboard", "tests/interop/run", "check_tensorboard.py\""},
     {"tests/interop/compare_training.py DUMP RUN", "needs PyTorch", "tests/interop/compare_training.py", "\"dump\""},
-    {"tests/interop/compare_training.py dump runs/NAME --precision bf16", "needs PyTorch", "tests/interop/compare_training.py", "\"--precision\""},
+    {"tests/interop/compare_training.py dump runs/NAME --precision bf16", "needs PyTorch",
+     "tests/interop/compare_training.py", "\"--precision\""},
 };
 
-// ---- the place where they run ------------------------------------------------------------------------------------------
+// ---- the place where they run ----
 
 /// The program with the user's own words, and behind them what makes a run small. A dry run is left as it is.
 constexpr const char* kStandIn = R"(#!/usr/bin/env bash
@@ -318,7 +469,8 @@ exec "$SINKSCOPE" "${words[@]}" "${more[@]}"
 
 /// Documents of words that differ enough for a tokenizer of 400 pieces.
 std::string documents(unsigned seed) {
-  static const std::vector<std::string> kSyllables = {"ka", "lo", "mi", "ren", "su", "tha", "vel", "or", "an", "wis", "pe", "du", "gar", "ne"};
+  static const std::vector<std::string> kSyllables = {"ka", "lo", "mi",  "ren", "su", "tha", "vel",
+                                                      "or", "an", "wis", "pe",  "du", "gar", "ne"};
   std::mt19937 generator(seed);
   std::vector<std::string> words;
   for (int i = 0; i < 300; ++i) {
@@ -369,7 +521,8 @@ class Repository {
     fs::copy(SINKSCOPE_CONFIGS, path() / "configs", fs::copy_options::recursive);
     write_program(path() / "build/cpu/tools/sinkscope", kStandIn);
     write_program(path() / "bin/srun", "#!/bin/sh\nexec \"$@\"\n");
-    for (const char* file : {"uPlot.iife.min.js", "uPlot.min.css", "LICENSE"}) test::write_file(path() / "assets/uplot" / file, "/* */");
+    for (const char* file : {"uPlot.iife.min.js", "uPlot.min.css", "LICENSE"})
+      test::write_file(path() / "assets/uplot" / file, "/* */");
     write_gpt2_vocabulary(path() / ".cache/gpt2-bpe");
     test::write_file(path() / "text.txt", documents(1));
     test::write_file(path() / "more.txt", documents(2));
@@ -379,8 +532,9 @@ class Repository {
   /// Shell text with the environment that every command has.
   std::string script(const std::string& command) const {
     const std::string here = "'" + path().string() + "'";
-    return "cd " + here + " || exit 125; export HOME=" + here + " SINKSCOPE_ASSETS=" + here + "/assets SINKSCOPE='" SINKSCOPE_PROGRAM
-           "' PATH=" + here + "/build/cpu/tools:" + here + "/bin:$PATH OMP_WAIT_POLICY=passive TERM=xterm; unset NO_COLOR;\n" + command;
+    return "cd " + here + " || exit 125; export HOME=" + here + " SINKSCOPE_ASSETS=" + here +
+           "/assets SINKSCOPE='" SINKSCOPE_PROGRAM "' PATH=" + here + "/build/cpu/tools:" + here +
+           "/bin:$PATH OMP_WAIT_POLICY=passive TERM=xterm; unset NO_COLOR;\n" + command;
   }
 
  private:
@@ -413,7 +567,8 @@ class Terminal {
   bool wait_for(const std::vector<std::string>& parts) {
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
     while (std::chrono::steady_clock::now() < end) {
-      if (std::all_of(parts.begin(), parts.end(), [&](const std::string& part) { return contains(output_, part); })) return true;
+      if (std::all_of(parts.begin(), parts.end(), [&](const std::string& part) { return contains(output_, part); }))
+        return true;
       if (!read()) return false;
     }
     return false;
@@ -458,7 +613,8 @@ Outcome outcome_of(const std::string& script) {
   if (pipe == nullptr) throw std::runtime_error("popen failed");
   Outcome outcome;
   std::array<char, 4096> buffer{};
-  for (std::size_t n = 0; (n = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) outcome.output.append(buffer.data(), n);
+  for (std::size_t n = 0; (n = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
+    outcome.output.append(buffer.data(), n);
   const int status = pclose(pipe);
   outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return outcome;
@@ -501,8 +657,10 @@ void run_command(const Repository& place, const Run& run) {
     REQUIRE(outcome.status == 0);
   };
   helps(run.before);
-  if (run.how == How::behind) command += "\nprogram=$!; for i in $(seq 600); do [ -s long.log ] && grep -q resumed long.log && break; sleep 0.1; done; "
-                                         "kill -HUP $program; sleep 0.5; kill -TERM $program; wait $program; [ $? = 143 ]";
+  if (run.how == How::behind)
+    command +=
+        "\nprogram=$!; for i in $(seq 600); do [ -s long.log ] && grep -q resumed long.log && break; sleep 0.1; done; "
+        "kill -HUP $program; sleep 0.5; kill -TERM $program; wait $program; [ $? = 143 ]";
   if (run.how == How::plain || run.how == How::behind) {
     const Outcome outcome = outcome_of(place.script(command));
     INFO(outcome.output);
@@ -516,7 +674,9 @@ void run_command(const Repository& place, const Run& run) {
     // A run says how to go on only once it is stopped.
     std::vector<std::string> first = run.prints;
     if (run.how == How::stopped) {
-      std::erase_if(first, [](const std::string& part) { return part.starts_with("stopped") || contains(part, "--") || contains(part, "go on"); });
+      std::erase_if(first, [](const std::string& part) {
+        return part.starts_with("stopped") || contains(part, "--") || contains(part, "go on");
+      });
       first.push_back(" tokens/s  left ");
     }
     const bool printed = terminal.wait_for(first);
@@ -554,7 +714,8 @@ TEST_CASE("every command of the README is accounted for, and nothing else") {
     CHECK(has(spoken, entry.command));
     CHECK(!entry.why.empty());
     if (!entry.file.empty()) CHECK(contains(test::read_file(repository() / entry.file), entry.holds));
-    const std::string word = entry.command.substr(entry.command.starts_with("PYTHON=") ? entry.command.find(' ') + 1 : 0);
+    const std::string word =
+        entry.command.substr(entry.command.starts_with("PYTHON=") ? entry.command.find(' ') + 1 : 0);
     if (!word.starts_with("scripts/") && !word.starts_with("tests/")) continue;
     const fs::path file = repository() / word.substr(0, word.find(' '));
     REQUIRE(fs::exists(file));
@@ -563,7 +724,8 @@ TEST_CASE("every command of the README is accounted for, and nothing else") {
   const Workplace place;
   for (const std::string& name : markdown.names) {
     INFO("the README speaks of: " << name);
-    CHECK(contains(place.run(name.substr(name.find(' ') + 1) + " --help").output, "\nUsage: " + name + " "));  // not that of all
+    CHECK(contains(place.run(name.substr(name.find(' ') + 1) + " --help").output,
+                   "\nUsage: " + name + " "));  // not that of all
   }
 }
 
@@ -571,18 +733,20 @@ TEST_CASE("the commands of the README do what it says, in its order") {
   const Markdown markdown = readme();
   const Repository place;
   for (const Fence& fence : markdown.fences)
-    if (fence.section == "First run on your own text" && fence.language == "json") test::write_file(place.path() / "configs/mine.json", fence.body);
+    if (fence.section == "First run on your own text" && fence.language == "json")
+      test::write_file(place.path() / "configs/mine.json", fence.body);
   REQUIRE(fs::exists(place.path() / "configs/mine.json"));
   std::vector<std::string> order = markdown.commands;
   for (const Run& run : kRuns)
-    if (std::find(order.begin(), order.end(), run.command) == order.end()) order.push_back(run.command);  // a name: `sinkscope doctor`
+    if (std::find(order.begin(), order.end(), run.command) == order.end())
+      order.push_back(run.command);  // a name: `sinkscope doctor`
   for (const std::string& command : order) {
     const auto found = std::find_if(kRuns.begin(), kRuns.end(), [&](const Run& run) { return run.command == command; });
     if (found != kRuns.end()) run_command(place, *found);
   }
 }
 
-// ---- charts and links --------------------------------------------------------------------------------------------------
+// ---- charts and links ----
 
 /// The text under a heading of level 2.
 std::string section_of(const std::string& text, const std::string& heading) {
@@ -604,8 +768,10 @@ std::vector<std::string> titles_of(const std::string& page) {
 
 TEST_CASE("the README explains every chart of a page, in the page's order") {
   const Workplace place;
-  for (const char* file : {"uPlot.iife.min.js", "uPlot.min.css", "LICENSE"}) place.write(std::string("assets/uplot/") + file, "/* */");
-  REQUIRE(place.run("train config.json && SINKSCOPE_ASSETS=assets '" SINKSCOPE_PROGRAM "' compare runs/small").status == 0);
+  for (const char* file : {"uPlot.iife.min.js", "uPlot.min.css", "LICENSE"})
+    place.write(std::string("assets/uplot/") + file, "/* */");
+  REQUIRE(place.run("train config.json && SINKSCOPE_ASSETS=assets '" SINKSCOPE_PROGRAM "' compare runs/small").status ==
+          0);
   std::string text;
   for (const char c : section_of(test::read_file(SINKSCOPE_README), "Reading the charts")) {
     const char shown = c == '\n' ? ' ' : c;
@@ -623,7 +789,8 @@ TEST_CASE("the README explains every chart of a page, in the page's order") {
   }
   // What it explains is there, also what this run has no data for.
   std::string sources;
-  for (const char* file : {"payload.cpp", "page.cpp", "page.html"}) sources += test::read_file(repository() / "tools/report" / file);
+  for (const char* file : {"payload.cpp", "page.cpp", "page.html"})
+    sources += test::read_file(repository() / "tools/report" / file);
   for (std::size_t begin = 0; (begin = text.find("**", begin)) != std::string::npos;) {
     const std::size_t end = text.find("**", begin + 2);
     const std::string title = text.substr(begin + 2, end - begin - 2);
@@ -654,7 +821,7 @@ TEST_CASE("the README's links lead somewhere") {
   CHECK(links > 20);
 }
 
-// ---- troubleshooting ---------------------------------------------------------------------------------------------------
+// ---- troubleshooting ----
 
 /// Numbers differ between machines: each becomes #.
 std::string without_numbers(const std::string& line) {
@@ -664,8 +831,9 @@ std::string without_numbers(const std::string& line) {
       result += line[i];
       continue;
     }
-    while (i + 1 < line.size() && (std::isdigit(static_cast<unsigned char>(line[i + 1])) != 0 ||
-                                   (line[i + 1] == '.' && i + 2 < line.size() && std::isdigit(static_cast<unsigned char>(line[i + 2])) != 0)))
+    while (i + 1 < line.size() &&
+           (std::isdigit(static_cast<unsigned char>(line[i + 1])) != 0 ||
+            (line[i + 1] == '.' && i + 2 < line.size() && std::isdigit(static_cast<unsigned char>(line[i + 2])) != 0)))
       ++i;
     result += '#';
   }
@@ -716,7 +884,8 @@ const std::string kMine = R"({
   "threads": 2,
   "model": {"preset": "llama", "layers": 3, "channels": 16, "heads": 2, "hidden": 24},
   "data": {"path": "data/mine", "bos": "sequence"},
-  "train": {"steps": 60, "micro_batch": 4, "sequence_length": 32, "optimizer": {"learning_rate": 0.01}, "schedule": {"warmup_steps": 5}},
+  "train": {"steps": 60, "micro_batch": 4, "sequence_length": 32, "optimizer": {"learning_rate": 0.01},
+            "schedule": {"warmup_steps": 5}},
   "evaluation": {"every": 20, "batches": 2},
   "probes": {"every": 10, "sequences": 4, "short_length": 16, "positions": 4},
   "checkpoint": {"every": 7}
@@ -734,7 +903,8 @@ std::string does_not_fit() {
   resolve_with_dataset(config, 50257, 50256, 50256);
   return "sinkscope: error: " + test::message_of([&] {
            expect_fit(config, {}, {.device = Device::cuda, .compute = DType::bf16}, std::size_t{79} << 30);
-         }) + "\n";
+         }) +
+         "\n";
 }
 
 std::string slow_steps() {
@@ -754,17 +924,23 @@ std::string slow_steps() {
 TEST_CASE("the messages that the README's troubleshooting quotes are those of the program") {
   const Repository place;
   test::write_file(place.path() / "configs/mine.json", kMine);
-  const std::string flip = "file=runs/mine/checkpoints/step_00000060/model.safetensors\n"
-                           "printf 'broken' | dd of=$file bs=1 seek=$(($(stat -c %s $file) - 8)) conv=notrunc 2> /dev/null\n";
-  const std::string until_training = "program=$!; for i in $(seq 600); do [ -s runs/busy/metrics.jsonl ] && break; sleep 0.1; done; ";
+  const std::string flip =
+      "file=runs/mine/checkpoints/step_00000060/model.safetensors\n"
+      "printf 'broken' | dd of=$file bs=1 seek=$(($(stat -c %s $file) - 8)) conv=notrunc 2> /dev/null\n";
+  const std::string until_training =
+      "program=$!; for i in $(seq 600); do [ -s runs/busy/metrics.jsonl ] && break; sleep 0.1; done; ";
 #ifdef SINKSCOPE_SENTENCEPIECE
-  const std::string pieces = "sinkscope tokenize text.txt --output data/none --train-sentencepiece 30000; "
-                             "sinkscope tokenize text.txt --output data/none --train-sentencepiece 200";
+  const std::string pieces =
+      "sinkscope tokenize text.txt --output data/none --train-sentencepiece 30000; "
+      "sinkscope tokenize text.txt --output data/none --train-sentencepiece 200";
 #else
   const std::string pieces;
 #endif
-  REQUIRE(contains(provoked(place, "sinkscope tokenize text.txt --output data/mine --tokenizer byte --validation-fraction 0.2 && "
-                                   "sinkscope train configs/mine.json && sinkscope export runs/mine --output export/mine"), "exported step 60"));
+  REQUIRE(
+      contains(provoked(place,
+                        "sinkscope tokenize text.txt --output data/mine --tokenizer byte --validation-fraction 0.2 && "
+                        "sinkscope train configs/mine.json && sinkscope export runs/mine --output export/mine"),
+               "exported step 60"));
   std::vector<std::string> outputs;
   const auto sh = [&](const std::string& script) { outputs.push_back(provoked(place, script)); };
   const std::string train = "sinkscope train configs/mine.json";
@@ -773,15 +949,17 @@ TEST_CASE("the messages that the README's troubleshooting quotes are those of th
   sh("PATH=/none; sinkscope doctor");
   outputs.push_back(does_not_fit());
   sh(train + " --set name=nan --set train.optimizer.learning_rate=1e38 --set train.schedule.warmup_steps=0");
-  sh(train + " --set name=spike --set alerts.window=4 --set alerts.loss_spike=0.5 --set train.optimizer.learning_rate=0.1");
+  sh(train +
+     " --set name=spike --set alerts.window=4 --set alerts.loss_spike=0.5 --set train.optimizer.learning_rate=0.1");
   sh(train);
-  sh("sinkscope tokenize text.txt --output data/mine --tokenizer byte; sinkscope export runs/mine --output export/mine");
+  sh("sinkscope tokenize text.txt --output data/mine --tokenizer byte; sinkscope export runs/mine --output "
+     "export/mine");
   sh(train + " --set train.steps=100 --resume");
   sh(train + " --set name=other --resume");
   sh(train + " --resume");
   sh(train + " --set name=none --set data.path=data/yours");
-  sh("sinkscope tokenize text.txt --output data/whole --tokenizer byte; " + train + " --set model.vocab_size=100; " + train +
-     " --set train.sequence_length=20000; " + train + " --set data.path=data/whole");
+  sh("sinkscope tokenize text.txt --output data/whole --tokenizer byte; " + train + " --set model.vocab_size=100; " +
+     train + " --set train.sequence_length=20000; " + train + " --set data.path=data/whole");
   sh(pieces);
   sh(train + " --set model.layer=3");
   sh(flip + train + " --resume");
@@ -792,11 +970,14 @@ TEST_CASE("the messages that the README's troubleshooting quotes are those of th
   sh("sinkscope train configs/mine.json --set name=busy --set train.steps=100000 > /dev/null 2>&1 & " + until_training +
      train + " --set name=busy --set train.steps=100000 --resume; kill -KILL $program");
 #ifdef SINKSCOPE_HTTPLIB
-  const std::string serve = "\"$SINKSCOPE\" monitor --serve runs/mine > serve.log 2>&1 & program=$!\n"
-                            "for i in $(seq 600); do grep -q 'live page' serve.log && break; sleep 0.1; done\n"
-                            "port=$(sed -n 's|^live page: http://127.0.0.1:\\([0-9]*\\)/.*|\\1|p' serve.log)\n";
-  sh(serve + "bash -c 'exec 3<> /dev/tcp/127.0.0.1/'$port'; printf \"GET / HTTP/1.1\\r\\nHost: gpu-box\\r\\nConnection: close\\r\\n\\r\\n\" >&3; "
-             "cat <&3'\nkill -INT $program; wait $program");
+  const std::string serve =
+      "\"$SINKSCOPE\" monitor --serve runs/mine > serve.log 2>&1 & program=$!\n"
+      "for i in $(seq 600); do grep -q 'live page' serve.log && break; sleep 0.1; done\n"
+      "port=$(sed -n 's|^live page: http://127.0.0.1:\\([0-9]*\\)/.*|\\1|p' serve.log)\n";
+  sh(serve +
+     "bash -c 'exec 3<> /dev/tcp/127.0.0.1/'$port'; printf \"GET / HTTP/1.1\\r\\nHost: gpu-box\\r\\nConnection: "
+     "close\\r\\n\\r\\n\" >&3; "
+     "cat <&3'\nkill -INT $program; wait $program");
   sh(serve + "sinkscope monitor --serve --port $port runs/mine; kill -INT $program; wait $program");
 #else
   outputs.resize(outputs.size() + 2);
