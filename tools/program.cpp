@@ -55,7 +55,8 @@ const std::atomic<bool>& interrupted() { return interrupt_flag; }
 void watch_interrupts() {
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
-  std::signal(SIGHUP, on_signal);
+  struct sigaction hangup {};
+  if (sigaction(SIGHUP, nullptr, &hangup) != 0 || hangup.sa_handler != SIG_IGN) std::signal(SIGHUP, on_signal);
   std::signal(SIGUSR1, on_signal);
 }
 

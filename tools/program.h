@@ -17,7 +17,7 @@ namespace sinkscope {
 std::string build_description();
 
 /// Turns true at the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 once watch_interrupts() was called; a second one ends
-/// the program at once, where SIGUSR1 does not count.
+/// the program at once, where SIGUSR1 does not count. A SIGHUP that was ignored before, as under nohup, stays so.
 const std::atomic<bool>& interrupted();
 void watch_interrupts();
 /// The signal that did; 0 before.

@@ -1,6 +1,6 @@
 // The typed configuration of a run. Plain structs with their defaults; what each field means, its
 // range and its JSON key are declared once in fields.h, from which the parser, the resolved dump,
-// the JSON Schema and the README's reference are all generated.
+// the JSON Schema and the reference are all generated.
 #pragma once
 
 #include <cstdint>

@@ -46,7 +46,7 @@ std::vector<std::pair<std::string, std::string>> changed_fields(const Config& co
 /// JSON Schema (2020-12) of a configuration file.
 nlohmann::ordered_json config_schema();
 
-/// The configuration reference as a Markdown table, for the README.
+/// The configuration reference as a Markdown table: configs/REFERENCE.md.
 std::string config_reference();
 
 /// The arms of an ablation: one config for each combination of the axes' values, named

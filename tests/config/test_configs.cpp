@@ -37,6 +37,12 @@ TEST_CASE("the schema in the repository is the one that the program generates") 
   CHECK(read_file(std::filesystem::path(SINKSCOPE_CONFIGS) / "schema.json") == config_schema().dump(2) + "\n");
 }
 
+TEST_CASE("the reference in the repository is the one that the program generates, and the README links it") {
+  const std::filesystem::path configs = SINKSCOPE_CONFIGS;
+  CHECK(read_file(configs / "REFERENCE.md") == config_reference());
+  CHECK(read_file(configs.parent_path() / "README.md").find("](configs/REFERENCE.md)") != std::string::npos);
+}
+
 TEST_CASE("every shipped config loads and conforms to the schema") {
   const auto files = shipped();
   for (const char* name :
@@ -59,9 +65,10 @@ TEST_CASE("the README says how the dataset of every shipped config is made") {
   const std::string readme = read_file(std::filesystem::path(SINKSCOPE_CONFIGS).parent_path() / "README.md");
   for (const auto& [name, file] : shipped()) {
     INFO(name);
-    const std::size_t row = readme.find("`configs/" + name + ".json`");
-    REQUIRE(row != std::string::npos);
-    const std::string rest = readme.substr(row, readme.find('\n', row) - row);
+    std::string rest;
+    std::istringstream lines(readme);
+    for (std::string line; std::getline(lines, line);)
+      if (line.starts_with("| `configs/") && line.find("`configs/" + name + ".json`") != std::string::npos) rest = line;
     CHECK(rest.find("sinkscope tokenize TEXT --output " + load_config(file).data.path + " --") != std::string::npos);
   }
 }

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
@@ -48,6 +49,7 @@ std::string sentences() {
 }  // namespace
 
 Workplace::Workplace() {
+  std::signal(SIGHUP, SIG_DFL);  // which is ignored where the tests run under nohup, and then by the program too
   write("text.txt", sentences());
   write("config.json", kConfig);
   const Outcome outcome = run("tokenize text.txt --output data --tokenizer byte --validation-fraction 0.2");

@@ -37,6 +37,14 @@ TEST_CASE("a signal saves a checkpoint, says how to go on, and shows in the exit
   }
 }
 
+TEST_CASE("a run under nohup outlives the hang-up") {
+  const Workplace place;
+  const test::Outcome outcome = place.run(
+      during_run("nohup", "kill -HUP $program; sleep 1; kill -TERM $program; wait $program; exit $?"), "trap '' HUP;");
+  INFO(place.read("nohup.log"));
+  CHECK(outcome.status == 143);
+}
+
 /// Alerts at almost every step, and a command of theirs that never ends: at its end the program waits for it.
 const std::string kHangs = " --set alerts.window=4 --set alerts.loss_spike=0.001 --set 'alerts.command=[\"sleep\",\"1000\"]' "
                            "--set alerts.command_timeout=";

@@ -34,7 +34,7 @@ async function openPage(url) {
   const page = await context.newPage();
   const seen = {requests: [], errors: [], statuses: []};
   page.on("request", (request) => seen.requests.push(request.url()));
-  page.on("response", (response) => { if (response.url().endsWith("/data")) seen.statuses.push(response.status()); });
+  page.on("response", (response) => { if (new URL(response.url()).pathname === "/data") seen.statuses.push(response.status()); });
   page.on("console", (message) => { if (["error", "warning"].includes(message.type())) seen.errors.push(message.text()); });
   page.on("pageerror", (error) => seen.errors.push(String(error)));
   await page.goto(url);
@@ -120,6 +120,9 @@ async function checkRules(url) {
   assert.equal(same.status, 304);
   assert.equal(same.body, "");
   assert.equal((await request(url + "data", {headers: {"If-None-Match": '"other"'}})).status, 200);
+  const beside = JSON.parse((await request(url + "data?shown=" + encodeURIComponent(first.headers.etag))).body);
+  assert.deepEqual(Object.keys(beside), ["title", "status", "problem"]);
+  assert.ok(JSON.parse((await request(url + "data?shown=other")).body).payload);
   // What is too long is refused, and the server lives on.
   const long = await request(url + "x".repeat(20000)).catch((error) => ({status: error.code}));
   assert.ok(![200, 404].includes(long.status), "a long address: " + long.status);

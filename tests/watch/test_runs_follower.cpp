@@ -1,6 +1,7 @@
 // Runs that grow, resume, appear and break, as the views see them.
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -136,6 +137,154 @@ TEST_CASE("a malformed line is named and left out; a resume that cuts it off cle
   follower.look(kAll, kBegin);
   CHECK(follower.status()[0].problem.empty());
   CHECK(follower.runs()[0].name == "well");
+}
+
+/// Follows a run with and without samples, a little at a time.
+struct Twins {
+  explicit Twins(const std::filesystem::path& place)
+      : sampled({place.string()}, {.steps = 8, .passes = 3, .least = 4000}), plain({place.string()}) {}
+
+  bool look(std::int64_t limit) { return sampled.look(limit, kBegin) | plain.look(limit, kBegin); }
+  void finish() {
+    while (look(3000) || !sampled.caught_up() || !plain.caught_up()) {}
+    CHECK_FALSE(sampled.status()[0].sampled_steps);
+    CHECK_FALSE(sampled.status()[0].sampled_passes);
+    CHECK(page_payload(sampled.runs(), summarize(sampled.runs())) == page_payload(plain.runs(), summarize(plain.runs())));
+    CHECK(summary_table(sampled.runs()) == summary_table(plain.runs()));
+    CHECK(sampled.status()[0].problem == plain.status()[0].problem);
+  }
+
+  RunsFollower sampled, plain;
+};
+
+TEST_CASE("a sampled run has its first and last records at once, and at the end all that an unsampled one has") {
+  const TemporaryFolder folder;
+  const auto place = folder / "run";
+  for (const bool probes : {true, false}) {
+    std::filesystem::remove_all(place);
+    test::write_run(place, {"run", "none", 100, 0.01, probes, true, 0, 1});
+    Twins twins(place);
+    CHECK(twins.look(3000));
+    const RunData& run = twins.sampled.runs()[0];
+    const RunStatus& status = twins.sampled.status()[0];
+    CHECK(status.sampled_steps);
+    CHECK(status.sampled_passes == probes);
+    CHECK(run.steps.size() >= 6);
+    CHECK(run.steps.size() <= 9);
+    CHECK(run.steps.front().step == 1);
+    CHECK(run.steps.back().step == 100);
+    CHECK(run.steps.back().norm_ratio.size() == 3);
+    CHECK(run.steps[3].norm_ratio.size() == (probes ? 0 : 3));
+    for (std::size_t i = 1; i < run.steps.size(); ++i) {
+      CHECK(run.steps[i].step > run.steps[i - 1].step);
+      CHECK(run.steps[i].step <= run.steps[i - 1].step + 25);
+      CHECK(run.steps[i].loss == Approx(4 - static_cast<double>(run.steps[i].step) / 100));
+    }
+    if (probes) {
+      CHECK(run.probes.front().step == 5);
+      CHECK(run.probes.back().step == 100);
+      CHECK(run.probes.back().set == "random");
+      const auto of_set = [&](const std::string& set) {
+        return std::count_if(run.probes.begin(), run.probes.end(), [&](const ProbeRecord& pass) { return pass.set == set; });
+      };
+      CHECK(of_set("natural") >= 4);
+      CHECK(of_set("random") >= 4);
+      CHECK(run.probes.size() < 20);
+    }
+    const std::int64_t bytes = static_cast<std::int64_t>(std::filesystem::file_size(place / "metrics.jsonl")) +
+                               (probes ? static_cast<std::int64_t>(std::filesystem::file_size(place / "probes.jsonl")) : 0);
+    CHECK(status.unread_bytes > bytes - 10000);  // of both logs
+    CHECK(status.unread_bytes < bytes);
+    const std::int64_t version = twins.sampled.records_version();
+    CHECK(twins.look(3000));
+    CHECK(twins.sampled.records_version() == version);  // what is read meanwhile is not shown
+    twins.finish();
+    CHECK(twins.sampled.records_version() > version);
+    CHECK(run.steps.size() == 100);
+  }
+}
+
+TEST_CASE("a sampled run that grows or is cut back, at any moment, ends as an unsampled one") {
+  const TemporaryFolder folder;
+  const auto place = folder / "run";
+  for (const int looks : {0, 1, 2, 5, 9, 14, 60}) {
+    INFO(looks);
+    std::filesystem::remove_all(place);
+    test::write_run(place, {"run", "none", 100, 0.01, true, true, 0, 1});
+    Twins twins(place);
+    for (int i = 0; i < looks; ++i) twins.look(3000);
+    {
+      const auto sink = make_jsonl_sink(place, 100);
+      for (int step = 101; step <= 110; ++step) sink->write(step_record(step));
+    }
+    twins.look(3000);
+    {
+      const auto sink = make_jsonl_sink(place, 80);
+      for (int step = 81; step <= 90; ++step) sink->write(step_record(step));
+    }
+    twins.look(3000);
+    if (looks > 0) CHECK(twins.sampled.runs()[0].steps.back().step == 90);  // sampled anew
+    twins.finish();
+    CHECK(twins.sampled.runs()[0].steps.size() == 90);
+    std::filesystem::resize_file(place / "metrics.jsonl", 0);
+    twins.finish();
+    CHECK(twins.sampled.runs()[0].steps.empty());
+  }
+}
+
+TEST_CASE("a malformed line of a sampled log is told with its number, once it is read") {
+  const TemporaryFolder folder;
+  const auto place = folder / "run";
+  test::write_run(place, {"run", "none", 100, 0.01, true, true, 0, 1});
+  std::ofstream(place / "metrics.jsonl", std::ios::app) << "{\"step\":6}\n";
+  std::ofstream(place / "probes.jsonl", std::ios::app) << "[\n";
+  Twins twins(place);
+  twins.look(3000);
+  CHECK(twins.sampled.status()[0].sampled_steps);
+  CHECK(twins.sampled.status()[0].problem.empty());
+  CHECK(twins.sampled.runs()[0].steps.back().step > 80);
+  twins.finish();
+  CHECK(twins.sampled.status()[0].problem == (place / "metrics.jsonl").string() + ":101: key 'tokens' is missing");
+}
+
+TEST_CASE("a log that is read in one look is not sampled, nor is a short one") {
+  const TemporaryFolder folder;
+  test::write_run(folder / "run", {});
+  const auto never_sampled = [&](const Sampling& sampling, std::int64_t limit) {
+    RunsFollower follower({(folder / "run").string()}, sampling);
+    do {
+      follower.look(limit, kBegin);
+      CHECK_FALSE(follower.status()[0].sampled_steps);
+      CHECK_FALSE(follower.status()[0].sampled_passes);
+    } while (!follower.caught_up());
+    CHECK(follower.runs()[0].steps.size() == 100);
+  };
+  never_sampled({.steps = 8, .passes = 3, .least = 1}, kAll);
+  never_sampled({.steps = 8, .passes = 3, .least = 1 << 20}, 3000);
+  never_sampled({}, 3000);
+}
+
+TEST_CASE("records made by two threads come in the order of the log, and what is malformed is told by its line") {
+  const TemporaryFolder folder;
+  const auto place = folder / "long";
+  test::write_run(place, {"long", "none", 4000, 0.0, false, true, 0, 1});
+  REQUIRE(std::filesystem::file_size(place / "metrics.jsonl") > std::size_t{1} << 20);
+  RunsFollower follower({place.string()});
+  follower.look(kAll, kBegin);
+  REQUIRE(follower.runs()[0].steps.size() == 4000);
+  const std::vector<RunData> loaded = {load_run(place)};
+  CHECK(page_payload(follower.runs(), summarize(follower.runs())) == page_payload(loaded, summarize(loaded)));
+
+  std::ofstream(place / "metrics.jsonl", std::ios::app) << "{\n";
+  {
+    const auto sink = make_jsonl_sink(folder / "more", std::nullopt);
+    for (int step = 4001; step <= 8000; ++step) sink->write(step_record(step));
+  }
+  std::ofstream(place / "metrics.jsonl", std::ios::app | std::ios::binary) << test::read_file(folder / "more" / "metrics.jsonl");
+  follower.look(kAll, kBegin);
+  CHECK(contains(follower.status()[0].problem, "metrics.jsonl:4001: "));
+  REQUIRE(follower.runs()[0].steps.size() == 8000);
+  for (std::size_t i = 0; i < 8000; ++i) REQUIRE(follower.runs()[0].steps[i].step == static_cast<std::int64_t>(i) + 1);
 }
 
 TEST_CASE("the pace of a run is what its steps say, then what passes between them") {

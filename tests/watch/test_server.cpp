@@ -64,6 +64,60 @@ TEST_CASE("a state has a new name when, and only when, the runs have something n
   CHECK(other.snapshot()->tag != full->tag);  // of another server
 }
 
+/// A state of what is known now; one is kept for a moment.
+std::shared_ptr<const Snapshot> newer_than(LiveState& state, const std::shared_ptr<const Snapshot>& shown) {
+  while (true)
+    if (const auto snapshot = state.snapshot(); !shown || snapshot->tag != shown->tag) return snapshot;
+}
+
+TEST_CASE("a sampled run is shown from its first step to its last, without what a sample does not tell, then as it is") {
+  const TemporaryFolder folder;
+  const auto place = folder / "run";
+  test::write_run(place, {"run", "sequence", 400, 0.03, true, true, 0, 1});
+  const std::vector<std::string> names = {place.string()};
+  LiveState plain(names, {});
+  while (!plain.look(3000)) {}
+  const auto exact = plain.snapshot();
+  CHECK(Json::parse(exact->data)["payload"]["arms"][0]["phases"].size() == 2);
+  CHECK(Json::parse(exact->data)["payload"]["arms"][0]["onset"].is_number());
+
+  LiveState state(names, {.steps = 20, .passes = 10, .least = 4000});
+  CHECK_FALSE(state.look(3000));
+  const auto coarse = state.snapshot();
+  const Json json = Json::parse(coarse->data);
+  // There are enough passes in the sample that an onset could be told from it.
+  for (const Json& chart : json["payload"]["charts"])
+    if (chart["id"] == "excess") CHECK(chart["series"][0]["x"].size() >= 6);
+  CHECK(contains(json["status"].get<std::string>(), "run: a coarse first look; reading its logs, "));
+  CHECK(json["payload"]["last_step"] == 400);
+  CHECK(json["payload"]["arms"][0]["phases"].empty());
+  CHECK(json["payload"]["arms"][0]["onset"].is_null());
+  CHECK(json["payload"]["arms"][0]["low_rate"].empty());
+  CHECK(json["payload"]["events"].size() == 1);  // that log is short
+  for (const Json& chart : json["payload"]["charts"])
+    for (const Json& series : chart["series"])
+      if (chart["x"] == "step" && series["style"] != "points") CHECK(series["x"].back() == 400);
+  for (const Json& map : json["payload"]["heatmaps"]) CHECK(map["maps"][0]["to"].back() == 400);
+  CHECK(contains(json["parts"]["reading"].get<std::string>(), "A first look"));
+  for (const auto& [name, html] : json["parts"].items()) CHECK_FALSE(contains(html.get<std::string>(), "<table>"));
+  CHECK(json["parts"]["notes"] == "");
+
+  // While it is read a page that shows the sample is told how far reading is, and no more.
+  state.look(3000);
+  const auto later = newer_than(state, coarse);
+  const Json status = Json::parse(later->beside(coarse->tag));
+  CHECK(status["status"] != json["status"]);
+  CHECK_FALSE(status.contains("payload"));
+  CHECK(Json::parse(later->data)["payload"] == json["payload"]);
+  CHECK(later->beside("") == later->data);
+
+  while (!state.look(3000)) {}
+  const auto last = newer_than(state, later);
+  CHECK(last->data == exact->data);
+  CHECK(last->beside(coarse->tag) == last->data);
+  CHECK(last->beside(exact->tag) == last->data);  // of another server
+}
+
 TEST_CASE("names and messages cannot break out of what the page puts in place") {
   const TemporaryFolder folder;
   test::write_run(folder / "a", {"x<img src=x onerror=alert(1)>", "none", 30, 0.0, true, true, 0, 1});

@@ -12,6 +12,11 @@
   }
 
   function show(answer) {
+    if (answer.payload) showRecords(answer);
+    tell(answer.status, answer.problem);
+  }
+
+  function showRecords(answer) {
     for (const [id, html] of Object.entries(answer.parts)) {
       const part = document.getElementById(id);
       if (part.innerHTML !== html) part.innerHTML = html;  // escaped by the server, as the page itself
@@ -19,14 +24,15 @@
     document.title = "sinkscope: " + answer.title;
     document.getElementById("title").textContent = answer.title;
     window.SinkscopePage.show(answer.payload);
-    tell(answer.status, answer.problem);
   }
 
   async function ask() {
     clearTimeout(timer);
     try {
-      const answer = await fetch("data", {headers: state ? {"If-None-Match": state} : {}, cache: "no-store",
-                                         signal: AbortSignal.timeout(kPatience)});
+      // Of a state whose records are those of the one that is shown the answer holds the line of states alone.
+      const answer = await fetch("data" + (state ? "?shown=" + encodeURIComponent(state) : ""),
+                                 {headers: state ? {"If-None-Match": state} : {}, cache: "no-store",
+                                  signal: AbortSignal.timeout(kPatience)});
       if (answer.status === 200) {
         const content = await answer.json();
         state = answer.headers.get("ETag");

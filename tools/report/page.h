@@ -30,6 +30,7 @@ PageContent page_content(const std::vector<RunData>& runs, const std::vector<Arm
 
 /// The same page for a server: it holds `content` and no payload, and asks the server for `data` over and over:
 ///   {title, status, problem: bool, parts: {reading, summary, pairs, comparability, differences, notes}, payload}
+/// `data?shown=TAG`, the ETag of what it shows, lets the server leave out parts and payload where they are the same.
 /// Throws as page_html.
 std::string live_page_html(const PageContent& content);
 

@@ -15,7 +15,23 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr std::chrono::milliseconds kOpening{1500};
 constexpr int kMakingShare = 4;  // a state is kept for so many times its making
+// Of one run, whose curves have 1500 points and maps 400 columns at most; runs beside one another share them.
+constexpr Sampling kSampling = {.steps = 1000, .passes = 100, .least = std::int64_t{64} << 20};
+constexpr std::size_t kFewestPlaces = 25;
+constexpr const char* kCoarse =
+    "A first look at the logs, which are still being read: the charts show a sample of their records from the first step to "
+    "the last. Phases, onset and numbers follow.";
+
+Sampling sampling_for(std::size_t runs) {
+  const auto share = [runs](std::size_t places) {
+    return std::max(kFewestPlaces, places / std::max<std::size_t>(runs, 1));
+  };
+  return {share(kSampling.steps), share(kSampling.passes), kSampling.least};
+}
+
+bool is_coarse(const RunStatus& status) { return status.sampled_steps || status.sampled_passes; }
 
 std::string random_name() {
   std::random_device device;
@@ -24,7 +40,9 @@ std::string random_name() {
 
 std::string status_text(const ArmSummary& arm, const RunStatus& status) {
   std::string text = printable(arm.label) + ": ";
-  if (status.unread_bytes > 0) return text + "reading its logs, " + format_count(status.unread_bytes) + " bytes to go";
+  if (status.unread_bytes > 0)
+    return text + (is_coarse(status) ? "a coarse first look; " : "") + "reading its logs, " +
+           format_count(status.unread_bytes) + " bytes to go";
   switch (status.state) {
     case RunState::waiting: return text + "not there yet";
     case RunState::training: text += "training"; break;
@@ -40,14 +58,35 @@ std::string status_text(const ArmSummary& arm, const RunStatus& status) {
   return text;
 }
 
+/// Of a run that is sampled, without what a sample does not tell.
+std::vector<ArmSummary> summaries_of(const RunsFollower& follower) {
+  std::vector<ArmSummary> arms = summarize(follower.runs());
+  for (std::size_t i = 0; i < arms.size(); ++i) {
+    if (follower.status()[i].sampled_passes) {
+      arms[i].phases.clear();
+      arms[i].onset.reset();
+    }
+    if (follower.status()[i].sampled_steps) arms[i].low_rate.clear();
+  }
+  return arms;
+}
+
 /// The page's text. Runs that are not there yet have no settings that others could be held against.
 PageContent content_of(const RunsFollower& follower, const std::vector<ArmSummary>& arms) {
   PageContent content = page_content(follower.runs(), arms, compare_runs(follower.runs(), arms, std::nullopt));
   for (const RunStatus& status : follower.status()) {
-    if (status.state != RunState::waiting) continue;
-    content.pairs.clear();
-    content.comparability.clear();
-    content.differences.clear();
+    if (status.state == RunState::waiting) {
+      content.pairs.clear();
+      content.comparability.clear();
+      content.differences.clear();
+    }
+    if (is_coarse(status)) {
+      content.reading = std::string("<p>") + kCoarse + "</p>";
+      content.summary = "<p class=\"note\">Follows when all logs are read.</p>";
+      content.pairs.clear();
+      content.comparability.clear();
+      content.notes.clear();
+    }
   }
   return content;
 }
@@ -55,11 +94,15 @@ PageContent content_of(const RunsFollower& follower, const std::vector<ArmSummar
 }  // namespace
 
 LiveState::LiveState(const std::vector<std::string>& directories)
-    : follower_(directories), server_name_(random_name()) {}
+    : LiveState(directories, sampling_for(directories.size())) {}
+
+LiveState::LiveState(const std::vector<std::string>& directories, const Sampling& sampling)
+    : follower_(directories, sampling), server_name_(random_name()) {}
 
 bool LiveState::look(std::int64_t limit) {
   const std::lock_guard lock(mutex_);
   if (follower_.look(limit, Clock::now())) ++version_;
+  looked_.store(true);
   return follower_.caught_up();
 }
 
@@ -75,35 +118,46 @@ std::shared_ptr<const Snapshot> LiveState::snapshot() {
 }
 
 std::string LiveState::page() {
+  opened_.store(Clock::now());
+  if (!looked_.load()) return live_page_html({});
   const std::lock_guard lock(mutex_);
-  return live_page_html(content_of(follower_, summarize(follower_.runs())));
+  return live_page_html(content_of(follower_, summaries_of(follower_)));
 }
 
-std::shared_ptr<const Snapshot> LiveState::make_snapshot() const {
-  const std::vector<RunData>& runs = follower_.runs();
-  const std::vector<ArmSummary> arms = summarize(runs);
-  const PageContent content = content_of(follower_, arms);
+bool LiveState::page_opens() const {
+  const Clock::time_point opened = opened_.load();
+  return opened != Clock::time_point::min() && Clock::now() - opened < kOpening;
+}
+
+std::shared_ptr<const Snapshot> LiveState::make_snapshot() {
+  if (records_made_ != follower_.records_version()) {
+    arms_ = summaries_of(follower_);
+    const PageContent content = content_of(follower_, arms_);
+    title_ = content.title;
+    const Json parts = {{"reading", content.reading},
+                        {"summary", content.summary},
+                        {"pairs", content.pairs},
+                        {"comparability", content.comparability},
+                        {"differences", content.differences},
+                        {"notes", content.notes}};
+    records_ = ",\"parts\":" + parts.dump(-1, ' ', false, Json::error_handler_t::replace) +
+               ",\"payload\":" + page_payload(follower_.runs(), arms_);
+    records_made_ = follower_.records_version();
+    for (ArmSummary& arm : arms_) arm.probes.clear();  // the follower's
+  }
   std::string status;
   bool problem = false;
-  for (std::size_t i = 0; i < arms.size(); ++i) {
-    status += (i == 0 ? "" : " · ") + status_text(arms[i], follower_.status()[i]);
+  for (std::size_t i = 0; i < arms_.size(); ++i) {
+    status += (i == 0 ? "" : " · ") + status_text(arms_[i], follower_.status()[i]);
     problem = problem || !follower_.status()[i].problem.empty();
   }
-  const Json head = {{"title", content.title},
-                     {"status", status},
-                     {"problem", problem},
-                     {"parts",
-                      {{"reading", content.reading},
-                       {"summary", content.summary},
-                       {"pairs", content.pairs},
-                       {"comparability", content.comparability},
-                       {"differences", content.differences},
-                       {"notes", content.notes}}}};
-  std::string data = head.dump(-1, ' ', false, Json::error_handler_t::replace);
-  data.pop_back();
-  data += ",\"payload\":" + page_payload(runs, arms) + "}";
-  const std::string tag = "\"" + server_name_ + "-" + std::to_string(version_) + "\"";
-  return std::make_shared<const Snapshot>(Snapshot{tag, std::move(data)});
+  const Json head = {{"title", title_}, {"status", status}, {"problem", problem}};
+  Snapshot snapshot;
+  snapshot.status = head.dump(-1, ' ', false, Json::error_handler_t::replace);
+  snapshot.data = snapshot.status.substr(0, snapshot.status.size() - 1) + records_ + "}";
+  snapshot.records = "\"" + server_name_ + "-" + std::to_string(records_made_) + "-";
+  snapshot.tag = snapshot.records + std::to_string(version_) + "\"";
+  return std::make_shared<const Snapshot>(std::move(snapshot));
 }
 
 }  // namespace sinkscope

@@ -54,6 +54,7 @@ namespace {
 constexpr std::chrono::milliseconds kInterval{1000};  // between two looks at the logs
 constexpr std::chrono::milliseconds kNap{50};         // between two looks at `stop`
 constexpr std::chrono::milliseconds kBreath{2};       // between two looks that have more to read: others get the lock
+constexpr std::chrono::milliseconds kLongBreath{100};  // while a browser of this machine needs its cores to open a page
 constexpr std::int64_t kLookBytes = std::int64_t{16} << 20;
 constexpr std::size_t kConnections = 16;  // answered at a time; more wait
 
@@ -117,7 +118,7 @@ void set_pages(httplib::Server& server, LiveState& state) {
     if (request.get_header_value("If-None-Match") == snapshot->tag)
       response.status = 304;
     else
-      response.set_content(snapshot->data, "application/json");
+      response.set_content(snapshot->beside(request.get_param_value("shown")), "application/json");
   });
   server.Get("/favicon.ico", [](const httplib::Request&, httplib::Response& response) { response.status = 204; });
 }
@@ -156,7 +157,7 @@ void serve_runs(const std::vector<std::string>& directories, const ServeOptions&
     while (!stop.load() && !ended.load()) {
       const auto next = std::chrono::steady_clock::now() + kInterval;
       if (!state.look(kLookBytes)) {
-        std::this_thread::sleep_for(kBreath);
+        std::this_thread::sleep_for(state.page_opens() ? kLongBreath : kBreath);
         continue;
       }
       while (!stop.load() && !ended.load() && std::chrono::steady_clock::now() < next) std::this_thread::sleep_for(kNap);
