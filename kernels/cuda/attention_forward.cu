@@ -122,13 +122,11 @@ void CudaOps::attention_forward(const AttentionForward& args) {
     const std::int64_t limit = hopper ? cuda::sm90::kMostWatched : cuda::mma_watched_limit(layout.head_dim);
     const int watched = K <= limit ? static_cast<int>(K) : 0, rows = hopper ? cuda::sm90::kRowsOfPartial : cuda::kMmaQueryTile;
     const std::int64_t tiles = layout.tiles(rows);
-    constexpr std::int64_t kCounter = 64;  // floats before the partial sums: a counter, and what keeps them aligned
-    auto* counter = scratch_of<float>(kCounter + B * H * tiles * watched);
-    float* partials = counter + kCounter;
+    float* partials = watched > 0 ? scratch_of<float>(B * H * tiles * watched) : nullptr;
     if (hopper) {
 #ifdef SINKSCOPE_SM90A
       cuda::sm90::attention_forward(stream_, layout, B, properties_.multiProcessorCount, args.qkv, args.out, args.lse,
-                                    reinterpret_cast<int*>(counter), partials, watched);
+                                    reinterpret_cast<int*>(tile_counter_.get()), partials, watched);
 #endif
     } else {
       cuda::mma_attention_forward(stream_, layout, B, args.qkv, args.out, args.lse, partials, watched);

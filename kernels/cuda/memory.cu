@@ -41,6 +41,8 @@ CudaOps::CudaOps(const CudaOptions& options) : device_(options.device), real_(op
                              std::to_string(properties_.minor) + "; expected at least 8.0");
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   check_blas(cublasLtCreate(&blas_), "cublasLtCreate");
+  tile_counter_ = allocate(sizeof(int));
+  check_cuda(cudaMemsetAsync(tile_counter_.get(), 0, sizeof(int), stream_), "cudaMemset");
   blas_workspace_ = allocate(kCudaWorkspace);
   blas_workspace_bytes_ = kCudaWorkspace;
 }
@@ -52,6 +54,7 @@ CudaOps::~CudaOps() {
   rotary_tables_.clear();
   scratch_.reset();
   blas_workspace_.reset();
+  tile_counter_.reset();
   if (blas_ != nullptr) cublasLtDestroy(blas_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }

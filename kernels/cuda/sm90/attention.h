@@ -20,7 +20,8 @@ constexpr int kMostWatched = 128;
 constexpr int kRowsOfPartial = 64;
 
 /// out and lse as in AttentionForward. With `watched` = K > 0 also partial sums of the weights on the first keys,
-/// (B*H, ceil(T / kRowsOfPartial), K) f32. Runs on `processors` multiprocessors; `taken` is room for a counter.
+/// (B*H, ceil(T / kRowsOfPartial), K) f32. Runs on `processors` multiprocessors. `taken` is a counter on the
+/// device that is 0 before and after.
 void attention_forward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors,
                        const Tensor& qkv, const Tensor& out, const Tensor& lse, int* taken, float* sink_partials,
                        int watched);

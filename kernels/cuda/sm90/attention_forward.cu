@@ -51,7 +51,7 @@ struct Shared {
 struct Arguments {
   HeadLayout layout;
   TileOrder order;
-  int* taken;  // tiles beyond the first of each block, 0 at first
+  int* taken;  // counts the tiles beyond the first of each block; 0 between launches
   float* lse;
   float* sink_partials;
   int watched;
@@ -112,7 +112,10 @@ __device__ void fetch(Shared<S>& shared, const Arguments& args, const CUtensorMa
 #pragma unroll
     for (int half = 0; half < S::kHalves; ++half)
       load_box(shared.queries[queries.stage][half], &query_map, full, half * 64, head, tile.index * S::kQueries, b);
-    place = static_cast<int>(gridDim.x) + atomicAdd(args.taken, 1);
+    // Every block counts until there is nothing left, so the one that counts last sets the counter back for the next launch.
+    const int taken = atomicAdd(args.taken, 1);
+    if (taken == args.order.count() - 1) *args.taken = 0;
+    place = static_cast<int>(gridDim.x) + taken;
     fetch_keys(last);
     for (int block = last - 1; block >= 0; --block) {
       fetch_keys(block);
@@ -431,7 +434,6 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequence
   const CUtensorMap queries = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kQueries);
   const CUtensorMap keys = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kKeys);
   const CUtensorMap outs = map_heads(kOp, out.data, sequences, layout.length, layout.query_heads, S::D, kRowsOfGroup);
-  check_cuda(cudaMemsetAsync(taken, 0, sizeof(int), stream), kOp);
   const auto kernel = forward_kernel<S>;
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), kOp);
   kernel<<<static_cast<unsigned>(std::min(processors, args.order.count())), S::kThreads, kBytes, stream>>>(queries, keys, outs, args);
