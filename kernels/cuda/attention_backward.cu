@@ -7,6 +7,7 @@
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
+#include "kernels/cuda/sm90/attention.h"
 
 namespace sinkscope {
 namespace cuda {
@@ -165,6 +166,14 @@ void CudaOps::attention_backward(const AttentionBackward& args) {
   check.shape("dqkv", args.dqkv, real_, {B, T, extents.row_heads(), D});
   const cuda::HeadLayout layout = cuda::tile_layout(check, args.qkv, extents);
   if (B * T == 0) return;
+#ifdef SINKSCOPE_SM90A
+  if (has_sm90_attention(D) && D == 64 && cuda::mma_attention(real_, D, {args.qkv.data, args.out.data, args.dout.data, args.dqkv.data})) {
+    cuda::sm90::attention_backward(stream_, cuda::head_layout(check, args.qkv, extents), B, properties_.multiProcessorCount, args.qkv,
+                                   args.out, args.dout, args.lse, reinterpret_cast<int*>(tile_counter_.get()),
+                                   scratch_of<float>(B * H * cuda::sm90::padded_rows(T) * 2), args.dqkv);
+    return;
+  }
+#endif
   const std::int64_t rows = B * T * H;
   auto* delta = scratch_of<float>(rows);
   cuda::with_real(real_, [&]<class R>(R) {

@@ -26,4 +26,12 @@ void attention_forward(cudaStream_t stream, const HeadLayout& layout, std::int64
                        const Tensor& qkv, const Tensor& out, const Tensor& lse, int* taken, float* sink_partials,
                        int watched);
 
+/// Rows of a head in the scratch memory of attention_backward.
+constexpr std::int64_t padded_rows(std::int64_t length) { return (length + 127) / 128 * 128; }
+
+/// dqkv as in AttentionBackward, head dim 64. `rows` is room for (B*H, padded_rows(T), 2) f32; `taken` as above.
+void attention_backward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors,
+                        const Tensor& qkv, const Tensor& out, const Tensor& dout, const Tensor& lse, int* taken, float* rows,
+                        const Tensor& dqkv);
+
 }  // namespace sinkscope::cuda::sm90

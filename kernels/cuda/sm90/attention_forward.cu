@@ -58,15 +58,6 @@ struct Arguments {
   float scale, scale_log2;
 };
 
-/// The place of the n-th use of a ring of stages, and the parity of the phase of its barrier that makes it full.
-template <int Stages>
-struct Place {
-  static_assert((Stages & (Stages - 1)) == 0);
-  int stage;
-  std::uint32_t parity;
-  __device__ explicit Place(int n) : stage(n % Stages), parity(static_cast<std::uint32_t>(n / Stages) % 2) {}
-};
-
 /// The last block of keys that a tile sees.
 template <class S>
 __device__ int last_block(const HeadLayout& layout, int tile) {
@@ -112,10 +103,7 @@ __device__ void fetch(Shared<S>& shared, const Arguments& args, const CUtensorMa
 #pragma unroll
     for (int half = 0; half < S::kHalves; ++half)
       load_box(shared.queries[queries.stage][half], &query_map, full, half * 64, head, tile.index * S::kQueries, b);
-    // Every block counts until there is nothing left, so the one that counts last sets the counter back for the next launch.
-    const int taken = atomicAdd(args.taken, 1);
-    if (taken == args.order.count() - 1) *args.taken = 0;
-    place = static_cast<int>(gridDim.x) + taken;
+    place = args.order.next(args.taken);
     fetch_keys(last);
     for (int block = last - 1; block >= 0; --block) {
       fetch_keys(block);

@@ -78,7 +78,13 @@ __device__ inline void load_box(void* box, const CUtensorMap* map, Barrier* full
           shared_address(box)), "l"(map), "r"(shared_address(full)), "r"(x), "r"(y), "r"(z), "r"(w)
       : "memory");
 }
-/// The same from shared memory; what lies outside is not written. A group of stores ends with commit_stores().
+/// Begins a copy of `bytes`, a multiple of 16, both aligned to 16.
+__device__ inline void load_bytes(void* shared, const void* global, int bytes, Barrier* full) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(
+                   shared_address(shared)), "l"(global), "r"(bytes), "r"(shared_address(full))
+               : "memory");
+}
+/// A box from shared memory; what lies outside is not written. A group of stores ends with commit_stores().
 __device__ inline void store_box(const CUtensorMap* map, const void* box, int x, int y, int z, int w) {
   asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%1, {%2, %3, %4, %5}], [%0];\n" ::"r"(
                    shared_address(box)), "l"(map), "r"(x), "r"(y), "r"(z), "r"(w)

@@ -1,4 +1,4 @@
-// In which order a persistent grid takes the tiles of causal attention.
+// In which order a persistent grid takes the tiles of causal attention, and rings of stages in shared memory.
 #pragma once
 
 #include <algorithm>
@@ -11,8 +11,8 @@ struct Tile {
   int index;  // of its tiles
 };
 
-/// Heads go in sections whose keys and values stay in the L2 cache together; of a section the longest tiles go first,
-/// those with the most keys, of all its heads.
+/// Heads go in sections whose keys and values stay in the L2 cache together; of a section the longest tiles go first, of
+/// all its heads: of tiles of queries the last, which see the most keys.
 struct TileOrder {
   int heads, tiles, section;
 
@@ -27,6 +27,22 @@ struct TileOrder {
     const int first = i / (section * tiles) * section, within = i - first * tiles, width = min(section, heads - first);
     return {first + within % width, tiles - 1 - within / width};
   }
+  /// The tile that a block takes after its first, which is that of its own number. `taken` counts them for all blocks, each
+  /// of which counts until there is nothing left: so the one that counts last sets it back to 0.
+  __device__ int next(int* taken) const {
+    const int before = atomicAdd(taken, 1);
+    if (before == count() - 1) *taken = 0;
+    return static_cast<int>(gridDim.x) + before;
+  }
+};
+
+/// The place of the n-th use of a ring of stages, and the parity of the phase of its barrier that makes it full.
+template <int Stages>
+struct Place {
+  static_assert((Stages & (Stages - 1)) == 0);
+  int stage;
+  std::uint32_t parity;
+  __device__ explicit Place(int n) : stage(n % Stages), parity(static_cast<std::uint32_t>(n / Stages) % 2) {}
 };
 
 }  // namespace sinkscope::cuda::sm90
