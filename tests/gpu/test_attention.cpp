@@ -37,6 +37,8 @@ const std::vector<Shape> kSmallTensorCoreShapes = {
     {1, 1, 1, 1, 64, 1},   {2, 2, 1, 1, 32, 2},   {1, 65, 2, 1, 32, 8},   {1, 129, 1, 1, 64, 20},
     {1, 70, 1, 1, 64, 70}, {1, 67, 1, 1, 96, 40}, {1, 129, 1, 1, 128, 8}};
 constexpr DType kHalf[] = {DType::bf16};
+// Many more tiles than multiprocessors: every block of a persistent grid takes several.
+const std::vector<Shape> kManyTiles = {{4, 700, 32, 16, 64, 8}, {4, 400, 48, 48, 128, 8}};
 
 /// At, before and after the edges of tiles of 64 keys and 128 queries with every head dim that has a kernel of
 /// its own; queries to a key head and positions watched take turns.
@@ -186,6 +188,9 @@ void check_isolation(const std::vector<Shape>& shapes, std::span<const DType> ty
 }  // namespace
 
 TEST_CASE("attention forward and backward on the GPU agree with the CPU") { check_attention(kShapes); }
+TEST_CASE("attention forward and backward on the GPU agree with the CPU over many tiles", "[gpu]") {
+  check_attention(kManyTiles, kHalf, {1.0});
+}
 TEST_CASE("attention forward and backward on the GPU agree with the CPU at the edges of tiles") {
   check_attention(edge_shapes());
 }

@@ -176,8 +176,9 @@ __device__ void differentiate_queries(QueryShared<S>& shared, const Arguments& a
   std::uint32_t ds[kRows / 4];
   const std::uint64_t keys = describe(shared.keys[0], kMatrixBytes), values = describe(shared.values[0]);
   constexpr std::uint64_t kStage = advance(S::kHalves * kMatrixBytes), kTile = advance(S::kHalves * S::kTileBytes);
+  // Each warp by itself: of a block that is skipped one could be done, and the stage full again, before another has looked.
   const auto release = [&](Barrier* barrier) {
-    if (thread == 0) arrive(barrier);
+    if (thread % kWarp == 0) arrive(barrier);
   };
 
   int used = 0;  // blocks so far
@@ -297,9 +298,9 @@ __global__ void __launch_bounds__(S::kThreads, 1)
     }
     for (int stage = 0; stage < S::kStages; ++stage) {
       init(&shared.keys_full[stage], 1);
-      init(&shared.keys_empty[stage], S::kGroups);
+      init(&shared.keys_empty[stage], S::kGroups * kWarpgroup / kWarp);
       init(&shared.values_full[stage], 1);
-      init(&shared.values_empty[stage], S::kGroups);
+      init(&shared.values_empty[stage], S::kGroups * kWarpgroup / kWarp);
     }
     fence_init();
   }
@@ -388,8 +389,9 @@ __device__ void differentiate_keys(KeyShared<S>& shared, const Arguments& args, 
   std::uint32_t p[kRows / 4], ds[kRows / 4];
   const std::uint64_t queries = describe(shared.queries[0], kMatrixBytes), gradients = describe(shared.gradients[0], kMatrixBytes);
   constexpr std::uint64_t kStage = advance(S::kHalves * kMatrixBytes), kTile = advance(S::kHalves * S::kTileBytes);
+  // Each warp by itself: of a block that is skipped one could be done, and the stage full again, before another has looked.
   const auto release = [&](Barrier* barrier) {
-    if (thread == 0) arrive(barrier);
+    if (thread % kWarp == 0) arrive(barrier);
   };
 
   int used = 0;
@@ -529,7 +531,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
     }
     for (int stage = 0; stage < S::kStages; ++stage) {
       init(&shared.full[stage], 1);
-      init(&shared.empty[stage], S::kGroups);
+      init(&shared.empty[stage], S::kGroups * kWarpgroup / kWarp);
     }
     fence_init();
   }
