@@ -58,6 +58,24 @@ bool has_number(const ArmPair& pair, const std::string& name) {
 
 }  // namespace
 
+TEST_CASE("what runs of one seed share on other data is not claimed") {
+  TemporaryFolder folder;
+  const std::string other = R"({"run": {"dataset_fingerprint": "other"}})";
+  const Compared result(folder, {run_of("a-1", 1, 0.0), run_of("a-2", 2, 0.1), run_of("b-1", 1, 0.2, other), run_of("b-2", 2, 0.4, other)});
+  REQUIRE(result.comparison.pairs.size() == 1);
+  CHECK_FALSE(result.statement("not the data order, since their data differ").good);
+  CHECK_FALSE(result.statement("a difference between arms is also one between texts").good);
+  for (const Statement& statement : result.statements()) {
+    CHECK_FALSE(contains(statement.text, "count the same target tokens"));
+    CHECK_FALSE(contains(statement.text, "initial weights and data order"));
+  }
+  CHECK_FALSE(contains(plain_summary(result.runs), "share initial weights and data order"));
+
+  TemporaryFolder second;  // one seed
+  const Compared single(second, {run_of("a", 1, 0.0), run_of("b", 1, 0.2, other)});
+  CHECK_FALSE(single.statement("share one seed: initial weights, but not the data order").good);
+}
+
 TEST_CASE("Student's t has its tabulated quantiles") {
   // Abramowitz & Stegun, table 26.10.
   for (const auto& [freedom, quantile] : {std::pair<std::int64_t, double>(1, 12.706),

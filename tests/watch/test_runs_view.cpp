@@ -59,7 +59,7 @@ TEST_CASE("a run's block tells how far it is, how fast, and what its sink does")
   CHECK(contains(text, "step 80 of 100 (80 %)   80 k tokens   left 40 s\n"));
   CHECK(contains(text, "loss 3.200   validation 3.450   gradient norm 1.500   2 k tokens/s   MFU 42.00 %\n"));
   // The score is that of the step, the excess that of the last pass.
-  CHECK(contains(text, "Sink_0 0.0900, excess 1.800   sink rate 0   l* 1   C2 0.5000   phase transition since step 60\n"));
+  CHECK(contains(text, "sink 0.0900, excess 1.800   Sink_0 0   l* 1   C2 0.5000   phase transition since step 60\n"));
   CHECK(contains(line_with(text, "loss "), "loss 3.200"));
   const auto curve = [&](const std::string& name) {
     for (const std::string& line : lines_of(text))
@@ -82,7 +82,7 @@ TEST_CASE("without passes the excess is that of the training batches; without pr
   const std::string text = place.view({.width = 120});
   INFO(text);
   // 0.075 over u_0 at T = 128, 0.0424
-  CHECK(contains(text, "Sink_0 0.0750, excess 1.767"));
+  CHECK(contains(text, "sink 0.0750, excess 1.767"));
   CHECK_FALSE(contains(text, "phase"));
   Place off;
   off.add({"off", "none", 50, 0.0, false, false, 0, 1}, training());

@@ -61,6 +61,15 @@ std::optional<std::string> fingerprint_key(const std::vector<RunData>& runs) {
   return std::nullopt;
 }
 
+/// Whether some setting says that the arms read other tokens.
+bool data_differ(const Comparison& comparison) {
+  return std::any_of(comparison.settings.begin(), comparison.settings.end(), [](const SettingDifference& setting) {
+    return setting.influence != Influence::none &&
+           (setting.key == "run.dataset_fingerprint" || setting.key == "data.path" || setting.key == "data.train" ||
+            setting.key == "data.validation");
+  });
+}
+
 /// Whether the ablation was to vary what begins with `prefix`.
 bool is_varied(const Comparison& comparison, std::string_view prefix) {
   for (const AblationFactor& factor : comparison.factors)
@@ -113,6 +122,9 @@ Statement token_statement(const std::vector<ArmSummary>& arms) {
 
 Statement target_statement(const std::vector<RunData>& runs, const Comparison& comparison) {
   const std::vector<std::string> values = values_of(runs, "data.common_targets");
+  if (data_differ(comparison))
+    return {false, "The held-out texts of the arms may differ with their data: losses and probe numbers are then not of the "
+                   "same tokens, and a difference between arms is also one between texts."};
   if (all_equal(values) && values.front() != kAbsent)
     return {true, "Losses on common targets count the same target tokens in every arm (those that each of " +
                       values.front() + " predicts). The plain losses do not, when BOS differs."};
@@ -144,8 +156,11 @@ Statement seed_statement(const std::vector<RunData>& runs, const Comparison& com
       return {true, "The runs are one arm with the seeds " + listed(values) + "."};
     return {true, "Runs of one seed repeat one another (train.seed: " + listed(values) + ")."};
   }
+  const bool order = !data_differ(comparison);  // the same data order
   if (all_equal(values))
-    return {true, "All arms share one seed: initial weights and data order (train.seed " + values.front() + ")."};
+    return {order, std::string("All arms share one seed: initial weights") +
+                       (order ? " and data order" : ", but not the data order, since their data differ") + " (train.seed " +
+                       values.front() + ")."};
   std::string by_seeds;
   bool same = true;
   std::vector<std::string> first;
@@ -157,8 +172,9 @@ Statement seed_statement(const std::vector<RunData>& runs, const Comparison& com
     by_seeds += (by_seeds.empty() ? "" : "; ") + arm.label + ": " + listed(arm.seeds);
   }
   if (same)
-    return {true, "Every arm has the seeds " + listed(first) +
-                      ": runs of one seed share initial weights and data order, and are compared in pairs."};
+    return {order, "Every arm has the seeds " + listed(first) + ": runs of one seed share initial weights" +
+                       (order ? " and data order" : ", not the data order, since their data differ") +
+                       ", and are compared in pairs."};
   return {false, "The arms have different seeds: initial weights and data order differ (" + by_seeds +
                      "). Compared in pairs are runs of a seed that both arms have."};
 }

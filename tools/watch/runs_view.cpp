@@ -139,9 +139,9 @@ struct Block {
     }
     if (!score && arm.probes.empty()) return parts;
     const Curve excess = excess_curve();
-    parts.push_back("Sink_0 " + format_number(score) + ", excess " +
+    parts.push_back("sink " + format_number(score) + ", excess " +
                     (excess.values.empty() ? "-" : format_number(excess.values.back())));
-    parts.push_back("sink rate " + format_number(rate));
+    parts.push_back("Sink_0 " + format_number(rate));
     parts.push_back("l* " + (arm.step_up_layer ? std::to_string(*arm.step_up_layer) : std::string("-")));
     if (arm.concentration) parts.push_back("C2 " + format_number(arm.concentration));
     if (!arm.phases.empty()) {
