@@ -21,15 +21,6 @@ inline constexpr int kSub = D <= 64 ? 64 : 32;
 template <int D>
 constexpr std::size_t kShared = (kQueries + 4 * kKeys) * kPitch<D> * sizeof(bf16);
 
-__device__ inline float quad_max(float x) {
-  x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
-  return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
-}
-__device__ inline float quad_sum(float x) {
-  x += __shfl_xor_sync(kAllLanes, x, 1);
-  return x + __shfl_xor_sync(kAllLanes, x, 2);
-}
-
 /// Block (query tile, b*H + h), long tiles first.
 template <int D>
 __global__ void __launch_bounds__(kThreads) forward_kernel(HeadLayout layout, const bf16* qkv, bf16* out, float* lse,

@@ -20,6 +20,16 @@ __device__ inline float warp_max(float x) {
   return x;
 }
 
+// Over the four lanes that hold a row of an accumulator of the tensor cores.
+__device__ inline float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
+  return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
+}
+__device__ inline float quad_sum(float x) {
+  x += __shfl_xor_sync(kAllLanes, x, 1);
+  return x + __shfl_xor_sync(kAllLanes, x, 2);
+}
+
 /// The sum of x over a block of Threads threads (a multiple of 32), given to all of them. Ends with
 /// every thread past the reads of the shared array, so that calls may follow each other.
 template <int Threads, class T>

@@ -148,10 +148,11 @@ TEST_CASE("what the backend asks for follows from what the run does") {
         std::size_t{2048 * 64 * 12 * 4});
   CHECK(scratch({"model.preset=gpt2", "model.hidden=1000000", "train.micro_batch=512"}, false) >=
         std::size_t{512 * 24 / 512 * 4} * 1000000);
-  std::vector<std::string> wide = {"model.heads=1024", "model.kv_heads=1024", "model.head_dim=1024", "train.micro_batch=64"};
+  std::vector<std::string> wide = {"model.heads=1024", "model.kv_heads=1024", "model.head_dim=1024",
+                                   "train.micro_batch=12", "train.sequence_length=128"};
   const std::size_t without = scratch(wide, false);
   wide.emplace_back("model.qkv_bias=true");
-  CHECK(scratch(wide, false) >= std::size_t{64 * 24 / 512 * 4} * 3 * 1024 * 1024);
+  CHECK(scratch(wide, false) >= std::size_t{12 * 128 / 512 * 4} * 3 * 1024 * 1024);
   CHECK(scratch(wide, false) > without);
 }
 

@@ -114,15 +114,6 @@ __device__ void fetch(Shared<S>& shared, const Arguments& args, const CUtensorMa
   }
 }
 
-__device__ inline float quad_max(float x) {
-  x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
-  return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
-}
-__device__ inline float quad_sum(float x) {
-  x += __shfl_xor_sync(kAllLanes, x, 1);
-  return x + __shfl_xor_sync(kAllLanes, x, 2);
-}
-
 /// The two rows of a thread: the score that weights are relative to, and its own part of their sum.
 struct Rows {
   float base[2], sum[2];
