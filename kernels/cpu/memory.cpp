@@ -2,6 +2,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <stdexcept>
+#include <string>
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
@@ -28,7 +30,8 @@ Buffer CpuOps::allocate(std::size_t bytes) {
   const std::size_t rounded = (bytes / Workspace::kAlignment + 1) * Workspace::kAlignment;
   if (rounded < bytes) throw std::bad_alloc();
   void* data = std::aligned_alloc(Workspace::kAlignment, rounded);
-  if (data == nullptr) throw std::bad_alloc();
+  if (data == nullptr)
+    throw std::runtime_error(std::to_string(rounded >> 20) + " MiB of memory were asked for at once, and the system does not give them");
   return Buffer(static_cast<std::byte*>(data), BufferDeleter{this});
 }
 

@@ -28,11 +28,14 @@ stand_in 'case $1 in
   */check_probe.py) test -f "$2/model.safetensors" -a -f "$3/probe.json" -a -f "$3/sets.json" &&
     echo "ok   probe: relative difference 2.5e-06, at most 1e-04; 39 fields of 6 sets, largest in loss" ;;
   */check_checkpoint.py) test -f "$2/model.safetensors" -a -f "$3" && echo "ok   logits: relative difference 1.5e-07, at most 1e-04" ;;
+  */compare_training.py) test -f "$2/training.json" -a -f "$3/metrics.jsonl" &&
+    echo "$3: 40 steps against PyTorch 2 (fp32, cpu): losses within 1.20e-06 (at most 0.001), sink scores within 0.01 % (at most 1 %)" ;;
   */check_tensorboard.py) test -d "$2/tensorboard" && echo "$2: 12 scalars of 3 tags equal the JSON logs" ;;
 esac'
 interop "$program" --output "$place/kept" || fail "checks that pass make a pass"
 for model in gpt2 llama qwen2 qwen3 gpt_neox; do row "$model: transformers" ok "logits 1.5e-07" || fail "$model: the row has the figures"; done
 row "llama: probe fields" ok "2.5e-06; 39 fields of 6 sets, largest in loss" || fail "the row of a probe pass too"
+row "llama: training" ok "losses 1.20e-06, sink scores 0.01 %" || fail "that of the training too"
 row "llama: tensorboard" ok "12 scalars" || fail "TensorBoard's row too"
 [[ -f $place/kept/export/qwen3/config.json ]] || fail "the output stays"
 interop "$program" --output "$place/kept" && fail "an output that is there is refused"
@@ -41,10 +44,12 @@ stand_in 'case $1 in
   -c) ;;
   */check_checkpoint.py) [[ $2 != *gpt2 ]] || { echo "FAIL logits: 0.1"; exit 1; } ;;
   */check_probe.py) [[ $2 != *llama ]] || { echo "FAIL probe: 0.2"; exit 1; } ;;
+  */compare_training.py) echo "losses within 0.3"; exit 1 ;;
 esac'
 interop "$program" && fail "a check that fails makes a failure"
 row "gpt2: transformers" FAIL "FAIL logits: 0.1" || fail "and is the one in the table"
 row "llama: probe fields" FAIL "FAIL probe: 0.2" || fail "as is that of a probe pass"
+row "llama: training" FAIL "losses within 0.3" || fail "as is a training"
 row "qwen3: transformers" ok || fail "beside those that pass"
 interop "$place/none" && fail "a program that is not there is refused"
 echo "passed"

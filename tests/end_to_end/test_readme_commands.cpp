@@ -321,9 +321,9 @@ const std::vector<Elsewhere> kElsewhere = {
      "check_checkpoint.py\""},
     {"tests/interop/check_probe.py EXPORT DIR", "needs PyTorch", "tests/interop/run", "check_probe.py\""},
     {"tests/interop/check_tensorboard.py RUN", "needs tensorboard", "tests/interop/run", "check_tensorboard.py\""},
-    {"tests/interop/compare_training.py DUMP RUN", "needs PyTorch", "tests/interop/compare_training.py", "\"dump\""},
-    {"tests/interop/compare_training.py dump runs/NAME --precision bf16", "needs PyTorch",
-     "tests/interop/compare_training.py", "\"--precision\""},
+    {"tests/interop/compare_training.py DUMP RUN", "needs PyTorch", "tests/interop/run", "compare_training.py\""},
+    {"tests/interop/compare_training.py dump runs/NAME --precision bf16", "needs PyTorch", "tests/interop/run",
+     "compare_training.py\""},
 };
 
 // ---- how they are run ----

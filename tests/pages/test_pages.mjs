@@ -267,6 +267,9 @@ async function checkLive() {
   three.log(0, 50);
   await until("late", async () => /late: no process trains here, step 50/.test(await page.locator("#live").innerText()));
   await until("its map", async () => (await page.locator("#heatmaps canvas").count()) === 6);
+  const swatches = await page.evaluate(() => [...document.querySelectorAll("#arms .swatch")].map((node) => getComputedStyle(node).backgroundColor));
+  assert.equal(swatches.length, 3);
+  assert.equal(new Set(swatches).size, 3, "runs of one arm have shades of their own: " + swatches);
   const comparability = await page.locator("#comparability").innerText();
   assert.ok(comparability.includes("Runs of one seed repeat one another"), comparability);
   one.cutTo(100);

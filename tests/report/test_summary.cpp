@@ -53,6 +53,26 @@ TEST_CASE("a reading says from when its sink is, where probe passes end early") 
   REQUIRE(said);
 }
 
+TEST_CASE("a reading says that a run ended on what is not finite, unless it went on") {
+  TemporaryFolder folder;
+  RunData run = example(folder, "a", {});
+  for (auto& [key, value] : run.settings)
+    if (key == "train.steps") value = "1000";
+  const auto told = [&run](const char* text) {
+    bool said = false;
+    for (const std::string& paragraph : reading(summarize(std::vector<RunData>{run}))) said = said || contains(paragraph, text);
+    return said;
+  };
+  REQUIRE(told("; it is unfinished."));
+  run.events.push_back({101, 0, "alert", "the loss is not finite", R"({"name":"non_finite"})"});
+  REQUIRE(told("; it ended there: the loss is not finite."));
+  REQUIRE_FALSE(told("unfinished"));
+  run.events.push_back({90, 0, "resume", "resumed", "{}"});
+  REQUIRE(told("; it is unfinished."));
+  run.events.push_back({101, 0, "alert", "loss spike", R"({"name":"loss_spike"})"});
+  REQUIRE(told("; it is unfinished."));
+}
+
 TEST_CASE("the time in training counts the steps between logged ones") {
   TemporaryFolder folder;
   RunData run = example(folder, "a", {});

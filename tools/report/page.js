@@ -76,7 +76,20 @@
   const tooltip = document.getElementById("tooltip");
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const armColour = (arm) => css("--a" + payload.arms[arm].colour % 8);
+  // Runs that differ in their seed alone have shades of one colour: how much of it, the rest being paper.
+  const shade = (arm) => {
+    const before = payload.arms.slice(0, arm).filter((other) => other.colour === payload.arms[arm].colour).length;
+    return 1 / (1 + 0.6 * before);
+  };
+  const armColour = (arm) => {
+    const channels = (name) => {  // of #rgb or #rrggbb
+      const digits = css(name).slice(1), each = digits.length / 3;
+      return [0, 1, 2].map((i) => parseInt(digits.slice(i * each, (i + 1) * each).repeat(3 - each), 16));
+    };
+    const paper = channels("--paper"), part = shade(arm);
+    return "rgb(" + channels("--a" + payload.arms[arm].colour % 8)
+      .map((channel, i) => Math.round(part * channel + (1 - part) * paper[i])).join(",") + ")";
+  };
   const redraw = () => {
     drawPhases();
     drawEvents();
@@ -93,7 +106,7 @@
 
   function swatch(parent, arm) {
     const node = element("span", parent, "swatch");
-    node.style.background = "var(--a" + payload.arms[arm].colour % 8 + ")";
+    node.style.background = "color-mix(in srgb, var(--a" + payload.arms[arm].colour % 8 + ") " + 100 * shade(arm) + "%, var(--paper))";
   }
 
   // `lines`: [arm or null, text]; at the pointer, kept inside the window.

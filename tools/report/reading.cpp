@@ -218,7 +218,10 @@ std::string progress_sentence(const ArmSummary& arm) {
   std::string text = "is at step " + std::to_string(arm.steps);
   if (arm.planned_steps > 0) text += " of " + std::to_string(arm.planned_steps);
   text += " (" + format_count(arm.tokens) + " tokens)";
-  if (arm.planned_steps > arm.steps) text += "; it is unfinished";
+  if (!arm.stopped_by.empty())
+    text += "; it ended there: " + arm.stopped_by;
+  else if (arm.planned_steps > arm.steps)
+    text += "; it is unfinished";
   return text + ".";
 }
 

@@ -338,6 +338,10 @@ std::vector<ArmSummary> summarize(const std::vector<RunData>& runs) {
     summarize_training(run, arm);
     choose_probe_set(run, arm);
     if (arm.steps == 0 && !arm.probes.empty()) arm.steps = arm.probes.back()->step;
+    // The last event of a run that stopped so; a resumed one has others behind it.
+    if (!run.events.empty() && run.events.back().kind == "alert" &&
+        nlohmann::json::parse(run.events.back().data).value("name", "") == "non_finite")
+      arm.stopped_by = run.events.back().message;
     find_onset(arm);
     read_phases(run, arm);
     find_low_rate(run, arm);

@@ -53,6 +53,7 @@ struct ArmSummary {
   std::int64_t tail = 0;            // step records averaged for "last" training values
   std::int64_t bad_losses = 0;      // steps whose loss is not finite
   std::int64_t first_bad_loss = 0;
+  std::string stopped_by;           // what was not finite where the run ended; empty when nothing was
   std::optional<FirstLast> train_loss, train_loss_common, validation_loss, validation_loss_common;
   std::string score_source;         // "probe set natural_bos" or "training batches"
   std::array<std::optional<FirstLast>, kShownPositions> sink_score, sink_rate, sink_excess;

@@ -9,6 +9,7 @@
 #include "kernels/cuda/attention_layout.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/sm90/accumulator.cuh"
 #include "kernels/cuda/sm90/attention.h"
 #include "kernels/cuda/sm90/ptx.cuh"
 #include "kernels/cuda/sm90/tensor_map.h"
@@ -18,8 +19,8 @@
 namespace sinkscope::cuda::sm90 {
 namespace {
 
-constexpr float kLog2E = 1.4426950408889634F;
-constexpr int kRows = 64, kRowBytes = 128, kTiles = 2;
+constexpr int kRows = kGroupRows;  // of a block too
+constexpr int kTiles = 2;          // in shared memory: one and the next
 constexpr int kMatrixBytes = kRows * kRowBytes;  // 64 rows of 64 columns
 constexpr int kSteps = kRows / 16;               // of a product over the rows of a block
 
@@ -62,30 +63,16 @@ __device__ void add_rows(float* c, const std::uint32_t* a, std::uint64_t b) {
   for (int step = 0; step < kSteps; ++step) multiply<D>(c, a + 4 * step, b + advance(step * 16 * kRowBytes), true);
 }
 
-/// An accumulator as left factors of 16 columns each.
-template <int Count>
-__device__ void pack(std::uint32_t* p, const float* s) {
-#pragma unroll
-  for (int i = 0; i < Count / 2; ++i) p[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
-}
-
-/// Writes a warpgroup's (64, D) result times `factor` to its rows of a tile in shared memory, as bf16.
-template <class S>
-__device__ void stage_rows(TileMatrix<S>& tile, const float* c, float factor, int first_row) {
-  const int thread = read_thread() % kWarpgroup, row = first_row + thread / kWarp * 16 + thread % 16;
-#pragma unroll
-  for (int step = 0; step < S::D / 16; ++step) {
-    std::uint32_t packed[4];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) packed[j] = pack_bf16(c[8 * step + 2 * j] * factor, c[8 * step + 2 * j + 1] * factor);
-    const int unit = step % 4 * 2 + thread % kWarp / 16;
-    store_matrices(shared_address(tile[step / 4] + row * kRowBytes + ((unit ^ row % 8) << 4)), packed);
+/// Divides a block's threads: one fetches, warpgroups compute, with the registers of the warpgroup that fetches.
+template <class S, class Fetch, class Compute>
+__device__ void divide(const Fetch& fetch, const Compute& compute) {
+  if (threadIdx.x < kWarpgroup) {
+    give_registers<S::kFetchRegisters>();
+    if (threadIdx.x < kWarp && elect_one()) fetch();
+  } else {
+    take_registers<S::kComputeRegisters>();
+    compute(__shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarpgroup, 0) - 1);
   }
-}
-template <class S>
-__device__ void store_tile_rows(const CUtensorMap& map, const TileMatrix<S>& tile, int tile_row, int head, int row, int b) {
-#pragma unroll
-  for (int half = 0; half < S::kHalves; ++half) store_box(&map, tile[half] + tile_row * kRowBytes, half * 64, head, row, b);
 }
 
 // ---- dQ, and the sums of rows that the other kernel needs ----
@@ -126,20 +113,16 @@ __device__ void fetch_keys(QueryShared<S>& shared, const Arguments& args, const 
     const Tile tile = args.order[place];
     const int b = tile.head / layout.query_heads, head = tile.head % layout.query_heads, row = tile.index * S::kTileRows;
     arrive_expecting(tile_full, 3 * S::kHalves * S::kTileBytes);
-#pragma unroll
-    for (int half = 0; half < S::kHalves; ++half) {
-      load_box(shared.queries[slot.stage][half], &tile_map, tile_full, half * 64, head, row, b);
-      load_box(shared.gradients[slot.stage][half], &gradient_map, tile_full, half * 64, head, row, b);
-      load_box(shared.outs[slot.stage][half], &out_map, tile_full, half * 64, head, row, b);
-    }
+    load_rows<S::D, S::kTileBytes>(shared.queries[slot.stage][0], tile_map, tile_full, head, row, b);
+    load_rows<S::D, S::kTileBytes>(shared.gradients[slot.stage][0], gradient_map, tile_full, head, row, b);
+    load_rows<S::D, S::kTileBytes>(shared.outs[slot.stage][0], out_map, tile_full, head, row, b);
     place = args.order.next(args.taken);
     for (int block = last_key_block<S>(layout, tile.index); block >= 0; --block) {
       const Place<S::kStages> at(used++);
       const auto fetch = [&](BlockMatrix<S>& block_of, Barrier* full, Barrier* empty, int of_head) {
         wait(empty, at.parity ^ 1);
         arrive_expecting(full, S::kHalves * kMatrixBytes);
-#pragma unroll
-        for (int half = 0; half < S::kHalves; ++half) load_box(block_of[half], &block_map, full, half * 64, of_head, block * kRows, b);
+        load_rows<S::D, kMatrixBytes>(block_of[0], block_map, full, of_head, block * kRows, b);
       };
       fetch(shared.keys[at.stage], &shared.keys_full[at.stage], &shared.keys_empty[at.stage], layout.key_head(head));
       fetch(shared.values[at.stage], &shared.values_full[at.stage], &shared.values_empty[at.stage], layout.value_head(head));
@@ -272,12 +255,13 @@ __device__ void differentiate_queries(QueryShared<S>& shared, const Arguments& a
     hold<S::D / 2>(dq);
     release(&shared.keys_empty[last.stage]);
 
-    stage_rows<S>(shared.queries[slot.stage], dq, args.scale, group * kRows);
+    const float scales[2] = {args.scale, args.scale};
+    stage_rows<S::D, S::kTileBytes>(shared.queries[slot.stage][0], dq, scales, group * kRows, thread / kWarp, thread % kWarp);
     fence_async();
     barrier_wait(1 + group, kWarpgroup);
     if (thread == 0 && first_row < layout.length) {
-      store_tile_rows<S>(result_map, shared.queries[slot.stage], group * kRows, tile.head % layout.query_heads, first_row,
-                         tile.head / layout.query_heads);
+      store_rows<S::D, S::kTileBytes>(result_map, shared.queries[slot.stage][0], group * kRows, tile.head % layout.query_heads,
+                                      first_row, tile.head / layout.query_heads);
       commit_stores();
     }
   }
@@ -290,29 +274,16 @@ __global__ void __launch_bounds__(S::kThreads, 1)
                  const __grid_constant__ CUtensorMap out_map, const __grid_constant__ CUtensorMap gradient_map,
                  const __grid_constant__ CUtensorMap result_map, const __grid_constant__ Arguments args) {
   extern __shared__ unsigned char memory[];
-  auto& shared = *reinterpret_cast<QueryShared<S>*>((reinterpret_cast<std::uintptr_t>(memory) + 1023) / 1024 * 1024);
+  auto& shared = aligned<QueryShared<S>>(memory);
   if (threadIdx.x == 0) {
-    for (int tile = 0; tile < kTiles; ++tile) {
-      init(&shared.tile_full[tile], 1);
-      init(&shared.tile_empty[tile], S::kGroups);
-    }
-    for (int stage = 0; stage < S::kStages; ++stage) {
-      init(&shared.keys_full[stage], 1);
-      init(&shared.keys_empty[stage], S::kGroups * kWarpgroup / kWarp);
-      init(&shared.values_full[stage], 1);
-      init(&shared.values_empty[stage], S::kGroups * kWarpgroup / kWarp);
-    }
+    init(shared.tile_full, shared.tile_empty, S::kGroups);
+    init(shared.keys_full, shared.keys_empty, S::kGroups * kWarpgroup / kWarp);
+    init(shared.values_full, shared.values_empty, S::kGroups * kWarpgroup / kWarp);
     fence_init();
   }
   __syncthreads();
-  if (threadIdx.x < kWarpgroup) {
-    give_registers<S::kFetchRegisters>();
-    if (threadIdx.x < kWarp && elect_one()) fetch_keys<S>(shared, args, tile_map, block_map, out_map, gradient_map);
-  } else {
-    take_registers<S::kComputeRegisters>();
-    const int group = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarpgroup, 0) - 1;
-    differentiate_queries<S>(shared, args, result_map, group);
-  }
+  divide<S>([&] { fetch_keys<S>(shared, args, tile_map, block_map, out_map, gradient_map); },
+            [&](int group) { differentiate_queries<S>(shared, args, result_map, group); });
 }
 
 // ---- dK and dV ----
@@ -357,11 +328,8 @@ __device__ void fetch_queries(KeyShared<S>& shared, const Arguments& args, const
     const int b = tile.head / layout.kv_heads, kv_head = tile.head % layout.kv_heads, key_head = layout.query_heads + kv_head;
     const int row = tile.index * S::kTileRows;
     arrive_expecting(tile_full, 2 * S::kHalves * S::kTileBytes);
-#pragma unroll
-    for (int half = 0; half < S::kHalves; ++half) {
-      load_box(shared.keys[slot.stage][half], &tile_map, tile_full, half * 64, key_head, row, b);
-      load_box(shared.values[slot.stage][half], &tile_map, tile_full, half * 64, key_head + layout.kv_heads, row, b);
-    }
+    load_rows<S::D, S::kTileBytes>(shared.keys[slot.stage][0], tile_map, tile_full, key_head, row, b);
+    load_rows<S::D, S::kTileBytes>(shared.values[slot.stage][0], tile_map, tile_full, key_head + layout.kv_heads, row, b);
     place = args.order.next(args.taken);
     for (int head = kv_head * layout.group(); head < (kv_head + 1) * layout.group(); ++head)
       for (int block = row / kRows; block < blocks; ++block) {
@@ -369,11 +337,8 @@ __device__ void fetch_queries(KeyShared<S>& shared, const Arguments& args, const
         Barrier* full = &shared.full[at.stage];
         wait(&shared.empty[at.stage], at.parity ^ 1);
         arrive_expecting(full, 2 * S::kHalves * kMatrixBytes + static_cast<int>(sizeof(float2)) * kRows);
-#pragma unroll
-        for (int half = 0; half < S::kHalves; ++half) {
-          load_box(shared.queries[at.stage][half], &block_map, full, half * 64, head, block * kRows, b);
-          load_box(shared.gradients[at.stage][half], &gradient_map, full, half * 64, head, block * kRows, b);
-        }
+        load_rows<S::D, kMatrixBytes>(shared.queries[at.stage][0], block_map, full, head, block * kRows, b);
+        load_rows<S::D, kMatrixBytes>(shared.gradients[at.stage][0], gradient_map, full, head, block * kRows, b);
         load_bytes(shared.rows[at.stage], args.rows + (std::int64_t{b} * layout.query_heads + head) * args.padded + block * kRows,
                    static_cast<int>(sizeof(float2)) * kRows, full);
       }
@@ -502,15 +467,16 @@ __device__ void differentiate_keys(KeyShared<S>& shared, const Arguments& args, 
       release_tile_before();
     }
 
-    stage_rows<S>(shared.keys[slot.stage], dk, args.scale, group * kRows);
-    stage_rows<S>(shared.values[slot.stage], dv, 1.0F, group * kRows);
+    const float scales[2] = {args.scale, args.scale}, ones[2] = {1.0F, 1.0F};
+    stage_rows<S::D, S::kTileBytes>(shared.keys[slot.stage][0], dk, scales, group * kRows, thread / kWarp, thread % kWarp);
+    stage_rows<S::D, S::kTileBytes>(shared.values[slot.stage][0], dv, ones, group * kRows, thread / kWarp, thread % kWarp);
     fence_async();
     barrier_wait(1 + group, kWarpgroup);
     const int first_key = own * kRows;
     if (thread == 0 && first_key < layout.length) {
       const int b = tile.head / layout.kv_heads, key_head = layout.query_heads + tile.head % layout.kv_heads;
-      store_tile_rows<S>(result_map, shared.keys[slot.stage], group * kRows, key_head, first_key, b);
-      store_tile_rows<S>(result_map, shared.values[slot.stage], group * kRows, key_head + layout.kv_heads, first_key, b);
+      store_rows<S::D, S::kTileBytes>(result_map, shared.keys[slot.stage][0], group * kRows, key_head, first_key, b);
+      store_rows<S::D, S::kTileBytes>(result_map, shared.values[slot.stage][0], group * kRows, key_head + layout.kv_heads, first_key, b);
       commit_stores();
     }
   }
@@ -523,27 +489,15 @@ __global__ void __launch_bounds__(S::kThreads, 1)
                      const __grid_constant__ CUtensorMap gradient_map, const __grid_constant__ CUtensorMap result_map,
                      const __grid_constant__ Arguments args) {
   extern __shared__ unsigned char memory[];
-  auto& shared = *reinterpret_cast<KeyShared<S>*>((reinterpret_cast<std::uintptr_t>(memory) + 1023) / 1024 * 1024);
+  auto& shared = aligned<KeyShared<S>>(memory);
   if (threadIdx.x == 0) {
-    for (int tile = 0; tile < kTiles; ++tile) {
-      init(&shared.tile_full[tile], 1);
-      init(&shared.tile_empty[tile], S::kGroups);
-    }
-    for (int stage = 0; stage < S::kStages; ++stage) {
-      init(&shared.full[stage], 1);
-      init(&shared.empty[stage], S::kGroups * kWarpgroup / kWarp);
-    }
+    init(shared.tile_full, shared.tile_empty, S::kGroups);
+    init(shared.full, shared.empty, S::kGroups * kWarpgroup / kWarp);
     fence_init();
   }
   __syncthreads();
-  if (threadIdx.x < kWarpgroup) {
-    give_registers<S::kFetchRegisters>();
-    if (threadIdx.x < kWarp && elect_one()) fetch_queries<S>(shared, args, tile_map, block_map, gradient_map);
-  } else {
-    take_registers<S::kComputeRegisters>();
-    const int group = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarpgroup, 0) - 1;
-    differentiate_keys<S>(shared, args, result_map, group);
-  }
+  divide<S>([&] { fetch_queries<S>(shared, args, tile_map, block_map, gradient_map); },
+            [&](int group) { differentiate_keys<S>(shared, args, result_map, group); });
 }
 
 constexpr const char* kOp = "attention_backward";
@@ -567,12 +521,12 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t B, int p
   };
   const CUtensorMap block = map_heads(kOp, qkv.data, B, T, R, D, kRows), result = map_heads(kOp, dqkv.data, B, T, R, D, kRows);
   const auto run = [&](auto kernel, std::size_t shared, int threads, const Arguments& args, const auto&... maps) {
-    const std::size_t bytes = shared + 1024;
+    const std::size_t bytes = shared + kSlack;
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), kOp);
     kernel<<<static_cast<unsigned>(std::min(processors, args.order.count())), threads, bytes, stream>>>(maps..., args);
     check_launch(kOp);
   };
-  static_assert(sizeof(QueryShared<QueryShape>) + 1024 <= 227 * 1024 && sizeof(KeyShared<KeyShape>) + 1024 <= 227 * 1024);
+  static_assert(sizeof(QueryShared<QueryShape>) + kSlack <= 227 * 1024 && sizeof(KeyShared<KeyShape>) + kSlack <= 227 * 1024);
   run(query_kernel<QueryShape>, sizeof(QueryShared<QueryShape>), QueryShape::kThreads,
       arguments(B * H, QueryShape::kTileRows, layout.group()), map_heads(kOp, qkv.data, B, T, R, D, QueryShape::kTileRows), block,
       map_heads(kOp, out.data, B, T, H, D, QueryShape::kTileRows), map_heads(kOp, dout.data, B, T, H, D, QueryShape::kTileRows), result);

@@ -8,6 +8,7 @@
 #include "kernels/cuda/attention_layout.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/sm90/accumulator.cuh"
 #include "kernels/cuda/sm90/attention.h"
 #include "kernels/cuda/sm90/ptx.cuh"
 #include "kernels/cuda/sm90/tensor_map.h"
@@ -19,14 +20,13 @@ namespace {
 
 /// Up to here heads of 64 go by tiles of 128 queries, which waste less at the diagonal; above by 192, which hide more.
 constexpr std::int64_t kShortLength = 1024;
-constexpr float kLog2E = 1.4426950408889634F;
-constexpr int kRowsOfGroup = 64, kRowBytes = 128, kTiles = 2;
+constexpr int kTiles = 2;  // in shared memory: one and the next
 
 /// Head dim, warpgroups that compute, keys of a stage, stages.
 template <int Dim, int Computing, int KeyCount, int StageCount>
 struct Shape {
   static constexpr int D = Dim, kGroups = Computing, kKeys = KeyCount, kStages = StageCount;
-  static constexpr int kQueries = kGroups * kRowsOfGroup, kThreads = (kGroups + 1) * kWarpgroup;
+  static constexpr int kQueries = kGroups * kGroupRows, kThreads = (kGroups + 1) * kWarpgroup;
   static constexpr int kHalves = D / 64;  // of 64 columns, each a matrix of its own in shared memory
   static constexpr int kQueryBytes = kQueries * kRowBytes, kKeyBytes = kKeys * kRowBytes;  // of a half
   static constexpr int kFetchRegisters = kGroups == 3 ? 32 : 24, kComputeRegisters = kGroups == 3 ? 160 : 240;
@@ -82,27 +82,21 @@ __device__ void fetch(Shared<S>& shared, const Arguments& args, const CUtensorMa
     const Tile tile = args.order[place];
     const int b = tile.head / layout.query_heads, head = tile.head % layout.query_heads, last = last_block<S>(layout, tile.index);
     const auto fetch_keys = [&](int block) {
-      const Place<S::kStages> keys(used + last - block);
-      wait(&shared.keys_empty[keys.stage], keys.parity ^ 1);
-      Barrier* full = &shared.keys_full[keys.stage];
+      const Place<S::kStages> at(used + last - block);
+      wait(&shared.keys_empty[at.stage], at.parity ^ 1);
+      Barrier* full = &shared.keys_full[at.stage];
       arrive_expecting(full, S::kHalves * S::kKeyBytes);
-#pragma unroll
-      for (int half = 0; half < S::kHalves; ++half)
-        load_box(shared.keys[keys.stage][half], &key_map, full, half * 64, layout.key_head(head), block * S::kKeys, b);
+      load_rows<S::D, S::kKeyBytes>(shared.keys[at.stage][0], key_map, full, layout.key_head(head), block * S::kKeys, b);
     };
     const auto fetch_values = [&](int block) {
-      const Place<S::kStages> values(used + last - block);
-      wait(&shared.values_empty[values.stage], values.parity ^ 1);
-      Barrier* full = &shared.values_full[values.stage];
+      const Place<S::kStages> at(used + last - block);
+      wait(&shared.values_empty[at.stage], at.parity ^ 1);
+      Barrier* full = &shared.values_full[at.stage];
       arrive_expecting(full, S::kHalves * S::kKeyBytes);
-#pragma unroll
-      for (int half = 0; half < S::kHalves; ++half)
-        load_box(shared.values[values.stage][half], &key_map, full, half * 64, layout.value_head(head), block * S::kKeys, b);
+      load_rows<S::D, S::kKeyBytes>(shared.values[at.stage][0], key_map, full, layout.value_head(head), block * S::kKeys, b);
     };
     arrive_expecting(full, S::kHalves * S::kQueryBytes);
-#pragma unroll
-    for (int half = 0; half < S::kHalves; ++half)
-      load_box(shared.queries[queries.stage][half], &query_map, full, half * 64, head, tile.index * S::kQueries, b);
+    load_rows<S::D, S::kQueryBytes>(shared.queries[queries.stage][0], query_map, full, head, tile.index * S::kQueries, b);
     place = args.order.next(args.taken);
     fetch_keys(last);
     for (int block = last - 1; block >= 0; --block) {
@@ -120,10 +114,10 @@ struct Rows {
 };
 
 /// Scores to weights, exp2 of their distance from the row's base in units of 1 / scale_log2. The base is the largest score
-/// at first, later a new one only when some row of the warp has a score beyond it by kSlack: fp32 and bf16 hold weights of
-/// 2^kSlack as well as those below 1, and rows need no rescaling for what is about as large. Returns whether the base is
+/// at first, later a new one only when some row of the warp has a score beyond it by kBaseSlack: fp32 and bf16 hold weights of
+/// 2^kBaseSlack as well as those below 1, and rows need no rescaling for what is about as large. Returns whether the base is
 /// new; earlier weights must then be multiplied by `rescale`.
-constexpr float kSlack = 8;
+constexpr float kBaseSlack = 8;
 template <bool First, bool MayBeEmpty, int Count>
 __device__ bool weigh(float* s, Rows& rows, float (&rescale)[2], float scale_log2) {
   float highest[2];
@@ -137,7 +131,7 @@ __device__ bool weigh(float* s, Rows& rows, float (&rescale)[2], float scale_log
   bool moved = First;
   if constexpr (!First) {
     // Of a row that has seen no key yet the base is -infinity, which every score is beyond.
-    const bool beyond = (highest[0] - rows.base[0]) * scale_log2 > kSlack || (highest[1] - rows.base[1]) * scale_log2 > kSlack;
+    const bool beyond = (highest[0] - rows.base[0]) * scale_log2 > kBaseSlack || (highest[1] - rows.base[1]) * scale_log2 > kBaseSlack;
     moved = __any_sync(kAllLanes, beyond);
     if (moved) {
 #pragma unroll
@@ -167,13 +161,6 @@ __device__ bool weigh(float* s, Rows& rows, float (&rescale)[2], float scale_log
   return moved;
 }
 
-/// Weights as left factors of 16 keys each.
-template <int Count>
-__device__ void pack(std::uint32_t* p, const float* s) {
-#pragma unroll
-  for (int i = 0; i < Count / 2; ++i) p[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
-}
-
 /// A warpgroup that computes; of its first block of keys it looks at the first FirstKeys, which are all that it sees.
 template <class S, int FirstKeys>
 __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensorMap& out_map, int group) {
@@ -197,7 +184,7 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
   std::uint64_t queries[S::kHalves], keys[S::kHalves];
 #pragma unroll
   for (int half = 0; half < S::kHalves; ++half) {
-    queries[half] = describe(shared.queries[0][half] + group * kRowsOfGroup * kRowBytes);
+    queries[half] = describe(shared.queries[0][half] + group * kGroupRows * kRowBytes);
     keys[half] = describe(shared.keys[0][half]);
   }
   const std::uint64_t values = describe(shared.values[0][0], S::kKeyBytes);
@@ -232,7 +219,7 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
     const int place = shared.tile[queries_of.stage];
     if (place >= args.order.count()) break;
     const Tile tile = args.order[place];
-    const int first_row = tile.index * S::kQueries + group * kRowsOfGroup, row = first_row + warp * 16 + lane / 4;
+    const int first_row = tile.index * S::kQueries + group * kGroupRows, row = first_row + warp * 16 + lane / 4;
     const auto mask = [&]<int Keys>(int block) {
       const int id = read_thread() % kWarpgroup;
       // By how much the thread's first row is ahead of its first key.
@@ -336,22 +323,12 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
       const std::int64_t partials = (layout.length + kRowsOfPartial - 1) / kRowsOfPartial;
       args.sink_partials[(tile.head * partials + first_row / kRowsOfPartial) * args.watched + thread] = weight;
     }
-    const int out_row = group * kRowsOfGroup + warp * 16 + lane % 16;
-#pragma unroll
-    for (int step = 0; step < S::D / 16; ++step) {
-      std::uint32_t packed[4];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) packed[j] = pack_bf16(out[8 * step + 2 * j] * inverse[j % 2], out[8 * step + 2 * j + 1] * inverse[j % 2]);
-      const int unit = step % 4 * 2 + lane / 16;
-      store_matrices(shared_address(shared.queries[queries_of.stage][step / 4] + out_row * kRowBytes + ((unit ^ out_row % 8) << 4)), packed);
-    }
+    stage_rows<S::D, S::kQueryBytes>(shared.queries[queries_of.stage][0], out, inverse, group * kGroupRows, warp, lane);
     fence_async();
     barrier_wait(kGroup + group, kWarpgroup);
     if (thread == 0 && first_row < layout.length) {
-      const int b = tile.head / layout.query_heads, head = tile.head % layout.query_heads;
-#pragma unroll
-      for (int half = 0; half < S::kHalves; ++half)
-        store_box(&out_map, shared.queries[queries_of.stage][half] + group * kRowsOfGroup * kRowBytes, half * 64, head, first_row, b);
+      store_rows<S::D, S::kQueryBytes>(out_map, shared.queries[queries_of.stage][0], group * kGroupRows,
+                                       tile.head % layout.query_heads, first_row, tile.head / layout.query_heads);
       commit_stores();
     }
   }
@@ -363,21 +340,14 @@ __global__ void __launch_bounds__(S::kThreads, 1)
     forward_kernel(const __grid_constant__ CUtensorMap query_map, const __grid_constant__ CUtensorMap key_map,
                    const __grid_constant__ CUtensorMap out_map, const __grid_constant__ Arguments args) {
   extern __shared__ unsigned char memory[];
-  auto& shared = *reinterpret_cast<Shared<S>*>((reinterpret_cast<std::uintptr_t>(memory) + 1023) / 1024 * 1024);
+  auto& shared = aligned<Shared<S>>(memory);
   if (threadIdx.x == 0) {
     prefetch(&query_map);
     prefetch(&key_map);
     prefetch(&out_map);
-    for (int tile = 0; tile < kTiles; ++tile) {
-      init(&shared.queries_full[tile], 1);
-      init(&shared.queries_empty[tile], S::kGroups);
-    }
-    for (int stage = 0; stage < S::kStages; ++stage) {
-      init(&shared.keys_full[stage], 1);
-      init(&shared.keys_empty[stage], S::kGroups);
-      init(&shared.values_full[stage], 1);
-      init(&shared.values_empty[stage], S::kGroups);
-    }
+    init(shared.queries_full, shared.queries_empty, S::kGroups);
+    init(shared.keys_full, shared.keys_empty, S::kGroups);
+    init(shared.values_full, shared.values_empty, S::kGroups);
     fence_init();
   }
   __syncthreads();
@@ -399,8 +369,8 @@ template <class S>
 void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors, const Tensor& qkv,
             const Tensor& out, const Tensor& lse, int* taken, float* sink_partials, int watched) {
   constexpr const char* kOp = "attention_forward";
-  static_assert(sizeof(Shared<S>) + 1024 <= 227 * 1024);
-  constexpr int kBytes = sizeof(Shared<S>) + 1024;
+  constexpr int kBytes = sizeof(Shared<S>) + kSlack;
+  static_assert(kBytes <= 227 * 1024);
   const float scale = 1.0F / std::sqrt(static_cast<float>(S::D));
   const Arguments args{.layout = layout,
                        .order = TileOrder(sequences * layout.query_heads, layout.tiles(S::kQueries), layout.length, S::D, layout.group()),
@@ -412,7 +382,7 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequence
                        .scale_log2 = scale * kLog2E};
   const CUtensorMap queries = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kQueries);
   const CUtensorMap keys = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kKeys);
-  const CUtensorMap outs = map_heads(kOp, out.data, sequences, layout.length, layout.query_heads, S::D, kRowsOfGroup);
+  const CUtensorMap outs = map_heads(kOp, out.data, sequences, layout.length, layout.query_heads, S::D, kGroupRows);
   const auto kernel = forward_kernel<S>;
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), kOp);
   kernel<<<static_cast<unsigned>(std::min(processors, args.order.count())), S::kThreads, kBytes, stream>>>(queries, keys, outs, args);

@@ -1,0 +1,64 @@
+// What a warpgroup does with the (64, N) accumulators of its products, and how matrices lie in shared memory.
+#pragma once
+
+#include "kernels/cuda/sm90/ptx.cuh"
+
+namespace sinkscope::cuda::sm90 {
+
+constexpr float kLog2E = 1.4426950408889634F;
+/// Rows of a warpgroup; bytes of a row of 64 columns, under a swizzle of 128.
+constexpr int kGroupRows = 64, kRowBytes = 128;
+
+/// An accumulator of Count floats a thread as bf16 left factors of 16 columns each.
+template <int Count>
+__device__ void pack(std::uint32_t* p, const float* c) {
+#pragma unroll
+  for (int i = 0; i < Count / 2; ++i) p[i] = pack_bf16(c[2 * i], c[2 * i + 1]);
+}
+
+/// Writes c (64, D), each of a thread's two rows times its factor, as bf16 to rows `first_row` on of a matrix in shared
+/// memory whose halves of 64 columns are HalfBytes apart. `warp` is that of the warpgroup.
+template <int D, int HalfBytes>
+__device__ void stage_rows(unsigned char* matrix, const float* c, const float (&factor)[2], int first_row, int warp, int lane) {
+  const int row = first_row + warp * 16 + lane % 16;
+#pragma unroll
+  for (int step = 0; step < D / 16; ++step) {
+    std::uint32_t packed[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) packed[j] = pack_bf16(c[8 * step + 2 * j] * factor[j % 2], c[8 * step + 2 * j + 1] * factor[j % 2]);
+    const int unit = step % 4 * 2 + lane / 16;
+    store_matrices(shared_address(matrix + step / 4 * HalfBytes + row * kRowBytes + ((unit ^ row % 8) << 4)), packed);
+  }
+}
+
+/// Begins the store of a warpgroup's rows of such a matrix, `tile_row` on, to row `row` on of a head.
+template <int D, int HalfBytes>
+__device__ void store_rows(const CUtensorMap& map, const unsigned char* matrix, int tile_row, int head, int row, int b) {
+#pragma unroll
+  for (int half = 0; half < D / 64; ++half) store_box(&map, matrix + half * HalfBytes + tile_row * kRowBytes, half * 64, head, row, b);
+}
+
+/// Begins the load of such a matrix, of the rows of a head from `row` on.
+template <int D, int HalfBytes>
+__device__ void load_rows(unsigned char* matrix, const CUtensorMap& map, Barrier* full, int head, int row, int b) {
+#pragma unroll
+  for (int half = 0; half < D / 64; ++half) load_box(matrix + half * HalfBytes, &map, full, half * 64, head, row, b);
+}
+
+/// Barriers of a ring of stages: one thread fills a stage, `releases` arrivals make it empty.
+template <int Stages>
+__device__ void init(Barrier (&full)[Stages], Barrier (&empty)[Stages], int releases) {
+  for (int stage = 0; stage < Stages; ++stage) {
+    init(&full[stage], 1);
+    init(&empty[stage], releases);
+  }
+}
+
+/// The dynamic shared memory of a block, which has kSlack bytes more, at a multiple of 1024.
+constexpr int kSlack = 1024;
+template <class Shared>
+__device__ Shared& aligned(unsigned char* memory) {
+  return *reinterpret_cast<Shared*>((reinterpret_cast<std::uintptr_t>(memory) + kSlack - 1) / kSlack * kSlack);
+}
+
+}  // namespace sinkscope::cuda::sm90
