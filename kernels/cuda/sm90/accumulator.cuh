@@ -1,4 +1,4 @@
-// What a warpgroup does with the (64, N) accumulators of its products, and how matrices lie in shared memory.
+// What a warpgroup does with the (64, N) accumulators of its products, and how rows of heads lie in shared memory.
 #pragma once
 
 #include "kernels/cuda/sm90/ptx.cuh"
@@ -43,22 +43,6 @@ template <int D, int HalfBytes>
 __device__ void load_rows(unsigned char* matrix, const CUtensorMap& map, Barrier* full, int head, int row, int b) {
 #pragma unroll
   for (int half = 0; half < D / 64; ++half) load_box(matrix + half * HalfBytes, &map, full, half * 64, head, row, b);
-}
-
-/// Barriers of a ring of stages: one thread fills a stage, `releases` arrivals make it empty.
-template <int Stages>
-__device__ void init(Barrier (&full)[Stages], Barrier (&empty)[Stages], int releases) {
-  for (int stage = 0; stage < Stages; ++stage) {
-    init(&full[stage], 1);
-    init(&empty[stage], releases);
-  }
-}
-
-/// The dynamic shared memory of a block, which has kSlack bytes more, at a multiple of 1024.
-constexpr int kSlack = 1024;
-template <class Shared>
-__device__ Shared& aligned(unsigned char* memory) {
-  return *reinterpret_cast<Shared*>((reinterpret_cast<std::uintptr_t>(memory) + kSlack - 1) / kSlack * kSlack);
 }
 
 }  // namespace sinkscope::cuda::sm90

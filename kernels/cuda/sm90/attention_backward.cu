@@ -12,6 +12,7 @@
 #include "kernels/cuda/sm90/accumulator.cuh"
 #include "kernels/cuda/sm90/attention.h"
 #include "kernels/cuda/sm90/ptx.cuh"
+#include "kernels/cuda/sm90/stages.cuh"
 #include "kernels/cuda/sm90/tensor_map.h"
 #include "kernels/cuda/sm90/tiles.cuh"
 #include "kernels/cuda/vec.cuh"

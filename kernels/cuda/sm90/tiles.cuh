@@ -1,4 +1,4 @@
-// In which order a persistent grid takes the tiles of causal attention, and rings of stages in shared memory.
+// In which order a persistent grid takes the tiles of causal attention.
 #pragma once
 
 #include <algorithm>
@@ -34,15 +34,6 @@ struct TileOrder {
     if (before == count() - 1) *taken = 0;
     return static_cast<int>(gridDim.x) + before;
   }
-};
-
-/// The place of the n-th use of a ring of stages, and the parity of the phase of its barrier that makes it full.
-template <int Stages>
-struct Place {
-  static_assert((Stages & (Stages - 1)) == 0);
-  int stage;
-  std::uint32_t parity;
-  __device__ explicit Place(int n) : stage(n % Stages), parity(static_cast<std::uint32_t>(n / Stages) % 2) {}
 };
 
 }  // namespace sinkscope::cuda::sm90
