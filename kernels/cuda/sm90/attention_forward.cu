@@ -87,17 +87,17 @@ __device__ void fetch(Shared<S>& shared, const Arguments& args, const CUtensorMa
       wait(&shared.keys_empty[at.stage], at.parity ^ 1);
       Barrier* full = &shared.keys_full[at.stage];
       arrive_expecting(full, S::kHalves * S::kKeyBytes);
-      load_rows<S::D, S::kKeyBytes>(shared.keys[at.stage][0], key_map, full, layout.key_head(head), block * S::kKeys, b);
+      load_box(shared.keys[at.stage][0], &key_map, full, layout.key_head(head), block * S::kKeys, b);
     };
     const auto fetch_values = [&](int block) {
       const Place<S::kStages> at(used + last - block);
       wait(&shared.values_empty[at.stage], at.parity ^ 1);
       Barrier* full = &shared.values_full[at.stage];
       arrive_expecting(full, S::kHalves * S::kKeyBytes);
-      load_rows<S::D, S::kKeyBytes>(shared.values[at.stage][0], key_map, full, layout.value_head(head), block * S::kKeys, b);
+      load_box(shared.values[at.stage][0], &key_map, full, layout.value_head(head), block * S::kKeys, b);
     };
     arrive_expecting(full, S::kHalves * S::kQueryBytes);
-    load_rows<S::D, S::kQueryBytes>(shared.queries[queries.stage][0], query_map, full, head, tile.index * S::kQueries, b);
+    load_box(shared.queries[queries.stage][0], &query_map, full, head, tile.index * S::kQueries, b);
     place = args.order.next(args.taken);
     fetch_keys(last);
     for (int block = last - 1; block >= 0; --block) {
@@ -381,9 +381,9 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequence
                        .watched = watched,
                        .scale = scale,
                        .scale_log2 = scale * kLog2E};
-  const CUtensorMap queries = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kQueries);
-  const CUtensorMap keys = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kKeys);
-  const CUtensorMap outs = map_heads(kOp, out.data, sequences, layout.length, layout.query_heads, S::D, kGroupRows);
+  const CUtensorMap queries = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kQueries, S::D);
+  const CUtensorMap keys = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kKeys, S::D);
+  const CUtensorMap outs = map_heads(kOp, out.data, sequences, layout.length, layout.query_heads, S::D, kGroupRows, 64);
   const auto kernel = forward_kernel<S>;
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), kOp);
   kernel<<<static_cast<unsigned>(std::min(processors, args.order.count())), S::kThreads, kBytes, stream>>>(queries, keys, outs, args);

@@ -10,10 +10,10 @@ namespace sinkscope::cuda::sm90 {
 /// The place of the n-th use of a ring of stages, and the parity of the phase of its barrier that makes it full.
 template <int Stages>
 struct Place {
-  static_assert((Stages & (Stages - 1)) == 0);
   int stage;
   std::uint32_t parity;
-  __device__ explicit Place(int n) : stage(n % Stages), parity(static_cast<std::uint32_t>(n / Stages) % 2) {}
+  __device__ explicit Place(int n)
+      : stage(static_cast<int>(static_cast<unsigned>(n) % Stages)), parity(static_cast<unsigned>(n) / Stages % 2) {}
 };
 
 /// Barriers of a ring of stages: one thread fills a stage, `releases` arrivals make it empty.
