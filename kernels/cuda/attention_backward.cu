@@ -167,10 +167,10 @@ void CudaOps::attention_backward(const AttentionBackward& args) {
   const cuda::HeadLayout layout = cuda::tile_layout(check, args.qkv, extents);
   if (B * T == 0) return;
 #ifdef SINKSCOPE_SM90A
-  if (has_sm90_attention(D) && D == 64 && cuda::mma_attention(real_, D, {args.qkv.data, args.out.data, args.dout.data, args.dqkv.data})) {
+  if (has_sm90_attention(D) && cuda::mma_attention(real_, D, {args.qkv.data, args.out.data, args.dout.data, args.dqkv.data})) {
     cuda::sm90::attention_backward(stream_, cuda::head_layout(check, args.qkv, extents), B, properties_.multiProcessorCount, args.qkv,
                                    args.out, args.dout, args.lse, reinterpret_cast<int*>(tile_counter_.get()),
-                                   scratch_of<float>(B * H * cuda::sm90::padded_rows(T) * 2), args.dqkv);
+                                   scratch(static_cast<std::size_t>(cuda::sm90::backward_scratch(B * H, T, D))), args.dqkv);
     return;
   }
 #endif

@@ -126,7 +126,7 @@ void CudaOps::attention_forward(const AttentionForward& args) {
     if (hopper) {
 #ifdef SINKSCOPE_SM90A
       cuda::sm90::attention_forward(stream_, layout, B, properties_.multiProcessorCount, args.qkv, args.out, args.lse,
-                                    reinterpret_cast<int*>(tile_counter_.get()), partials, watched);
+                                    reinterpret_cast<int*>(tile_counter_.get()), partials, watched, {});
 #endif
     } else {
       cuda::mma_attention_forward(stream_, layout, B, args.qkv, args.out, args.lse, partials, watched);

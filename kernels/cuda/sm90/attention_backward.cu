@@ -21,7 +21,8 @@ namespace sinkscope::cuda::sm90 {
 namespace {
 
 constexpr int kGroups = 2, kThreads = (kGroups + 1) * kWarpgroup;
-constexpr int kRows = kGroupRows;                // of a block of queries, and keys of a warpgroup
+constexpr int kRows = kRowsOfBlock;              // of a block of queries, and keys of a warpgroup
+static_assert(kRows == kGroupRows);
 constexpr int kTileRows = kGroups * kRows;       // keys of a tile
 constexpr int kMatrixBytes = kRows * kRowBytes;  // 64 rows of 64 columns
 constexpr int kTileBytes = kTileRows * kRowBytes;
@@ -30,11 +31,13 @@ constexpr int kBuffers = 2;                      // of dQ in shared memory, for 
 constexpr int kRoles = kBuffers + 1;             // of threads that follow the tiles
 
 /// Head dim, stages of queries and of output gradients, tiles in shared memory.
-template <int Dim, int QueryStages, int GradientStages, int TileCount>
+template <int Dim, int QueryStages, int GradientStages, int TileCount, bool Split, int ScoreBuffers>
 struct Shape {
+  static constexpr bool kSplit = Split;
+  static constexpr int kScoreBuffers = ScoreBuffers, kParts = Split ? 2 : 1;
   static constexpr int D = Dim, kQueryStages = QueryStages, kGradientStages = GradientStages, kTiles = TileCount;
   static constexpr int kHalves = D / 64;  // of 64 columns, each a matrix of its own in shared memory
-  static constexpr int kColumns = D / kGroups;  // of dQ that a warpgroup computes
+  static constexpr int kColumns = D / kParts;  // of dQ that a warpgroup computes
   static constexpr int kPartFloats = kRows * kColumns, kPartBytes = kPartFloats * 4;
   static constexpr int kFetchRegisters = 24, kComputeRegisters = 240;
 };
@@ -51,8 +54,8 @@ struct Shared {
   alignas(1024) unsigned char values[S::kTiles][S::kHalves][kTileBytes];
   alignas(1024) unsigned char queries[S::kQueryStages][S::kHalves][kMatrixBytes];
   alignas(1024) unsigned char gradients[S::kGradientStages][S::kHalves][kMatrixBytes];
-  alignas(1024) unsigned char score_gradients[kTileBytes];  // keys by queries
-  alignas(1024) float query_gradients[kBuffers][kGroups][S::kPartFloats];  // as the threads hold them
+  alignas(1024) unsigned char score_gradients[S::kScoreBuffers][kTileBytes];  // keys by queries
+  alignas(1024) float query_gradients[kBuffers][S::kParts][S::kPartFloats];  // as the threads hold them
   alignas(16) RowSums rows[S::kQueryStages];
   int tile[S::kTiles];  // their places in the order
   Barrier tile_full[S::kTiles], tile_empty[S::kTiles];
@@ -134,9 +137,9 @@ __device__ void fetch_gradients(Shared<S>& shared, const CUtensorMap& gradient_m
 template <class S>
 __device__ void add(Shared<S>& shared, const Arguments& args, int part, int turn, int used) {
   const Place<kBuffers> at(used);
-  constexpr int kBytes = kGroups * S::kPartBytes;
+  constexpr int kBytes = S::kParts * S::kPartBytes;
   const float* results = shared.query_gradients[at.stage][0];
-  float* sums = args.sums + std::int64_t{part} * kGroups * S::kPartFloats;
+  float* sums = args.sums + std::int64_t{part} * S::kParts * S::kPartFloats;
   wait(&shared.added_full[at.stage], at.parity);
   if (turn == 0) {
     store_bytes(sums, results, kBytes);
@@ -226,14 +229,14 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
   float* dq = D == 64 ? dq_own : dp;
   std::uint32_t p[kRows / 4], ds[kRows / 4];
   const std::uint64_t queries = describe(shared.queries[0], kMatrixBytes), gradients = describe(shared.gradients[0], kMatrixBytes);
-  const std::uint64_t score_gradients = describe(shared.score_gradients);
+  const std::uint64_t score_gradients = describe(shared.score_gradients[0]);
   constexpr std::uint64_t kStage = advance(S::kHalves * kMatrixBytes), kTile = advance(S::kHalves * kTileBytes);
   const auto release = [&](Barrier* barrier) {
     if (read_thread() % kWarpgroup == 0) arrive(barrier);
   };
   // The numbers of barriers: both warpgroups have written score gradients; the other one is done with those of a block.
   constexpr int kWritten = 1, kMayWrite = 2;
-  barrier_arrive(kMayWrite + 1 - group, kGroups * kWarpgroup);
+  if constexpr (S::kScoreBuffers == 1) barrier_arrive(kMayWrite + 1 - group, kGroups * kWarpgroup);
   int used = 0;
   for (int round = 0;; ++round) {
     const Place<S::kTiles> slot(round);
@@ -245,7 +248,7 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
     const std::uint64_t keys = describe(shared.keys[0][0] + group * kMatrixBytes) + slot.stage * kTile;
     const std::uint64_t values = describe(shared.values[0][0] + group * kMatrixBytes) + slot.stage * kTile;
     // Of all keys of the tile the columns of dQ that this warpgroup computes.
-    const std::uint64_t key_columns = describe(shared.keys[0][0] + (D == 128 ? group * kTileBytes : group * S::kColumns * 2)) + slot.stage * kTile;
+    const std::uint64_t key_columns = describe(shared.keys[0][0] + (!S::kSplit ? 0 : D == 128 ? group * kTileBytes : group * S::kColumns * 2)) + slot.stage * kTile;
 #pragma unroll
     for (int j = 0; j < D / 2; ++j) dk[j] = dv[j] = 0;
 
@@ -277,7 +280,7 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
         multiply_transposed<64>(dp, values + advance(step / 4 * kTileBytes + step % 4 * 32),
                                 gradients + gradient.stage * kStage + advance(step / 4 * kMatrixBytes + step % 4 * 32), step > 0);
       products_commit();
-      if (!first) tell_staged(buffer ^ 1);
+      if (!first && (S::kSplit || buffer != group)) tell_staged(buffer ^ 1);
       const int column = read_thread() % 4 * 2;
 #pragma unroll
       for (int c = 0; c < kRows / 8; ++c) {
@@ -311,28 +314,32 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
         if (D == 128 && c % 2 == 1) { pack<8>(ds + 2 * (c - 1), dp + 4 * (c - 1)); asm volatile("" ::: "memory"); }
       }
       if (D == 64) pack<kRows / 2>(ds, dp);
-      barrier_wait(kMayWrite + group, kGroups * kWarpgroup);
+      if constexpr (S::kScoreBuffers == 1) barrier_wait(kMayWrite + group, kGroups * kWarpgroup);
       {
         const int id = read_thread() % kWarpgroup, lane = id % kWarp, row = group * kRows + id / kWarp * 16 + lane % 16;
 #pragma unroll
         for (int step = 0; step < kSteps; ++step)
-          store_matrices(shared_address(shared.score_gradients + row * kRowBytes + (((step * 2 + lane / 16) ^ row % 8) << 4)),
+          store_matrices(shared_address(shared.score_gradients[used % S::kScoreBuffers] + row * kRowBytes + (((step * 2 + lane / 16) ^ row % 8) << 4)),
                          reinterpret_cast<const std::uint32_t(&)[4]>(ds[4 * step]));
       }
       fence_async();
       barrier_wait(kWritten, kGroups * kWarpgroup);
-      const std::uint32_t parity = Place<kBuffers>(used++).parity;
+      const std::uint32_t parity = Place<kBuffers>(used).parity;
+      const std::uint64_t scored = score_gradients + used++ % S::kScoreBuffers * advance(kTileBytes);
+      const bool mine = S::kSplit || buffer == group;
       if constexpr (!Last) begin_scores();
+      if (mine) {
       products_begin();
 #pragma unroll
       for (int step = 0; step < kTileSteps; ++step)
-        multiply_columns<S::kColumns>(dq, score_gradients + advance(step * 16 * kRowBytes), key_columns + advance(step * 16 * kRowBytes), step > 0);
+        multiply_columns<S::kColumns>(dq, scored + advance(step * 16 * kRowBytes), key_columns + advance(step * 16 * kRowBytes), step > 0);
       products_commit();
+      }
       products_begin();
 #pragma unroll
       for (int step = 0; step < kSteps; ++step)
         if constexpr (D == 128)
-          multiply_shared_128(dk, score_gradients + advance(group * kMatrixBytes + step * 32),
+          multiply_shared_128(dk, scored + advance(group * kMatrixBytes + step * 32),
                               queries + stage * kStage + advance(step * 16 * kRowBytes), true);
         else
           multiply<D>(dk, ds + 4 * step, queries + stage * kStage + advance(step * 16 * kRowBytes), true);
@@ -340,14 +347,16 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
       products_wait<1>();
       hold<kRows / 2>(s);
       hold<D / 2>(dv);
-      hold<S::kColumns / 2>(dq);
       release(&shared.gradients_empty[gradient.stage]);
-      barrier_arrive(kMayWrite + 1 - group, kGroups * kWarpgroup);
+      if constexpr (S::kScoreBuffers == 1) barrier_arrive(kMayWrite + 1 - group, kGroups * kWarpgroup);
+      if (mine) {
+      hold<S::kColumns / 2>(dq);
       wait(&shared.added_empty[buffer], parity ^ 1);
-      float4* part = reinterpret_cast<float4*>(shared.query_gradients[buffer][group]) + read_thread() % kWarpgroup;
+      float4* part = reinterpret_cast<float4*>(shared.query_gradients[buffer][S::kSplit ? group : 0]) + read_thread() % kWarpgroup;
 #pragma unroll
       for (int j = 0; j < S::kColumns / 8; ++j) part[j * kWarpgroup] = make_float4(dq[4 * j], dq[4 * j + 1], dq[4 * j + 2], dq[4 * j + 3]);
       if constexpr (Last) tell_staged(buffer);
+      }
     };
     begin_scores();
     products_wait<0>();
@@ -384,7 +393,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     init(shared.queries_full, shared.queries_empty, kGroups);
     init(shared.gradients_full, shared.gradients_empty, kGroups);
     for (int buffer = 0; buffer < kBuffers; ++buffer) {
-      init(&shared.added_full[buffer], kGroups * kWarpgroup / kWarp);
+      init(&shared.added_full[buffer], S::kParts * kWarpgroup / kWarp);
       init(&shared.added_empty[buffer], 1);
     }
     fence_init();
@@ -405,37 +414,41 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-/// The sums of all rows, zero from T to `padded`; D / 8 threads each. Sets the turns to 0.
+/// Block (head, block of queries, b), of which the first is the fastest: RowSums of a block of queries, zero beyond T. Sets its
+/// turn to 0.
 template <int D>
 __global__ void __launch_bounds__(256) row_kernel(HeadLayout layout, const bf16* out, const bf16* dout, const float* lse,
-                                                  RowSums* rows, std::int64_t padded, std::int64_t count, int* turns, std::int64_t turn_count) {
-  constexpr int kLanes = D / kVector;
-  const std::int64_t thread = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x, row = thread / kLanes;  // of (B, padded, H)
-  if (thread < turn_count) turns[thread] = 0;
-  if (row >= count) return;
-  const std::int64_t head = row % layout.query_heads, t = row / layout.query_heads % padded, b = row / layout.query_heads / padded;
-  float sum = 0;
-  if (t < layout.length) {
-    const std::int64_t at = ((b * layout.length + t) * layout.query_heads + head) * D + thread % kLanes * kVector;
-    float x[kVector], dx[kVector];
-    load_vector(out + at, x);
-    load_vector(dout + at, dx);
+                                                  RowSums* rows, int blocks, int* turns) {
+  constexpr int kLanes = D / kVector, kAtATime = 256 / kLanes;
+  const int head = static_cast<int>(blockIdx.x) % layout.query_heads, place = static_cast<int>(blockIdx.x) / layout.query_heads;
+  const int block = place % blocks, b = place / blocks, lane = static_cast<int>(threadIdx.x) % kLanes;
+  const std::int64_t head_of_all = std::int64_t{b} * layout.query_heads + head, at = head_of_all * blocks + block;
+  if (threadIdx.x == 0) turns[at] = 0;
 #pragma unroll
-    for (int j = 0; j < kVector; ++j) sum += x[j] * dx[j];
+  for (int first = 0; first < kRows; first += kAtATime) {
+    const int row = first + static_cast<int>(threadIdx.x) / kLanes;
+    const std::int64_t t = std::int64_t{block} * kRows + row;
+    float sum = 0;
+    if (t < layout.length) {
+      const std::int64_t element = layout.out_offset(b, head) + t * layout.out_stride() + lane * kVector;
+      float x[kVector], dx[kVector];
+      load_vector(out + element, x);
+      load_vector(dout + element, dx);
+#pragma unroll
+      for (int j = 0; j < kVector; ++j) sum += x[j] * dx[j];
+    }
+#pragma unroll
+    for (int lanes = kLanes / 2; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(kAllLanes, sum, lanes);
+    if (lane > 0) continue;
+    rows[at].lse[row] = t < layout.length ? lse[head_of_all * layout.length + t] * kLog2E : 0.0F;
+    rows[at].delta[row] = sum;
   }
-#pragma unroll
-  for (int lanes = kLanes / 2; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(kAllLanes, sum, lanes);
-  const std::int64_t b_head = b * layout.query_heads + head;
-  if (thread % kLanes > 0) return;
-  RowSums& block = rows[b_head * (padded / kRows) + t / kRows];
-  block.lse[t % kRows] = t < layout.length ? lse[b_head * layout.length + t] * kLog2E : 0.0F;
-  block.delta[t % kRows] = sum;
 }
 
 /// dQ from its sums; block (of queries and half of the columns, b*H + h).
 template <class S>
 __global__ void __launch_bounds__(kWarpgroup) query_kernel(HeadLayout layout, const float* sums, bf16* dqkv, float scale) {
-  const int group = static_cast<int>(blockIdx.x) % kGroups, row = static_cast<int>(blockIdx.x) / kGroups * kRows;
+  const int group = static_cast<int>(blockIdx.x) % S::kParts, row = static_cast<int>(blockIdx.x) / S::kParts * kRows;
   const int thread = static_cast<int>(threadIdx.x), head = static_cast<int>(blockIdx.y % layout.query_heads);
   const auto* part = reinterpret_cast<const float4*>(sums + (std::int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * S::kPartFloats) + thread;
   float c[S::kColumns / 2];
@@ -452,19 +465,19 @@ constexpr const char* kOp = "attention_backward";
 
 template <class S>
 void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t B, int processors, const Tensor& qkv, const Tensor& out,
-            const Tensor& dout, const Tensor& lse, int* taken, float* scratch, const Tensor& dqkv) {
+            const Tensor& dout, const Tensor& lse, int* taken, void* scratch, const Tensor& dqkv) {
   constexpr int D = S::D;
   constexpr int kBytes = sizeof(Shared<S>) + kSlack;
   static_assert(kBytes <= 227 * 1024);
   const float scale = 1.0F / std::sqrt(static_cast<float>(D));
-  const std::int64_t T = layout.length, R = layout.row_heads(), H = layout.query_heads, blocks = layout.tiles(kRows), padded = blocks * kRows;
-  auto* rows = reinterpret_cast<RowSums*>(scratch);
-  float* sums = scratch + B * H * padded * 2;
-  int* turns = reinterpret_cast<int*>(sums + B * H * blocks * kRows * D);
-  const std::int64_t count = B * padded * H;
-  row_kernel<D><<<static_cast<unsigned>(ceil_div(count * (D / kVector), 256)), 256, 0, stream>>>(
-      layout, reinterpret_cast<const bf16*>(out.data), reinterpret_cast<const bf16*>(dout.data), reinterpret_cast<const float*>(lse.data), rows,
-      padded, count, turns, B * H * blocks);
+  const std::int64_t T = layout.length, R = layout.row_heads(), H = layout.query_heads, blocks = layout.tiles(kRows);
+  auto* rows = static_cast<RowSums*>(scratch);
+  auto* sums = reinterpret_cast<float*>(rows + B * H * blocks);
+  auto* turns = reinterpret_cast<int*>(sums + B * H * blocks * kRows * D);
+  auto* dq = static_cast<bf16*>(dqkv.data);
+  row_kernel<D><<<static_cast<unsigned>(B * blocks * H), 256, 0, stream>>>(
+      layout, static_cast<const bf16*>(out.data), static_cast<const bf16*>(dout.data), static_cast<const float*>(lse.data), rows,
+      static_cast<int>(blocks), turns);
   check_launch(kOp);
   const Arguments args{.layout = layout,
                        .order = TileOrder(B * layout.kv_heads, layout.tiles(kTileRows), T, D, 1),
@@ -472,7 +485,7 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t B, int p
                        .rows = rows,
                        .sums = sums,
                        .turns = turns,
-                       .dqkv = reinterpret_cast<bf16*>(dqkv.data),
+                       .dqkv = dq,
                        .scale = scale,
                        .scale_log2 = scale * kLog2E};
   const auto kernel = backward_kernel<S>;
@@ -481,11 +494,21 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t B, int p
       map_heads(kOp, qkv.data, B, T, R, D, kTileRows, D), map_heads(kOp, qkv.data, B, T, R, D, kRows, D),
       map_heads(kOp, dout.data, B, T, H, D, kRows, D), args);
   check_launch(kOp);
-  query_kernel<S><<<dim3(static_cast<unsigned>(blocks * kGroups), static_cast<unsigned>(B * H)), kWarpgroup, 0, stream>>>(
-      layout, sums, reinterpret_cast<bf16*>(dqkv.data), scale);
+  query_kernel<S><<<dim3(static_cast<unsigned>(blocks * S::kParts), static_cast<unsigned>(B * H)), kWarpgroup, 0, stream>>>(
+      layout, sums, dq, scale);
   check_launch(kOp);
 }
 
 }  // namespace
+
+void attention_backward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors, const Tensor& qkv,
+                        const Tensor& out, const Tensor& dout, const Tensor& lse, int* taken, void* scratch, const Tensor& dqkv) {
+  const auto launch_with = [&]<class S>(S) { launch<S>(stream, layout, sequences, processors, qkv, out, dout, lse, taken, scratch, dqkv); };
+  if (layout.head_dim == 128) {
+    launch_with(Shape<128, 3, 2, 1, true, 1>());
+  } else {
+    launch_with(Shape<64, 4, 4, 2, false, 2>());
+  }
+}
 
 }  // namespace sinkscope::cuda::sm90

@@ -25,11 +25,12 @@ __device__ void init(Barrier (&full)[Stages], Barrier (&empty)[Stages], int rele
   }
 }
 
-/// The dynamic shared memory of a block, which has kSlack bytes more, at a multiple of 1024.
+/// The dynamic shared memory of a block, which has kSlack bytes more, at a multiple of 1024. An offset and not a rounded
+/// address: so the compiler sees that accesses are to shared memory.
 constexpr int kSlack = 1024;
 template <class Shared>
 __device__ Shared& aligned(unsigned char* memory) {
-  return *reinterpret_cast<Shared*>((reinterpret_cast<std::uintptr_t>(memory) + kSlack - 1) / kSlack * kSlack);
+  return *reinterpret_cast<Shared*>(memory + (kSlack - shared_address(memory) % kSlack) % kSlack);
 }
 
 }  // namespace sinkscope::cuda::sm90
