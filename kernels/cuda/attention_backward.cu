@@ -169,7 +169,7 @@ void CudaOps::attention_backward(const AttentionBackward& args) {
 #ifdef SINKSCOPE_SM90A
   if (has_sm90_attention(D) && cuda::mma_attention(real_, D, {args.qkv.data, args.out.data, args.dout.data, args.dqkv.data})) {
     cuda::sm90::attention_backward(stream_, cuda::head_layout(check, args.qkv, extents), B, properties_.multiProcessorCount, args.qkv,
-                                   args.out, args.dout, args.lse, reinterpret_cast<int*>(tile_counter_.get()),
+                                   args.out, args.dout, args.lse, reinterpret_cast<int*>(attention_counters_.get()),
                                    scratch(static_cast<std::size_t>(cuda::sm90::backward_scratch(B * H, T, D))), args.dqkv);
     return;
   }

@@ -125,18 +125,18 @@ void CudaOps::attention_forward(const AttentionForward& args) {
     float* partials = watched > 0 ? scratch_of<float>(B * H * tiles * watched) : nullptr;
     if (hopper) {
 #ifdef SINKSCOPE_SM90A
-      cuda::sm90::attention_forward(stream_, layout, B, properties_.multiProcessorCount, args.qkv, args.out, args.lse,
-                                    reinterpret_cast<int*>(tile_counter_.get()), partials, watched, {});
+      auto* counters = reinterpret_cast<int*>(attention_counters_.get());
+      const cuda::sm90::Watch watch{.keys = watched, .sink = sink, .partials = partials, .arrived = counters + 1};
+      cuda::sm90::attention_forward(stream_, layout, B, properties_.multiProcessorCount, args.qkv, args.out, args.lse, counters, watch, {});
 #endif
     } else {
       cuda::mma_attention_forward(stream_, layout, B, args.qkv, args.out, args.lse, partials, watched);
-    }
-    if (watched > 0) {
-      cuda::add_partials_kernel<<<cuda::grid_of(B * H * watched, 256 / cuda::kWarp, 1 << 30), 256, 0, stream_>>>(
-          sink, partials, B * H, tiles, rows, T, watched);
+      if (watched > 0)
+        cuda::add_partials_kernel<<<cuda::grid_of(B * H * watched, 256 / cuda::kWarp, 1 << 30), 256, 0, stream_>>>(
+            sink, partials, B * H, tiles, rows, T, watched);
       check_launch("attention_forward");
-      return;
     }
+    if (watched > 0) return;
   }
   const cuda::HeadLayout layout = cuda::tile_layout(check, args.qkv, extents);
   const auto heads = static_cast<unsigned>(B * H);

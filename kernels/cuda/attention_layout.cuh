@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "kernels/check.h"
 #include "kernels/cuda/launch.cuh"
@@ -30,10 +31,13 @@ struct HeadLayout {
   std::int64_t tiles(int rows) const { return ceil_div(length, rows); }
 };
 
+/// Query heads in a batch, which are a dimension of grids.
+constexpr std::int64_t kMostHeads = 65535;
+
 /// The layout of checked extents.
 inline HeadLayout head_layout(const Check& check, const Tensor& qkv, const AttentionExtents& extents) {
-  check.that(extents.sequences * extents.query_heads <= 65535, "qkv",
-             "is " + describe(qkv) + ", expected at most 65535 query heads in a batch");
+  check.that(extents.sequences * extents.query_heads <= kMostHeads, "qkv",
+             "is " + describe(qkv) + ", expected at most " + std::to_string(kMostHeads) + " query heads in a batch");
   return {extents.length, static_cast<int>(extents.query_heads), static_cast<int>(extents.kv_heads),
           static_cast<int>(extents.head_dim)};
 }

@@ -4,6 +4,7 @@
 
 #include "kernels/backend_memory.h"
 #include "kernels/check.h"
+#include "kernels/cuda/attention_layout.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/plan.h"
@@ -21,6 +22,7 @@ __global__ void convert_kernel(To* dst, const From* src, std::int64_t size) {
 }
 
 constexpr std::size_t kAlignment = 256;
+constexpr std::size_t kAttentionCounters = (1 + kMostHeads) * sizeof(int);
 
 }  // namespace
 }  // namespace cuda
@@ -41,8 +43,8 @@ CudaOps::CudaOps(const CudaOptions& options) : device_(options.device), real_(op
                              std::to_string(properties_.minor) + "; expected at least 8.0");
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   check_blas(cublasLtCreate(&blas_), "cublasLtCreate");
-  tile_counter_ = allocate(sizeof(int));
-  check_cuda(cudaMemsetAsync(tile_counter_.get(), 0, sizeof(int), stream_), "cudaMemset");
+  attention_counters_ = allocate(cuda::kAttentionCounters);
+  check_cuda(cudaMemsetAsync(attention_counters_.get(), 0, cuda::kAttentionCounters, stream_), "cudaMemset");
   blas_workspace_ = allocate(kCudaWorkspace);
   blas_workspace_bytes_ = kCudaWorkspace;
 }
@@ -54,7 +56,7 @@ CudaOps::~CudaOps() {
   rotary_tables_.clear();
   scratch_.reset();
   blas_workspace_.reset();
-  tile_counter_.reset();
+  attention_counters_.reset();
   if (blas_ != nullptr) cublasLtDestroy(blas_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }

@@ -14,17 +14,24 @@ struct HeadLayout;
 
 namespace sinkscope::cuda::sm90 {
 
-/// Sink positions whose sums the forward kernel takes.
+/// Keys that the forward kernel can watch.
 constexpr int kMostWatched = 128;
-/// Rows of queries that share one of its partial sums.
+/// Queries that share one of its partial sums.
 constexpr int kRowsOfPartial = 64;
 
-/// out and lse as in AttentionForward, `sink_logits` too. With `watched` = K > 0 also partial sums of the weights on the first keys,
-/// (B*H, ceil(T / kRowsOfPartial), K) f32. Runs on `processors` multiprocessors. `taken` is a counter on the
+/// Sink scores of the first keys, from partial sums of their weights.
+struct Watch {
+  int keys = 0;               // K; 0: none
+  float* sink = nullptr;      // (B*H, K)
+  float* partials = nullptr;  // scratch, (B*H, ceil(T / kRowsOfPartial), K)
+  int* arrived = nullptr;     // (B*H), 0 before and after
+};
+
+/// out, lse and `sink_logits` as in AttentionForward. Runs on `processors` multiprocessors. `taken` is a counter on the
 /// device that is 0 before and after.
 void attention_forward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors,
-                       const Tensor& qkv, const Tensor& out, const Tensor& lse, int* taken, float* sink_partials,
-                       int watched, const Tensor& sink_logits);
+                       const Tensor& qkv, const Tensor& out, const Tensor& lse, int* taken, const Watch& watch,
+                       const Tensor& sink_logits);
 
 /// Queries of a block in the scratch memory of attention_backward.
 constexpr std::int64_t kRowsOfBlock = 64;

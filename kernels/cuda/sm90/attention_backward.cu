@@ -241,7 +241,7 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
   for (int round = 0;; ++round) {
     const Place<S::kTiles> slot(round);
     wait(&shared.tile_full[slot.stage], slot.parity);
-    const int place = shared.tile[slot.stage];
+    int place = shared.tile[slot.stage];
     if (place >= args.order.count()) break;
     const KeyTile tile(args, place);
     const int own_blocks = args.blocks() - tile.first_block() - group;
@@ -372,8 +372,9 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
     hold<D / 2>(dk);
     hold<D / 2>(dv);
     release_queries();
-    const KeyTile done(args, shared.tile[slot.stage]);  // read anew, for its registers
     release(&shared.tile_empty[slot.stage]);
+    asm volatile("" : "+r"(place));  // where it is is found anew, which takes no register before
+    const KeyTile done(args, place);
     const int first_key = (done.first_block() + group) * kRows, count = static_cast<int>(layout.length) - first_key;
     bf16* rows = args.dqkv + layout.offset(done.b, layout.query_heads + done.head) + first_key * layout.stride();
     const int warp = read_thread() % kWarpgroup / kWarp, lane = read_thread() % kWarp;
@@ -445,9 +446,9 @@ __global__ void __launch_bounds__(256) row_kernel(HeadLayout layout, const bf16*
   }
 }
 
-/// dQ from its sums; block (of queries and half of the columns, b*H + h).
+/// dQ in bf16 from its sums; block (of queries and half of the columns, b*H + h).
 template <class S>
-__global__ void __launch_bounds__(kWarpgroup) query_kernel(HeadLayout layout, const float* sums, bf16* dqkv, float scale) {
+__global__ void __launch_bounds__(kWarpgroup) sum_kernel(HeadLayout layout, const float* sums, bf16* dqkv, float scale) {
   const int group = static_cast<int>(blockIdx.x) % S::kParts, row = static_cast<int>(blockIdx.x) / S::kParts * kRows;
   const int thread = static_cast<int>(threadIdx.x), head = static_cast<int>(blockIdx.y % layout.query_heads);
   const auto* part = reinterpret_cast<const float4*>(sums + (std::int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * S::kPartFloats) + thread;
@@ -494,7 +495,7 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t B, int p
       map_heads(kOp, qkv.data, B, T, R, D, kTileRows, D), map_heads(kOp, qkv.data, B, T, R, D, kRows, D),
       map_heads(kOp, dout.data, B, T, H, D, kRows, D), args);
   check_launch(kOp);
-  query_kernel<S><<<dim3(static_cast<unsigned>(blocks * S::kParts), static_cast<unsigned>(B * H)), kWarpgroup, 0, stream>>>(
+  sum_kernel<S><<<dim3(static_cast<unsigned>(blocks * S::kParts), static_cast<unsigned>(B * H)), kWarpgroup, 0, stream>>>(
       layout, sums, dq, scale);
   check_launch(kOp);
 }

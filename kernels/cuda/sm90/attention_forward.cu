@@ -30,7 +30,7 @@ struct Shape {
   static constexpr int kQueries = kGroups * kGroupRows, kThreads = (kGroups + 1) * kWarpgroup;
   static constexpr int kHalves = D / 64;  // of 64 columns, each a matrix of its own in shared memory
   static constexpr int kQueryBytes = kQueries * kRowBytes, kKeyBytes = kKeys * kRowBytes;  // of a half
-  static constexpr int kFetchRegisters = kGroups == 3 ? 32 : 24, kComputeRegisters = kGroups == 3 ? 160 : 240;
+  static constexpr int kFetchRegisters = kGroups == 3 ? 32 : 40, kComputeRegisters = kGroups == 3 ? 160 : 232;
   // A warpgroup's first block of keys is its only masked one.
   static constexpr bool kOneMasked = kQueries == kKeys;
   // Of it the first of two warpgroups sees the first half alone.
@@ -47,6 +47,8 @@ struct Shared {
   Barrier queries_full[kTiles], queries_empty[kTiles];
   Barrier keys_full[S::kStages], keys_empty[S::kStages], values_full[S::kStages], values_empty[S::kStages];
   float column_sums[S::kGroups][kWarpgroup / kWarp][kMostWatched];
+  int summed[S::kGroups];  // the place of the tile that they are of
+  Barrier sums_full[S::kGroups], sums_empty[S::kGroups];
 };
 
 struct Arguments {
@@ -55,8 +57,7 @@ struct Arguments {
   int* taken;  // counts the tiles beyond the first of each block; 0 between launches
   const bf16* sink_logits;  // (H), or none
   float* lse;
-  float* sink_partials;
-  int watched;
+  Watch watch;
   float scale, scale_log2;
 };
 
@@ -163,11 +164,50 @@ __device__ bool weigh(float* s, Rows& rows, float (&rescale)[2], float scale_log
   return moved;
 }
 
+/// A warp for each warpgroup that computes: its weights on the watched keys become a partial sum of the head, and who writes a
+/// head's last one adds them all up, in their order.
+template <class S>
+__device__ void watch(Shared<S>& shared, const Arguments& args, int group) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, length = static_cast<int>(args.layout.length), keys = args.watch.keys;
+  const int partials = (length + kRowsOfPartial - 1) / kRowsOfPartial;
+  for (int round = 0;; ++round) {
+    wait(&shared.sums_full[group], round % 2);
+    const int place = shared.summed[group];
+    if (place >= args.order.count()) return;
+    const Tile tile = args.order[place];
+    const int partial = tile.index * S::kGroups + group;
+    float* sums = args.watch.partials + (std::int64_t{tile.head} * partials) * keys;
+    if (partial < partials) {
+      for (int key = lane; key < keys; key += kWarp) {
+        float sum = 0;
+#pragma unroll
+        for (int w = 0; w < kWarpgroup / kWarp; ++w) sum += shared.column_sums[group][w][key];
+        sums[partial * keys + key] = sum;
+      }
+      __threadfence();
+    }
+    __syncwarp();
+    if (lane == 0) arrive(&shared.sums_empty[group]);
+    if (partial >= partials) continue;
+    int before = 0;
+    if (lane == 0) before = atomicAdd(args.watch.arrived + tile.head, 1);
+    if (__shfl_sync(kAllLanes, before, 0) < partials - 1) continue;
+    __threadfence();
+    if (lane == 0) args.watch.arrived[tile.head] = 0;
+    for (int key = lane; key < keys; key += kWarp) {
+      float sum = 0;
+#pragma unroll 4
+      for (int i = key / kRowsOfPartial; i < partials; ++i) sum += __ldcg(sums + i * keys + key);
+      args.watch.sink[std::int64_t{tile.head} * keys + key] = sum / static_cast<float>(length - key);
+    }
+  }
+}
+
 /// A warpgroup that computes; of its first block of keys it looks at the first FirstKeys, which are all that it sees.
 template <class S, int FirstKeys>
 __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensorMap& out_map, int group) {
   const HeadLayout& layout = args.layout;
-  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup, warp = __shfl_sync(kAllLanes, thread / kWarp, 0), lane = thread % kWarp;
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup, warp = __shfl_sync(kAllLanes, thread / kWarp, 0);
   constexpr int kTurn = 1, kGroup = kTurn + S::kGroups;  // the numbers of barriers
 
   float s[S::kKeys / 2], out[S::D / 2];
@@ -214,14 +254,26 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
     if (thread == 0) arrive(barrier);
   };
 
+  const auto tell_watch = [&](int place) {
+    if (read_thread() % kWarpgroup == 0) shared.summed[group] = place;
+    __syncwarp();
+    if (read_thread() % kWarp == 0) arrive(&shared.sums_full[group]);
+  };
+
   int used = 0;  // blocks of keys so far; the weights of the last one wait for their values
   for (;; ++round) {
     const Place<kTiles> queries_of(round);
     wait(&shared.queries_full[queries_of.stage], queries_of.parity);
     const int place = shared.tile[queries_of.stage];
-    if (place >= args.order.count()) break;
+    if (place >= args.order.count()) {
+      if (args.watch.keys > 0) {
+        wait(&shared.sums_empty[group], round % 2 ^ 1);
+        tell_watch(place);
+      }
+      break;
+    }
     const Tile tile = args.order[place];
-    const int first_row = tile.index * S::kQueries + group * kGroupRows, row = first_row + warp * 16 + lane / 4;
+    const int first_row = tile.index * S::kQueries + group * kGroupRows;
     const auto mask = [&]<int Keys>(int block) {
       const int id = read_thread() % kWarpgroup;
       // By how much the thread's first row is ahead of its first key.
@@ -292,6 +344,7 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
     products_wait<0>();
     hold<kOuts>(out);
     release(&shared.values_empty[values_of.stage]);
+    const int id = read_thread() % kWarpgroup, lane = id % kWarp, row = first_row + id / kWarp * 16 + lane / 4;
     float total[2], inverse[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -307,13 +360,14 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
       if (lane % 4 == 0 && row + h * 8 < layout.length)
         args.lse[std::int64_t{tile.head} * layout.length + row + h * 8] = highest + logf(total[h]);
     }
-    if (args.watched > 0) {
+    if (args.watch.keys > 0) {
+      wait(&shared.sums_empty[group], round % 2 ^ 1);
       float weight_of[2];
 #pragma unroll
       for (int h = 0; h < 2; ++h) weight_of[h] = row + h * 8 < layout.length ? inverse[h] : 0.0F;
 #pragma unroll
       for (int c = 0; c < S::kKeys / 8; ++c) {
-        if (c * 8 >= args.watched) break;
+        if (c * 8 >= args.watch.keys) break;
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
           float weight = s[4 * c + k] * weight_of[0] + s[4 * c + 2 + k] * weight_of[1];
@@ -322,14 +376,7 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
           if (lane < 4) shared.column_sums[group][warp][c * 8 + lane * 2 + k] = weight;
         }
       }
-    }
-    if (args.watched > 0) barrier_wait(kGroup + group, kWarpgroup);
-    if (thread < args.watched && first_row < layout.length) {
-      float weight = 0;
-#pragma unroll
-      for (int w = 0; w < kWarpgroup / kWarp; ++w) weight += shared.column_sums[group][w][thread];
-      const std::int64_t partials = (layout.length + kRowsOfPartial - 1) / kRowsOfPartial;
-      args.sink_partials[(tile.head * partials + first_row / kRowsOfPartial) * args.watched + thread] = weight;
+      tell_watch(place);
     }
     stage_rows<S::D, S::kQueryBytes>(shared.queries[queries_of.stage][0], out, inverse, group * kGroupRows, warp, lane);
     fence_async();
@@ -356,12 +403,21 @@ __global__ void __launch_bounds__(S::kThreads, 1)
     init(shared.queries_full, shared.queries_empty, S::kGroups);
     init(shared.keys_full, shared.keys_empty, S::kGroups);
     init(shared.values_full, shared.values_empty, S::kGroups);
+    for (int group = 0; group < S::kGroups; ++group) {
+      init(&shared.sums_full[group], kWarpgroup / kWarp);
+      init(&shared.sums_empty[group], 1);
+    }
     fence_init();
   }
   __syncthreads();
   if (threadIdx.x < kWarpgroup) {
     give_registers<S::kFetchRegisters>();
-    if (threadIdx.x < kWarp && elect_one()) fetch<S>(shared, args, query_map, key_map);
+    const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0);
+    if (warp == 0) {
+      if (elect_one()) fetch<S>(shared, args, query_map, key_map);
+    } else if (warp <= S::kGroups && args.watch.keys > 0) {
+      watch<S>(shared, args, warp - 1);
+    }
   } else if (S::kHalfSeen && threadIdx.x < 2 * kWarpgroup) {
     take_registers<S::kComputeRegisters>();
     compute<S, S::kHalfSeen ? S::kKeys / 2 : S::kKeys>(shared, args, out_map, 0);
@@ -375,7 +431,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
 
 template <class S>
 void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors, const Tensor& qkv,
-            const Tensor& out, const Tensor& lse, int* taken, float* sink_partials, int watched, const Tensor& sink_logits) {
+            const Tensor& out, const Tensor& lse, int* taken, const Watch& watch, const Tensor& sink_logits) {
   constexpr const char* kOp = "attention_forward";
   constexpr int kBytes = sizeof(Shared<S>) + kSlack;
   static_assert(kBytes <= 227 * 1024);
@@ -385,8 +441,7 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequence
                        .taken = taken,
                        .sink_logits = reinterpret_cast<const bf16*>(sink_logits.data),
                        .lse = reinterpret_cast<float*>(lse.data),
-                       .sink_partials = sink_partials,
-                       .watched = watched,
+                       .watch = watch,
                        .scale = scale,
                        .scale_log2 = scale * kLog2E};
   const CUtensorMap queries = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kQueries, S::D);
@@ -401,9 +456,8 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequence
 }  // namespace
 
 void attention_forward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors,
-                       const Tensor& qkv, const Tensor& out, const Tensor& lse, int* taken, float* sink_partials, int watched,
-                       const Tensor& sink_logits) {
-  const auto launch_with = [&]<class S>(S) { launch<S>(stream, layout, sequences, processors, qkv, out, lse, taken, sink_partials, watched, sink_logits); };
+                       const Tensor& qkv, const Tensor& out, const Tensor& lse, int* taken, const Watch& watch, const Tensor& sink_logits) {
+  const auto launch_with = [&]<class S>(S) { launch<S>(stream, layout, sequences, processors, qkv, out, lse, taken, watch, sink_logits); };
   if (layout.head_dim == 128) {
     launch_with(Shape<128, 2, 128, 2>());
   } else if (layout.length <= kShortLength) {
