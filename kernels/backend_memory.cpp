@@ -41,7 +41,8 @@ std::int64_t scratch_bytes(const BackendExtents& e) {
   const std::int64_t B = e.training.sequences, T = e.training.length, N = B * T;
   std::int64_t most = std::max({
       sink_bytes(e, e.training),
-      B * e.query_heads * round_up(T, 128) * 8,        // attention_backward: lse and sum_d out dout, (B, H, T, 2) f32
+      // attention_backward: lse and sum_d out dout, (B, H, T, 2) f32, and the sums of dsink_logits, (B, H) f64
+      B * e.query_heads * (round_up(T, 128) * 8 + 8),
       ceil_div(N, 512) * e.bias_outputs * 4,           // linear_backward: partial column sums
       2 * kMaxBlocks * 2 * e.channels * 4,             // norm_backward: partial dweight and dbias
       kMaxBlocks * 2 * e.head_dim * 4,                 // qk_norm_backward: of both weights
