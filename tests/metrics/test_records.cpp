@@ -117,6 +117,7 @@ TEST_CASE("what is absent is left out") {
   CHECK_FALSE(probe.contains("phase"));
   CHECK_FALSE(probe.contains("validation_loss_slope"));
   CHECK_FALSE(probe.contains("key_mass"));
+  CHECK_FALSE(probe.contains("sink_logit_mass"));
   CHECK_FALSE(probe_record_from_json(probe).step_up_layer.has_value());
   CHECK_FALSE(through_text(EventRecord{}).contains("data"));
 }
