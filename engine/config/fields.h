@@ -54,9 +54,10 @@ struct Field {
 template <class T>
 inline constexpr bool kIsSection =
     std::is_same_v<T, AttentionConfig> || std::is_same_v<T, ModelConfig> || std::is_same_v<T, DataConfig> ||
-    std::is_same_v<T, OptimizerConfig> || std::is_same_v<T, ScheduleConfig> || std::is_same_v<T, TrainConfig> || std::is_same_v<T, EvaluationConfig> ||
-    std::is_same_v<T, SampleConfig> || std::is_same_v<T, PhaseConfig> || std::is_same_v<T, ProbeConfig> ||
-    std::is_same_v<T, CheckpointConfig> || std::is_same_v<T, LogConfig> || std::is_same_v<T, AlertConfig>;
+    std::is_same_v<T, OptimizerConfig> || std::is_same_v<T, ScheduleConfig> || std::is_same_v<T, TrainConfig> ||
+    std::is_same_v<T, EvaluationConfig> || std::is_same_v<T, SampleConfig> || std::is_same_v<T, PhaseConfig> ||
+    std::is_same_v<T, ProbeConfig> || std::is_same_v<T, CheckpointConfig> || std::is_same_v<T, LogConfig> ||
+    std::is_same_v<T, AlertConfig>;
 
 inline constexpr std::int64_t kMaxTokens = std::int64_t{1} << 20;   // sequence lengths
 inline constexpr std::int64_t kMaxVocab = std::int64_t{1} << 24;

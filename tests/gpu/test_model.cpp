@@ -54,7 +54,7 @@ std::vector<ModelConfig> models() {
                "attention": {"sink": "off_by_one"}})"),
       model(R"({"preset": "llama", "layers": 2, "channels": 90, "heads": 6, "kv_heads": 2, "head_dim": 64, "hidden": 71,
                "attention": {"sink": "learned"}})"),
-      model(R"({"preset": "qwen3", "layers": 2, "channels": 65, "heads": 2, "kv_heads": 2, "hidden": 50,
+      model(R"({"preset": "qwen3", "layers": 2, "channels": 65, "heads": 4, "kv_heads": 2, "hidden": 50,
                "attention": {"sink": "learned"}})"),
   };
 }

@@ -182,47 +182,47 @@ TEST_CASE("Attention statistics follow their definitions and invariants") {
   const auto ops = make_cpu_ops(2);
   Random random(47);
   for (const Heads& heads : kShapes)
-   for (const bool with_logits : {false, true}) {
-    if (heads.length < 2) continue;
-    INFO("B " << heads.sequences << ", T " << heads.length << ", H " << heads.query_heads << ", D " << heads.head_dim
-              << (with_logits ? ", sink logits" : ""));
-    const Doubles logits = random.normals(with_logits ? heads.query_heads : 0);
-    const Doubles qkv = random.normals(heads.size());
-    const std::int64_t b = heads.sequences, h = heads.query_heads, t = heads.length;
-    const std::int64_t watched = std::min<std::int64_t>(8, t);
-    Run run(heads, watched, qkv, Doubles(static_cast<std::size_t>(heads.out_size()), 0.0), logits);
-    forward(*ops, heads, run, true);
-    Floats sink({b, h, watched}), first_mass({b, h}), first_argmax({b, h}), entropy({b, h}), key_mass({b, h, t}),
-        cos_first({b, h}), cos_rest({b, h}), logit_mass({b, h});
-    ops->attention_statistics({.qkv = run.qkv, .query_heads = static_cast<int>(h),
-                               .kv_heads = static_cast<int>(heads.kv_heads), .lse = run.lse, .sink = sink,
-                               .first_mass = first_mass, .first_argmax = first_argmax, .entropy = entropy,
-                               .key_mass = key_mass, .cos_first = cos_first, .cos_rest = cos_rest, .sink_logits = run.logits(),
-                               .sink_logit_mass = with_logits ? logit_mass.view() : Tensor{}});
-    const AttentionOut reference = attention_forward(heads, qkv, -1, logits);
-    const AttentionSummary summary = attention_statistics(heads, qkv, reference.weights);
-    CHECK(relative_error(sink, sink_scores(heads, reference.weights, watched)) < 4 * kSingle);
-    CHECK(relative_error(sink, run.sink.doubles()) < 4 * kSingle);
-    CHECK(relative_error(first_mass, summary.first_mass) < 4 * kSingle);
-    CHECK(relative_error(first_argmax, summary.first_argmax) < kSingle);
-    CHECK(relative_error(entropy, summary.entropy) < 10 * kSingle);
-    CHECK(relative_error(key_mass, summary.key_mass) < 4 * kSingle);
-    CHECK(relative_error(cos_first, summary.cos_first) < 20 * kSingle);
-    CHECK(relative_error(cos_rest, summary.cos_rest) < 20 * kSingle);
-    for (std::int64_t i = 0; i < b * h; ++i) {
-      double total = 0;
-      for (std::int64_t k = 0; k < t; ++k) total += static_cast<double>(key_mass[i * t + k]);
-      // Every query's weights sum to 1, the one on the sink logit included.
-      const double on_logit = with_logits ? static_cast<double>(logit_mass[i]) : 0.0;
-      CHECK(on_logit < 1.0);
-      CHECK((on_logit > 0.0) == with_logits);
-      CHECK(total == Approx(static_cast<double>(t) * (1.0 - on_logit)).epsilon(1e-5));
-      if (!with_logits) CHECK(static_cast<double>(sink[i * watched]) >= (1.0 - 1e-6) / static_cast<double>(t));  // A[0,0] = 1
-      CHECK(entropy[i] >= 0.0F);
-      CHECK(static_cast<double>(entropy[i]) <= std::log(static_cast<double>(t)));
-      CHECK(std::fabs(cos_first[i]) <= 1.00001F);
+    for (const bool with_logits : {false, true}) {
+      if (heads.length < 2) continue;
+      INFO("B " << heads.sequences << ", T " << heads.length << ", H " << heads.query_heads << ", D " << heads.head_dim
+                << (with_logits ? ", sink logits" : ""));
+      const Doubles logits = random.normals(with_logits ? heads.query_heads : 0);
+      const Doubles qkv = random.normals(heads.size());
+      const std::int64_t b = heads.sequences, h = heads.query_heads, t = heads.length;
+      const std::int64_t watched = std::min<std::int64_t>(8, t);
+      Run run(heads, watched, qkv, Doubles(static_cast<std::size_t>(heads.out_size()), 0.0), logits);
+      forward(*ops, heads, run, true);
+      Floats sink({b, h, watched}), first_mass({b, h}), first_argmax({b, h}), entropy({b, h}), key_mass({b, h, t}),
+          cos_first({b, h}), cos_rest({b, h}), logit_mass({b, h});
+      ops->attention_statistics({.qkv = run.qkv, .query_heads = static_cast<int>(h),
+                                 .kv_heads = static_cast<int>(heads.kv_heads), .lse = run.lse, .sink = sink,
+                                 .first_mass = first_mass, .first_argmax = first_argmax, .entropy = entropy,
+                                 .key_mass = key_mass, .cos_first = cos_first, .cos_rest = cos_rest, .sink_logits = run.logits(),
+                                 .sink_logit_mass = with_logits ? logit_mass.view() : Tensor{}});
+      const AttentionOut reference = attention_forward(heads, qkv, -1, logits);
+      const AttentionSummary summary = attention_statistics(heads, qkv, reference.weights);
+      CHECK(relative_error(sink, sink_scores(heads, reference.weights, watched)) < 4 * kSingle);
+      CHECK(relative_error(sink, run.sink.doubles()) < 4 * kSingle);
+      CHECK(relative_error(first_mass, summary.first_mass) < 4 * kSingle);
+      CHECK(relative_error(first_argmax, summary.first_argmax) < kSingle);
+      CHECK(relative_error(entropy, summary.entropy) < 10 * kSingle);
+      CHECK(relative_error(key_mass, summary.key_mass) < 4 * kSingle);
+      CHECK(relative_error(cos_first, summary.cos_first) < 20 * kSingle);
+      CHECK(relative_error(cos_rest, summary.cos_rest) < 20 * kSingle);
+      for (std::int64_t i = 0; i < b * h; ++i) {
+        double total = 0;
+        for (std::int64_t k = 0; k < t; ++k) total += static_cast<double>(key_mass[i * t + k]);
+        // Every query's weights sum to 1, the one on the sink logit included.
+        const double on_logit = with_logits ? static_cast<double>(logit_mass[i]) : 0.0;
+        CHECK(on_logit < 1.0);
+        CHECK((on_logit > 0.0) == with_logits);
+        CHECK(total == Approx(static_cast<double>(t) * (1.0 - on_logit)).epsilon(1e-5));
+        if (!with_logits) CHECK(static_cast<double>(sink[i * watched]) >= (1.0 - 1e-6) / static_cast<double>(t));  // A[0,0] = 1
+        CHECK(entropy[i] >= 0.0F);
+        CHECK(static_cast<double>(entropy[i]) <= std::log(static_cast<double>(t)));
+        CHECK(std::fabs(cos_first[i]) <= 1.00001F);
+      }
     }
-  }
 }
 
 TEST_CASE("Attention off by one is exp(s) over 1 plus the sum, by itself where scores are equal") {
