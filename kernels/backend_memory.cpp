@@ -19,6 +19,13 @@ std::int64_t sink_bytes(const BackendExtents& e, const BatchExtents& batch) {
   return batch.sequences * e.query_heads * ceil_div(batch.length, 64) * e.positions * 4;
 }
 
+/// attention_backward: lse, sum_d out dout and sums of dQ, (B, H, T, 2 + D) f32, and a turn, of blocks of 64 queries;
+/// then the sums of dsink_logits, (B, H) f64.
+std::int64_t backward_bytes(const BackendExtents& e) {
+  const std::int64_t rows = ceil_div(e.training.length, 64) * (64 * (2 + e.head_dim) + 1) * 4;
+  return e.training.sequences * e.query_heads * (rows + 8);
+}
+
 /// attention_statistics: sums in f64 and the mass of every key, (B, H, tiles, 5) and (B, H, tiles, T) f32, of tiles
 /// of 32 queries or more.
 std::int64_t statistics_bytes(const BackendExtents& e, const BatchExtents& batch) {
@@ -41,8 +48,7 @@ std::int64_t scratch_bytes(const BackendExtents& e) {
   const std::int64_t B = e.training.sequences, T = e.training.length, N = B * T;
   std::int64_t most = std::max({
       sink_bytes(e, e.training),
-      // attention_backward: lse and sum_d out dout, (B, H, T, 2) f32, and the sums of dsink_logits, (B, H) f64
-      B * e.query_heads * (round_up(T, 128) * 8 + 8),
+      backward_bytes(e),
       ceil_div(N, 512) * e.bias_outputs * 4,           // linear_backward: partial column sums
       2 * kMaxBlocks * 2 * e.channels * 4,             // norm_backward: partial dweight and dbias
       kMaxBlocks * 2 * e.head_dim * 4,                 // qk_norm_backward: of both weights

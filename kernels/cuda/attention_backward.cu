@@ -189,15 +189,17 @@ void CudaOps::attention_backward(const AttentionBackward& args) {
   check_sink_logits(check, args.sink_logits, real_, H, "dsink_logits", args.dsink_logits, {H});
   const cuda::HeadLayout layout = cuda::tile_layout(check, args.qkv, extents);
   if (B * T == 0) return;
-  const bool hopper = has_sm90_attention(D) && D == 64 &&
-                      cuda::mma_attention(real_, D, {args.qkv.data, args.out.data, args.dout.data, args.dqkv.data});
-  const std::int64_t rows = B * T * H, padded = cuda::sm90::padded_rows(T), deltas = hopper ? B * H * padded * 2 : rows + rows % 2;
-  auto* delta = scratch_of<float>(deltas + 2 * B * H);
-  auto* sink_sums = reinterpret_cast<double*>(delta + deltas);  // (B, H)
+  const bool hopper =
+      has_sm90_attention(D) && cuda::mma_attention(real_, D, {args.qkv.data, args.out.data, args.dout.data, args.dqkv.data});
+  const std::int64_t rows = B * T * H;
+  const std::int64_t bytes = hopper ? cuda::sm90::backward_scratch(B * H, T, D) : rows * 4, sums_at = cuda::ceil_div(bytes, 8) * 8;
+  std::byte* room = scratch(static_cast<std::size_t>(sums_at + B * H * 8));
+  auto* delta = reinterpret_cast<float*>(room);
+  auto* sink_sums = reinterpret_cast<double*>(room + sums_at);  // (B, H)
   if (hopper) {
 #ifdef SINKSCOPE_SM90A
     cuda::sm90::attention_backward(stream_, cuda::head_layout(check, args.qkv, extents), B, properties_.multiProcessorCount, args.qkv,
-                                   args.out, args.dout, args.lse, reinterpret_cast<int*>(tile_counter_.get()), delta, args.dqkv);
+                                   args.out, args.dout, args.lse, reinterpret_cast<int*>(tile_counter_.get()), room, args.dqkv);
 #endif
   } else {
     cuda::with_real(real_, [&]<class R>(R) {
@@ -216,9 +218,10 @@ void CudaOps::attention_backward(const AttentionBackward& args) {
       cuda::tile_attention_backward(stream_, real_, layout, B, args, delta);
   }
   if (!args.dsink_logits) return;
-  // On Hopper every query has left lse and its delta side by side, rows of heads padded.
-  const cuda::RowDeltas in_order{delta, T, 1}, in_pairs{delta + 1, 2 * padded, 2};
-  cuda::sink_logit_gradient(stream_, args.sink_logits, args.lse, hopper ? in_pairs : in_order, sink_sums, args.dsink_logits);
+  // On Hopper blocks of queries leave their lse, then their deltas.
+  constexpr std::int64_t kBlock = cuda::sm90::kRowsOfBlock;
+  const cuda::RowDeltas in_order{delta, T, T, T}, in_blocks{delta + kBlock, cuda::ceil_div(T, kBlock) * 2 * kBlock, kBlock, 2 * kBlock};
+  cuda::sink_logit_gradient(stream_, args.sink_logits, args.lse, hopper ? in_blocks : in_order, sink_sums, args.dsink_logits);
 }
 
 }  // namespace sinkscope

@@ -121,7 +121,7 @@ void CudaOps::attention_forward(const AttentionForward& args) {
   const bool tensor_cores = cuda::mma_attention(real_, D, {args.qkv.data, args.out.data});
   if (tensor_cores) {
     const cuda::HeadLayout layout = cuda::head_layout(check, args.qkv, extents);
-    const bool hopper = has_sm90_attention(D) && !args.sink_logits;  // whose kernel takes no sink logits
+    const bool hopper = has_sm90_attention(D);
     const std::int64_t limit = hopper ? cuda::sm90::kMostWatched : cuda::mma_watched_limit(layout.head_dim);
     const int watched = K <= limit ? static_cast<int>(K) : 0, rows = hopper ? cuda::sm90::kRowsOfPartial : cuda::kMmaQueryTile;
     const std::int64_t tiles = layout.tiles(rows);
@@ -129,7 +129,7 @@ void CudaOps::attention_forward(const AttentionForward& args) {
     if (hopper) {
 #ifdef SINKSCOPE_SM90A
       cuda::sm90::attention_forward(stream_, layout, B, properties_.multiProcessorCount, args.qkv, args.out, args.lse,
-                                    reinterpret_cast<int*>(tile_counter_.get()), partials, watched);
+                                    reinterpret_cast<int*>(tile_counter_.get()), partials, watched, args.sink_logits);
 #endif
     } else {
       cuda::mma_attention_forward(stream_, layout, B, args.qkv, args.sink_logits, args.out, args.lse, partials, watched);

@@ -26,8 +26,9 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) gradient_sums_kernel(double* sums, const T* sink_logits, const float* lse,
                                                                  RowDeltas deltas, std::int64_t heads, std::int64_t length) {
   const float* delta = deltas.values + std::int64_t{blockIdx.x} * deltas.head_stride;
-  const double sum =
-      head_sum(sink_logits, lse, heads, length, [&](std::int64_t t) { return delta[t * deltas.stride]; });
+  const double sum = head_sum(sink_logits, lse, heads, length, [&](std::int64_t t) {
+    return delta[t / deltas.block * deltas.block_stride + t % deltas.block];
+  });
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 

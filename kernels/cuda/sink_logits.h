@@ -9,11 +9,13 @@
 
 namespace sinkscope::cuda {
 
-/// sum_d out dout of every query: that of query t of b*H + h at values[(b*H + h) * head_stride + t * stride].
+/// sum_d out dout of every query, in blocks of `block` queries that begin `block_stride` apart: that of query t of b*H + h
+/// at values[(b*H + h) * head_stride + t / block * block_stride + t % block].
 struct RowDeltas {
   const float* values;
   std::int64_t head_stride;
-  std::int64_t stride;
+  std::int64_t block;
+  std::int64_t block_stride;
 };
 
 /// dsink_logits as in AttentionBackward, out of lse (B, H, T); `sums` is room for (B, H) f64.

@@ -35,14 +35,7 @@ __device__ void stage_rows(unsigned char* matrix, const float* c, const float (&
 template <int D, int HalfBytes>
 __device__ void store_rows(const CUtensorMap& map, const unsigned char* matrix, int tile_row, int head, int row, int b) {
 #pragma unroll
-  for (int half = 0; half < D / 64; ++half) store_box(&map, matrix + half * HalfBytes + tile_row * kRowBytes, half * 64, head, row, b);
-}
-
-/// Begins the load of such a matrix, of the rows of a head from `row` on.
-template <int D, int HalfBytes>
-__device__ void load_rows(unsigned char* matrix, const CUtensorMap& map, Barrier* full, int head, int row, int b) {
-#pragma unroll
-  for (int half = 0; half < D / 64; ++half) load_box(matrix + half * HalfBytes, &map, full, half * 64, head, row, b);
+  for (int half = 0; half < D / 64; ++half) store_box(&map, matrix + half * HalfBytes + tile_row * kRowBytes, head, row, half, b);
 }
 
 }  // namespace sinkscope::cuda::sm90

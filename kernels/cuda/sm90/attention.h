@@ -19,19 +19,25 @@ constexpr int kMostWatched = 128;
 /// Rows of queries that share one of its partial sums.
 constexpr int kRowsOfPartial = 64;
 
-/// out and lse as in AttentionForward. With `watched` = K > 0 also partial sums of the weights on the first keys,
+/// out and lse as in AttentionForward, `sink_logits` too. With `watched` = K > 0 also partial sums of the weights on the first keys,
 /// (B*H, ceil(T / kRowsOfPartial), K) f32. Runs on `processors` multiprocessors. `taken` is a counter on the
 /// device that is 0 before and after.
 void attention_forward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors,
                        const Tensor& qkv, const Tensor& out, const Tensor& lse, int* taken, float* sink_partials,
-                       int watched);
+                       int watched, const Tensor& sink_logits);
 
-/// Rows of a head in the scratch memory of attention_backward.
-constexpr std::int64_t padded_rows(std::int64_t length) { return (length + 127) / 128 * 128; }
+/// Queries of a block in the scratch memory of attention_backward.
+constexpr std::int64_t kRowsOfBlock = 64;
 
-/// dqkv as in AttentionBackward, head dim 64. `rows` is room for (B*H, padded_rows(T), 2) f32; `taken` as above.
+/// Bytes of scratch memory of attention_backward.
+constexpr std::int64_t backward_scratch(std::int64_t heads, std::int64_t length, std::int64_t head_dim) {
+  return heads * ((length + kRowsOfBlock - 1) / kRowsOfBlock) * (kRowsOfBlock * (2 + head_dim) + 1) * 4;
+}
+
+/// dqkv as in AttentionBackward. `scratch` has backward_scratch() bytes and begins with (B*H, ceil(T / 64), 2, 64) f32,
+/// log2 e times lse and sum_d out dout of each query, zero beyond T; the rest is for sums of dQ. `taken` as above.
 void attention_backward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors,
-                        const Tensor& qkv, const Tensor& out, const Tensor& dout, const Tensor& lse, int* taken, float* rows,
+                        const Tensor& qkv, const Tensor& out, const Tensor& dout, const Tensor& lse, int* taken, void* scratch,
                         const Tensor& dqkv);
 
 }  // namespace sinkscope::cuda::sm90

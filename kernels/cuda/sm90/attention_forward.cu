@@ -53,6 +53,7 @@ struct Arguments {
   HeadLayout layout;
   TileOrder order;
   int* taken;  // counts the tiles beyond the first of each block; 0 between launches
+  const bf16* sink_logits;  // (H), or none
   float* lse;
   float* sink_partials;
   int watched;
@@ -87,17 +88,17 @@ __device__ void fetch(Shared<S>& shared, const Arguments& args, const CUtensorMa
       wait(&shared.keys_empty[at.stage], at.parity ^ 1);
       Barrier* full = &shared.keys_full[at.stage];
       arrive_expecting(full, S::kHalves * S::kKeyBytes);
-      load_rows<S::D, S::kKeyBytes>(shared.keys[at.stage][0], key_map, full, layout.key_head(head), block * S::kKeys, b);
+      load_box(shared.keys[at.stage][0], &key_map, full, layout.key_head(head), block * S::kKeys, b);
     };
     const auto fetch_values = [&](int block) {
       const Place<S::kStages> at(used + last - block);
       wait(&shared.values_empty[at.stage], at.parity ^ 1);
       Barrier* full = &shared.values_full[at.stage];
       arrive_expecting(full, S::kHalves * S::kKeyBytes);
-      load_rows<S::D, S::kKeyBytes>(shared.values[at.stage][0], key_map, full, layout.value_head(head), block * S::kKeys, b);
+      load_box(shared.values[at.stage][0], &key_map, full, layout.value_head(head), block * S::kKeys, b);
     };
     arrive_expecting(full, S::kHalves * S::kQueryBytes);
-    load_rows<S::D, S::kQueryBytes>(shared.queries[queries.stage][0], query_map, full, head, tile.index * S::kQueries, b);
+    load_box(shared.queries[queries.stage][0], &query_map, full, head, tile.index * S::kQueries, b);
     place = args.order.next(args.taken);
     fetch_keys(last);
     for (int block = last - 1; block >= 0; --block) {
@@ -288,13 +289,23 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
     const Place<S::kStages> values_of(used - 1);
     wait(&shared.values_full[values_of.stage], values_of.parity);
     add_values(values_of.stage);
+    products_wait<0>();
+    hold<kOuts>(out);
+    release(&shared.values_empty[values_of.stage]);
     float total[2], inverse[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       total[h] = quad_sum(rows.sum[h]);
-      inverse[h] = 1.0F / total[h];
+      float highest = rows.base[h] * args.scale, factor = 1;
+      if (args.sink_logits != nullptr) {  // stands beside the scores of every query
+        const float logit = to_float(args.sink_logits[tile.head % layout.query_heads]), score = highest;
+        highest = fmaxf(score, logit);
+        factor = expf(score - highest);
+        total[h] = total[h] * factor + expf(logit - highest);
+      }
+      inverse[h] = factor / total[h];
       if (lane % 4 == 0 && row + h * 8 < layout.length)
-        args.lse[std::int64_t{tile.head} * layout.length + row + h * 8] = rows.base[h] * args.scale + logf(total[h]);
+        args.lse[std::int64_t{tile.head} * layout.length + row + h * 8] = highest + logf(total[h]);
     }
     if (args.watched > 0) {
       float weight_of[2];
@@ -312,10 +323,6 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
         }
       }
     }
-    products_wait<0>();
-    hold<kOuts>(out);
-    release(&shared.values_empty[values_of.stage]);
-
     if (args.watched > 0) barrier_wait(kGroup + group, kWarpgroup);
     if (thread < args.watched && first_row < layout.length) {
       float weight = 0;
@@ -368,7 +375,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
 
 template <class S>
 void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors, const Tensor& qkv,
-            const Tensor& out, const Tensor& lse, int* taken, float* sink_partials, int watched) {
+            const Tensor& out, const Tensor& lse, int* taken, float* sink_partials, int watched, const Tensor& sink_logits) {
   constexpr const char* kOp = "attention_forward";
   constexpr int kBytes = sizeof(Shared<S>) + kSlack;
   static_assert(kBytes <= 227 * 1024);
@@ -376,14 +383,15 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequence
   const Arguments args{.layout = layout,
                        .order = TileOrder(sequences * layout.query_heads, layout.tiles(S::kQueries), layout.length, S::D, layout.group()),
                        .taken = taken,
-                       .lse = static_cast<float*>(lse.data),
+                       .sink_logits = reinterpret_cast<const bf16*>(sink_logits.data),
+                       .lse = reinterpret_cast<float*>(lse.data),
                        .sink_partials = sink_partials,
                        .watched = watched,
                        .scale = scale,
                        .scale_log2 = scale * kLog2E};
-  const CUtensorMap queries = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kQueries);
-  const CUtensorMap keys = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kKeys);
-  const CUtensorMap outs = map_heads(kOp, out.data, sequences, layout.length, layout.query_heads, S::D, kGroupRows);
+  const CUtensorMap queries = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kQueries, S::D);
+  const CUtensorMap keys = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kKeys, S::D);
+  const CUtensorMap outs = map_heads(kOp, out.data, sequences, layout.length, layout.query_heads, S::D, kGroupRows, 64);
   const auto kernel = forward_kernel<S>;
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), kOp);
   kernel<<<static_cast<unsigned>(std::min(processors, args.order.count())), S::kThreads, kBytes, stream>>>(queries, keys, outs, args);
@@ -393,8 +401,9 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequence
 }  // namespace
 
 void attention_forward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors,
-                       const Tensor& qkv, const Tensor& out, const Tensor& lse, int* taken, float* sink_partials, int watched) {
-  const auto launch_with = [&]<class S>(S) { launch<S>(stream, layout, sequences, processors, qkv, out, lse, taken, sink_partials, watched); };
+                       const Tensor& qkv, const Tensor& out, const Tensor& lse, int* taken, float* sink_partials, int watched,
+                       const Tensor& sink_logits) {
+  const auto launch_with = [&]<class S>(S) { launch<S>(stream, layout, sequences, processors, qkv, out, lse, taken, sink_partials, watched, sink_logits); };
   if (layout.head_dim == 128) {
     launch_with(Shape<128, 2, 128, 2>());
   } else if (layout.length <= kShortLength) {

@@ -70,12 +70,12 @@ __device__ inline void wait(Barrier* barrier, std::uint32_t parity) {
       : "memory");
 }
 
-/// Begins the copy of the box at (x, y, z, w) of a tensor of rank 4 to shared memory, aligned to 1024 bytes with a
-/// swizzle of 128; what lies outside becomes zero. `full` gets the bytes.
-__device__ inline void load_box(void* box, const CUtensorMap* map, Barrier* full, int x, int y, int z, int w) {
+/// Begins the copy of the box at (0, head, row, 0, b) of a tensor of heads (tensor_map.h) to shared memory, aligned to 1024
+/// bytes; what lies outside becomes zero. `full` gets the bytes.
+__device__ inline void load_box(void* box, const CUtensorMap* map, Barrier* full, int head, int row, int b) {
   asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];\n" ::"r"(
-          shared_address(box)), "l"(map), "r"(shared_address(full)), "r"(x), "r"(y), "r"(z), "r"(w)
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %3, %6}], [%2];\n" ::"r"(
+          shared_address(box)), "l"(map), "r"(shared_address(full)), "r"(0), "r"(head), "r"(row), "r"(b)
       : "memory");
 }
 /// Begins a copy of `bytes`, a multiple of 16, both aligned to 16.
@@ -84,20 +84,45 @@ __device__ inline void load_bytes(void* shared, const void* global, int bytes, B
                    shared_address(shared)), "l"(global), "r"(bytes), "r"(shared_address(full))
                : "memory");
 }
-/// A box from shared memory; what lies outside is not written. A group of stores ends with commit_stores().
-__device__ inline void store_box(const CUtensorMap* map, const void* box, int x, int y, int z, int w) {
-  asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%1, {%2, %3, %4, %5}], [%0];\n" ::"r"(
-                   shared_address(box)), "l"(map), "r"(x), "r"(y), "r"(z), "r"(w)
+/// A box from shared memory, at (0, head, row, half, b); what lies outside is not written. A group of stores ends with commit_stores().
+__device__ inline void store_box(const CUtensorMap* map, const void* box, int head, int row, int half, int b) {
+  asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.tile.bulk_group [%1, {%2, %3, %4, %5, %6}], [%0];\n" ::"r"(
+                   shared_address(box)), "l"(map), "r"(0), "r"(head), "r"(row), "r"(half), "r"(b)
                : "memory");
 }
 __device__ inline void commit_stores() { asm volatile("cp.async.bulk.commit_group;\n" ::: "memory"); }
+/// Begins a copy of `bytes`, a multiple of 16, from shared memory; or adds that many bytes of floats to those in memory.
+__device__ inline void store_bytes(void* global, const void* shared, int bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n" ::"l"(global), "r"(shared_address(shared)), "r"(bytes)
+               : "memory");
+}
+__device__ inline void add_floats(float* global, const void* shared, int bytes) {
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;\n" ::"l"(global),
+               "r"(shared_address(shared)), "r"(bytes)
+               : "memory");
+}
 /// Waits until the stores that this thread began have read shared memory.
 __device__ inline void wait_for_stores() { asm volatile("cp.async.bulk.wait_group.read 0;\n" ::: "memory"); }
+/// Waits until they are done, so that other blocks can see them.
+__device__ inline void wait_for_stores_done() { asm volatile("cp.async.bulk.wait_group 0;\n" ::: "memory"); }
 __device__ inline void prefetch(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];\n" ::"l"(map) : "memory");
 }
 /// Between ordinary writes to shared memory and the copy engine or wgmma that read it.
 __device__ inline void fence_async() { asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory"); }
+
+/// Between accesses of global memory by ordinary instructions and by the copy engine.
+__device__ inline void fence_async_global() { asm volatile("fence.proxy.async.global;\n" ::: "memory"); }
+
+// A counter in global memory that blocks take turns by.
+__device__ inline int load_acquire(const int* counter) {
+  int value;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];\n" : "=r"(value) : "l"(counter) : "memory");
+  return value;
+}
+__device__ inline void add_release(int* counter, int value) {
+  asm volatile("red.release.gpu.global.add.s32 [%0], %1;\n" ::"l"(counter), "r"(value) : "memory");
+}
 
 /// Writes four 8 x 8 tiles of bf16 as load_matrices reads them.
 __device__ inline void store_matrices(std::uint32_t row, const std::uint32_t (&tiles)[4]) {
@@ -160,6 +185,30 @@ __device__ inline void multiply_transposed_128(float* c, std::uint64_t a, std::u
       : SINKSCOPE_32(c, 0), SINKSCOPE_32(c, 32)
       : "l"(a), "l"(b), "r"(static_cast<int>(add)));
 }
+/// Both in shared memory, summed over their rows: c (+)= a^T b.
+__device__ inline void multiply_columns_32(float* c, std::uint64_t a, std::uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred add;\nsetp.ne.b32 add, %18, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+      "%16, %17, add, 1, 1, 1, 1;\n}\n"
+      : SINKSCOPE_8(c, 0), SINKSCOPE_8(c, 8)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+__device__ inline void multiply_columns_64(float* c, std::uint64_t a, std::uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_32 "}, %32, %33, add, 1, 1, 1, 1;\n}\n"
+      : SINKSCOPE_32(c, 0)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+/// Both in shared memory, a summed along its rows, b over them: c (+)= a b.
+__device__ inline void multiply_shared_128(float* c, std::uint64_t a, std::uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_64 "}, %64, %65, add, 1, 1, 0, 1;\n}\n"
+      : SINKSCOPE_32(c, 0), SINKSCOPE_32(c, 32)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
 /// a in registers, as the lanes hold c: rows l / 4, l / 4 + 8 of columns 2 (l % 4), + 1, then both of columns 8 further;
 /// b in shared memory, summed over its rows.
 __device__ inline void multiply_64(float* c, const std::uint32_t* a, std::uint64_t b, bool add) {
@@ -193,6 +242,15 @@ __device__ void multiply(float* c, const std::uint32_t* a, std::uint64_t b, bool
     multiply_64(c, a, b, add);
   } else {
     multiply_128(c, a, b, add);
+  }
+}
+template <int N>
+__device__ void multiply_columns(float* c, std::uint64_t a, std::uint64_t b, bool add) {
+  static_assert(N == 32 || N == 64);
+  if constexpr (N == 32) {
+    multiply_columns_32(c, a, b, add);
+  } else {
+    multiply_columns_64(c, a, b, add);
   }
 }
 #undef SINKSCOPE_8

@@ -10,10 +10,10 @@ namespace sinkscope::cuda::sm90 {
 /// The place of the n-th use of a ring of stages, and the parity of the phase of its barrier that makes it full.
 template <int Stages>
 struct Place {
-  static_assert((Stages & (Stages - 1)) == 0);
   int stage;
   std::uint32_t parity;
-  __device__ explicit Place(int n) : stage(n % Stages), parity(static_cast<std::uint32_t>(n / Stages) % 2) {}
+  __device__ explicit Place(int n)
+      : stage(static_cast<int>(static_cast<unsigned>(n) % Stages)), parity(static_cast<unsigned>(n) / Stages % 2) {}
 };
 
 /// Barriers of a ring of stages: one thread fills a stage, `releases` arrivals make it empty.
@@ -25,11 +25,12 @@ __device__ void init(Barrier (&full)[Stages], Barrier (&empty)[Stages], int rele
   }
 }
 
-/// The dynamic shared memory of a block, which has kSlack bytes more, at a multiple of 1024.
+/// The dynamic shared memory of a block, which has kSlack bytes more, at a multiple of 1024. An offset and not a rounded
+/// address: so the compiler sees that accesses are to shared memory.
 constexpr int kSlack = 1024;
 template <class Shared>
 __device__ Shared& aligned(unsigned char* memory) {
-  return *reinterpret_cast<Shared*>((reinterpret_cast<std::uintptr_t>(memory) + kSlack - 1) / kSlack * kSlack);
+  return *reinterpret_cast<Shared*>(memory + (kSlack - shared_address(memory) % kSlack) % kSlack);
 }
 
 }  // namespace sinkscope::cuda::sm90

@@ -22,14 +22,15 @@ decltype(&cuTensorMapEncodeTiled) encoder(const char* op) {
 
 }  // namespace
 
-CUtensorMap map_heads(const char* op, const void* data, std::int64_t B, std::int64_t T, std::int64_t R, std::int64_t D, int rows) {
+CUtensorMap map_heads(const char* op, const void* data, std::int64_t B, std::int64_t T, std::int64_t R, std::int64_t D, int rows, std::int64_t columns) {
   static const auto encode = encoder(op);
-  constexpr int kRank = 4;
-  constexpr std::int64_t kBytes = 2;
+  constexpr int kRank = 5;
+  constexpr std::int64_t kBytes = 2, kHalf = 64;
   const auto u64 = [](std::int64_t n) { return static_cast<cuuint64_t>(n); };
-  const cuuint64_t extents[kRank] = {u64(D), u64(R), u64(T), u64(B)};
-  const cuuint64_t strides[kRank - 1] = {u64(D * kBytes), u64(R * D * kBytes), u64(T * R * D * kBytes)};
-  const cuuint32_t box[kRank] = {64, 1, static_cast<cuuint32_t>(rows), 1}, steps[kRank] = {1, 1, 1, 1};
+  const cuuint64_t extents[kRank] = {u64(kHalf), u64(R), u64(T), u64(D / kHalf), u64(B)};
+  const cuuint64_t strides[kRank - 1] = {u64(D * kBytes), u64(R * D * kBytes), u64(kHalf * kBytes), u64(T * R * D * kBytes)};
+  const cuuint32_t box[kRank] = {kHalf, 1, static_cast<cuuint32_t>(rows), static_cast<cuuint32_t>(columns / kHalf), 1};
+  const cuuint32_t steps[kRank] = {1, 1, 1, 1, 1};
   CUtensorMap map;
   const CUresult status =
       encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kRank, const_cast<void*>(data), extents, strides, box, steps,
