@@ -83,6 +83,14 @@ AttentionExtents check_attention(const Check& check, const char* name, const Ten
   return extents;
 }
 
+void check_sink_logits(const Check& check, const Tensor& sink_logits, DType real, std::int64_t query_heads,
+                       const char* derived_name, const Tensor& derived,
+                       std::initializer_list<std::int64_t> derived_extents) {
+  check.optional_shape("sink_logits", sink_logits, real, {query_heads});
+  check.optional_shape(derived_name, derived, DType::f32, derived_extents);
+  check.that(sink_logits || !derived, derived_name, "is given without sink_logits");
+}
+
 AttentionExtents check_isolate_query(const Check& check, const IsolateQuery& args, DType real) {
   const AttentionExtents extents = check_attention(check, "qkv", args.qkv, args.query_heads, args.kv_heads, real);
   const std::int64_t B = extents.sequences, T = extents.length, H = extents.query_heads;
@@ -96,6 +104,7 @@ AttentionExtents check_isolate_query(const Check& check, const IsolateQuery& arg
     check.shape("sink", args.sink, DType::f32, {B, H, K});
     check.that(K <= T, "sink", "is " + describe(args.sink) + ", expected at most T = " + std::to_string(T) + " keys");
   }
+  check.optional_shape("sink_logits", args.sink_logits, real, {H});
   return extents;
 }
 

@@ -93,6 +93,10 @@ struct AttentionExtents {
 AttentionExtents check_attention(const Check& check, const char* name, const Tensor& qkv, int query_heads,
                                  int kv_heads, DType real = DType::f32);
 
+/// Sink logits (H) of `real`, and what is (given only with them) made of them: `derived`, of these extents of f32.
+void check_sink_logits(const Check& check, const Tensor& sink_logits, DType real, std::int64_t query_heads,
+                       const char* derived_name, const Tensor& derived, std::initializer_list<std::int64_t> derived_extents);
+
 AttentionExtents check_isolate_query(const Check& check, const IsolateQuery& args, DType real);
 
 /// R of the rotary embedding, its arguments checked: Rope::width, or the head dimension for 0.

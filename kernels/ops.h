@@ -142,6 +142,9 @@ struct QkNormBackward {
 /// A[t,k] = exp(scale q_t.k_k - lse_t) for k <= t, out_t = sum_k A[t,k] v_k, scale = 1/sqrt(D).
 /// Sink scores (Gu et al., ICLR 2025), out of the same pass, for k < K:
 /// sink[b,h,k] = 1/(T-k) sum_{t>=k} A[t,k].
+/// A sink logit z_h stands beside the scores of every query of its head and has neither key nor value
+/// (Miller 2023 for z = 0, "softmax1"; learned in gpt-oss, OpenAI 2025): lse_t = ln(exp(z_h) + sum_{k<=t} exp(scale q_t.k_k)),
+/// so that the weights of a query sum to 1 - exp(z_h - lse_t).
 struct AttentionForward {
   Tensor qkv;   // (B, T, H+2G, D) real: queries, keys, values
   int query_heads = 0;
@@ -149,9 +152,11 @@ struct AttentionForward {
   Tensor out;   // (B, T, H, D) real
   Tensor lse;   // (B, H, T) f32, natural logarithm
   Tensor sink;  // optional (B, H, K) f32, K <= T
+  Tensor sink_logits{};  // optional (H) real: z
 };
 
-/// Gradient of AttentionForward, recomputing A from lse block by block.
+/// Gradient of AttentionForward, recomputing A from lse block by block. Sink logits are part of lse, so dqkv does not
+/// ask for them: dsink_logits[h] -= sum_{b,t} exp(z_h - lse[b,h,t]) sum_d out[b,t,h,d] dout[b,t,h,d].
 struct AttentionBackward {
   Tensor qkv;   // (B, T, H+2G, D) real
   int query_heads = 0;
@@ -160,10 +165,13 @@ struct AttentionBackward {
   Tensor dout;  // (B, T, H, D) real
   Tensor lse;   // (B, H, T) f32
   Tensor dqkv;  // (B, T, H+2G, D) real
+  Tensor sink_logits{};   // (H) real; needed for dsink_logits
+  Tensor dsink_logits{};  // optional (H) +=
 };
 
 /// Everything about A that needs a second pass over the scores (probe passes only). Recomputes
-/// A from lse; means over queries t >= 1 unless said otherwise. T >= 2.
+/// A from lse; means over queries t >= 1 unless said otherwise. T >= 2. With sink logits all of it is about the weights
+/// on keys, which then sum to less than 1.
 struct AttentionStatistics {
   Tensor qkv;           // (B, T, H+2G, D) real
   int query_heads = 0;
@@ -173,14 +181,17 @@ struct AttentionStatistics {
   Tensor first_mass;    // (B, H) f32: mean of A[t,0]
   Tensor first_argmax;  // (B, H) f32: share of queries with A[t,0] >= every other A[t,k]
   Tensor entropy;       // (B, H) f32: mean over all t of -sum_k A ln A, nats
-  Tensor key_mass;      // (B, H, T) f32: sum_t A[t,k]
+  Tensor key_mass;      // (B, H, T) f32: sum_t A[t,k]; over k they sum to T, less T sink_logit_mass
   Tensor cos_first;     // (B, H) f32: mean of cos(q_t, k_0)
   Tensor cos_rest;      // (B, H) f32: mean over t >= 1 and 1 <= j <= t of cos(q_t, k_j)
+  Tensor sink_logits{};      // (H) real: z; needed for sink_logit_mass
+  Tensor sink_logit_mass{};  // optional (B, H) f32: mean over all t of exp(z_h - lse_t)
 };
 
-/// A mask edit after AttentionForward: the query at `position` p attends to itself alone. A[p,k] are the weights
-/// that `lse` implies. sink[b,h,k] += ([k == p] - A[p,k]) / (T-k) for k <= p, k < K; then lse[b,h,p] becomes
-/// scale q_p.k_p and out[b,p,h] the value v_p.
+/// A mask edit after AttentionForward: the query at `position` p attends to itself alone, and to its head's sink logit
+/// where there is one. A[p,k] are the weights that `lse` implies, s = scale q_p.k_p, w = exp(s) / (exp(z_h) + exp(s)),
+/// or 1 without sink logits. sink[b,h,k] += ([k == p] w - A[p,k]) / (T-k) for k <= p, k < K; then lse[b,h,p] becomes
+/// s - ln w and out[b,p,h] = w v_p.
 struct IsolateQuery {
   Tensor qkv;   // (B, T, H+2G, D) real
   int query_heads = 0;
@@ -189,6 +200,7 @@ struct IsolateQuery {
   Tensor out;   // (B, T, H, D) real, in and out
   Tensor lse;   // (B, H, T) f32, in and out
   Tensor sink;  // optional (B, H, K) f32, in and out, K <= T
+  Tensor sink_logits{};  // optional (H) real, as the forward pass had them
 };
 
 /// GELU (Hendrycks and Gimpel 2016). erf: out = x/2 (1 + erf(x/sqrt(2))), x times the normal

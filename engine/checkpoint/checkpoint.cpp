@@ -140,15 +140,17 @@ std::int64_t rotary_width(const ModelConfig& model) { return model.rotary_dim ==
 
 /// Both must compute the same function; how the weights once were drawn does not matter.
 void check_same_model(const std::filesystem::path& file, const ModelConfig& saved, const ModelConfig& given) {
-  const Json there = to_json(saved), here = to_json(given);
-  for (const auto& [key, value] : there.items()) {
+  const Json there = to_json(saved).flatten(), here = to_json(given).flatten();
+  for (const auto& [pointer, value] : there.items()) {
+    std::string key = pointer.substr(1);
+    std::replace(key.begin(), key.end(), '/', '.');
     if (key == "preset" || key == "init" || key == "init_std") continue;
     if (key == "max_sequence_length" && saved.position != PositionEncoding::learned) continue;
     if ((key == "rope_theta" || key == "rotary_dim") && saved.position != PositionEncoding::rope) continue;
     if (key == "rotary_dim" && rotary_width(saved) == rotary_width(given)) continue;
     if (key == "qkv_bias" && saved.bias) continue;  // which all linear layers have then
-    if (value != here.at(key))
-      fail(file, "model." + key + " is " + value.dump() + ", expected " + here.at(key).dump() + " as configured");
+    if (value != here.at(pointer))
+      fail(file, "model." + key + " is " + value.dump() + ", expected " + here.at(pointer).dump() + " as configured");
   }
 }
 

@@ -53,6 +53,8 @@ std::vector<std::string> obstacles_of(Architecture architecture, const ModelConf
   need(model.position == position, "position", quoted(model.position), quoted(position));
   need((model.mlp == MlpType::swiglu) == !gpt, "mlp", quoted(model.mlp),
        gpt ? quoted(MlpType::gelu) + " or " + quoted(MlpType::gelu_erf) : quoted(MlpType::swiglu));
+  need(model.attention.sink == AttentionSink::none, "attention.sink", quoted(model.attention.sink),
+       quoted(AttentionSink::none));
   need(model.qk_norm == qwen3, "qk_norm", truth(model.qk_norm), truth(qwen3));
   if (gpt) need(model.bias, "bias", "false", "true");
   if (qwen2 || qwen3) need(!model.bias, "bias", "true", "false");

@@ -11,6 +11,11 @@
 
 namespace sinkscope {
 
+/// The softmax of attention; no preset has another than the plain one.
+struct AttentionConfig {
+  AttentionSink sink = AttentionSink::none;
+};
+
 /// A pre-norm decoder. `preset` sets the defaults of every switch below it (fields a config names
 /// win): gpt2 (Radford et al. 2019), llama (Touvron et al. 2023), qwen2 (Qwen team 2024), qwen3 (2025),
 /// gpt_neox (Black et al. 2022), which is Pythia too (Biderman et al. 2023).
@@ -35,6 +40,7 @@ struct ModelConfig {
   bool parallel_block = false;         // attention and MLP both read the block's input
   bool tied_embedding = false;
   bool qk_norm = false;
+  AttentionConfig attention;
   InitScheme init = InitScheme::llama;
   double init_std = 0.02;
 };

@@ -19,6 +19,9 @@ constexpr Names<PositionEncoding, 3> kPositionEncodings{{{PositionEncoding::lear
                                                          {PositionEncoding::none, "none"}}};
 constexpr Names<MlpType, 3> kMlpTypes{{
     {MlpType::gelu, "gelu"}, {MlpType::gelu_erf, "gelu_erf"}, {MlpType::swiglu, "swiglu"}}};
+constexpr Names<AttentionSink, 3> kAttentionSinks{{{AttentionSink::none, "none"},
+                                                   {AttentionSink::off_by_one, "off_by_one"},
+                                                   {AttentionSink::learned, "learned"}}};
 constexpr Names<InitScheme, 2> kInitSchemes{{{InitScheme::gpt2, "gpt2"}, {InitScheme::llama, "llama"}}};
 constexpr Names<BosPolicy, 3> kBosPolicies{{
     {BosPolicy::none, "none"}, {BosPolicy::sequence, "sequence"}, {BosPolicy::document, "document"}}};
@@ -49,6 +52,10 @@ std::span<const std::pair<PositionEncoding, std::string_view>> enum_names<Positi
 template <>
 std::span<const std::pair<MlpType, std::string_view>> enum_names<MlpType>() {
   return kMlpTypes;
+}
+template <>
+std::span<const std::pair<AttentionSink, std::string_view>> enum_names<AttentionSink>() {
+  return kAttentionSinks;
 }
 template <>
 std::span<const std::pair<InitScheme, std::string_view>> enum_names<InitScheme>() {

@@ -13,6 +13,9 @@ enum class NormType : std::uint8_t { layernorm, rmsnorm };
 enum class PositionEncoding : std::uint8_t { learned, rope, none };
 /// gelu: in tanh form; gelu_erf: GELU itself; swiglu: gated (GeluForward, SwigluForward in kernels/ops.h).
 enum class MlpType : std::uint8_t { gelu, gelu_erf, swiglu };
+/// A logit of each head that stands beside the scores of every query, without a key and a value (AttentionForward in
+/// kernels/ops.h): none; 0, for weights exp(s_k) / (1 + sum_j exp(s_j)); a parameter of each layer and head.
+enum class AttentionSink : std::uint8_t { none, off_by_one, learned };
 /// gpt2: normal(0, std), residual projections scaled by 1/sqrt(2L), positions std/2 (Radford et al.
 /// 2019); llama: normal(0, std) everywhere, as the other families' reference implementations do.
 enum class InitScheme : std::uint8_t { gpt2, llama };
@@ -39,6 +42,8 @@ template <>
 std::span<const std::pair<PositionEncoding, std::string_view>> enum_names<PositionEncoding>();
 template <>
 std::span<const std::pair<MlpType, std::string_view>> enum_names<MlpType>();
+template <>
+std::span<const std::pair<AttentionSink, std::string_view>> enum_names<AttentionSink>();
 template <>
 std::span<const std::pair<InitScheme, std::string_view>> enum_names<InitScheme>();
 template <>

@@ -53,10 +53,11 @@ struct Field {
 
 template <class T>
 inline constexpr bool kIsSection =
-    std::is_same_v<T, ModelConfig> || std::is_same_v<T, DataConfig> || std::is_same_v<T, OptimizerConfig> ||
-    std::is_same_v<T, ScheduleConfig> || std::is_same_v<T, TrainConfig> || std::is_same_v<T, EvaluationConfig> ||
-    std::is_same_v<T, SampleConfig> || std::is_same_v<T, PhaseConfig> || std::is_same_v<T, ProbeConfig> ||
-    std::is_same_v<T, CheckpointConfig> || std::is_same_v<T, LogConfig> || std::is_same_v<T, AlertConfig>;
+    std::is_same_v<T, AttentionConfig> || std::is_same_v<T, ModelConfig> || std::is_same_v<T, DataConfig> ||
+    std::is_same_v<T, OptimizerConfig> || std::is_same_v<T, ScheduleConfig> || std::is_same_v<T, TrainConfig> ||
+    std::is_same_v<T, EvaluationConfig> || std::is_same_v<T, SampleConfig> || std::is_same_v<T, PhaseConfig> ||
+    std::is_same_v<T, ProbeConfig> || std::is_same_v<T, CheckpointConfig> || std::is_same_v<T, LogConfig> ||
+    std::is_same_v<T, AlertConfig>;
 
 inline constexpr std::int64_t kMaxTokens = std::int64_t{1} << 20;   // sequence lengths
 inline constexpr std::int64_t kMaxVocab = std::int64_t{1} << 24;
@@ -66,6 +67,15 @@ inline constexpr NumberLimits kPositive{.minimum = 0.0, .above = true};
 
 template <class Section>
 struct SectionFields;  // visit(visitor) calls visitor(Field) for each field, in order
+
+template <>
+struct SectionFields<AttentionConfig> {
+  template <class Visitor>
+  static void visit(Visitor&& visitor) {
+    using S = AttentionConfig;
+    visitor(Field{"sink", &S::sink, Unlimited{}, "a logit of each head in the softmax of every query, with no key and no value, so that the weights on keys sum to less than 1; off_by_one: 0, which adds 1 to the sum of exponentials; learned: a parameter of each layer and head, which begins at 0 and does not decay"});
+  }
+};
 
 template <>
 struct SectionFields<ModelConfig> {
@@ -92,6 +102,7 @@ struct SectionFields<ModelConfig> {
     visitor(Field{"parallel_block", &S::parallel_block, Unlimited{}, "attention and MLP both read the block's input, each through its own norm, and are added to it together"});
     visitor(Field{"tied_embedding", &S::tied_embedding, Unlimited{}, "the output projection is the token embedding"});
     visitor(Field{"qk_norm", &S::qk_norm, Unlimited{}, "RMSNorm of each query and key head; needs norm rmsnorm"});
+    visitor(Field{"attention", &S::attention, Unlimited{}, "the softmax of attention"});
     visitor(Field{"init", &S::init, Unlimited{}, "initialisation; gpt2 scales residual projections by 1/sqrt(2 layers)"});
     visitor(Field{"init_std", &S::init_std, NumberLimits{0.0, 10.0, true}, "standard deviation of the initial weights"});
   }

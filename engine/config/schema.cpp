@@ -24,9 +24,11 @@ std::string default_text(const FieldSpec& spec);
 std::vector<std::pair<std::string, Json>> preset_values(const FieldSpec& spec) {
   std::vector<std::pair<std::string, Json>> values;
   if (!spec.path.starts_with("model.") || spec.key == "preset") return {{"", spec.standard}};
+  std::string pointer = spec.path.substr(std::string_view("model").size());
+  std::replace(pointer.begin(), pointer.end(), '.', '/');
   bool differ = false;
   for (const auto& [preset, name] : enum_names<ModelPreset>()) {
-    values.emplace_back(name, to_json(preset_defaults(preset)).at(spec.key));
+    values.emplace_back(name, to_json(preset_defaults(preset)).at(Json::json_pointer(pointer)));
     differ = differ || values.back().second != values.front().second;
   }
   if (!differ) return {{"", spec.standard}};

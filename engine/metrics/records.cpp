@@ -189,6 +189,7 @@ void visit_probe_fields(Record& record, Visitor& visit) {
   visit("first_token_argmax", record.first_token_argmax);
   visit("entropy", record.entropy);
   visit("key_mass", record.key_mass);
+  visit("sink_logit_mass", record.sink_logit_mass);
   visit("residual_norm", record.residual_norm);
   visit("residual_norm_rest", record.residual_norm_rest);
   visit("norm_ratio", record.norm_ratio);

@@ -64,6 +64,7 @@ struct ProbeRecord {
   std::vector<double> first_token_argmax; // [L*H]
   std::vector<double> entropy;            // [L*H]
   std::vector<double> key_mass;           // [L*T] mean over sequences and heads
+  std::vector<double> sink_logit_mass;    // [L] mean over (sequence, head, query) of exp(z - lse); empty without sink logits
   // Section 2. "h" index 0 is the embedding output, so L+1 rows.
   std::vector<double> residual_norm;       // [(L+1)*K]
   std::vector<double> residual_norm_rest;  // [L+1] mean over t >= K

@@ -112,6 +112,7 @@ Summary summary_of(const ProbeRecord& record, bool with_images) {
   add_mean(summary, sink + "first_token_mass", record.first_token_mass);
   add_mean(summary, sink + "first_token_argmax", record.first_token_argmax);
   add_mean(summary, sink + "entropy", record.entropy);
+  add_each(summary, sink + "logit_mass_", record.sink_logit_mass, layer_name);
   add_each(summary, norm + "ratio_", record.norm_ratio, residual_name);
   add_each(summary, norm + "massive_ratio_", record.massive_ratio, layer_name);
   add_mean(summary, norm + "value_first", record.value_norm_first);

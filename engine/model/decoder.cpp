@@ -33,6 +33,8 @@ struct Decoder::State {
     const std::int64_t size = layout.flat_size();
     weights = DecoderParameters(config, layout, memory.parameters.tensor(memory.parameter_flat, {size}),
                                 options.training ? memory.gradients.tensor(memory.gradient_flat, {size}) : Tensor());
+    if (config.attention.sink == AttentionSink::off_by_one)  // an arena begins as zeros
+      zero_logits = memory.parameters.tensor(memory.zero_logits, {config.heads});
     if (const std::int64_t K = options.sink_positions; K > 0)
       step_statistics = StepStatistics(
           ops, memory.activations.tensor(memory.step_sums, {StepStatistics::elements(config.layers, config.heads, K)}),
@@ -66,6 +68,10 @@ struct Decoder::State {
   Tensor sink_block(std::int64_t layer) const {  // (B, H, K) of the (L, B, H, K)
     return options.sink_positions == 0 ? Tensor()
                                        : sinks().rows(layer, 1).view({B, config.heads, options.sink_positions});
+  }
+  /// Without a gradient where they are fixed; both absent where there are none.
+  Parameter sink_logits(std::int64_t layer) const {
+    return zero_logits ? Parameter{zero_logits, {}} : weights.blocks[static_cast<std::size_t>(layer)].sink_logits;
   }
   const Parameter& head() const { return config.tied_embedding ? weights.token_embedding : weights.lm_head; }
   Tensor final_norm_output() const { return act(memory.final_norm, config.channels); }
@@ -101,6 +107,7 @@ struct Decoder::State {
   DecoderMemory memory;
 
   DecoderParameters weights;
+  Tensor zero_logits;  // (H) real, sink logits that are fixed; not given otherwise
 
   std::int64_t B = 0, T = 0;     // of the last forward
   bool head_gradient = false;    // d_final holds the gradient of the last forward's loss
@@ -187,7 +194,8 @@ void Decoder::State::attention_forward(std::int64_t layer, const Tensor& sink) {
                          .kv_heads = static_cast<int>(G),
                          .out = act(b.attention, H * D).view({B, T, H, D}),
                          .lse = memory.activations.tensor(b.lse, {B, H, T}),
-                         .sink = sink});
+                         .sink = sink,
+                         .sink_logits = sink_logits(layer).value});
   if (layer < edits.isolation.layers)
     ops.isolate_query({.qkv = qkv_heads(qkv),
                        .query_heads = static_cast<int>(H),
@@ -195,7 +203,8 @@ void Decoder::State::attention_forward(std::int64_t layer, const Tensor& sink) {
                        .position = edits.isolation.position,
                        .out = act(b.attention, H * D).view({B, T, H, D}),
                        .lse = memory.activations.tensor(b.lse, {B, H, T}),
-                       .sink = sink});
+                       .sink = sink,
+                       .sink_logits = sink_logits(layer).value});
   linear_forward(p.output, act(b.attention, H * D), tmp(memory.attention_delta, config.channels));
   knock_out(Branch::attention, layer, tmp(memory.attention_delta, config.channels));
 }
@@ -226,7 +235,9 @@ void Decoder::State::attention_backward(std::int64_t layer) {
                           .out = act(b.attention, H * D).view({B, T, H, D}),
                           .dout = d_attention.view({B, T, H, D}),
                           .lse = memory.activations.tensor(b.lse, {B, H, T}),
-                          .dqkv = qkv_heads(d_qkv)});
+                          .dqkv = qkv_heads(d_qkv),
+                          .sink_logits = sink_logits(layer).value,
+                          .dsink_logits = sink_logits(layer).gradient});
   if (config.position == PositionEncoding::rope)
     ops.rope({.qkv = qkv_heads(d_qkv),
               .heads = static_cast<int>(H + G),
@@ -328,6 +339,7 @@ void Decoder::State::show_block(std::int64_t layer, ActivationObserver& observer
                   .input = residual(layer),
                   .qkv = qkv_heads(act(b.qkv, (config.heads + 2 * config.kv_heads) * config.head_dim)),
                   .lse = memory.activations.tensor(b.lse, {B, config.heads, T}),
+                  .sink_logits = sink_logits(layer).value,
                   .attention_output = tmp(memory.attention_delta, config.channels),
                   .middle = act(b.middle, config.channels),
                   .mlp_output = tmp(memory.mlp_delta, config.channels),

@@ -1,6 +1,6 @@
 // A pre-norm decoder with explicit forward and backward passes, switched by its ModelConfig:
 //   h^-1 = wte[token] (+ wpe[t])
-//   m^l  = h^(l-1) + W_o attention(rope(qk_norm(W_qkv norm1(h^(l-1)))))
+//   m^l  = h^(l-1) + W_o attention(rope(qk_norm(W_qkv norm1(h^(l-1)))), sink logits)
 //   h^l  = m^l + W_down act(W_up norm2(m^l))    in a parallel block norm2(h^(l-1))
 //   logits = W_head final_norm(h^(L-1))
 #pragma once
@@ -24,6 +24,7 @@ struct BlockActivations {
   Tensor input;             // (B*T, C)  h^(l-1)
   Tensor qkv;               // (B, T, H+2G, D) after QK-norm and rotary embedding
   Tensor lse;               // (B, H, T) f32
+  Tensor sink_logits;       // (H) real; not given when the model has none
   Tensor attention_output;  // (B*T, C)  the attention sub-block's contribution
   Tensor middle;            // (B*T, C)  m^l
   Tensor mlp_output;        // (B*T, C)  the MLP's contribution

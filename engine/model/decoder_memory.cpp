@@ -22,6 +22,7 @@ DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& op
   slots = options.training ? L : std::min<std::int64_t>(L, 2);
 
   parameter_flat = parameters.request("parameters", real, layout.flat_size());
+  if (config.attention.sink == AttentionSink::off_by_one) zero_logits = parameters.request("fixed sink logits", real, H);
   if (options.training) gradient_flat = gradients.request("gradients", DType::f32, layout.flat_size());
 
   const auto keep = [&](const std::string& name, DType dtype, std::int64_t size) {

@@ -37,6 +37,7 @@ struct DecoderMemory {
 
   Arena parameters{"parameters"}, gradients{"gradients"}, activations{"activations"}, scratch{"scratch"};
   std::size_t parameter_flat = 0, gradient_flat = 0;
+  std::size_t zero_logits = 0;   // (H) real, sink logits that are fixed
 
   std::vector<BlockBuffers> blocks;  // slots of them
   std::size_t final_residual = 0, final_norm = 0, final_mean = 0, final_rstd = 0;

@@ -29,7 +29,8 @@ DecoderParameters::DecoderParameters(const ModelConfig& config, const ParameterL
                       .up = bind_linear(block + (config.mlp == MlpType::swiglu ? ".mlp.gate_up" : ".mlp.up")),
                       .down = bind_linear(block + ".mlp.down"),
                       .q_norm = bind(block + ".attention.q_norm.weight"),
-                      .k_norm = bind(block + ".attention.k_norm.weight")});
+                      .k_norm = bind(block + ".attention.k_norm.weight"),
+                      .sink_logits = bind(block + ".attention.sink")});
   }
 }
 

@@ -28,6 +28,7 @@ struct BlockParameters {
   NormParameters norm1, norm2;
   LinearParameters qkv, output, up, down;
   Parameter q_norm, k_norm;
+  Parameter sink_logits;
 };
 
 struct DecoderParameters {

@@ -26,7 +26,7 @@ struct ForwardEdits {
     std::int64_t position = 0;
     Tensor vector{};  // (C) real
   };
-  /// The query at one position attends to itself alone in the layers below `layers`.
+  /// The query at one position attends to itself alone in the layers below `layers`; a sink logit stays beside it.
   struct Isolation {
     std::int64_t position = -1;
     std::int64_t layers = 0;

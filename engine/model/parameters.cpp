@@ -52,6 +52,8 @@ ParameterLayout::ParameterLayout(const ModelConfig& config) {
       vector(block + ".attention.q_norm.weight", D, layer, ParameterGroup::norm, 1.0);
       vector(block + ".attention.k_norm.weight", D, layer, ParameterGroup::norm, 1.0);
     }
+    if (config.attention.sink == AttentionSink::learned)
+      vector(block + ".attention.sink", H, layer, ParameterGroup::attention, 0.0);
     linear(block + ".attention.output", C, H * D, layer, ParameterGroup::attention, residual_std, config.bias);
     norm(block + ".norm2", C, layer);
     if (config.mlp == MlpType::swiglu)

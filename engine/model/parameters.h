@@ -32,6 +32,7 @@ struct ParameterSpec {
 ///   blocks.l.norm1.weight, .bias (C)          .bias with layernorm only
 ///   blocks.l.attention.qkv.weight ((H+2G)D, C), .bias   rows: queries, keys, values
 ///   blocks.l.attention.q_norm.weight, k_norm.weight (D) QK-norm only
+///   blocks.l.attention.sink (H)               learned sink logits only
 ///   blocks.l.attention.output.weight (C, HD), .bias (C)
 ///   blocks.l.norm2.weight, .bias (C)
 ///   blocks.l.mlp.up.weight (F, C), .bias      gelu, gelu_erf

@@ -44,7 +44,7 @@ struct DeviceBuffers {
   DeviceBuffers(const ModelConfig& model, const ProbeConfig& config, const Extents& extents, DType real) {
     const std::int64_t L = model.layers, heads_of_part = extents.sequences * model.heads;
     sink = arena.request("sink scores", DType::f32, L * heads_of_part * config.positions);
-    heads = arena.request("statistics of heads", DType::f32, kHeadStatistics * L * heads_of_part);
+    heads = arena.request("statistics of heads", DType::f32, head_statistics(model) * L * heads_of_part);
     key_mass = arena.request("key mass", DType::f32, L * extents.rows * model.heads);
     norms = arena.request("row norms", DType::f32, (ProbeSums::places(model) + L) * extents.rows);
     head_norms = arena.request("key and value norms", DType::f32, 2 * model.kv_heads * L * extents.rows);
@@ -113,8 +113,8 @@ struct ProbePass::State final : ActivationObserver {
   }
   // Of every layer of the part at hand.
   Tensor sink_scores() const { return buffer(device.sink, {model.layers, part, model.heads, config.positions}); }
-  Tensor head_statistics() const {  // the layers of each statistic
-    return buffer(device.heads, {kHeadStatistics * model.layers, part, model.heads, 1});
+  Tensor statistics_of_heads() const {  // the layers of each statistic
+    return buffer(device.heads, {head_statistics(model) * model.layers, part, model.heads, 1});
   }
   Tensor key_masses() const { return buffer(device.key_mass, {model.layers, part * model.heads, 1, current->length}); }
   /// Of the places of ProbeSums, then of m^l of each layer.
@@ -213,7 +213,7 @@ void ProbePass::State::measure_rows(const Tensor& x, std::int64_t place) {
 void ProbePass::State::measure_attention(const BlockActivations& activations) {
   const std::int64_t l = activations.layer, H = model.heads;
   const auto statistic = [&](HeadStatistic which) {
-    return head_statistics().rows(static_cast<std::int64_t>(which) * model.layers + l, 1).view({part, H});
+    return statistics_of_heads().rows(static_cast<std::int64_t>(which) * model.layers + l, 1).view({part, H});
   };
   ops.attention_statistics({.qkv = activations.qkv,
                             .query_heads = static_cast<int>(H),
@@ -225,7 +225,10 @@ void ProbePass::State::measure_attention(const BlockActivations& activations) {
                             .entropy = statistic(HeadStatistic::entropy),
                             .key_mass = key_masses().rows(l, 1).view({part, H, current->length}),
                             .cos_first = statistic(HeadStatistic::cos_first),
-                            .cos_rest = statistic(HeadStatistic::cos_rest)});
+                            .cos_rest = statistic(HeadStatistic::cos_rest),
+                            .sink_logits = activations.sink_logits,
+                            .sink_logit_mass =
+                                activations.sink_logits ? statistic(HeadStatistic::sink_logit_mass) : Tensor()});
 }
 
 void ProbePass::State::measure_keys_and_values(const BlockActivations& activations) {
@@ -258,7 +261,7 @@ void ProbePass::State::add_part() {
                  .threshold = static_cast<float>(config.sink_threshold),
                  .scores = sums.sink_scores,
                  .above = sums.sinks_above});
-  ops.sink_sums({.sink = head_statistics(), .scores = sums.heads, .above = {}});
+  ops.sink_sums({.sink = statistics_of_heads(), .scores = sums.heads, .above = {}});
   ops.sink_sums({.sink = key_masses(), .scores = sums.key_mass, .above = {}});
   ops.norm_sums({.norms = norms().rows(0, places),
                  .first = sums.norm_first,
@@ -319,6 +322,11 @@ void ProbePass::State::fill_attention() {
   record.cosine_rest = statistic(HeadStatistic::cos_rest);
   record.key_mass = means(sums.key_mass);
   for (double& mass : record.key_mass) mass /= static_cast<double>(model.heads);
+  if (model.attention.sink == AttentionSink::none) return;
+  const std::vector<double> masses = statistic(HeadStatistic::sink_logit_mass);
+  record.sink_logit_mass.assign(index(L), 0.0);
+  for (std::size_t i = 0; i < masses.size(); ++i)
+    record.sink_logit_mass[i / index(model.heads)] += masses[i] / static_cast<double>(model.heads);
 }
 
 void ProbePass::State::fill_norms() {

@@ -23,7 +23,7 @@ void ProbeSums::each(const ModelConfig& model, std::int64_t positions, std::int6
   };
   function(sink_scores, {L, H, K});
   function(sinks_above, {L, H, K});
-  function(heads, {kHeadStatistics * L, H, 1});
+  function(heads, {head_statistics(model) * L, H, 1});
   function(key_mass, {L, 1, length});
   norms(places(model), K, norm_first, norm_rest, norm_ratio);
   norms(L, K, gain_first, gain_rest, gain_ratio);

@@ -11,9 +11,9 @@
 
 namespace sinkscope {
 
-/// Numbers of a query head that AttentionStatistics gives, in this order.
-enum class HeadStatistic : std::uint8_t { first_mass, first_argmax, entropy, cos_first, cos_rest };
-constexpr std::int64_t kHeadStatistics = 5;
+/// Numbers of a query head that AttentionStatistics gives, in this order; the last of models with sink logits alone.
+enum class HeadStatistic : std::uint8_t { first_mass, first_argmax, entropy, cos_first, cos_rest, sink_logit_mass };
+inline std::int64_t head_statistics(const ModelConfig& model) { return model.attention.sink == AttentionSink::none ? 5 : 6; }
 
 /// The sums, f64 and one behind the other in a tensor that its owner keeps. Symbols as in kernels/ops.h. Places of rows
 /// are the residual stream h^-1 to h^(L-1), the attention outputs of the layers, and their MLP outputs.
@@ -29,7 +29,7 @@ class ProbeSums {
 
   /// The views, in the order in which they lie; all of them +=, but `massive`.
   Tensor sink_scores, sinks_above;           // (L, H, K)        SinkSums
-  Tensor heads;                              // (5 L, H, 1)      SinkSums of each HeadStatistic, layer by layer
+  Tensor heads;                              // (S L, H, 1)      SinkSums of each of S HeadStatistics, layer by layer
   Tensor key_mass;                           // (L, 1, T)        SinkSums over sequences and heads
   Tensor norm_first, norm_rest, norm_ratio;  // (3L+1, K), (3L+1), (3L+1)   NormSums of rows
   Tensor gain_first, gain_rest, gain_ratio;  // (L, K), (L), (L)            NormSums of |h^l| / |m^l|

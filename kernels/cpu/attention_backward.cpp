@@ -1,7 +1,8 @@
 // Backward of causal attention, after FlashAttention-2 (Dao 2023): with s = scale q.k,
 // P = exp(s - lse), dP = dout.v, delta_t = dout_t.out_t, dS = P (dP - delta):
-// dv = P^T dout, dq = scale dS k, dk = scale dS^T q. One task is one key/value head of one sequence
-// with all its query heads, so that every gradient has one writer.
+// dv = P^T dout, dq = scale dS k, dk = scale dS^T q. A sink logit z is one more score, whose value is 0:
+// dz = sum_t exp(z - lse_t) (0 - delta_t). One task is one key/value head of one sequence with all its query
+// heads, so that every gradient has one writer.
 #include <cmath>
 
 #include "kernels/cpu/attention_tiles.h"
@@ -60,6 +61,14 @@ void gradient_row(float* weights, float* dscores, std::int64_t valid, std::int64
   std::fill(dscores + valid, dscores + padded, 0.0F);
 }
 
+/// sum_t exp(z - lse_t) delta_t of one head: minus the gradient of its sink logit z.
+double sink_gradient(float sink_logit, const float* lse, const float* delta, std::int64_t length) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t t = 0; t < length; ++t) sum += static_cast<double>(vector_exp(sink_logit - lse[t]) * delta[t]);
+  return sum;
+}
+
 /// The tile of queries at q0 against the tile of keys at k0: adds to dquery, dkey and dvalue.
 void backward_tile(const HeadExtents& head, const Scratch& scratch, std::int64_t q0, std::int64_t k0) {
   const std::int64_t width = head.width;
@@ -106,6 +115,7 @@ void CpuOps::attention_backward(const AttentionBackward& args) {
   check.shape("dout", args.dout, DType::f32, {sequences, length, heads, head_dim});
   check.shape("lse", args.lse, DType::f32, {sequences, heads, length});
   check.shape("dqkv", args.dqkv, DType::f32, {sequences, length, extents.row_heads(), head_dim});
+  check_sink_logits(check, args.sink_logits, DType::f32, heads, "dsink_logits", args.dsink_logits, {heads});
   if (sequences == 0 || length == 0) return;
 
   const HeadExtents head(extents);
@@ -117,8 +127,11 @@ void CpuOps::attention_backward(const AttentionBackward& args) {
   float* dqkv = args.dqkv.as<float>();
   const std::int64_t stride = extents.row_stride();
   const std::int64_t out_stride = heads * head_dim;
+  const float* sink_logits = args.dsink_logits ? args.sink_logits.as<float>() : nullptr;
   const std::int64_t scratch_size = round_to_line(Scratch::size(head));
-  auto* scratch_memory = workspace_.take<float>(threads_ * scratch_size);
+  const std::int64_t sums_size = sink_logits == nullptr ? 0 : 2 * round_to_line(sequences * heads);
+  auto* scratch_memory = workspace_.take<float>(threads_ * scratch_size + sums_size);
+  auto* sink_sums = reinterpret_cast<double*>(scratch_memory + threads_ * scratch_size);  // (B, H)
 
   parallel_tasks(threads_, sequences * kv_heads, [&](int thread, std::int64_t task) {
     const std::int64_t b = task / kv_heads;
@@ -146,6 +159,8 @@ void CpuOps::attention_backward(const AttentionBackward& args) {
         for (std::int64_t d = 0; d < head_dim; ++d) delta += out[d] * dout[d];
         scratch.delta[t] = delta;
       }
+      if (sink_logits != nullptr)
+        sink_sums[b * heads + h] = sink_gradient(sink_logits[h], scratch.lse, scratch.delta, length);
       for (std::int64_t q0 = 0; q0 < length; q0 += kQueryTile) {
         const std::int64_t queries = tile_queries(head, q0);
         std::fill_n(scratch.dquery, queries * head.width, 0.0F);
@@ -159,6 +174,13 @@ void CpuOps::attention_backward(const AttentionBackward& args) {
     scatter_head(head, scratch.dkey, 1.0F, dqkv + extents.offset(b, 0, heads + g), stride);
     scatter_head(head, scratch.dvalue, 1.0F, dqkv + extents.offset(b, 0, heads + kv_heads + g), stride);
   });
+  if (sink_logits == nullptr) return;
+  auto* dsink_logits = args.dsink_logits.as<float>();
+  for (std::int64_t h = 0; h < heads; ++h) {
+    double sum = 0;
+    for (std::int64_t b = 0; b < sequences; ++b) sum += sink_sums[b * heads + h];
+    dsink_logits[h] -= static_cast<float>(sum);
+  }
 }
 
 }  // namespace sinkscope

@@ -83,6 +83,7 @@ void CpuOps::attention_forward(const AttentionForward& args) {
     check.that(watched <= length, "sink",
                "is " + describe(args.sink) + ", expected at most T = " + std::to_string(length) + " keys");
   }
+  check.optional_shape("sink_logits", args.sink_logits, DType::f32, {heads});
   if (sequences == 0 || length == 0) return;
 
   const HeadExtents head(extents);
@@ -91,6 +92,7 @@ void CpuOps::attention_forward(const AttentionForward& args) {
   float* outs = args.out.as<float>();
   float* lses = args.lse.as<float>();
   float* sinks = watched > 0 ? args.sink.as<float>() : nullptr;
+  const float* sink_logits = args.sink_logits ? args.sink_logits.as<float>() : nullptr;
   const std::int64_t scratch_size = round_to_line(Scratch::size(head, watched)) + 2 * round_to_line(watched);
   auto* scratch_memory = workspace_.take<float>(threads_ * scratch_size);
 
@@ -111,8 +113,10 @@ void CpuOps::attention_forward(const AttentionForward& args) {
     for (std::int64_t q0 = 0; q0 < length; q0 += kQueryTile) {
       const std::int64_t queries = tile_queries(head, q0);
       Softmax softmax;
-      std::fill_n(softmax.highest, kQueryTile, -std::numeric_limits<float>::infinity());
-      std::fill_n(softmax.sum, kQueryTile, 0.0F);
+      // A sink logit is a score that is there before any key and has no value.
+      std::fill_n(softmax.highest, kQueryTile,
+                  sink_logits == nullptr ? -std::numeric_limits<float>::infinity() : sink_logits[h]);
+      std::fill_n(softmax.sum, kQueryTile, sink_logits == nullptr ? 0.0F : 1.0F);
       std::fill_n(scratch.out, queries * head.width, 0.0F);
       for (std::int64_t k0 = 0; k0 < q0 + queries; k0 += kKeyTile) {
         for (std::int64_t strip = 0; strip < queries; strip += kStripRows) {

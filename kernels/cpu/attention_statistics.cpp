@@ -112,6 +112,7 @@ void CpuOps::attention_statistics(const AttentionStatistics& args) {
   check.shape("key_mass", args.key_mass, DType::f32, {sequences, heads, length});
   check.shape("cos_first", args.cos_first, DType::f32, {sequences, heads});
   check.shape("cos_rest", args.cos_rest, DType::f32, {sequences, heads});
+  check_sink_logits(check, args.sink_logits, DType::f32, heads, "sink_logit_mass", args.sink_logit_mass, {sequences, heads});
 
   const HeadExtents head(extents);
   const float scale = 1.0F / std::sqrt(static_cast<float>(extents.head_dim));
@@ -124,6 +125,8 @@ void CpuOps::attention_statistics(const AttentionStatistics& args) {
   float* key_masses = args.key_mass.as<float>();
   float* cos_firsts = args.cos_first.as<float>();
   float* cos_rests = args.cos_rest.as<float>();
+  const float* sink_logits = args.sink_logit_mass ? args.sink_logits.as<float>() : nullptr;
+  float* sink_logit_masses = args.sink_logit_mass ? args.sink_logit_mass.as<float>() : nullptr;
   const auto later_queries = static_cast<double>(length - 1);
   const double later_pairs = 0.5 * static_cast<double>(length) * later_queries;  // 1 <= j <= t
   const std::int64_t scratch_size = round_to_line(Scratch::size(head));
@@ -141,6 +144,12 @@ void CpuOps::attention_statistics(const AttentionStatistics& args) {
     std::fill_n(scratch.key_mass, head.rows, 0.0);
 
     const float* lse = lses + task * length;
+    if (sink_logits != nullptr) {
+      double mass = 0;
+#pragma omp simd reduction(+ : mass)
+      for (std::int64_t t = 0; t < length; ++t) mass += static_cast<double>(vector_exp(sink_logits[h] - lse[t]));
+      sink_logit_masses[task] = static_cast<float>(mass / static_cast<double>(length));
+    }
     Sums sums;
     for (std::int64_t q0 = 0; q0 < length; q0 += kStripRows) {
       float highest[kStripRows];

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
@@ -18,6 +19,7 @@ void CpuOps::isolate_query(const IsolateQuery& args) {
   auto* out = args.out.as<float>();
   auto* lse = args.lse.as<float>();
   auto* sink = args.sink ? args.sink.as<float>() : nullptr;
+  const auto* sink_logits = args.sink_logits ? args.sink_logits.as<float>() : nullptr;
   parallel_range(threads_, extents.sequences * H, (K + 1) * D, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t b = i / H, h = i % H;
@@ -28,13 +30,20 @@ void CpuOps::isolate_query(const IsolateQuery& args) {
         for (std::int64_t d = 0; d < D; ++d) sum += static_cast<double>(query[d]) * static_cast<double>(key[d]);
         return scale * sum;
       };
+      const double own = score(p);
+      const double logit = sink_logits == nullptr ? -std::numeric_limits<double>::infinity() : static_cast<double>(sink_logits[h]);
+      const double top = std::max(own, logit);
+      const double after = top + std::log(std::exp(own - top) + std::exp(logit - top));
+      const double own_weight = std::exp(own - after);
       float& total = lse[i * T + p];
       for (std::int64_t k = 0; k < std::min(K, p + 1); ++k) {
         const double weight = std::exp(score(k) - static_cast<double>(total));
-        sink[i * K + k] += static_cast<float>(((k == p ? 1.0 : 0.0) - weight) / static_cast<double>(T - k));
+        sink[i * K + k] += static_cast<float>(((k == p ? own_weight : 0.0) - weight) / static_cast<double>(T - k));
       }
-      total = static_cast<float>(score(p));
-      std::copy_n(row(p, H + G + h / group), D, out + ((b * T + p) * H + h) * D);
+      total = static_cast<float>(after);
+      const float* value = row(p, H + G + h / group);
+      float* target = out + ((b * T + p) * H + h) * D;
+      for (std::int64_t d = 0; d < D; ++d) target[d] = static_cast<float>(own_weight) * value[d];
     }
   });
 }

@@ -7,6 +7,7 @@
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
+#include "kernels/cuda/sink_logits.h"
 #include "kernels/cuda/sm90/attention.h"
 
 namespace sinkscope {
@@ -153,6 +154,27 @@ __global__ void __launch_bounds__(kTileThreads) query_kernel(HeadLayout layout, 
   }
 }
 
+/// dqkv on plain fp32 arithmetic; delta (B, H, T).
+void tile_attention_backward(cudaStream_t stream, DType real, const HeadLayout& layout, std::int64_t sequences,
+                             const AttentionBackward& args, const float* delta) {
+  const float scale = 1.0F / std::sqrt(static_cast<float>(layout.head_dim));
+  with_real(real, [&]<class R>(R) {
+    with_slices(layout.head_dim, [&]<int Slices>() {
+      const std::size_t bytes = tile_bytes(layout.head_dim, 4);
+      const auto launch = [&](auto kernel, std::int64_t heads) {
+        check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+                   "attention_backward");
+        const dim3 grid(static_cast<unsigned>(layout.tiles(kTile)), static_cast<unsigned>(heads));
+        kernel<<<grid, kTileThreads, bytes, stream>>>(layout, pointer<const R>(args.qkv), pointer<const R>(args.dout),
+                                                      pointer<const float>(args.lse), delta, pointer<R>(args.dqkv), scale);
+        check_launch("attention_backward");
+      };
+      launch(key_value_kernel<Slices, R>, sequences * layout.kv_heads);
+      launch(query_kernel<Slices, R>, sequences * layout.query_heads);
+    });
+  });
+}
+
 }  // namespace
 }  // namespace cuda
 
@@ -164,49 +186,42 @@ void CudaOps::attention_backward(const AttentionBackward& args) {
   check.shape("dout", args.dout, real_, {B, T, H, D});
   check.shape("lse", args.lse, DType::f32, {B, H, T});
   check.shape("dqkv", args.dqkv, real_, {B, T, extents.row_heads(), D});
+  check_sink_logits(check, args.sink_logits, real_, H, "dsink_logits", args.dsink_logits, {H});
   const cuda::HeadLayout layout = cuda::tile_layout(check, args.qkv, extents);
   if (B * T == 0) return;
-#ifdef SINKSCOPE_SM90A
-  if (has_sm90_attention(D) && cuda::mma_attention(real_, D, {args.qkv.data, args.out.data, args.dout.data, args.dqkv.data})) {
-    cuda::sm90::attention_backward(stream_, cuda::head_layout(check, args.qkv, extents), B, properties_.multiProcessorCount, args.qkv,
-                                   args.out, args.dout, args.lse, reinterpret_cast<int*>(attention_counters_.get()),
-                                   scratch(static_cast<std::size_t>(cuda::sm90::backward_scratch(B * H, T, D))), args.dqkv);
-    return;
-  }
-#endif
+  const bool hopper =
+      has_sm90_attention(D) && cuda::mma_attention(real_, D, {args.qkv.data, args.out.data, args.dout.data, args.dqkv.data});
   const std::int64_t rows = B * T * H;
-  auto* delta = scratch_of<float>(rows);
-  cuda::with_real(real_, [&]<class R>(R) {
-    const auto *out = cuda::pointer<const R>(args.out), *dout = cuda::pointer<const R>(args.dout);
-    cuda::with_lanes(D, [&]<int Lanes>() {
-      cuda::with_bool(cuda::vector_rows(D, out, dout), [&](auto aligned) {
-        cuda::delta_kernel<Lanes, decltype(aligned)::value>
-            <<<cuda::grid_of(rows * Lanes, cuda::kTileThreads, rows * Lanes), cuda::kTileThreads, 0, stream_>>>(layout, out, dout, delta, rows);
+  const std::int64_t bytes = hopper ? cuda::sm90::backward_scratch(B * H, T, D) : rows * 4, sums_at = cuda::ceil_div(bytes, 8) * 8;
+  std::byte* room = scratch(static_cast<std::size_t>(sums_at + B * H * 8));
+  auto* delta = reinterpret_cast<float*>(room);
+  auto* sink_sums = reinterpret_cast<double*>(room + sums_at);  // (B, H)
+  if (hopper) {
+#ifdef SINKSCOPE_SM90A
+    cuda::sm90::attention_backward(stream_, cuda::head_layout(check, args.qkv, extents), B, properties_.multiProcessorCount, args.qkv,
+                                   args.out, args.dout, args.lse, reinterpret_cast<int*>(attention_counters_.get()), room, args.dqkv);
+#endif
+  } else {
+    cuda::with_real(real_, [&]<class R>(R) {
+      const auto *out = cuda::pointer<const R>(args.out), *dout = cuda::pointer<const R>(args.dout);
+      cuda::with_lanes(D, [&]<int Lanes>() {
+        cuda::with_bool(cuda::vector_rows(D, out, dout), [&](auto aligned) {
+          cuda::delta_kernel<Lanes, decltype(aligned)::value>
+              <<<cuda::grid_of(rows * Lanes, cuda::kTileThreads, rows * Lanes), cuda::kTileThreads, 0, stream_>>>(layout, out, dout, delta, rows);
+        });
       });
+      check_launch("attention_backward");
     });
-    check_launch("attention_backward");
-  });
-  if (cuda::mma_attention(real_, D, {args.qkv.data, args.dout.data, args.dqkv.data})) {
-    cuda::mma_attention_backward(stream_, layout, B, args.qkv, args.dout, args.lse, delta, args.dqkv);
-    return;
+    if (cuda::mma_attention(real_, D, {args.qkv.data, args.dout.data, args.dqkv.data}))
+      cuda::mma_attention_backward(stream_, layout, B, args.qkv, args.dout, args.lse, delta, args.dqkv);
+    else
+      cuda::tile_attention_backward(stream_, real_, layout, B, args, delta);
   }
-  const float scale = 1.0F / std::sqrt(static_cast<float>(D));
-  cuda::with_real(real_, [&]<class R>(R) {
-    cuda::with_slices(D, [&]<int Slices>() {
-      const std::size_t bytes = cuda::tile_bytes(layout.head_dim, 4);
-      const auto launch = [&](auto kernel, std::int64_t heads) {
-        check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-                   "attention_backward");
-        const dim3 grid(static_cast<unsigned>(layout.tiles(cuda::kTile)), static_cast<unsigned>(heads));
-        kernel<<<grid, cuda::kTileThreads, bytes, stream_>>>(layout, cuda::pointer<const R>(args.qkv),
-                                                             cuda::pointer<const R>(args.dout), cuda::pointer<const float>(args.lse),
-                                                             delta, cuda::pointer<R>(args.dqkv), scale);
-        check_launch("attention_backward");
-      };
-      launch(cuda::key_value_kernel<Slices, R>, B * extents.kv_heads);
-      launch(cuda::query_kernel<Slices, R>, B * H);
-    });
-  });
+  if (!args.dsink_logits) return;
+  // On Hopper blocks of queries leave their lse, then their deltas.
+  constexpr std::int64_t kBlock = cuda::sm90::kRowsOfBlock;
+  const cuda::RowDeltas in_order{delta, T, T, T}, in_blocks{delta + kBlock, cuda::ceil_div(T, kBlock) * 2 * kBlock, kBlock, 2 * kBlock};
+  cuda::sink_logit_gradient(stream_, args.sink_logits, args.lse, hopper ? in_blocks : in_order, sink_sums, args.dsink_logits);
 }
 
 }  // namespace sinkscope

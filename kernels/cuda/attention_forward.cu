@@ -13,8 +13,8 @@ namespace {
 
 /// Block (query tile, b*H + h); heavy tiles first.
 template <int Slices, class T>
-__global__ void __launch_bounds__(kTileThreads) forward_kernel(HeadLayout layout, const T* qkv, T* out, float* lse,
-                                                               float scale) {
+__global__ void __launch_bounds__(kTileThreads) forward_kernel(HeadLayout layout, const T* qkv, const T* sink_logits,
+                                                               T* out, float* lse, float scale) {
   extern __shared__ float shared[];
   const int D = layout.head_dim, width = tile_width(D), lane = static_cast<int>(threadIdx.x) % kWarp;
   const int first_row = static_cast<int>(threadIdx.x) / kWarp * kRowsPerWarp;
@@ -23,7 +23,9 @@ __global__ void __launch_bounds__(kTileThreads) forward_kernel(HeadLayout layout
   const int head = static_cast<int>(blockIdx.y % layout.query_heads);
   load_tile(queries, qkv + layout.offset(b, head), layout.stride(), q0, layout.length, D);
   float highest[kRowsPerWarp], sum[kRowsPerWarp], acc[kRowsPerWarp][Slices] = {};
-  for (int r = 0; r < kRowsPerWarp; ++r) highest[r] = -INFINITY, sum[r] = 0;
+  // A sink logit is a score that is there before any key and has no value.
+  const float first = sink_logits == nullptr ? -INFINITY : to_float(sink_logits[head]);
+  for (int r = 0; r < kRowsPerWarp; ++r) highest[r] = first, sum[r] = sink_logits == nullptr ? 0.0F : 1.0F;
   for (std::int64_t k0 = 0; k0 <= q0; k0 += kTile) {
     __syncthreads();
     load_tile(keys, qkv + layout.offset(b, layout.key_head(head)), layout.stride(), k0, layout.length, D);
@@ -112,6 +114,7 @@ void CudaOps::attention_forward(const AttentionForward& args) {
     check.shape("sink", args.sink, DType::f32, {B, H, K});
     check.that(K <= T, "sink", "is " + describe(args.sink) + ", expected at most T = " + std::to_string(T) + " keys");
   }
+  check.optional_shape("sink_logits", args.sink_logits, real_, {H});
   if (B * T == 0) return;
   const float scale = 1.0F / std::sqrt(static_cast<float>(D));
   auto* sink = cuda::pointer<float>(args.sink);
@@ -127,10 +130,11 @@ void CudaOps::attention_forward(const AttentionForward& args) {
 #ifdef SINKSCOPE_SM90A
       auto* counters = reinterpret_cast<int*>(attention_counters_.get());
       const cuda::sm90::Watch watch{.keys = watched, .sink = sink, .partials = partials, .arrived = counters + 1};
-      cuda::sm90::attention_forward(stream_, layout, B, properties_.multiProcessorCount, args.qkv, args.out, args.lse, counters, watch, {});
+      cuda::sm90::attention_forward(stream_, layout, B, properties_.multiProcessorCount, args.qkv, args.out, args.lse, counters, watch,
+                                    args.sink_logits);
 #endif
     } else {
-      cuda::mma_attention_forward(stream_, layout, B, args.qkv, args.out, args.lse, partials, watched);
+      cuda::mma_attention_forward(stream_, layout, B, args.qkv, args.sink_logits, args.out, args.lse, partials, watched);
       if (watched > 0)
         cuda::add_partials_kernel<<<cuda::grid_of(B * H * watched, 256 / cuda::kWarp, 1 << 30), 256, 0, stream_>>>(
             sink, partials, B * H, tiles, rows, T, watched);
@@ -150,7 +154,7 @@ void CudaOps::attention_forward(const AttentionForward& args) {
         check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
                    "attention_forward");
         kernel<<<dim3(static_cast<unsigned>(layout.tiles(cuda::kTile)), heads), cuda::kTileThreads, bytes, stream_>>>(
-            layout, qkv, cuda::pointer<R>(args.out), lse, scale);
+            layout, qkv, cuda::pointer<const R>(args.sink_logits), cuda::pointer<R>(args.out), lse, scale);
       });
     check_launch("attention_forward");
     if (K > 0)

@@ -23,8 +23,9 @@ constexpr std::size_t kShared = (kQueries + 4 * kKeys) * kPitch<D> * sizeof(bf16
 
 /// Block (query tile, b*H + h), long tiles first.
 template <int D>
-__global__ void __launch_bounds__(kThreads) forward_kernel(HeadLayout layout, const bf16* qkv, bf16* out, float* lse,
-                                                           float* sink_partials, int watched, float scale) {
+__global__ void __launch_bounds__(kThreads) forward_kernel(HeadLayout layout, const bf16* qkv, const bf16* sink_logits,
+                                                           bf16* out, float* lse, float* sink_partials, int watched,
+                                                           float scale) {
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ float column_sums[kWarps][kSub<D>];
   bf16* queries = reinterpret_cast<bf16*>(shared);
@@ -46,10 +47,13 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(HeadLayout layout, co
   LeftRows<D, kRowTiles, D <= 64> left(queries + warp * kRowTiles * 16 * kPitch<D>);
   float acc[kRowTiles][D / 8][4], highest[kRowTiles][2], sum[kRowTiles][2];
   clear(acc);
+  // A sink logit is a score that is there before any key and has no value; `highest` is of scores before scaling, `sum`
+  // is spread over the four lanes of a row.
+  const float first = sink_logits == nullptr ? -INFINITY : to_float(sink_logits[head]) / scale;
 #pragma unroll
   for (int t = 0; t < kRowTiles; ++t)
 #pragma unroll
-    for (int h = 0; h < 2; ++h) highest[t][h] = -INFINITY, sum[t][h] = 0.0F;
+    for (int h = 0; h < 2; ++h) highest[t][h] = first, sum[t][h] = sink_logits == nullptr || lane % 4 != 0 ? 0.0F : 1.0F;
 
   const auto last_key = static_cast<int>(min(q0 + kQueries, layout.length)) - 1;
   const int last_block = last_key / kKeys;
@@ -170,14 +174,15 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(HeadLayout layout, co
 std::int64_t mma_watched_limit(int head_dim) { return head_dim <= 64 ? kSub<64> : kSub<128>; }
 
 void mma_attention_forward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, const Tensor& qkv,
-                           const Tensor& out, const Tensor& lse, float* sink_partials, int watched) {
+                           const Tensor& sink_logits, const Tensor& out, const Tensor& lse, float* sink_partials, int watched) {
   const float scale = 1.0F / std::sqrt(static_cast<float>(layout.head_dim));
   const dim3 grid(static_cast<unsigned>(layout.tiles(kQueries)), static_cast<unsigned>(sequences * layout.query_heads));
   with_head_dim(layout.head_dim, [&]<int D>() {
     check_cuda(cudaFuncSetAttribute(forward_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(kShared<D>)), "attention_forward");
-    forward_kernel<D><<<grid, kThreads, kShared<D>, stream>>>(layout, pointer<const bf16>(qkv), pointer<bf16>(out),
-                                                               pointer<float>(lse), sink_partials, watched, scale);
+    forward_kernel<D><<<grid, kThreads, kShared<D>, stream>>>(layout, pointer<const bf16>(qkv), pointer<const bf16>(sink_logits),
+                                                               pointer<bf16>(out), pointer<float>(lse), sink_partials,
+                                                               watched, scale);
   });
   check_launch("attention_forward");
 }

@@ -9,6 +9,7 @@
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
+#include "kernels/cuda/sink_logits.h"
 
 namespace sinkscope {
 namespace cuda {
@@ -155,6 +156,7 @@ void CudaOps::attention_statistics(const AttentionStatistics& args) {
   check.shape("key_mass", args.key_mass, DType::f32, {B, H, T});
   check.shape("cos_first", args.cos_first, DType::f32, {B, H});
   check.shape("cos_rest", args.cos_rest, DType::f32, {B, H});
+  check_sink_logits(check, args.sink_logits, real_, H, "sink_logit_mass", args.sink_logit_mass, {B, H});
   const bool tensor_cores = cuda::mma_attention(real_, extents.head_dim, {args.qkv.data});
   const cuda::HeadLayout layout = cuda::tile_layout(check, args.qkv, extents);
   if (B == 0) return;
@@ -184,6 +186,7 @@ void CudaOps::attention_statistics(const AttentionStatistics& args) {
   cuda::key_kernel<<<dim3(cuda::grid_of(T, 128, T), heads), 128, 0, stream_>>>(out, key_partials, tiles, rows, T);
   cuda::head_kernel<<<heads, cuda::kStatistics, 0, stream_>>>(out, partials, tiles, T);
   check_launch("attention_statistics");
+  if (args.sink_logit_mass) cuda::sink_logit_mass(stream_, args.sink_logits, args.lse, args.sink_logit_mass);
 }
 
 }  // namespace sinkscope

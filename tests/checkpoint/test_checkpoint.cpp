@@ -56,6 +56,35 @@ TEST_CASE("a model of no known architecture is checkpointed under the engine's o
         "GPT2LMHeadModel, GPTNeoXForCausalLM, LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM or Qwen3ForCausalLM");
 }
 
+TEST_CASE("sink logits are checkpointed under the engine's own names, and neither lost nor made up") {
+  const TemporaryFolder folder;
+  const ModelConfig plain = small_model(ModelPreset::llama);
+  ModelConfig model = plain;
+  model.attention.sink = AttentionSink::learned;
+  const Arrays arrays(model);
+  const auto saved = save_checkpoint(folder.path(), checkpoint_data(model, arrays, 3), 0);
+  CHECK(read_checkpoint_info(saved).model.attention.sink == AttentionSink::learned);
+  CHECK(contains(read_file(saved / "model.safetensors"), "\"blocks.1.attention.sink\""));
+  CHECK(contains(read_file(saved / "optimizer.safetensors"), "\"v.blocks.1.attention.sink\""));
+  Arrays read(model, 7);
+  load_checkpoint(saved, model, read.parameters, read.first, read.second);
+  CHECK(read.parameters == arrays.parameters);
+  CHECK(read.first == arrays.first);
+  CHECK(read.second == arrays.second);
+  Arrays without(plain, 7);
+  CHECK(message_of(saved, [&] { load_checkpoint(saved, plain, without.parameters, {}, {}); }) ==
+        "@/checkpoint.json: model.attention.sink is \"learned\", expected \"none\" as configured");
+
+  // Fixed ones are no parameters, but another function all the same.
+  ModelConfig fixed = plain;
+  fixed.attention.sink = AttentionSink::off_by_one;
+  const Arrays values(fixed);
+  CHECK(values.parameters == Arrays(plain).parameters);
+  const auto other = save_checkpoint(folder.path(), checkpoint_data(fixed, values, 4), 0);
+  CHECK(message_of(other, [&] { load_checkpoint(other, plain, without.parameters, {}, {}); }) ==
+        "@/checkpoint.json: model.attention.sink is \"off_by_one\", expected \"none\" as configured");
+}
+
 TEST_CASE("the same data make the same bytes") {
   const TemporaryFolder folder;
   const ModelConfig model = small_model(ModelPreset::gpt2);
@@ -212,7 +241,8 @@ TEST_CASE("a checkpoint that says nothing of later switches loads") {
   const ModelConfig model = small_model(preset);
   const Arrays arrays(model);
   const auto saved = save_checkpoint(folder.path(), checkpoint_data(model, arrays, 1), 0);
-  for (const char* line : {"\"rotary_dim\": 0,", "\"qkv_bias\": false,", "\"parallel_block\": false,"})
+  for (const char* line : {"\"rotary_dim\": 0,", "\"qkv_bias\": false,", "\"parallel_block\": false,",
+                           "\"attention\": {\n      \"sink\": \"none\"\n    },"})
     replace_in_file(saved / "checkpoint.json", line, "");
   Arrays read(model, 7);
   load_checkpoint(saved, model, read.parameters, read.first, read.second);

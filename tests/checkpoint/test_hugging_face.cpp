@@ -226,6 +226,16 @@ TEST_CASE("a model that no architecture expresses is refused with the field name
   model.mlp = MlpType::swiglu;
   CHECK(refusal(model) ==
         start + "GPTNeoXForCausalLM is nearest, but model.mlp is \"swiglu\", it needs \"gelu\" or \"gelu_erf\"");
+  for (const auto& [preset, architecture] :
+       {std::pair{ModelPreset::gpt2, "GPT2LMHeadModel"}, {ModelPreset::llama, "LlamaForCausalLM"},
+        {ModelPreset::qwen2, "Qwen2ForCausalLM"}, {ModelPreset::qwen3, "Qwen3ForCausalLM"},
+        {ModelPreset::gpt_neox, "GPTNeoXForCausalLM"}})
+    for (const AttentionSink sink : {AttentionSink::off_by_one, AttentionSink::learned}) {
+      model = small_model(preset);
+      model.attention.sink = sink;
+      CHECK(refusal(model) == start + architecture + " is nearest, but model.attention.sink is \"" +
+                                  std::string(to_string(sink)) + "\", it needs \"none\"");
+    }
   CHECK(names_in(folder.path()).empty());
 }
 

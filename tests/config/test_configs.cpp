@@ -47,7 +47,7 @@ TEST_CASE("every shipped config loads and conforms to the schema") {
   const auto files = shipped();
   for (const char* name :
        {"quickstart", "gpt2-124m", "llama-1.3b", "llama-42m", "llama-42m-bos", "qwen3-0.6b", "ablation-bos",
-        "ablation-learning-rate", "ablation-weight-decay", "ablation-context", "ablation-head-dim"})
+        "ablation-learning-rate", "ablation-weight-decay", "ablation-context", "ablation-head-dim", "ablation-attention-sink"})
     CHECK(files.count(name) == 1);
   const Json schema = config_schema();
   for (const auto& [name, file] : files) {
@@ -123,6 +123,11 @@ TEST_CASE("the shipped grids vary one thing over three seeds, and see as many to
             .train.optimizer.learning_rate == 3e-4);
   CHECK(arms_of("ablation-weight-decay", "train.optimizer.weight_decay", {"train.optimizer.weight_decay"})[0]
             .train.optimizer.weight_decay == 0);
+  const auto sink = arms_of("ablation-attention-sink", "model.attention.sink", {"model.attention.sink"});
+  CHECK(sink[0].name == "ablation-attention-sink/sink-none,seed-1");
+  CHECK(sink[0].model.attention.sink == AttentionSink::none);
+  CHECK(sink[3].model.attention.sink == AttentionSink::off_by_one);
+  CHECK(sink[8].model.attention.sink == AttentionSink::learned);
   const auto context = arms_of("ablation-context", "context", {"train.sequence_length", "train.micro_batch"});
   CHECK(context[0].name == "ablation-context/context-128,seed-1");
   CHECK(context[8].train.sequence_length == 2048);
@@ -155,6 +160,7 @@ TEST_CASE("schema and parser refuse the same values") {
   for (const char* text :
        {R"({})", R"({"$schema": "x"})", R"({"name": "a/b-1"})", R"({"model": {"layers": 7}})",
         R"({"train": {"optimizer": {"beta1": 0.0}}})", R"({"train": {"recompute": "mlp"}})",
+        R"({"model": {"attention": {"sink": "learned"}}})", R"({"model": {"attention": {}}})",
         R"({"data": {"common_targets": ["none"]}})", R"({"ablation": {"train.seed": [1, 2]}})",
         R"({"ablation": {"context": [{"train.sequence_length": 64, "train.micro_batch": 8}, {"train.seed": 2}]}})",
         R"({"ablation": {"model": [{"model.layers": 2}], "a.b+1": [{"threads": 1}]}})",
@@ -172,6 +178,9 @@ TEST_CASE("schema and parser refuse the same values") {
                            R"({"model": {"layers": 1.5}})",
                            R"({"model": {"norm": "batchnorm"}})",
                            R"({"model": 3})",
+                           R"({"model": {"attention": "learned"}})",
+                           R"({"model": {"attention": {"sink": true}}})",
+                           R"({"model": {"attention": {"sinks": "none"}}})",
                            R"({"model": {"norm_eps": 0}})",
                            R"({"train": {"optimizer": {"beta1": 1}}})",
                            R"({"train": {"sequence_length": 1}})",

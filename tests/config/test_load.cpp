@@ -117,6 +117,11 @@ TEST_CASE("a value of the wrong type is named with what was expected") {
   CHECK_THROWS_WITH(parse(R"({"model": {"norm": "rmsnrm"}})"),
                     R"(test.json: model.norm: expected one of "layernorm" or "rmsnorm", found the string "rmsnrm"; )"
                     R"(did you mean "rmsnorm"?)");
+  CHECK_THROWS_WITH(parse(R"({"model": {"attention": {"sink": "leaned"}}})"),
+                    R"(test.json: model.attention.sink: expected one of "none", "off_by_one" or "learned", found the string )"
+                    R"("leaned"; did you mean "learned"?)");
+  CHECK_THROWS_WITH(parse(R"({"model": {"attention": "learned"}})"),
+                    R"(test.json: model.attention: expected an object, found the string "learned")");
   CHECK_THROWS_WITH(parse(R"({"data": {"train": "a.bin"}})"),
                     R"(test.json: data.train: expected a list of file names, found the string "a.bin")");
   CHECK_THROWS_WITH(parse(R"({"alerts": {"command": "mail me"}})"),
@@ -232,6 +237,11 @@ TEST_CASE("presets set the switches that the file leaves open, and sizes are der
   CHECK(parse(R"({"model": {"preset": "gpt_neox", "rotary_dim": 0}})").model.rotary_dim == 0);
   CHECK(parse(R"({"model": {"preset": "gpt_neox", "position": "none"}})").model.rotary_dim == 0);
   CHECK(parse("{}").model.rotary_dim == 0);
+  for (const auto& [preset, name] : enum_names<ModelPreset>()) {
+    const std::string model = R"({"model": {"preset": ")" + std::string(name) + "\"}}";
+    CHECK(parse(model).model.attention.sink == AttentionSink::none);
+    CHECK(parse(model, {"model.attention.sink=learned"}).model.attention.sink == AttentionSink::learned);
+  }
 }
 
 TEST_CASE("the late layers begin within the model, unless told otherwise") {

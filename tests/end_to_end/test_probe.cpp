@@ -81,6 +81,25 @@ TEST_CASE("probe finds in a checkpoint what the run's own passes found, and the 
   CHECK(Json::parse(place.read("without/probe.json"))["sets"].size() == 2);
 }
 
+TEST_CASE("probe reads sink logits from a checkpoint, tells what they draw, and export refuses them by name") {
+  const Workplace place;
+  REQUIRE(place.run("train config.json --set probes.every=20 --set probes.sequences=3 --set model.attention.sink=learned").status == 0);
+  const Json json = probed(place, "runs/small --sequences 3 --causal --position 2 --rotary-shift 3", "probe-small-step_00000060");
+  CHECK(json["model"]["attention"]["sink"] == "learned");
+  std::size_t compared = 0;
+  for (const ProbeRecord& record : read_probe_records(place.path() / "runs/small")) {
+    if (record.step != 60) continue;
+    CHECK(set_of(json, record.set)["sink_logit_mass"] == to_json(record)["sink_logit_mass"]);
+    for (const double mass : record.sink_logit_mass) CHECK((mass > 0 && mass < 1));
+    ++compared;
+  }
+  CHECK(compared == 6);
+  const Outcome refused = place.run("export runs/small --output exported");
+  CHECK(refused.status == 1);
+  CHECK(contains(refused.output, "model.attention.sink is \"learned\", it needs \"none\""));
+  CHECK(!std::filesystem::exists(place.path() / "exported"));
+}
+
 TEST_CASE("causal tests run at configured steps, are events, and change no bit of the training") {
   const Workplace place;
   const std::string common = "train config.json --set probes.every=20 --set probes.sequences=3 ";
@@ -143,7 +162,7 @@ TEST_CASE("a run of before a key existed goes on, and causal tests can begin on 
   REQUIRE(place.run("train config.json --set probes.every=20").status == 0);
   std::filesystem::remove_all(place.path() / "runs/small/checkpoints/step_00000060");
   Json config = Json::parse(place.read("runs/small/config.json"));
-  for (const char* key : {"rotary_dim", "qkv_bias", "parallel_block"}) REQUIRE(config["model"].erase(key) == 1);
+  for (const char* key : {"rotary_dim", "qkv_bias", "parallel_block", "attention"}) REQUIRE(config["model"].erase(key) == 1);
   REQUIRE(config["probes"].erase("causal_every") == 1);
   place.write("runs/small/config.json", config.dump());
   const Outcome outcome = place.run("train config.json --set probes.every=20 --set probes.causal_every=60 --resume");
@@ -158,6 +177,10 @@ TEST_CASE("a run of before a key existed goes on, and causal tests can begin on 
   place.write("runs/small/config.json", config.dump());
   CHECK(contains(place.run("train config.json --set probes.every=20 --set model.parallel_block=true --resume").output,
                  "the run was begun with model.parallel_block = false, not true"));
+  config["model"].erase("attention");
+  place.write("runs/small/config.json", config.dump());
+  CHECK(contains(place.run("train config.json --set probes.every=20 --set model.attention.sink=learned --resume").output,
+                 "the run was begun with model.attention.sink = \"none\", not \"learned\""));
 }
 
 TEST_CASE("of a model whose training is not known, the sets with the stronger sink are shown and tested") {

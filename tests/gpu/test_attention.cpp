@@ -60,21 +60,51 @@ std::string describe(const Shape& s) {
   return text + ", G " + std::to_string(s.G) + ", D " + std::to_string(s.D) + ", K " + std::to_string(s.K);
 }
 
+/// Each value without sink logits and with them.
+template <class Values>
+auto with_and_without(const Values& values) {
+  std::vector<std::pair<typename Values::value_type, bool>> cases;
+  for (const auto& value : values)
+    for (const bool logits : {false, true}) cases.emplace_back(value, logits);
+  return cases;
+}
+
+/// A sum that cancels over queries and channels keeps the rounding of its terms, so their magnitudes are the measure.
+void check_sink_gradient(Backends& both, const Shape& s, const Floats& out, const Floats& dout, const Floats& lse,
+                         const Floats& logits, const Doubles& before, const BothFloats& gradient) {
+  const Doubles found = both.read(gradient.gpu);
+  for (std::int64_t h = 0; h < s.H; ++h) {
+    double terms = std::abs(before[static_cast<std::size_t>(h)]);
+    for (std::int64_t b = 0; b < s.B; ++b)
+      for (std::int64_t t = 0; t < s.T; ++t) {
+        double sum = 0;
+        for (std::int64_t d = 0; d < s.D; ++d) {
+          const std::int64_t i = ((b * s.T + t) * s.H + h) * s.D + d;
+          sum += std::abs(static_cast<double>(out[i]) * static_cast<double>(dout[i]));
+        }
+        terms += std::exp(static_cast<double>(logits[h] - lse[(b * s.H + h) * s.T + t])) * sum;
+      }
+    CHECK(std::abs(found[static_cast<std::size_t>(h)] - static_cast<double>(gradient.cpu[h])) < both.bound(1e-5, 1e-2) * terms);
+  }
+}
+
 void check_attention(const std::vector<Shape>& shapes, std::span<const DType> types = kComputeTypes,
                      std::initializer_list<double> spreads = {1.0, 3.0}) {
   for (const DType real : types) {
     Backends both(real);
     Random random(31);
     for (const Shape s : shapes)
-      for (const double spread : spreads) {
-        INFO(both.name() << " " << describe(s) << ", spread " << spread);
+      for (const auto& [spread, with_logits] : with_and_without(spreads)) {
+        INFO(both.name() << " " << describe(s) << ", spread " << spread << (with_logits ? ", sink logits" : ""));
         const std::int64_t heads = s.H + 2 * s.G, size = s.B * s.T * heads * s.D, out_size = s.B * s.T * s.H * s.D;
         const auto qkv = both.input({s.B, s.T, heads, s.D}, random.normals(size, spread));
+        const auto logits = both.input({s.H}, random.normals(s.H, 2 * spread));
+        const auto* z = with_logits ? &logits : nullptr;
         const auto out = both.output({s.B, s.T, s.H, s.D});
         const auto lse = both.single_output({s.B, s.H, s.T}), sink = both.single_output({s.B, s.H, s.K});
         const auto forward = [&](auto side, bool with_sink) {
           return AttentionForward{.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .lse = side(lse),
-                                  .sink = with_sink ? side(sink) : Tensor{}};
+                                  .sink = with_sink ? side(sink) : Tensor{}, .sink_logits = side(z)};
         };
         both.cpu().attention_forward(forward(kCpu, true));
         both.gpu().attention_forward(forward(kGpu, true));
@@ -93,17 +123,24 @@ void check_attention(const std::vector<Shape>& shapes, std::span<const DType> ty
 
         const auto dout = both.input({s.B, s.T, s.H, s.D}, random.normals(out_size));
         const auto dqkv = both.output({s.B, s.T, heads, s.D});
+        const Doubles before = random.normals(s.H);
+        const auto dlogits = both.single({s.H}, before), again = both.single({s.H}, before);
         const auto backward = [&](auto side) {
           return AttentionBackward{.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .dout = side(dout),
-                                   .lse = side(lse), .dqkv = side(dqkv)};
+                                   .lse = side(lse), .dqkv = side(dqkv), .sink_logits = side(z),
+                                   .dsink_logits = with_logits ? side(dlogits) : Tensor{}};
         };
         both.cpu().attention_backward(backward(kCpu));
         both.gpu().attention_backward(backward(kGpu));
         CHECK(both.difference(dqkv) < both.bound(1e-5, 1.5e-2));
+        if (with_logits) check_sink_gradient(both, s, out.cpu, dout.cpu, lse.cpu, logits.cpu, before, dlogits);
         const auto dqkv_bits = both.bytes(dqkv.gpu);
         both.spoil(dqkv.gpu);
-        both.gpu().attention_backward(backward(kGpu));
+        auto second = backward(kGpu);
+        if (with_logits) second.dsink_logits = again.gpu;
+        both.gpu().attention_backward(second);
         CHECK(both.bytes(dqkv.gpu) == dqkv_bits);
+        if (with_logits) CHECK(both.bytes(again.gpu) == both.bytes(dlogits.gpu));
       }
   }
 }
@@ -112,30 +149,34 @@ void check_statistics(const std::vector<Shape>& shapes, std::span<const DType> t
   for (const DType real : types) {
     Backends both(real);
     Random random(32);
-    for (const Shape s : shapes) {
+    for (const auto& [s, with_logits] : with_and_without(shapes)) {
       if (s.T < 2) continue;
-      INFO(both.name() << " " << describe(s));
+      INFO(both.name() << " " << describe(s) << (with_logits ? ", sink logits" : ""));
       const std::int64_t heads = s.H + 2 * s.G, size = s.B * s.T * heads * s.D;
       const auto qkv = both.input({s.B, s.T, heads, s.D}, random.normals(size));
       const auto out = both.output({s.B, s.T, s.H, s.D});
       const auto lse = both.single_output({s.B, s.H, s.T}), sink = both.single_output({s.B, s.H, s.K});
       const auto own_sink = both.single_output({s.B, s.H, s.K});  // of the forward pass
+      const auto logits = both.input({s.H}, random.normals(s.H)), logit_mass = both.single_output({s.B, s.H});
+      const auto* z = with_logits ? &logits : nullptr;
       const auto mass = both.single_output({s.B, s.H}), argmax = both.single_output({s.B, s.H}), entropy = both.single_output({s.B, s.H});
       const auto keys = both.single_output({s.B, s.H, s.T}), first = both.single_output({s.B, s.H}), rest = both.single_output({s.B, s.H});
       const auto run = [&](Ops& ops, auto side) {
-        ops.attention_forward({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .lse = side(lse), .sink = side(own_sink)});
+        ops.attention_forward({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .lse = side(lse), .sink = side(own_sink), .sink_logits = side(z)});
         ops.attention_statistics({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .lse = side(lse), .sink = side(sink),
                                   .first_mass = side(mass), .first_argmax = side(argmax), .entropy = side(entropy),
-                                  .key_mass = side(keys), .cos_first = side(first), .cos_rest = side(rest)});
+                                  .key_mass = side(keys), .cos_first = side(first), .cos_rest = side(rest),
+                                  .sink_logits = side(z), .sink_logit_mass = with_logits ? side(logit_mass) : Tensor{}});
       };
       run(both.cpu(), kCpu);
       run(both.gpu(), kGpu);
       for (const auto* result : {&sink, &mass, &entropy, &keys}) CHECK(both.difference(*result) < 2e-5);
       CHECK(both.difference(argmax) < 1e-6);
-      // Of the GPU alone: both passes score alike, and A[0,0] = 1.
+      if (with_logits) CHECK(both.difference(logit_mass) < 2e-5);
+      // Of the GPU alone: both passes score alike, and without sink logits A[0,0] = 1.
       const Doubles scores = both.read(sink.gpu);
       CHECK(relative_error(both.read(own_sink.gpu), scores) < 4e-5);
-      for (std::int64_t i = 0; i < s.B * s.H; ++i)
+      for (std::int64_t i = 0; !with_logits && i < s.B * s.H; ++i)
         CHECK(scores[static_cast<std::size_t>(i * s.K)] >= (1 - 1e-5) / static_cast<double>(s.T));
       // Cosines are near 0: compared by the size of a cosine.
       const Doubles a = both.read(first.gpu), b = both.read(rest.gpu);
@@ -143,12 +184,14 @@ void check_statistics(const std::vector<Shape>& shapes, std::span<const DType> t
         CHECK(std::abs(a[static_cast<std::size_t>(i)] - static_cast<double>(first.cpu[i])) < 1e-5);
         CHECK(std::abs(b[static_cast<std::size_t>(i)] - static_cast<double>(rest.cpu[i])) < 1e-5);
       }
-      // Every query's weights sum to 1, and every run gives the same bits.
+      // Every query's weights sum to 1, the one on the sink logit included, and every run gives the same bits.
       const Doubles masses = both.read(keys.gpu);
+      const Doubles on_logits = with_logits ? both.read(logit_mass.gpu) : Doubles(static_cast<std::size_t>(s.B * s.H), 0.0);
       for (std::int64_t i = 0; i < s.B * s.H; ++i)
         CHECK(std::accumulate(masses.begin() + i * s.T, masses.begin() + (i + 1) * s.T, 0.0) ==
-              Approx(static_cast<double>(s.T)).epsilon(1e-5));
-      const auto outputs = {&sink, &mass, &argmax, &entropy, &keys, &first, &rest};
+              Approx(static_cast<double>(s.T) * (1 - on_logits[static_cast<std::size_t>(i)])).epsilon(1e-5));
+      std::vector<const BothFloats*> outputs = {&sink, &mass, &argmax, &entropy, &keys, &first, &rest};
+      if (with_logits) outputs.push_back(&logit_mass);
       std::vector<std::vector<std::byte>> bits;
       for (const auto* output : outputs) bits.push_back(both.bytes(output->gpu));
       for (const auto* output : outputs) both.spoil(output->gpu);
@@ -165,13 +208,16 @@ void check_isolation(const std::vector<Shape>& shapes, std::span<const DType> ty
     Random random(33);
     for (const Shape s : shapes)
       for (const std::int64_t position : {std::int64_t{0}, s.T / 2, s.T - 1}) {
-        INFO(both.name() << " " << describe(s) << ", position " << position);
+        const bool with_logits = position > 0;
+        INFO(both.name() << " " << describe(s) << ", position " << position << (with_logits ? ", sink logits" : ""));
+        const auto logits = both.input({s.H}, random.normals(s.H, 3.0));
+        const auto* z = with_logits ? &logits : nullptr;
         const auto qkv = both.input({s.B, s.T, s.H + 2 * s.G, s.D}, random.normals(s.B * s.T * (s.H + 2 * s.G) * s.D, 2.0));
         const auto out = both.output({s.B, s.T, s.H, s.D});
         const auto lse = both.single_output({s.B, s.H, s.T}), sink = both.single_output({s.B, s.H, s.K});
         const auto run = [&](Ops& ops, auto side) {
-          ops.attention_forward({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .lse = side(lse), .sink = side(sink)});
-          ops.isolate_query({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .position = position, .out = side(out), .lse = side(lse), .sink = side(sink)});
+          ops.attention_forward({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .lse = side(lse), .sink = side(sink), .sink_logits = side(z)});
+          ops.isolate_query({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .position = position, .out = side(out), .lse = side(lse), .sink = side(sink), .sink_logits = side(z)});
         };
         run(both.cpu(), kCpu);
         run(both.gpu(), kGpu);

@@ -49,6 +49,13 @@ std::vector<ModelConfig> models() {
                "hidden": 96})"),
       model(R"({"preset": "llama", "layers": 2, "channels": 90, "heads": 4, "kv_heads": 2, "head_dim": 32,
                "parallel_block": true, "qk_norm": true, "hidden": 71})"),
+      // Sink logits, fixed and learned, with the kernels of heads of 32, 64 and 128.
+      model(R"({"preset": "gpt2", "layers": 2, "channels": 96, "heads": 3, "hidden": 64,
+               "attention": {"sink": "off_by_one"}})"),
+      model(R"({"preset": "llama", "layers": 2, "channels": 90, "heads": 6, "kv_heads": 2, "head_dim": 64, "hidden": 71,
+               "attention": {"sink": "learned"}})"),
+      model(R"({"preset": "qwen3", "layers": 2, "channels": 65, "heads": 4, "kv_heads": 2, "hidden": 50,
+               "attention": {"sink": "learned"}})"),
   };
 }
 
@@ -125,6 +132,7 @@ Values rounded_parameters(const ParameterLayout& layout, std::uint64_t seed) {
     for (std::int64_t i = spec.offset; i < spec.offset + spec.size; ++i) {
       float& value = values[static_cast<std::size_t>(i)];
       value = round_to_bf16(spec.shape.size() == 2 ? 3.0F * value : value);
+      if (spec.name.ends_with(".attention.sink")) value = 0.5F * static_cast<float>(i - spec.offset) - 1.0F;
     }
   return values;
 }
@@ -224,6 +232,7 @@ TEST_CASE("probe passes in bf16 on the GPU measure what they measure on the CPU,
         RELATIVE(first_token_mass);
         RELATIVE(entropy);
         RELATIVE(key_mass);
+        if (model.attention.sink != AttentionSink::none) RELATIVE(sink_logit_mass);
         RELATIVE(residual_norm);
         RELATIVE(residual_norm_rest);
         RELATIVE(norm_ratio);

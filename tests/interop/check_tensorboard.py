@@ -63,6 +63,7 @@ PROBE_SEVERAL = {
     "sink/{}/excess_position_": ("sink_excess", str),
     "sink/{}/rate_position_": ("sink_rate", str),
     "sink/{}/rate_late_layers_position_": ("sink_rate_from", str),
+    "sink/{}/logit_mass_": ("sink_logit_mass", layer),
     "norm/{}/ratio_": ("norm_ratio", residual),
 }
 

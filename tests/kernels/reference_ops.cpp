@@ -189,7 +189,7 @@ QkNormGradients qk_norm_backward(const Heads& heads, const Doubles& in, const Do
   return result;
 }
 
-AttentionOut attention_forward(const Heads& heads, const Doubles& qkv, std::int64_t isolated) {
+AttentionOut attention_forward(const Heads& heads, const Doubles& qkv, std::int64_t isolated, const Doubles& sink_logits) {
   const std::int64_t length = heads.length;
   const double scale = 1.0 / std::sqrt(static_cast<double>(heads.head_dim));
   AttentionOut result{zeros(heads.out_size()), {}, zeros(heads.sequences * heads.query_heads * length * length)};
@@ -200,13 +200,14 @@ AttentionOut attention_forward(const Heads& heads, const Doubles& qkv, std::int6
       for (std::int64_t t = 0; t < length; ++t) {
         const std::int64_t row = (b * heads.query_heads + h) * length + t;
         const std::int64_t first = t == isolated ? t : 0;
-        double highest = -std::numeric_limits<double>::infinity();
+        const double logit = sink_logits.empty() ? -std::numeric_limits<double>::infinity() : at(sink_logits, h);
+        double highest = logit;
         for (std::int64_t k = first; k <= t; ++k) {
           weights(row, k) = scale * dot_at(qkv, heads.at(b, t, h), qkv, heads.at(b, k, heads.query_heads + g),
                                            heads.head_dim);
           highest = std::max(highest, weights(row, k));
         }
-        double sum = 0;
+        double sum = std::exp(logit - highest);
         for (std::int64_t k = first; k <= t; ++k) sum += std::exp(weights(row, k) - highest);
         const double lse = highest + std::log(sum);
         result.lse.push_back(lse);
@@ -222,12 +223,13 @@ AttentionOut attention_forward(const Heads& heads, const Doubles& qkv, std::int6
   return result;
 }
 
-Doubles attention_backward(const Heads& heads, const Doubles& qkv, const Doubles& dout) {
+AttentionGradients attention_backward(const Heads& heads, const Doubles& qkv, const Doubles& dout,
+                                      const Doubles& sink_logits) {
   const std::int64_t length = heads.length;
   const double scale = 1.0 / std::sqrt(static_cast<double>(heads.head_dim));
-  AttentionOut forward = attention_forward(heads, qkv);
+  AttentionOut forward = attention_forward(heads, qkv, -1, sink_logits);
   Matrix weights(forward.weights, length);
-  Doubles dqkv = zeros(heads.size());
+  Doubles dqkv = zeros(heads.size()), dsink_logits = zeros(count(sink_logits));
   for (std::int64_t b = 0; b < heads.sequences; ++b)
     for (std::int64_t h = 0; h < heads.query_heads; ++h) {
       const std::int64_t g = h / (heads.query_heads / heads.kv_heads);
@@ -244,6 +246,9 @@ Doubles attention_backward(const Heads& heads, const Doubles& qkv, const Doubles
           for (std::int64_t d = 0; d < heads.head_dim; ++d)
             at(dqkv, value + d) += weights(row, k) * at(dout, out + d);
         }
+        // The sink logit's own dweight is 0, since it has no value.
+        if (!sink_logits.empty())
+          at(dsink_logits, h) += std::exp(at(sink_logits, h) - at(forward.lse, row)) * (0 - mean);
         for (std::int64_t k = 0; k <= t; ++k) {
           const double dscore = scale * weights(row, k) * (at(dweight, k) - mean);
           const std::int64_t key = heads.at(b, k, heads.query_heads + g);
@@ -254,7 +259,7 @@ Doubles attention_backward(const Heads& heads, const Doubles& qkv, const Doubles
         }
       }
     }
-  return dqkv;
+  return {dqkv, dsink_logits};
 }
 
 Doubles sink_scores(const Heads& heads, const Doubles& weights, std::int64_t watched) {

@@ -67,10 +67,14 @@ struct AttentionOut {
   Doubles out, lse;
   Doubles weights;  // A (B, H, T, T), 0 above the diagonal
 };
-/// The query at `isolated` attends to itself alone; -1: none does.
-AttentionOut attention_forward(const Heads& heads, const Doubles& qkv, std::int64_t isolated = -1);
-/// dqkv.
-Doubles attention_backward(const Heads& heads, const Doubles& qkv, const Doubles& dout);
+/// The query at `isolated` attends to itself alone; -1: none does. `sink_logits` (H), or none.
+AttentionOut attention_forward(const Heads& heads, const Doubles& qkv, std::int64_t isolated = -1,
+                               const Doubles& sink_logits = {});
+struct AttentionGradients {
+  Doubles dqkv, dsink_logits;
+};
+AttentionGradients attention_backward(const Heads& heads, const Doubles& qkv, const Doubles& dout,
+                                      const Doubles& sink_logits = {});
 /// alpha_k (B, H, K) of the weights of attention_forward().
 Doubles sink_scores(const Heads& heads, const Doubles& weights, std::int64_t watched);
 struct AttentionSummary {

@@ -120,23 +120,30 @@ TEST_CASE("Arguments that exclude each other are rejected") {
 TEST_CASE("Attention and its neighbours reject wrong tensors") {
   const Floats qkv = filled({2, 3, 4, 6}), out = filled({2, 3, 2, 6}), lse = filled({2, 2, 3}),
                sink = filled({2, 2, 3}), dout = filled({2, 3, 2, 6}), dqkv = filled({2, 3, 4, 6}),
-               bh = filled({2, 2}), bht = filled({2, 2, 3}), d = filled({6}), rstd = filled({6, 3});
+               bh = filled({2, 2}), bht = filled({2, 2, 3}), d = filled({6}), rstd = filled({6, 3}), logits = filled({2}),
+               mass = filled({2, 2});
   using AF = AttentionForward;
-  const AF forward{.qkv = qkv, .query_heads = 2, .kv_heads = 1, .out = out, .lse = lse, .sink = sink};
+  const AF forward{.qkv = qkv, .query_heads = 2, .kv_heads = 1, .out = out, .lse = lse, .sink = sink, .sink_logits = logits};
   check_rejects<AF>("attention_forward", &Ops::attention_forward, forward,
-                    {{"qkv", &AF::qkv}, {"out", &AF::out}, {"lse", &AF::lse}, {"sink", &AF::sink, Kind::optional}});
+                    {{"qkv", &AF::qkv}, {"out", &AF::out}, {"lse", &AF::lse}, {"sink", &AF::sink, Kind::optional},
+                     {"sink_logits", &AF::sink_logits, Kind::optional}});
   using AB = AttentionBackward;
   check_rejects<AB>("attention_backward", &Ops::attention_backward,
-                    {.qkv = qkv, .query_heads = 2, .kv_heads = 1, .out = out, .dout = dout, .lse = lse, .dqkv = dqkv},
+                    {.qkv = qkv, .query_heads = 2, .kv_heads = 1, .out = out, .dout = dout, .lse = lse, .dqkv = dqkv,
+                     .sink_logits = logits, .dsink_logits = filled({2})},
                     {{"qkv", &AB::qkv}, {"out", &AB::out}, {"dout", &AB::dout}, {"lse", &AB::lse},
-                     {"dqkv", &AB::dqkv}});
+                     {"dqkv", &AB::dqkv}, {"sink_logits", &AB::sink_logits, Kind::optional},
+                     {"dsink_logits", &AB::dsink_logits, Kind::optional}});
   using AS = AttentionStatistics;
   check_rejects<AS>("attention_statistics", &Ops::attention_statistics,
                     {.qkv = qkv, .query_heads = 2, .kv_heads = 1, .lse = lse, .sink = sink, .first_mass = bh,
-                     .first_argmax = bh, .entropy = bh, .key_mass = bht, .cos_first = bh, .cos_rest = bh},
+                     .first_argmax = bh, .entropy = bh, .key_mass = bht, .cos_first = bh, .cos_rest = bh,
+                     .sink_logits = logits, .sink_logit_mass = mass},
                     {{"qkv", &AS::qkv, Kind::extent_is_free}, {"lse", &AS::lse}, {"sink", &AS::sink}, {"first_mass", &AS::first_mass},
                      {"first_argmax", &AS::first_argmax}, {"entropy", &AS::entropy}, {"key_mass", &AS::key_mass},
-                     {"cos_first", &AS::cos_first}, {"cos_rest", &AS::cos_rest}});
+                     {"cos_first", &AS::cos_first}, {"cos_rest", &AS::cos_rest},
+                     {"sink_logits", &AS::sink_logits, Kind::optional},
+                     {"sink_logit_mass", &AS::sink_logit_mass, Kind::optional}});
   using QF = QkNormForward;
   check_rejects<QF>("qk_norm_forward", &Ops::qk_norm_forward,
                     {.in = qkv, .out = dqkv, .query_heads = 2, .kv_heads = 1, .q_weight = d, .k_weight = d,

@@ -14,26 +14,36 @@ const Heads kShapes[] = {{1, 1, 1, 1, 1},   {2, 2, 1, 1, 3},    {1, 7, 3, 1, 5},
                          {1, 129, 2, 1, 1}, {1, 200, 4, 1, 20}, {1, 261, 2, 2, 80}};
 
 struct Run {
-  Floats qkv, out, lse, sink, dout, dqkv;
-  Run(const Heads& heads, std::int64_t watched, const Doubles& values, const Doubles& gradient)
+  Floats qkv, out, lse, sink, dout, dqkv, sink_logits, dsink_logits;
+  bool with_logits;
+  Run(const Heads& heads, std::int64_t watched, const Doubles& values, const Doubles& gradient, const Doubles& logits = {})
       : qkv({heads.sequences, heads.length, heads.row_heads(), heads.head_dim}, values),
         out({heads.sequences, heads.length, heads.query_heads, heads.head_dim}),
         lse({heads.sequences, heads.query_heads, heads.length}),
         sink({heads.sequences, heads.query_heads, watched}),
         dout({heads.sequences, heads.length, heads.query_heads, heads.head_dim}, gradient),
-        dqkv({heads.sequences, heads.length, heads.row_heads(), heads.head_dim}) {}
+        dqkv({heads.sequences, heads.length, heads.row_heads(), heads.head_dim}),
+        sink_logits({heads.query_heads}),
+        dsink_logits({heads.query_heads}),
+        with_logits(!logits.empty()) {
+    if (!with_logits) return;
+    sink_logits.set(logits);
+    dsink_logits.fill(0.0F);
+  }
+  Tensor logits() const { return with_logits ? sink_logits.view() : Tensor{}; }
 };
 
 void forward(Ops& ops, const Heads& heads, const Run& run, bool with_sink) {
   ops.attention_forward({.qkv = run.qkv, .query_heads = static_cast<int>(heads.query_heads),
                          .kv_heads = static_cast<int>(heads.kv_heads), .out = run.out, .lse = run.lse,
-                         .sink = with_sink ? run.sink.view() : Tensor{}});
+                         .sink = with_sink ? run.sink.view() : Tensor{}, .sink_logits = run.logits()});
 }
 
 void backward(Ops& ops, const Heads& heads, const Run& run) {
   ops.attention_backward({.qkv = run.qkv, .query_heads = static_cast<int>(heads.query_heads),
                           .kv_heads = static_cast<int>(heads.kv_heads), .out = run.out, .dout = run.dout,
-                          .lse = run.lse, .dqkv = run.dqkv});
+                          .lse = run.lse, .dqkv = run.dqkv, .sink_logits = run.logits(),
+                          .dsink_logits = run.with_logits ? run.dsink_logits.view() : Tensor{}});
 }
 
 }  // namespace
@@ -42,23 +52,28 @@ TEST_CASE("Attention forward and backward follow their formulas over odd shapes"
   const auto ops = make_cpu_ops(2);
   Random random(41);
   for (const Heads& heads : kShapes)
-    for (const double spread : {1.0, 4.0}) {
+    for (const auto& [spread, with_logits] : {std::pair{1.0, false}, {4.0, false}, {1.0, true}, {4.0, true}}) {
       INFO("B " << heads.sequences << ", T " << heads.length << ", H " << heads.query_heads << ", G " << heads.kv_heads
-                << ", D " << heads.head_dim << ", spread " << spread);
+                << ", D " << heads.head_dim << ", spread " << spread << (with_logits ? ", sink logits" : ""));
       const Doubles qkv = random.normals(heads.size(), spread);
       const Doubles dout = random.normals(heads.out_size());
+      const Doubles logits = random.normals(with_logits ? heads.query_heads : 0, 2 * spread);
+      const Doubles before = random.normals(heads.query_heads);
       const std::int64_t watched = std::min<std::int64_t>(8, heads.length);
-      Run run(heads, watched, qkv, dout);
+      Run run(heads, watched, qkv, dout, logits);
       forward(*ops, heads, run, true);
-      const AttentionOut reference = attention_forward(heads, qkv);
+      const AttentionOut reference = attention_forward(heads, qkv, -1, logits);
       CHECK(relative_error(run.out, reference.out) < 4 * kSingle);
       CHECK(relative_error(run.lse, reference.lse) < kSingle);
       CHECK(relative_error(run.sink, sink_scores(heads, reference.weights, watched)) < 4 * kSingle);
+      run.dsink_logits.set(before);
       backward(*ops, heads, run);
-      CHECK(relative_error(run.dqkv, attention_backward(heads, qkv, dout)) < 10 * kSingle);
+      const AttentionGradients gradients = attention_backward(heads, qkv, dout, logits);
+      CHECK(relative_error(run.dqkv, gradients.dqkv) < 10 * kSingle);
+      if (with_logits) CHECK(relative_error(run.dsink_logits, plus(before, gradients.dsink_logits)) < 4 * kSingle);
 
       // The sink scores are a by-product: nothing else changes by a bit without them.
-      Run plain(heads, watched, qkv, dout);
+      Run plain(heads, watched, qkv, dout, logits);
       forward(*ops, heads, plain, false);
       CHECK(plain.out.same_bits(run.out));
       CHECK(plain.lse.same_bits(run.lse));
@@ -71,7 +86,13 @@ TEST_CASE("The reference gradient of attention agrees with finite differences") 
     const Doubles qkv = random.normals(heads.size());
     const Doubles dout = random.normals(heads.out_size());
     const auto loss = [&](const Doubles& a) { return dot(attention_forward(heads, a).out, dout); };
-    CHECK(relative_error(attention_backward(heads, qkv, dout), finite_differences(loss, qkv)) < kDifferences);
+    CHECK(relative_error(attention_backward(heads, qkv, dout).dqkv, finite_differences(loss, qkv)) < kDifferences);
+
+    const Doubles logits = random.normals(heads.query_heads);
+    const auto with_logits = [&](const Doubles& a, const Doubles& z) { return dot(attention_forward(heads, a, -1, z).out, dout); };
+    const AttentionGradients gradients = attention_backward(heads, qkv, dout, logits);
+    CHECK(relative_error(gradients.dqkv, finite_differences([&](const Doubles& a) { return with_logits(a, logits); }, qkv)) < kDifferences);
+    CHECK(relative_error(gradients.dsink_logits, finite_differences([&](const Doubles& z) { return with_logits(qkv, z); }, logits)) < kDifferences);
   }
 }
 
@@ -96,16 +117,17 @@ TEST_CASE("An isolated query attends to itself alone, and everything else stays"
   for (const Heads& heads : kShapes)
     for (const std::int64_t position : {std::int64_t{0}, heads.length / 2, heads.length - 1})
       for (const std::int64_t watched : {std::int64_t{0}, std::min<std::int64_t>(8, heads.length), heads.length}) {
+        const Doubles logits = random.normals(random.below(2) == 0 ? heads.query_heads : 0, 3.0);
         INFO("T " << heads.length << ", H " << heads.query_heads << ", G " << heads.kv_heads << ", D " << heads.head_dim
-                  << ", position " << position << ", K " << watched);
+                  << ", position " << position << ", K " << watched << (logits.empty() ? "" : ", sink logits"));
         const Doubles qkv = random.normals(heads.size(), 2.0);
-        Run run(heads, watched, qkv, Doubles(static_cast<std::size_t>(heads.out_size()), 0.0));
+        Run run(heads, watched, qkv, Doubles(static_cast<std::size_t>(heads.out_size()), 0.0), logits);
         const bool with_sink = watched > 0;
         forward(*ops, heads, run, with_sink);
         ops->isolate_query({.qkv = run.qkv, .query_heads = static_cast<int>(heads.query_heads),
                             .kv_heads = static_cast<int>(heads.kv_heads), .position = position, .out = run.out,
-                            .lse = run.lse, .sink = with_sink ? run.sink.view() : Tensor{}});
-        const AttentionOut reference = attention_forward(heads, qkv, position);
+                            .lse = run.lse, .sink = with_sink ? run.sink.view() : Tensor{}, .sink_logits = run.logits()});
+        const AttentionOut reference = attention_forward(heads, qkv, position, logits);
         CHECK(relative_error(run.out, reference.out) < 4 * kSingle);
         CHECK(relative_error(run.lse, reference.lse) < 2 * kSingle);
         CHECK(relative_error(run.sink, sink_scores(heads, reference.weights, watched)) < 4 * kSingle);
@@ -159,40 +181,143 @@ TEST_CASE("A NaN among the inputs is never hidden") {
 TEST_CASE("Attention statistics follow their definitions and invariants") {
   const auto ops = make_cpu_ops(2);
   Random random(47);
-  for (const Heads& heads : kShapes) {
-    if (heads.length < 2) continue;
-    INFO("B " << heads.sequences << ", T " << heads.length << ", H " << heads.query_heads << ", D " << heads.head_dim);
-    const Doubles qkv = random.normals(heads.size());
-    const std::int64_t b = heads.sequences, h = heads.query_heads, t = heads.length;
-    const std::int64_t watched = std::min<std::int64_t>(8, t);
-    Run run(heads, watched, qkv, Doubles(static_cast<std::size_t>(heads.out_size()), 0.0));
-    forward(*ops, heads, run, true);
-    Floats sink({b, h, watched}), first_mass({b, h}), first_argmax({b, h}), entropy({b, h}), key_mass({b, h, t}),
-        cos_first({b, h}), cos_rest({b, h});
-    ops->attention_statistics({.qkv = run.qkv, .query_heads = static_cast<int>(h),
-                               .kv_heads = static_cast<int>(heads.kv_heads), .lse = run.lse, .sink = sink,
-                               .first_mass = first_mass, .first_argmax = first_argmax, .entropy = entropy,
-                               .key_mass = key_mass, .cos_first = cos_first, .cos_rest = cos_rest});
-    const AttentionOut reference = attention_forward(heads, qkv);
-    const AttentionSummary summary = attention_statistics(heads, qkv, reference.weights);
-    CHECK(relative_error(sink, sink_scores(heads, reference.weights, watched)) < 4 * kSingle);
-    CHECK(relative_error(sink, run.sink.doubles()) < 4 * kSingle);
-    CHECK(relative_error(first_mass, summary.first_mass) < 4 * kSingle);
-    CHECK(relative_error(first_argmax, summary.first_argmax) < kSingle);
-    CHECK(relative_error(entropy, summary.entropy) < 10 * kSingle);
-    CHECK(relative_error(key_mass, summary.key_mass) < 4 * kSingle);
-    CHECK(relative_error(cos_first, summary.cos_first) < 20 * kSingle);
-    CHECK(relative_error(cos_rest, summary.cos_rest) < 20 * kSingle);
-    for (std::int64_t i = 0; i < b * h; ++i) {
-      double total = 0;
-      for (std::int64_t k = 0; k < t; ++k) total += static_cast<double>(key_mass[i * t + k]);
-      CHECK(total == Approx(static_cast<double>(t)).epsilon(1e-5));  // every query's weights sum to 1
-      CHECK(static_cast<double>(sink[i * watched]) >= (1.0 - 1e-6) / static_cast<double>(t));  // A[0,0] = 1
-      CHECK(entropy[i] >= 0.0F);
-      CHECK(static_cast<double>(entropy[i]) <= std::log(static_cast<double>(t)));
-      CHECK(std::fabs(cos_first[i]) <= 1.00001F);
+  for (const Heads& heads : kShapes)
+    for (const bool with_logits : {false, true}) {
+      if (heads.length < 2) continue;
+      INFO("B " << heads.sequences << ", T " << heads.length << ", H " << heads.query_heads << ", D " << heads.head_dim
+                << (with_logits ? ", sink logits" : ""));
+      const Doubles logits = random.normals(with_logits ? heads.query_heads : 0);
+      const Doubles qkv = random.normals(heads.size());
+      const std::int64_t b = heads.sequences, h = heads.query_heads, t = heads.length;
+      const std::int64_t watched = std::min<std::int64_t>(8, t);
+      Run run(heads, watched, qkv, Doubles(static_cast<std::size_t>(heads.out_size()), 0.0), logits);
+      forward(*ops, heads, run, true);
+      Floats sink({b, h, watched}), first_mass({b, h}), first_argmax({b, h}), entropy({b, h}), key_mass({b, h, t}),
+          cos_first({b, h}), cos_rest({b, h}), logit_mass({b, h});
+      ops->attention_statistics({.qkv = run.qkv, .query_heads = static_cast<int>(h),
+                                 .kv_heads = static_cast<int>(heads.kv_heads), .lse = run.lse, .sink = sink,
+                                 .first_mass = first_mass, .first_argmax = first_argmax, .entropy = entropy,
+                                 .key_mass = key_mass, .cos_first = cos_first, .cos_rest = cos_rest, .sink_logits = run.logits(),
+                                 .sink_logit_mass = with_logits ? logit_mass.view() : Tensor{}});
+      const AttentionOut reference = attention_forward(heads, qkv, -1, logits);
+      const AttentionSummary summary = attention_statistics(heads, qkv, reference.weights);
+      CHECK(relative_error(sink, sink_scores(heads, reference.weights, watched)) < 4 * kSingle);
+      CHECK(relative_error(sink, run.sink.doubles()) < 4 * kSingle);
+      CHECK(relative_error(first_mass, summary.first_mass) < 4 * kSingle);
+      CHECK(relative_error(first_argmax, summary.first_argmax) < kSingle);
+      CHECK(relative_error(entropy, summary.entropy) < 10 * kSingle);
+      CHECK(relative_error(key_mass, summary.key_mass) < 4 * kSingle);
+      CHECK(relative_error(cos_first, summary.cos_first) < 20 * kSingle);
+      CHECK(relative_error(cos_rest, summary.cos_rest) < 20 * kSingle);
+      for (std::int64_t i = 0; i < b * h; ++i) {
+        double total = 0;
+        for (std::int64_t k = 0; k < t; ++k) total += static_cast<double>(key_mass[i * t + k]);
+        // Every query's weights sum to 1, the one on the sink logit included.
+        const double on_logit = with_logits ? static_cast<double>(logit_mass[i]) : 0.0;
+        CHECK(on_logit < 1.0);
+        CHECK((on_logit > 0.0) == with_logits);
+        CHECK(total == Approx(static_cast<double>(t) * (1.0 - on_logit)).epsilon(1e-5));
+        if (!with_logits) CHECK(static_cast<double>(sink[i * watched]) >= (1.0 - 1e-6) / static_cast<double>(t));  // A[0,0] = 1
+        CHECK(entropy[i] >= 0.0F);
+        CHECK(static_cast<double>(entropy[i]) <= std::log(static_cast<double>(t)));
+        CHECK(std::fabs(cos_first[i]) <= 1.00001F);
+      }
     }
+}
+
+TEST_CASE("Attention off by one is exp(s) over 1 plus the sum, by itself where scores are equal") {
+  const auto ops = make_cpu_ops(2);
+  const Heads heads{2, 70, 2, 1, 4};
+  Random random(51);
+  Doubles qkv = random.normals(heads.size());
+  for (std::int64_t b = 0; b < heads.sequences; ++b)  // queries are zero, and so are all scores
+    for (std::int64_t t = 0; t < heads.length; ++t)
+      std::fill_n(qkv.begin() + heads.at(b, t, 0), heads.query_heads * heads.head_dim, 0.0);
+  Run run(heads, 3, qkv, Doubles(static_cast<std::size_t>(heads.out_size()), 0.0), Doubles(2, 0.0));
+  forward(*ops, heads, run, true);
+  for (std::int64_t b = 0; b < heads.sequences; ++b)
+    for (std::int64_t h = 0; h < heads.query_heads; ++h) {
+      Doubles sum(4, 0.0);
+      for (std::int64_t t = 0; t < heads.length; ++t)
+        for (std::int64_t d = 0; d < heads.head_dim; ++d) {
+          sum[static_cast<std::size_t>(d)] += qkv[static_cast<std::size_t>(heads.at(b, t, 3) + d)];
+          const double expected = sum[static_cast<std::size_t>(d)] / static_cast<double>(t + 2);  // t + 1 keys and the 1
+          CHECK(static_cast<double>(run.out[((b * heads.length + t) * heads.query_heads + h) * heads.head_dim + d]) ==
+                Approx(expected).margin(1e-6));
+          CHECK(static_cast<double>(run.lse[(b * heads.query_heads + h) * heads.length + t]) ==
+                Approx(std::log(static_cast<double>(t + 2))));
+        }
+      double score = 0;
+      for (std::int64_t t = 0; t < heads.length; ++t) score += 1.0 / static_cast<double>(t + 2) / 70;
+      CHECK(static_cast<double>(run.sink[(b * heads.query_heads + h) * 3]) == Approx(score).epsilon(1e-5));
+    }
+}
+
+TEST_CASE("A sink logit far below every score changes no bit, and one far above takes all attention") {
+  const auto ops = make_cpu_ops(2);
+  Random random(52);
+  for (const Heads& heads : {Heads{1, 1, 1, 1, 3}, Heads{2, 65, 6, 3, 33}, Heads{1, 200, 4, 1, 20}}) {
+    INFO("T " << heads.length << ", H " << heads.query_heads);
+    const Doubles qkv = random.normals(heads.size(), 2.0), dout = random.normals(heads.out_size());
+    const std::int64_t watched = std::min<std::int64_t>(8, heads.length);
+    Run plain(heads, watched, qkv, dout);
+    forward(*ops, heads, plain, true);
+    backward(*ops, heads, plain);
+    const auto with_logit = [&](double logit) {
+      Run run(heads, watched, qkv, dout, Doubles(static_cast<std::size_t>(heads.query_heads), logit));
+      forward(*ops, heads, run, true);
+      backward(*ops, heads, run);
+      return run;
+    };
+    for (const double logit : {-200.0, -1e30, -std::numeric_limits<double>::infinity()}) {
+      INFO("logit " << logit);
+      const Run run = with_logit(logit);
+      CHECK(run.out.same_bits(plain.out));
+      CHECK(run.lse.same_bits(plain.lse));
+      CHECK(run.sink.same_bits(plain.sink));
+      CHECK(run.dqkv.same_bits(plain.dqkv));
+      for (std::int64_t h = 0; h < heads.query_heads; ++h) CHECK(run.dsink_logits[h] == 0.0F);
+    }
+    for (const double logit : {200.0, 1e30}) {
+      INFO("logit " << logit);
+      const Run run = with_logit(logit);
+      for (const Floats* zero : {&run.out, &run.sink, &run.dqkv, &run.dsink_logits})
+        for (std::int64_t i = 0; i < zero->size(); ++i) REQUIRE((*zero)[i] == 0.0F);
+      for (std::int64_t i = 0; i < run.lse.size(); ++i) REQUIRE(run.lse[i] == static_cast<float>(logit));
+    }
+    // In between nothing is lost: what is left of a weight keeps its precision.
+    for (const double logit : {-30.0, 40.0}) {
+      INFO("logit " << logit);
+      const Run run = with_logit(logit);
+      const Doubles logits(static_cast<std::size_t>(heads.query_heads), logit);
+      const AttentionOut reference = attention_forward(heads, qkv, -1, logits);
+      const AttentionGradients gradients = attention_backward(heads, qkv, dout, logits);
+      CHECK(relative_error(run.out, reference.out) < 20 * kSingle);
+      CHECK(relative_error(run.dqkv, gradients.dqkv) < 20 * kSingle);
+      CHECK(relative_error(run.dsink_logits, gradients.dsink_logits) < 20 * kSingle);
+    }
+    // NaN is never hidden.
+    const Run run = with_logit(std::numeric_limits<double>::quiet_NaN());
+    for (std::int64_t i = 0; i < run.out.size(); ++i) REQUIRE(std::isnan(run.out[i]));
   }
+}
+
+TEST_CASE("The gradient of the sink logits is optional, and nothing else depends on it") {
+  const auto ops = make_cpu_ops(2);
+  Random random(53);
+  const Heads heads{2, 65, 6, 3, 33};
+  Run run(heads, 1, random.normals(heads.size()), random.normals(heads.out_size()), random.normals(6));
+  forward(*ops, heads, run, false);
+  backward(*ops, heads, run);
+  Floats dqkv({2, 65, 12, 33});
+  AttentionBackward args{.qkv = run.qkv, .query_heads = 6, .kv_heads = 3, .out = run.out, .dout = run.dout, .lse = run.lse,
+                         .dqkv = dqkv, .sink_logits = run.sink_logits};
+  ops->attention_backward(args);
+  CHECK(dqkv.same_bits(run.dqkv));
+  args.sink_logits = Tensor{};
+  args.dsink_logits = run.dsink_logits;
+  CHECK(message_of<std::invalid_argument>([&] { ops->attention_backward(args); }) ==
+        "attention_backward: dsink_logits is given without sink_logits");
 }
 
 TEST_CASE("Equal keys give uniform attention, whose statistics are known") {

@@ -76,11 +76,20 @@ Doubles everything(Ops& ops) {
   ops.qk_norm_backward({.in = in, .dqkv = dqkv, .query_heads = heads, .kv_heads = groups, .q_weight = q_weight,
                         .k_weight = k_weight, .rstd = head_rstd, .dq_weight = dq, .dk_weight = dk});
   keep(attended), keep(lse), keep(sink), keep(dqkv), keep(dq), keep(dk);
+  const Floats logits_of_heads({kHeads}, random.normals(kHeads));
+  Floats dlogits_of_heads({kHeads}, random.normals(kHeads)), logit_mass({kSequences, kHeads});
+  ops.attention_forward({.qkv = qkv, .query_heads = heads, .kv_heads = groups, .out = attended, .lse = lse, .sink = sink,
+                         .sink_logits = logits_of_heads});
+  ops.attention_backward({.qkv = qkv, .query_heads = heads, .kv_heads = groups, .out = attended, .dout = dattended,
+                          .lse = lse, .dqkv = dqkv, .sink_logits = logits_of_heads, .dsink_logits = dlogits_of_heads});
+  keep(attended), keep(lse), keep(sink), keep(dqkv), keep(dlogits_of_heads);
   Floats mass({kSequences, kHeads}), argmax({kSequences, kHeads}), entropy({kSequences, kHeads}),
       key_mass({kSequences, kHeads, kLength}), first({kSequences, kHeads}), rest({kSequences, kHeads});
   ops.attention_statistics({.qkv = qkv, .query_heads = heads, .kv_heads = groups, .lse = lse, .sink = sink,
                             .first_mass = mass, .first_argmax = argmax, .entropy = entropy, .key_mass = key_mass,
-                            .cos_first = first, .cos_rest = rest});
+                            .cos_first = first, .cos_rest = rest, .sink_logits = logits_of_heads,
+                            .sink_logit_mass = logit_mass});
+  keep(logit_mass);
   keep(sink), keep(mass), keep(argmax), keep(entropy), keep(key_mass), keep(first), keep(rest);
 
   Floats logits({kRows, kVocabulary}, random.normals(kRows * kVocabulary)), losses({kRows});

@@ -70,6 +70,7 @@ ProbeRecord example_probe(std::int64_t step, const std::string& set) {
   record.first_token_argmax = numbers(kLayers * kHeads, 0.34, 0.9);
   record.entropy = numbers(kLayers * kHeads, 1.5, 0.95);
   record.key_mass = numbers(kLayers * kLength, 3.0, 0.91);
+  record.sink_logit_mass = numbers(kLayers, 0.41, 0.8);
   record.residual_norm = numbers((kLayers + 1) * kPositions, 2.0, 1.7);
   record.residual_norm_rest = numbers(kLayers + 1, 3.0, 1.2);
   record.norm_ratio = numbers(kLayers + 1, 1.1, 1.9);

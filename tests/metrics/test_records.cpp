@@ -57,7 +57,7 @@ TEST_CASE("norms of a step keep all bits of a double") {
 TEST_CASE("a probe record comes back, its vectors to the precision of float") {
   const ProbeRecord record = test::example_probe(40, "natural_bos");
   const Json json = through_text(record);
-  CHECK(json.size() == 47);
+  CHECK(json.size() == 48);
   const ProbeRecord read = probe_record_from_json(json);
   // Writing what was read gives the same text: every field was read, and rounding settles at once.
   CHECK(to_line(to_json(read)) == to_line(to_json(record)));
@@ -117,6 +117,7 @@ TEST_CASE("what is absent is left out") {
   CHECK_FALSE(probe.contains("phase"));
   CHECK_FALSE(probe.contains("validation_loss_slope"));
   CHECK_FALSE(probe.contains("key_mass"));
+  CHECK_FALSE(probe.contains("sink_logit_mass"));
   CHECK_FALSE(probe_record_from_json(probe).step_up_layer.has_value());
   CHECK_FALSE(through_text(EventRecord{}).contains("data"));
 }

@@ -124,7 +124,7 @@ class Pass {
     const std::int64_t channels = config_.channels;
     layer.input = h;
     layer.qkv = project(prefix + "attention.", norm(h, prefix + "norm1"));
-    const Row mixed = attend(layer, l < edits_.isolated_layers ? edits_.isolated_position : -1);
+    const Row mixed = attend(layer, sink_logits(l), l < edits_.isolated_layers ? edits_.isolated_position : -1);
     layer.attention_output =
         multiply(mixed, config_.heads * config_.head_dim, find(prefix + "attention.output.weight"), channels,
                  find_bias(prefix + "attention.output.bias"));
@@ -180,8 +180,16 @@ class Pass {
     }
   }
 
+  /// (H); empty where there are none.
+  Row sink_logits(std::int64_t l) const {
+    if (config_.attention.sink == AttentionSink::none) return {};
+    if (config_.attention.sink == AttentionSink::off_by_one) return Row(at(config_.heads), 0.0);
+    const auto logits = find("blocks." + std::to_string(l) + ".attention.sink");
+    return Row(logits.begin(), logits.end());
+  }
+
   // Fills layer.attention; returns the mixed values (B*T, H*D).
-  Row attend(Layer& layer, std::int64_t isolated) const {
+  Row attend(Layer& layer, const Row& sink_logits, std::int64_t isolated) const {
     const std::int64_t query_heads = config_.heads;
     const std::int64_t groups = config_.kv_heads;
     const std::int64_t size = config_.head_dim;
@@ -203,7 +211,7 @@ class Pass {
             weights[k] /= std::sqrt(static_cast<double>(size));
           }
           const double largest = *std::max_element(weights + first, weights + t + 1);
-          double total = 0;
+          double total = sink_logits.empty() ? 0.0 : std::exp(sink_logits[at(h)] - largest);
           for (std::int64_t k = first; k <= t; ++k) total += weights[k] = std::exp(weights[k] - largest);
           double* out = mixed.data() + ((b * length_ + t) * query_heads + h) * size;
           for (std::int64_t k = first; k <= t; ++k) {

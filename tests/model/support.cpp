@@ -26,6 +26,12 @@ std::vector<ModelConfig> tiny_presets() {
                          11, 12),
           resolved_model(R"({"preset": "gpt_neox", "layers": 2, "channels": 14, "heads": 2, "rotary_dim": 4,
                              "hidden": 10})",
+                         11, 12),
+          resolved_model(R"({"preset": "gpt2", "layers": 2, "channels": 10, "heads": 2, "hidden": 9,
+                             "attention": {"sink": "off_by_one"}})",
+                         11, 12),
+          resolved_model(R"({"preset": "llama", "layers": 2, "channels": 12, "heads": 6, "kv_heads": 2, "head_dim": 4,
+                             "hidden": 11, "attention": {"sink": "learned"}})",
                          11, 12)};
 }
 
@@ -54,6 +60,7 @@ ModelConfig random_model(Random& random) {
   config.parallel_block = coin();
   config.tied_embedding = coin();
   config.qk_norm = coin();
+  config.attention.sink = static_cast<AttentionSink>(random.below(3));
   return config;
 }
 
@@ -70,6 +77,7 @@ std::string describe(const ModelConfig& config) {
   if (config.parallel_block) out += ", parallel";
   if (config.tied_embedding) out += ", tied";
   if (config.qk_norm) out += ", qk-norm";
+  if (config.attention.sink != AttentionSink::none) out += ", sink " + std::string(to_string(config.attention.sink));
   return out;
 }
 

@@ -18,7 +18,8 @@ using Values = std::vector<float>;
 /// would, for a dataset of `vocabulary` tokens and sequences of `length`.
 ModelConfig resolved_model(const std::string& model, std::int64_t vocabulary, std::int64_t length);
 
-/// The presets gpt2, llama, qwen3, qwen2 and gpt_neox at tiny odd sizes: 2 layers, at most 12 positions.
+/// The presets gpt2, llama, qwen3, qwen2 and gpt_neox at tiny odd sizes, then gpt2 with fixed and llama with learned
+/// sink logits: 2 layers, at most 12 positions.
 std::vector<ModelConfig> tiny_presets();
 
 /// A model of up to 3 layers with every switch and size drawn at random; at most 12 positions.

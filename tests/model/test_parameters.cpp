@@ -118,6 +118,35 @@ TEST_CASE("parameters have the documented names and shapes") {
                            "blocks.0.mlp.up.weight 10 14", "blocks.0.mlp.up.bias 10",
                            "blocks.0.mlp.down.weight 14 10", "blocks.0.mlp.down.bias 14",
                            "final_norm.weight 14", "final_norm.bias 14", "head.weight 11 14"});
+  ModelConfig learned = tiny_presets()[6], fixed = learned;
+  learned.layers = 1;
+  CHECK(names(learned) == std::vector<std::string>{
+                              "embed.token.weight 11 12", "blocks.0.norm1.weight 12",
+                              "blocks.0.attention.qkv.weight 40 12", "blocks.0.attention.sink 6",
+                              "blocks.0.attention.output.weight 12 24", "blocks.0.norm2.weight 12",
+                              "blocks.0.mlp.gate_up.weight 22 12", "blocks.0.mlp.down.weight 12 11",
+                              "final_norm.weight 12", "head.weight 11 12"});
+  fixed.attention.sink = AttentionSink::off_by_one;
+  CHECK(!ParameterLayout(fixed).contains("blocks.0.attention.sink"));
+}
+
+TEST_CASE("learned sink logits begin at zero, do not decay and leave other initial values as they are") {
+  ModelConfig config = large("qwen3");
+  const ParameterLayout plain(config);
+  const Values plain_values = initial_values(plain, 5);
+  config.attention.sink = AttentionSink::learned;
+  const ParameterLayout layout(config);
+  const Values values = initial_values(layout, 5);
+  for (std::int64_t layer = 0; layer < config.layers; ++layer) {
+    const ParameterSpec& spec = layout.find("blocks." + std::to_string(layer) + ".attention.sink");
+    CHECK(spec.layer == layer);
+    CHECK(spec.group == ParameterGroup::attention);
+    CHECK(!spec.decay);
+    CHECK(constant(values_of(layout, values, spec.name), 0.0F));
+  }
+  CHECK(layout.parameter_count() == plain.parameter_count() + config.layers * config.heads);
+  for (const ParameterSpec& spec : plain.specs())
+    CHECK(same_bits(values_of(plain, plain_values, spec.name), values_of(layout, values, spec.name)));
 }
 
 TEST_CASE("parameters lie one after the other on boundaries of 64 elements, in segments of their own") {

@@ -69,7 +69,10 @@ std::vector<ModelConfig> small_models() {
   qwen3.head_dim = 8;
   qwen3.qk_norm = true;
   qwen3.tied_embedding = true;
-  return {llama, gpt2, qwen3};
+  ModelConfig off_by_one = gpt2, learned = llama;
+  off_by_one.attention.sink = AttentionSink::off_by_one;
+  learned.attention.sink = AttentionSink::learned;
+  return {llama, gpt2, qwen3, off_by_one, learned};
 }
 
 std::vector<float> strong_parameters(const ParameterLayout& layout, std::uint64_t seed) {
@@ -171,6 +174,16 @@ ProbeRecord expected_record(const ModelConfig& model, const ParameterLayout& lay
           double sum = 0;
           for (std::int64_t t = k; t < T; ++t) sum += A(l, b, h, t, k);
           return sum;
+        });
+      }));
+    if (model.attention.sink != AttentionSink::none)
+      out.sink_logit_mass.push_back(1 - mean(0, B, [&](std::int64_t b) {
+        return mean(0, H, [&](std::int64_t h) {
+          return mean(0, T, [&](std::int64_t t) {
+            double on_keys = 0;
+            for (std::int64_t k = 0; k <= t; ++k) on_keys += A(l, b, h, t, k);
+            return on_keys;
+          });
         });
       }));
     for (std::int64_t k = 0; k < K; ++k) out.sink_rate_layer.push_back(rate(l, l + 1, k));

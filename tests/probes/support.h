@@ -13,7 +13,7 @@
 
 namespace sinkscope::test {
 
-/// Resolved models of 3 layers that differ in every switch.
+/// Resolved models of 3 layers that differ in every switch; the last two have sink logits.
 std::vector<ModelConfig> small_models();
 
 /// Initial values scaled up, so that attention is far from uniform and norms differ by position.

@@ -84,6 +84,7 @@ void check_record(const ProbeRecord& found, const ProbeRecord& expected, bool po
   CHECK_FIELD(first_token_argmax);
   CHECK_FIELD(entropy);
   CHECK_FIELD(key_mass);
+  CHECK_FIELD(sink_logit_mass);
   CHECK_FIELD(residual_norm);
   CHECK_FIELD(residual_norm_rest);
   CHECK_FIELD(norm_ratio);
@@ -139,11 +140,16 @@ TEST_CASE("every field of a probe record follows its definition") {
         CHECK(records[i].step == 40);
         CHECK(records[i].tokens == 4000);
         check_record(records[i], expected, sets[i].name == "repeated" && model.position != PositionEncoding::learned);
+        const bool sink_logits = model.attention.sink != AttentionSink::none;
+        REQUIRE(records[i].sink_logit_mass.size() == static_cast<std::size_t>(sink_logits ? model.layers : 0));
         for (std::int64_t l = 0; l < model.layers; ++l) {  // METRICS section 1: every query's weights sum to 1
           const auto mass = records[i].key_mass.begin() + l * sets[i].length;
-          CHECK(std::accumulate(mass, mass + sets[i].length, 0.0) == Approx(static_cast<double>(sets[i].length)).epsilon(1e-5));
+          const double on_logits = sink_logits ? records[i].sink_logit_mass[static_cast<std::size_t>(l)] : 0;
+          CHECK((on_logits > 0.01) == sink_logits);  // of which a sink logit takes its part
+          CHECK(std::accumulate(mass, mass + sets[i].length, 0.0) ==
+                Approx((1 - on_logits) * static_cast<double>(sets[i].length)).epsilon(1e-5));
         }
-        for (std::size_t head = 0; head < records[i].first_token_mass.size(); ++head)  // and A[0,0] is one
+        for (std::size_t head = 0; !sink_logits && head < records[i].first_token_mass.size(); ++head)  // and A[0,0] is one
           CHECK(records[i].sink_score[head * 4] >= (1 - 1e-6) / static_cast<double>(sets[i].length));
         circuits += expected.step_up_layer.has_value() ? 1 : 0;
       }

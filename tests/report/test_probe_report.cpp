@@ -168,6 +168,21 @@ TEST_CASE("names from outside are text on the page") {
   CHECK(contains(page, "&lt;/title&gt;&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&amp;&#39;"));
 }
 
+TEST_CASE("the mass on sink logits is a column of models that have them") {
+  ProbeReport probed = report();
+  const ProbeTable without = probe_layer_table(probed);
+  CHECK(without[0].back() == "stable");
+  CHECK_FALSE(contains(probe_text(probed), "sink logit"));
+  probed.sets[probed.shown].sink_logit_mass = {0.125, 0.5, 0.75};
+  const ProbeTable table = probe_layer_table(probed);
+  REQUIRE(table.size() == without.size());
+  CHECK(table[0].back() == "on logit");
+  CHECK(table[2].back() == "0.500");
+  for (std::size_t row = 0; row < table.size(); ++row) CHECK(table[row].size() == without[row].size() + 1);
+  CHECK(contains(probe_text(probed), "on logit: attention on the sink logit, mean over queries):"));
+  check_page(probe_page(probed));
+}
+
 TEST_CASE("what is not defined is a dash on the page and in the text") {
   ProbeReport probed = report();
   for (ProbeRecord& set : probed.sets) {

@@ -88,6 +88,21 @@ TEST_CASE("a run that crashed anywhere and was resumed equals one that was not, 
   }
 }
 
+TEST_CASE("a run with learned sink logits that crashed and was resumed equals one that was not, bit for bit") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const auto named = [&](const std::string& name) {
+    return small_config(folder.path(), {"name=" + name, "model.attention.sink=learned"});
+  };
+  const fs::path whole = train_quietly(named("whole")).run_directory;
+  crash_at(named("crashed"), 7);
+  const fs::path resumed = train_quietly(named("crashed"), true).run_directory;
+  for (const std::string& log : kLogs) CHECK(timeless_lines(resumed / log) == timeless_lines(whole / log));
+  for (const char* file : {"model.safetensors", "optimizer.safetensors"})
+    CHECK(test::read_file(resumed / "checkpoints/step_00000012" / file) ==
+          test::read_file(whole / "checkpoints/step_00000012" / file));
+}
+
 TEST_CASE("a run without validation data that begins again warns of it again") {
   TemporaryFolder folder;
   test::make_dataset(folder.path(), 0);

@@ -120,6 +120,46 @@ TEST_CASE("recomputing activations changes no bit of what a run measures and lea
   }
 }
 
+TEST_CASE("a run trains with each kind of sink logits, whatever is recomputed, and learns those that are learned") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  std::vector<double> losses;
+  for (const std::string sink : {"none", "off_by_one", "learned"}) {
+    INFO(sink);
+    const auto config = [&](const std::string& recompute) {
+      return small_config(folder.path(), {"name=" + sink + "-" + recompute, "model.attention.sink=" + sink,
+                                          "model.heads=4", "model.kv_heads=2", "train.recompute=" + recompute});
+    };
+    const std::filesystem::path run = train_quietly(config("none")).run_directory;
+    const std::vector<StepRecord> steps = read_step_records(run);
+    REQUIRE(steps.size() == 12);
+    CHECK(steps.back().loss < steps.front().loss - 0.2);
+    losses.push_back(steps.back().loss);
+    for (const ProbeRecord& record : read_probe_records(run)) {
+      CHECK(record.sink_logit_mass.size() == (sink == "none" ? 0U : 2U));
+      for (const double mass : record.sink_logit_mass) CHECK((mass > 0 && mass < 1));
+    }
+    const auto whole = train_quietly(config("block")).run_directory;
+    CHECK(test::timeless_lines(whole / "metrics.jsonl") == test::timeless_lines(run / "metrics.jsonl"));
+
+    const auto checkpoint = newest_checkpoint(run / "checkpoints");
+    REQUIRE(checkpoint.has_value());
+    const ModelConfig model = read_checkpoint_info(*checkpoint).model;
+    const ParameterLayout layout(model);
+    std::vector<float> parameters(static_cast<std::size_t>(layout.flat_size()));
+    load_checkpoint(*checkpoint, model, parameters, {}, {});
+    CHECK(layout.contains("blocks.1.attention.sink") == (sink == "learned"));
+    if (sink != "learned") continue;
+    const ParameterSpec& spec = layout.find("blocks.1.attention.sink");
+    for (std::int64_t i = 0; i < spec.size; ++i) {
+      const float logit = parameters[static_cast<std::size_t>(spec.offset + i)];
+      CHECK((logit != 0.0F && std::abs(logit) < 0.2F));  // twelve steps of 0.01 at most
+    }
+  }
+  CHECK(losses[0] != losses[1]);
+  CHECK(losses[1] != losses[2]);
+}
+
 TEST_CASE("accumulated micro-batches make the step of one large batch") {
   TemporaryFolder folder;
   test::make_dataset(folder.path());

@@ -419,7 +419,7 @@ std::string meanings(const ProbeReport& report) {
       {"rate", "The share of (sequence, layer, head) with a sink score above " + shown(report.sink_threshold, 2) + "; late: in the layers from " +
                    std::to_string(report.from_layer) + " on."},
       {"leads", "The position with the largest mean sink score; under uniform attention that is position 0 too."},
-      {"key mass", "The attention weight that all queries of a sequence together give to a key position; the sum over the positions is T."},
+      {"key mass", "The attention weight that all queries of a sequence together give to a key position; the sum over the positions is T, less what sink logits draw."},
       {"R, l*, C2", "R: the residual norm of position 0 after a block over the mean norm of the others. l*: the layer in which it grows by the "
                     "largest factor. C2: the share of the first two layers in that growth, on a log scale. The last two are undefined while R stays below 2."},
       {"G", "By how much a layer's MLP lengthens the state of position 0, over how much it lengthens the others'."},
@@ -427,7 +427,8 @@ std::string meanings(const ProbeReport& report) {
       {"k0/k, v0/v", "Key and value norm of position 0 over the others'. A sink's value is small: attention goes there to do little."},
       {"max/median |h|", "The largest entry of the residual stream over the median one, with its position and channel: massive activations."},
       {"stable", "The mean cosine between sequences of the state of position 0: 1 is one direction whatever the text."},
-      {"entropy", "Of the attention weights, in nats, mean over queries."},
+      {"entropy", "Of the attention weights on keys, in nats, mean over queries."},
+      {"on logit", "Of a model with sink logits (model.attention.sink): the share of attention that goes to the layer's sink logits, mean over heads and queries. It reaches no value."},
       {"removed, moved", "Excess of position 0 that an edit takes away, and excess that it makes at the other position; both over (excess of position 0 - 1) "
                          "of the model as it is."}}));
 }

@@ -77,6 +77,8 @@ ProbeTable probe_layer_table(const ProbeReport& report) {
   const std::vector<double> values = value_ratios(set);
   ProbeTable table = {{"layer", "score P0", "top head", "rate P0", "entropy", "R", "|h| P0", "rest", "|attention| P0", "rest",
                        "|MLP| P0", "rest", "G", "k0/k", "v0/v", "max/median |h|", "at", "stable"}};
+  const bool sink_logits = !set.sink_logit_mass.empty();
+  if (sink_logits) table.front().push_back("on logit");
   for (std::int64_t l = 0; l < set.layers; ++l) {
     std::vector<double> scores;
     for (std::int64_t h = 0; h < H; ++h) scores.push_back(set.sink_score[at((l * H + h) * K)]);
@@ -92,6 +94,7 @@ ProbeTable probe_layer_table(const ProbeReport& report) {
                      fixed(keys / static_cast<double>(set.kv_heads), 2), fixed(values[at(l)], 2), number(set.massive_ratio[at(l)]),
                      "P" + std::to_string(set.massive_position[at(l)]) + " C" + std::to_string(set.massive_channel[at(l)]),
                      fixed(set.direction_stability[at(l)], 2)});
+    if (sink_logits) table.back().push_back(fixed(set.sink_logit_mass[at(l)], 3));
   }
   return table;
 }
@@ -119,7 +122,8 @@ std::string probe_text(const ProbeReport& report) {
           std::to_string(report.from_layer) + "; R: norm of position 0 over the others', largest of the layers; v0/v: the least "
           "value norm of position 0 over the others'; leads: the position of the largest mean score; at: its layer; l*: the layer where "
           "R steps up most; C2: ln R reached in the first two layers over its peak\n\nby layer, " + set.set + " (entropy in nats; G: how much more the MLP lifts position 0 than the others; k0/k: key norms; at: place of the "
-          "largest |h|; stable: mean cosine of position 0 between sequences):\n" + text_table(probe_layer_table(report));
+          "largest |h|; stable: mean cosine of position 0 between sequences" +
+          (set.sink_logit_mass.empty() ? "" : "; on logit: attention on the sink logit, mean over queries") + "):\n" + text_table(probe_layer_table(report));
   if (!report.causal) return text;
   text += "\ncausal tests on " + report.causal->set + " (T = " + std::to_string(report.causal->length) + ", " +
           std::to_string(report.causal->sequences) + " sequences; " + fixed(100 * report.causal->confidence, 0) +
