@@ -19,10 +19,11 @@ std::int64_t sink_bytes(const BackendExtents& e, const BatchExtents& batch) {
   return batch.sequences * e.query_heads * ceil_div(batch.length, 64) * e.positions * 4;
 }
 
-/// attention_backward: lse, sum_d out dout and sums of dQ, (B, H, T, 2 + D) f32, and a turn, of blocks of 64 queries;
-/// then the sums of dsink_logits, (B, H) f64.
+/// attention_backward: lse and sum_d out dout, (B, H, T, 2) f32 of blocks of 64 queries; where Hopper's kernels take the head
+/// dim also sums of dQ, (B, H, T, D) f32, and a turn of every block; then the sums of dsink_logits, (B, H) f64.
 std::int64_t backward_bytes(const BackendExtents& e) {
-  const std::int64_t rows = ceil_div(e.training.length, 64) * (64 * (2 + e.head_dim) + 1) * 4;
+  const bool hopper = e.head_dim == 64 || e.head_dim == 128;
+  const std::int64_t rows = ceil_div(e.training.length, 64) * (64 * (2 + (hopper ? e.head_dim : 0)) + 1) * 4;
   return e.training.sequences * e.query_heads * (rows + 8);
 }
 

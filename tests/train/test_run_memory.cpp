@@ -63,7 +63,7 @@ TEST_CASE("GPT-2 124M at 64 x 1024 takes less than the 28.5 GB of PyTorch, with 
   const std::vector<MemoryLine> lines = run_memory(config, set_extents(config), backend_of(config));
   const std::size_t total = total_bytes(lines);
   CHECK(static_cast<double>(total) < 28.5e9);
-  CHECK(static_cast<double>(total) == Approx(25.04e9).epsilon(1e-3));
+  CHECK(static_cast<double>(total) == Approx(25.22e9).epsilon(1e-3));
 
   auto bytes = by_arena(lines);
   const std::size_t N = 64 * 1024, C = 768, L = 12;
@@ -131,7 +131,7 @@ TEST_CASE("what the backend asks for follows from what the run does") {
   CHECK(memory({"model.preset=gpt2"}).rotary == 0);
   CHECK(memory({"model.layers=40"}).chunks > llama.chunks);
   // Each of these is the largest request where it is large enough: the sort of the embedding's rows, attention
-  // statistics of long sequences, norms of a probe set's keys and values, sink scores, bias gradients.
+  // statistics of long sequences, norms of a probe set's keys and values, sink scores, bias gradients, sums of dQ.
   const auto scratch = [&](const std::vector<std::string>& overrides, bool probed = true) {
     return memory(overrides, probed).scratch;
   };
@@ -146,6 +146,7 @@ TEST_CASE("what the backend asks for follows from what the run does") {
   CHECK(scratch(deep) > scratch(deep, false));
   CHECK(scratch({"train.micro_batch=2048", "model.heads=64", "model.head_dim=8", "probes.positions=12"}, false) >=
         std::size_t{2048 * 64 * 12 * 4});
+  CHECK(scratch({"train.micro_batch=2048", "model.heads=8", "model.head_dim=64"}, false) >= std::size_t{2048 * 8 * 24} * 66 * 4);
   CHECK(scratch({"model.preset=gpt2", "model.hidden=1000000", "train.micro_batch=512"}, false) >=
         std::size_t{512 * 24 / 512 * 4} * 1000000);
   std::vector<std::string> wide = {"model.heads=1024", "model.kv_heads=1024", "model.head_dim=1024",

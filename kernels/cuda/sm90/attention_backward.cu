@@ -252,8 +252,8 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
 #pragma unroll
     for (int j = 0; j < D / 2; ++j) dk[j] = dv[j] = 0;
 
-    const auto begin_scores = [&] {  // of the block to come
-      const Place<S::kQueryStages> at(used);
+    const auto begin_scores = [&](int ahead) {  // of the block to come, or of a later one
+      const Place<S::kQueryStages> at(used + ahead);
       wait(&shared.queries_full[at.stage], at.parity);
       products_begin();
 #pragma unroll
@@ -268,8 +268,62 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
       __syncwarp();
       if (read_thread() % kWarp == 0) arrive(&shared.added_full[buffer]);
     };
-    int block = -group;  // from the first that sees all of the warpgroup's keys
-    /// A block whose scores are done; before it the product of dK with the last one may be on its way.
+    /// Writes the gradients of a block's scores, `ds`, to where dQ takes them from, when both warpgroups are done with the last.
+    const auto share_scores = [&] {
+      if constexpr (S::kScoreBuffers == 1) barrier_wait(kMayWrite + group, kGroups * kWarpgroup);
+      const int id = read_thread() % kWarpgroup, lane = id % kWarp, row = group * kRows + id / kWarp * 16 + lane % 16;
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step)
+        store_matrices(shared_address(shared.score_gradients[used % S::kScoreBuffers] + row * kRowBytes + (((step * 2 + lane / 16) ^ row % 8) << 4)),
+                       reinterpret_cast<const std::uint32_t(&)[4]>(ds[4 * step]));
+      fence_async();
+      barrier_wait(kWritten, kGroups * kWarpgroup);
+    };
+    const auto begin_dq = [&](std::uint64_t scored) {
+      products_begin();
+#pragma unroll
+      for (int step = 0; step < kTileSteps; ++step)
+        multiply_columns<S::kColumns>(dq, scored + advance(step * 16 * kRowBytes), key_columns + advance(step * 16 * kRowBytes), step > 0);
+      products_commit();
+    };
+    const auto stage_dq = [&](int buffer, std::uint32_t parity) {
+      hold<S::kColumns / 2>(dq);
+      wait(&shared.added_empty[buffer], parity ^ 1);
+      float4* part = reinterpret_cast<float4*>(shared.query_gradients[buffer][S::kSplit ? group : 0]) + read_thread() % kWarpgroup;
+#pragma unroll
+      for (int j = 0; j < S::kColumns / 8; ++j) part[j * kWarpgroup] = make_float4(dq[4 * j], dq[4 * j + 1], dq[4 * j + 2], dq[4 * j + 3]);
+    };
+    int block = 0;  // of those of a head that see the warpgroup's keys
+    /// The first block of the second warpgroup, none of whose keys it sees: there is only its part of dQ to compute.
+    const auto skip = [&](bool first) {
+      if (!first) {
+        products_wait<0>();
+        hold<D / 2>(dk);
+        release_queries();
+        if (S::kSplit || used % kBuffers != group) tell_staged(used % kBuffers ^ 1);
+      }
+      const Place<S::kQueryStages> query(used);
+      const Place<S::kGradientStages> gradient(used);
+#pragma unroll
+      for (int j = 0; j < kRows / 4; ++j) ds[j] = 0;
+      share_scores();
+      const int buffer = used % kBuffers;
+      const std::uint32_t parity = Place<kBuffers>(used).parity;
+      const std::uint64_t scored = score_gradients + used++ % S::kScoreBuffers * advance(kTileBytes);
+      if (S::kSplit || buffer == group) {
+        begin_dq(scored);
+        products_wait<0>();
+        stage_dq(buffer, parity);
+        tell_staged(buffer);
+      }
+      if constexpr (S::kScoreBuffers == 1) barrier_arrive(kMayWrite + 1 - group, kGroups * kWarpgroup);
+      wait(&shared.queries_full[query.stage], query.parity);
+      release_queries();
+      wait(&shared.gradients_full[gradient.stage], gradient.parity);
+      release(&shared.gradients_empty[gradient.stage]);
+    };
+    /// A block whose scores are done, the `first` of a head, at the diagonal, or one before which the product of dK may be on its
+    /// way.
     const auto next = [&]<bool Last>(bool first) {
       const int stage = Place<S::kQueryStages>(used).stage, buffer = used % kBuffers;
       const Place<S::kGradientStages> gradient(used);
@@ -288,9 +342,9 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
 #pragma unroll
         for (int i = 0; i < 4; ++i) s[4 * c + i] = exp2_approximate(s[4 * c + i] * args.scale_log2 - (i % 2 == 0 ? pair.x : pair.y));
       }
-      if (block <= 0) {
+      if (block == 0) {
         // By how much the thread's first query is ahead of its first key.
-        const int id = read_thread() % kWarpgroup, ahead = block * kRows + id % 4 * 2 - id / kWarp * 16 - id % kWarp / 4;
+        const int id = read_thread() % kWarpgroup, ahead = id % 4 * 2 - id / kWarp * 16 - id % kWarp / 4;
 #pragma unroll
         for (int j = 0; j < kRows / 2; ++j)
           if (ahead + j / 4 * 8 + j % 2 - j / 2 % 2 * 8 < 0) s[j] = 0;
@@ -314,27 +368,12 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
         if (D == 128 && c % 2 == 1) { pack<8>(ds + 2 * (c - 1), dp + 4 * (c - 1)); asm volatile("" ::: "memory"); }
       }
       if (D == 64) pack<kRows / 2>(ds, dp);
-      if constexpr (S::kScoreBuffers == 1) barrier_wait(kMayWrite + group, kGroups * kWarpgroup);
-      {
-        const int id = read_thread() % kWarpgroup, lane = id % kWarp, row = group * kRows + id / kWarp * 16 + lane % 16;
-#pragma unroll
-        for (int step = 0; step < kSteps; ++step)
-          store_matrices(shared_address(shared.score_gradients[used % S::kScoreBuffers] + row * kRowBytes + (((step * 2 + lane / 16) ^ row % 8) << 4)),
-                         reinterpret_cast<const std::uint32_t(&)[4]>(ds[4 * step]));
-      }
-      fence_async();
-      barrier_wait(kWritten, kGroups * kWarpgroup);
+      share_scores();
       const std::uint32_t parity = Place<kBuffers>(used).parity;
       const std::uint64_t scored = score_gradients + used++ % S::kScoreBuffers * advance(kTileBytes);
       const bool mine = S::kSplit || buffer == group;
-      if constexpr (!Last) begin_scores();
-      if (mine) {
-      products_begin();
-#pragma unroll
-      for (int step = 0; step < kTileSteps; ++step)
-        multiply_columns<S::kColumns>(dq, scored + advance(step * 16 * kRowBytes), key_columns + advance(step * 16 * kRowBytes), step > 0);
-      products_commit();
-      }
+      if constexpr (!Last) begin_scores(group > 0 && block + 1 == own_blocks ? 1 : 0);
+      if (mine) begin_dq(scored);
       products_begin();
 #pragma unroll
       for (int step = 0; step < kSteps; ++step)
@@ -350,28 +389,34 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
       release(&shared.gradients_empty[gradient.stage]);
       if constexpr (S::kScoreBuffers == 1) barrier_arrive(kMayWrite + 1 - group, kGroups * kWarpgroup);
       if (mine) {
-      hold<S::kColumns / 2>(dq);
-      wait(&shared.added_empty[buffer], parity ^ 1);
-      float4* part = reinterpret_cast<float4*>(shared.query_gradients[buffer][S::kSplit ? group : 0]) + read_thread() % kWarpgroup;
-#pragma unroll
-      for (int j = 0; j < S::kColumns / 8; ++j) part[j * kWarpgroup] = make_float4(dq[4 * j], dq[4 * j + 1], dq[4 * j + 2], dq[4 * j + 3]);
-      if constexpr (Last) tell_staged(buffer);
+        stage_dq(buffer, parity);
+        if constexpr (Last) tell_staged(buffer);
       }
     };
-    begin_scores();
-    products_wait<0>();
-    hold<kRows / 2>(s);
-    bool first = true;
-    for (int left = layout.group() * (own_blocks + group); left > 1; --left) {
-      next.template operator()<false>(first);
-      first = false;
-      if (++block == own_blocks) block = -group;  // of the next query head
+    if (group > 0) skip(true);
+    if (own_blocks > 0) {
+      begin_scores(0);
+      products_wait<0>();
+      hold<kRows / 2>(s);
+      bool first = true;
+      for (int left = layout.group() * own_blocks; left > 1; --left) {
+        next.template operator()<false>(first);
+        first = false;
+        if (++block < own_blocks) continue;
+        block = 0;  // of the next query head
+        if (group > 0) {
+          skip(false);
+          first = true;
+        }
+      }
+      next.template operator()<true>(first);
+      products_wait<0>();
+      hold<D / 2>(dk);
+      hold<D / 2>(dv);
+      release_queries();
+    } else {  // keys that do not exist
+      for (int heads = layout.group(); heads > 1; --heads) skip(true);
     }
-    next.template operator()<true>(first);
-    products_wait<0>();
-    hold<D / 2>(dk);
-    hold<D / 2>(dv);
-    release_queries();
     release(&shared.tile_empty[slot.stage]);
     asm volatile("" : "+r"(place));  // where it is is found anew, which takes no register before
     const KeyTile done(args, place);

@@ -70,6 +70,18 @@ __device__ inline void wait(Barrier* barrier, std::uint32_t parity) {
       : "memory");
 }
 
+/// The same for who has time: looks now and then, and leaves the processor to others.
+__device__ inline void wait_asleep(Barrier* barrier, std::uint32_t parity) {
+  for (std::uint32_t ended = 0;;) {
+    asm volatile("{\n.reg .pred ended;\nmbarrier.test_wait.parity.shared::cta.b64 ended, [%1], %2;\nselp.u32 %0, 1, 0, ended;\n}\n"
+                 : "=r"(ended)
+                 : "r"(shared_address(barrier)), "r"(parity)
+                 : "memory");
+    if (ended != 0) return;
+    __nanosleep(200);
+  }
+}
+
 /// Begins the copy of the box at (0, head, row, 0, b) of a tensor of heads (tensor_map.h) to shared memory, aligned to 1024
 /// bytes; what lies outside becomes zero. `full` gets the bytes.
 __device__ inline void load_box(void* box, const CUtensorMap* map, Barrier* full, int head, int row, int b) {
