@@ -65,8 +65,6 @@ ProbeRecord probe_record(const std::string& set) {
   return record;
 }
 
-Estimate around(double value) { return {value, value - 0.1, value + 0.1}; }
-
 CausalTest causal_test(const std::string& kind, std::optional<std::int64_t> layer, double removed, double moved) {
   CausalTest test;
   test.kind = kind;
