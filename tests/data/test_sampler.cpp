@@ -14,6 +14,8 @@ using namespace sinkscope::test;
 
 namespace {
 
+using Ids = std::vector<std::int32_t>;
+
 constexpr std::int32_t kBos = 900, kEos = 901;
 constexpr std::array kPolicies = {BosPolicy::none, BosPolicy::sequence, BosPolicy::document};
 

@@ -2,9 +2,10 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "markup.h"
 #include "tests/catch.h"
 #include "tests/files.h"
+#include "tests/report/markup.h"
+#include "tests/report/support.h"
 #include "tools/report/format.h"
 #include "tools/report/probe_report.h"
 
