@@ -27,6 +27,9 @@ std::string read_file(const std::filesystem::path& path);
 /// Writes the whole file, and the folders above it.
 void write_file(const std::filesystem::path& path, const std::string& content);
 
+/// The number of files and folders in a folder.
+std::size_t entries(const std::filesystem::path& folder);
+
 /// Files of this process end at `bytes` while it lives, as on a disk that is full.
 class FileSizeLimit {
  public:

@@ -9,6 +9,7 @@
 
 #include "engine/data/mapped_file.h"
 #include "engine/data/utf8.h"
+#include "engine/files/system_error.h"
 #include "engine/model/parameters.h"
 
 namespace sinkscope {
@@ -18,10 +19,6 @@ constexpr std::int64_t kHeaderBytes = 7 * sizeof(std::int32_t);
 constexpr std::int32_t kLaterMagic = 0x616b3432;  // "ak42", of versions 1 and 2
 constexpr std::int32_t kUnknown = 0, kBos = 1, kEos = 2;
 
-[[noreturn]] void fail(const std::filesystem::path& file, const std::string& problem) {
-  throw std::runtime_error(file.string() + ": " + problem);
-}
-
 struct Size {
   const char* name;
   std::int64_t value, maximum;
@@ -30,22 +27,23 @@ struct Size {
 /// The model that a header describes.
 ModelConfig read_header(const std::filesystem::path& file, const MappedFile& content) {
   if (content.size() < kHeaderBytes)
-    fail(file, std::to_string(content.size()) + " bytes, a llama2.c checkpoint begins with " +
-                   std::to_string(kHeaderBytes));
+    refuse(file, std::to_string(content.size()) + " bytes, a llama2.c checkpoint begins with " +
+                     std::to_string(kHeaderBytes));
   std::array<std::int32_t, 7> header{};
   std::memcpy(header.data(), content.data(), kHeaderBytes);
   if (header[0] == kLaterMagic)
-    fail(file, "is a llama2.c checkpoint of version " + std::to_string(header[1]) + ", expected version 0, without magic");
+    refuse(file,
+           "is a llama2.c checkpoint of version " + std::to_string(header[1]) + ", expected version 0, without magic");
   const std::int64_t vocab_size = header[5];
   // The largest sizes that a configuration allows.
   for (const auto& [name, value, maximum] : {Size{"dim", header[0], 131072}, {"hidden_dim", header[1], 1 << 20},
                                              {"n_layers", header[2], 1024}, {"n_heads", header[3], 1024},
                                              {"n_kv_heads", header[4], 1024}, {"seq_len", header[6], 1 << 20}})
     if (value < 1 || value > maximum)
-      fail(file, std::string(name) + " is " + std::to_string(value) + ", expected 1 to " + std::to_string(maximum));
+      refuse(file, std::string(name) + " is " + std::to_string(value) + ", expected 1 to " + std::to_string(maximum));
   if (std::abs(vocab_size) < 2 || std::abs(vocab_size) > 1 << 24)
-    fail(file, "vocab_size is " + std::to_string(vocab_size) +
-                   ", expected 2 to 16777216, or that below 0 for an untied head");
+    refuse(file, "vocab_size is " + std::to_string(vocab_size) +
+                     ", expected 2 to 16777216, or that below 0 for an untied head");
   ModelConfig model;
   model.preset = ModelPreset::llama;
   model.channels = header[0];
@@ -59,11 +57,11 @@ ModelConfig read_header(const std::filesystem::path& file, const MappedFile& con
   model.norm_eps = 1e-5;
   model.rope_theta = 10000.0;
   if (model.channels % (2 * model.heads) != 0)
-    fail(file, "dim is " + std::to_string(model.channels) +
-                   ", expected heads of an even size: a multiple of twice n_heads (" + std::to_string(model.heads) + ")");
+    refuse(file, "dim is " + std::to_string(model.channels) +
+                     ", expected heads of an even size: a multiple of twice n_heads (" + std::to_string(model.heads) + ")");
   if (model.heads % model.kv_heads != 0)
-    fail(file, "n_heads is " + std::to_string(model.heads) + ", expected a multiple of n_kv_heads (" +
-                   std::to_string(model.kv_heads) + ")");
+    refuse(file, "n_heads is " + std::to_string(model.heads) + ", expected a multiple of n_kv_heads (" +
+                     std::to_string(model.kv_heads) + ")");
   model.head_dim = model.channels / model.heads;
   return model;
 }
@@ -175,8 +173,8 @@ std::vector<Piece> read_pieces(const std::filesystem::path& file, std::int64_t v
   const auto token = [&](std::int64_t id) { return "token " + std::to_string(id); };
   const auto read = [&](auto& value, const std::string& what) {
     if (content.size() - at < static_cast<std::int64_t>(sizeof(value)))
-      fail(file, "ends after " + std::to_string(content.size()) + " bytes, within " + what + ", expected " +
-                     std::to_string(vocab_size) + " tokens as the checkpoint has");
+      refuse(file, "ends after " + std::to_string(content.size()) + " bytes, within " + what + ", expected " +
+                       std::to_string(vocab_size) + " tokens as the checkpoint has");
     std::memcpy(&value, content.data() + at, sizeof(value));
     at += static_cast<std::int64_t>(sizeof(value));
   };
@@ -189,16 +187,16 @@ std::vector<Piece> read_pieces(const std::filesystem::path& file, std::int64_t v
     read(piece.score, token(id));
     read(length, token(id));
     if (length < 1 || length > content.size() - at)
-      fail(file, token(id) + " has " + std::to_string(length) + " bytes, expected 1 to the " +
-                     std::to_string(content.size() - at) + " that follow");
-    if (!std::isfinite(piece.score)) fail(file, token(id) + " has a score that is not finite");
+      refuse(file, token(id) + " has " + std::to_string(length) + " bytes, expected 1 to the " +
+                       std::to_string(content.size() - at) + " that follow");
+    if (!std::isfinite(piece.score)) refuse(file, token(id) + " has a score that is not finite");
     piece.text.assign(reinterpret_cast<const char*>(content.data() + at), static_cast<std::size_t>(length));
     at += length;
-    if (first_invalid_utf8(piece.text)) fail(file, token(id) + " is not UTF-8");
+    if (first_invalid_utf8(piece.text)) refuse(file, token(id) + " is not UTF-8");
   }
   if (at != content.size())
-    fail(file, std::to_string(content.size()) + " bytes, expected " + std::to_string(at) + " for the " +
-                   std::to_string(vocab_size) + " tokens that the checkpoint has");
+    refuse(file, std::to_string(content.size()) + " bytes, expected " + std::to_string(at) + " for the " +
+                     std::to_string(vocab_size) + " tokens that the checkpoint has");
   return pieces;
 }
 
@@ -208,7 +206,7 @@ void restore_pieces(const std::filesystem::path& file, std::vector<Piece>& piece
     Piece& piece = pieces[static_cast<std::size_t>(id)];
     // The exporter puts line breaks around BOS and EOS.
     if (piece.text != text && piece.text != "\n" + std::string(text) + "\n")
-      fail(file, "token " + std::to_string(id) + " is \"" + piece.text + "\", expected \"" + text + "\"");
+      refuse(file, "token " + std::to_string(id) + " is \"" + piece.text + "\", expected \"" + text + "\"");
     piece = {text, 0.0F, type};
   };
   special(kUnknown, "<unk>", PieceType::unknown);
@@ -226,11 +224,11 @@ void restore_pieces(const std::filesystem::path& file, std::vector<Piece>& piece
     }
     const auto [place, is_new] = seen.emplace(piece.text, id);
     if (!is_new)
-      fail(file, "token " + std::to_string(id) + " is \"" + piece.text + "\", which token " +
-                     std::to_string(place->second) + " is too");
+      refuse(file, "token " + std::to_string(id) + " is \"" + piece.text + "\", which token " +
+                       std::to_string(place->second) + " is too");
   }
   if (bytes != 256)
-    fail(file, std::to_string(bytes) + " tokens stand for single bytes, expected 256, \"<0x00>\" to \"<0xFF>\"");
+    refuse(file, std::to_string(bytes) + " tokens stand for single bytes, expected 256, \"<0x00>\" to \"<0xFF>\"");
 }
 
 }  // namespace
@@ -240,11 +238,11 @@ Llama2cCheckpoint read_llama2c_checkpoint(const std::filesystem::path& file) {
   const ModelConfig model = read_header(file, content);
   const std::int64_t C = model.channels, F = model.hidden, H = model.heads, G = model.kv_heads, D = model.head_dim;
   if (content.size() != expected_bytes(model))
-    fail(file, std::to_string(content.size()) + " bytes, expected " + std::to_string(expected_bytes(model)) + " for dim " +
-                   std::to_string(C) + ", hidden_dim " + std::to_string(F) + ", n_layers " + std::to_string(model.layers) +
-                   ", n_heads " + std::to_string(H) + ", n_kv_heads " + std::to_string(G) + ", vocab_size " +
-                   std::to_string(model.tied_embedding ? model.vocab_size : -model.vocab_size) + ", seq_len " +
-                   std::to_string(model.max_sequence_length));
+    refuse(file, std::to_string(content.size()) + " bytes, expected " + std::to_string(expected_bytes(model)) +
+                     " for dim " + std::to_string(C) + ", hidden_dim " + std::to_string(F) + ", n_layers " + std::to_string(model.layers) +
+                     ", n_heads " + std::to_string(H) + ", n_kv_heads " + std::to_string(G) + ", vocab_size " +
+                     std::to_string(model.tied_embedding ? model.vocab_size : -model.vocab_size) + ", seq_len " +
+                     std::to_string(model.max_sequence_length));
   Reader reader(content, model);
   reader.whole("embed.token.weight");
   reader.layers("norm1.weight", 0, C);
@@ -264,8 +262,8 @@ Llama2cCheckpoint read_llama2c_checkpoint(const std::filesystem::path& file) {
 
 std::string sentencepiece_model_of_llama2c(const std::filesystem::path& file, std::int64_t vocab_size) {
   if (vocab_size < 3 + 256)
-    fail(file, "the checkpoint has " + std::to_string(vocab_size) +
-                   " tokens, expected 259 or more: <unk>, <s>, </s> and 256 bytes");
+    refuse(file, "the checkpoint has " + std::to_string(vocab_size) +
+                     " tokens, expected 259 or more: <unk>, <s>, </s> and 256 bytes");
   std::vector<Piece> pieces = read_pieces(file, vocab_size);
   restore_pieces(file, pieces);
   Message model;

@@ -14,6 +14,7 @@
 #include "engine/files/new_file.h"
 #include "engine/files/new_folder.h"
 #include "engine/files/rename.h"
+#include "engine/files/system_error.h"
 #include "engine/model/parameters.h"
 
 namespace sinkscope {
@@ -23,17 +24,13 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::string_view kFormat = "sinkscope-checkpoint-1";
 constexpr std::string_view kManifest = "manifest.json";
-constexpr std::string_view kPrefix = "step_";
+constexpr std::string_view kFolderPrefix = "step_";
 constexpr std::size_t kMinDigits = 8;
 constexpr std::size_t kMaxDigits = 18;
 
-[[noreturn]] void fail(const std::filesystem::path& file, const std::string& problem) {
-  throw std::runtime_error(file.string() + ": " + problem);
-}
-
 std::string folder_name(std::int64_t step) {
   const std::string digits = std::to_string(step);
-  return std::string(kPrefix) + std::string(kMinDigits - std::min(kMinDigits, digits.size()), '0') + digits;
+  return std::string(kFolderPrefix) + std::string(kMinDigits - std::min(kMinDigits, digits.size()), '0') + digits;
 }
 
 /// The name of a folder that is not, or no longer, a checkpoint.
@@ -48,8 +45,8 @@ std::vector<std::pair<std::int64_t, std::filesystem::path>> list_checkpoints(con
   if (!std::filesystem::is_directory(checkpoints)) return found;
   for (const auto& entry : std::filesystem::directory_iterator(checkpoints)) {
     const std::string name = entry.path().filename().string();
-    if (name.compare(0, kPrefix.size(), kPrefix) != 0 || !entry.is_directory()) continue;
-    const std::string digits = name.substr(kPrefix.size());
+    if (name.compare(0, kFolderPrefix.size(), kFolderPrefix) != 0 || !entry.is_directory()) continue;
+    const std::string digits = name.substr(kFolderPrefix.size());
     if (digits.size() < kMinDigits || digits.size() > kMaxDigits ||
         digits.find_first_not_of("0123456789") != std::string::npos)
       continue;
@@ -69,21 +66,22 @@ std::string manifest_text(Json manifest) {
 
 Json read_manifest(const std::filesystem::path& checkpoint) {
   const std::filesystem::path path = checkpoint / kManifest;
-  if (!std::filesystem::exists(path)) fail(path, "is missing");
+  if (!std::filesystem::exists(path)) refuse(path, "is missing");
   const std::string text = read_text_file(path);
   Json manifest;
   try {
     manifest = parse_strict(text, path.string());
   } catch (const ConfigError&) {
-    fail(path, "is damaged: it is no valid JSON");
+    refuse(path, "is damaged: it is no valid JSON");
   }
-  if (!manifest.is_object()) fail(path, "is damaged: it does not match its own hash");
-  if (manifest_text(manifest) != text) fail(path, "is damaged: it does not match its own hash");
+  if (!manifest.is_object()) refuse(path, "is damaged: it does not match its own hash");
+  if (manifest_text(manifest) != text) refuse(path, "is damaged: it does not match its own hash");
   if (manifest.value("format", Json()) != kFormat)
-    fail(path, "format: expected " + in_quotes(kFormat) + ", found " + describe_value(manifest.value("format", Json())));
-  if (!manifest.contains("files") || !manifest.at("files").is_object()) fail(path, "files: expected an object");
+    refuse(path,
+           "format: expected " + in_quotes(kFormat) + ", found " + describe_value(manifest.value("format", Json())));
+  if (!manifest.contains("files") || !manifest.at("files").is_object()) refuse(path, "files: expected an object");
   for (const char* name : {"model.safetensors", "config.json", "checkpoint.json", "state.json"})
-    if (!manifest.at("files").contains(name)) fail(path, std::string("files: ") + name + " is not listed");
+    if (!manifest.at("files").contains(name)) refuse(path, std::string("files: ") + name + " is not listed");
   return manifest;
 }
 
@@ -102,7 +100,7 @@ FileDigest write_moments(const std::filesystem::path& path, const CheckpointData
 
 void read_moments(const std::filesystem::path& path, const ModelConfig& model, std::span<float> first,
                   std::span<float> second) {
-  if (!std::filesystem::exists(path)) fail(path, "is missing; the checkpoint holds no optimizer state");
+  if (!std::filesystem::exists(path)) refuse(path, "is missing; the checkpoint holds no optimizer state");
   const ParameterLayout layout(model);
   const SafetensorsFile file(path);
   std::size_t expected = 0;
@@ -111,8 +109,8 @@ void read_moments(const std::filesystem::path& path, const ModelConfig& model, s
     for (const ParameterSpec& spec : layout.specs()) {
       const std::string name = kind + spec.name;
       if (file.shape(name) != spec.shape)
-        fail(path, "tensor " + name + ": shape " + describe_shape(file.shape(name)) + ", expected " +
-                       describe_shape(spec.shape));
+        refuse(path, "tensor " + name + ": shape " + describe_shape(file.shape(name)) + ", expected " +
+                         describe_shape(spec.shape));
       file.read(name, flat.subspan(static_cast<std::size_t>(spec.offset), static_cast<std::size_t>(spec.size)));
       ++expected;
     }
@@ -120,7 +118,7 @@ void read_moments(const std::filesystem::path& path, const ModelConfig& model, s
   if (file.names().size() == expected) return;
   for (const std::string& name : file.names())
     if (name.size() < 2 || !layout.contains(name.substr(2)))
-      fail(path, "tensor " + name + " is unexpected: the model as configured has none of this name");
+      refuse(path, "tensor " + name + " is unexpected: the model as configured has none of this name");
 }
 
 /// Reads back what checkpoint.json says of the model, with a configuration's own checks.
@@ -150,7 +148,7 @@ void check_same_model(const std::filesystem::path& file, const ModelConfig& save
     if (key == "rotary_dim" && rotary_width(saved) == rotary_width(given)) continue;
     if (key == "qkv_bias" && saved.bias) continue;  // which all linear layers have then
     if (value != here.at(pointer))
-      fail(file, "model." + key + " is " + value.dump() + ", expected " + here.at(pointer).dump() + " as configured");
+      refuse(file, "model." + key + " is " + value.dump() + ", expected " + here.at(pointer).dump() + " as configured");
   }
 }
 
@@ -158,8 +156,8 @@ std::int64_t integer_at(const Json& json, const char* key, std::int64_t minimum,
                         const std::filesystem::path& path) {
   const Json value = json.value(key, Json());
   if (!value.is_number_integer() || value.get<std::int64_t>() < minimum || value.get<std::int64_t>() > maximum)
-    fail(path, std::string(key) + ": expected an integer from " + std::to_string(minimum) + " to " +
-                   std::to_string(maximum) + ", found " + describe_value(value));
+    refuse(path, std::string(key) + ": expected an integer from " + std::to_string(minimum) + " to " +
+                     std::to_string(maximum) + ", found " + describe_value(value));
   return value.get<std::int64_t>();
 }
 
@@ -170,7 +168,7 @@ void remove_checkpoint(const std::filesystem::path& folder) {
   std::filesystem::remove_all(doomed, error);
   if (!error) std::filesystem::rename(folder, doomed, error);
   if (!error) std::filesystem::remove_all(doomed, error);
-  if (error) fail(folder, "cannot remove: " + error.message());
+  if (error) refuse(folder, "cannot remove: " + error.message());
 }
 
 void prune(const std::filesystem::path& checkpoints, const std::filesystem::path& newest, std::int64_t keep) {
@@ -244,16 +242,16 @@ void verify_checkpoint(const std::filesystem::path& checkpoint) {
   for (const auto& [name, entry] : manifest.at("files").items()) {
     if (name.empty() || std::filesystem::path(name).filename() != name || !entry.is_object() ||
         !entry.value("size", Json()).is_number_integer() || !entry.value("xxh3_128", Json()).is_string())
-      fail(manifest_path, "files." + name + ": expected a file name with size and xxh3_128");
+      refuse(manifest_path, "files." + name + ": expected a file name with size and xxh3_128");
     const std::filesystem::path path = checkpoint / name;
-    if (!std::filesystem::is_regular_file(path)) fail(path, "is missing");
+    if (!std::filesystem::is_regular_file(path)) refuse(path, "is missing");
     const auto size = entry.at("size").get<std::int64_t>();
     const auto found = static_cast<std::int64_t>(std::filesystem::file_size(path));
     if (found != size)
-      fail(path, std::string(found < size ? "is truncated: " : "has grown: ") + std::to_string(found) +
-                     " bytes, expected " + std::to_string(size));
+      refuse(path, std::string(found < size ? "is truncated: " : "has grown: ") + std::to_string(found) +
+                       " bytes, expected " + std::to_string(size));
     if (digest_file(path).xxh3_128 != entry.at("xxh3_128").get_ref<const std::string&>())
-      fail(path, "is damaged: its content does not match the hash in manifest.json");
+      refuse(path, "is damaged: its content does not match the hash in manifest.json");
   }
 }
 
@@ -261,7 +259,7 @@ CheckpointInfo read_checkpoint_info(const std::filesystem::path& checkpoint) {
   constexpr std::int64_t kMaxId = 0x7fffffff;
   const std::filesystem::path path = checkpoint / "checkpoint.json";
   const Json json = parse_strict(read_text_file(path), path.string());
-  if (!json.is_object()) fail(path, "expected an object, found " + describe_value(json));
+  if (!json.is_object()) refuse(path, "expected an object, found " + describe_value(json));
   CheckpointInfo info;
   info.step = integer_at(json, "step", 0, std::int64_t{1} << 60, path);
   info.bos_id = static_cast<std::int32_t>(integer_at(json, "bos_id", -1, kMaxId, path));
@@ -269,7 +267,7 @@ CheckpointInfo read_checkpoint_info(const std::filesystem::path& checkpoint) {
   info.model = parse_model(json.value("model", Json()), path.string());
   for (const Json& name : json.value("tokenizer_files", Json::array())) {
     if (!name.is_string() || std::filesystem::path(name.get<std::string>()).filename() != name.get<std::string>())
-      fail(path, "tokenizer_files: expected file names, found " + describe_value(name));
+      refuse(path, "tokenizer_files: expected file names, found " + describe_value(name));
     info.tokenizer_files.push_back(checkpoint / name.get<std::string>());
   }
   return info;

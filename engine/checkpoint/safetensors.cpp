@@ -26,10 +26,6 @@ constexpr std::size_t kAlignment = 64;
 constexpr std::int64_t kMaxHeaderBytes = 100'000'000;  // the reference implementation's own limit
 constexpr std::size_t kChunkElements = std::size_t{1} << 18;
 
-[[noreturn]] void fail(const std::filesystem::path& file, const std::string& problem) {
-  throw std::runtime_error(file.string() + ": " + problem);
-}
-
 void check_entry(const SafetensorsEntry& entry) {
   std::size_t elements = 1;
   for (const std::int64_t extent : entry.shape) elements *= static_cast<std::size_t>(extent);
@@ -158,7 +154,7 @@ struct SafetensorsFile::State {
     }
     ::close(descriptor);
     if (error != 0) throw_system_error(file, "inspect", error);
-    if (!S_ISREG(status.st_mode)) fail(file, "is not a regular file");
+    if (!S_ISREG(status.st_mode)) refuse(file, "is not a regular file");
   }
   ~State() {
     if (bytes != nullptr) ::munmap(const_cast<std::byte*>(bytes), size);
@@ -168,7 +164,7 @@ struct SafetensorsFile::State {
 
   const SafetensorsHeader::Tensor& find(const std::string& name) const {
     const auto found = header.tensors.find(name);
-    if (found == header.tensors.end()) fail(path, "tensor " + name + " is missing");
+    if (found == header.tensors.end()) refuse(path, "tensor " + name + " is missing");
     return found->second;
   }
 
@@ -182,14 +178,14 @@ struct SafetensorsFile::State {
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& file) : state_(std::make_unique<State>(file)) {
   State& state = *state_;
   if (state.size < 8)
-    fail(file, "truncated: " + std::to_string(state.size) + " bytes, a safetensors file has at least 8");
+    refuse(file, "truncated: " + std::to_string(state.size) + " bytes, a safetensors file has at least 8");
   std::uint64_t length = 0;
   std::memcpy(&length, state.bytes, sizeof(length));
   if (length > static_cast<std::uint64_t>(kMaxHeaderBytes))
-    fail(file, "header length " + std::to_string(length) + ", expected at most " + std::to_string(kMaxHeaderBytes));
+    refuse(file, "header length " + std::to_string(length) + ", expected at most " + std::to_string(kMaxHeaderBytes));
   if (length > state.size - 8)
-    fail(file, "truncated: header length " + std::to_string(length) + ", but only " + std::to_string(state.size - 8) +
-                   " bytes follow");
+    refuse(file, "truncated: header length " + std::to_string(length) + ", but only " + std::to_string(state.size - 8) +
+                     " bytes follow");
   const std::string_view text(reinterpret_cast<const char*>(state.bytes) + 8, static_cast<std::size_t>(length));
   state.header = parse_safetensors_header(text, file.string());
   state.data = state.bytes + 8 + length;
@@ -219,11 +215,11 @@ void SafetensorsFile::read(const std::string& name, std::span<float> out) const 
   const std::byte* from = state_->data + tensor.begin;
   const bool single = tensor.dtype == "F32";
   if (!single && tensor.dtype != "BF16" && tensor.dtype != "F16")
-    fail(state_->path, "tensor " + name + ": dtype " + tensor.dtype + ", expected F32, BF16 or F16");
+    refuse(state_->path, "tensor " + name + ": dtype " + tensor.dtype + ", expected F32, BF16 or F16");
   const auto elements = static_cast<std::size_t>(tensor.end - tensor.begin) / (single ? 4 : 2);
   if (elements != out.size())
-    fail(state_->path, "tensor " + name + ": shape " + describe_shape(tensor.shape) + ", expected " +
-                           std::to_string(out.size()) + " elements");
+    refuse(state_->path, "tensor " + name + ": shape " + describe_shape(tensor.shape) + ", expected " +
+                             std::to_string(out.size()) + " elements");
   if (elements == 0) return;
   if (single)
     std::memcpy(out.data(), from, out.size_bytes());

@@ -15,7 +15,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kFormat = "sinkscope-dataset";
-constexpr std::int64_t kVersion = 1;
+constexpr std::int64_t kManifestVersion = 1;
 
 /// The typed reads of one object, with the file and key in every message.
 class Reader {
@@ -99,7 +99,7 @@ std::vector<ShardInfo> read_shards(const Reader& reader, const char* key, std::u
 
 std::string to_text(const DatasetManifest& manifest) {
   const Json json = {{"format", kFormat},
-                     {"version", kVersion},
+                     {"version", kManifestVersion},
                      {"tokenizer", manifest.tokenizer},
                      {"tokenizer_file", manifest.tokenizer_file},
                      {"vocab_size", manifest.vocab_size},
@@ -120,7 +120,7 @@ DatasetManifest read_manifest(const std::filesystem::path& file) {
   const Json json = parse_strict(read_text_file(file), file.string());
   const Reader reader(json, file.string());
   if (reader.string("format") != kFormat) reader.fail("format", std::string("expected \"") + kFormat + "\"");
-  reader.integer("version", kVersion, kVersion);
+  reader.integer("version", kManifestVersion, kManifestVersion);
   constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
   constexpr std::int64_t kMostIds = std::numeric_limits<std::int32_t>::max();
   DatasetManifest manifest;

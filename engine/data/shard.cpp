@@ -19,14 +19,14 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "shards are read and written in place, little-endian");
 
 constexpr std::array<char, 8> kMagic = {'S', 'I', 'N', 'K', 'S', 'H', 'R', 'D'};
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kShardVersion = 1;
 constexpr std::int32_t kGpt2Magic = 20240520;
 constexpr std::int32_t kGpt2Version = 1;
 constexpr std::int64_t kGpt2HeaderBytes = 256 * 4;
 
 struct Header {
   std::array<char, 8> magic = kMagic;
-  std::uint32_t version = kVersion;
+  std::uint32_t version = kShardVersion;
   std::uint32_t token_bytes = 0;
   std::uint64_t tokens = 0;
   std::uint64_t vocab_hash = 0;
@@ -84,7 +84,7 @@ MappedShard open_shard(const std::filesystem::path& path, bool verify, ShardInfo
     const auto header_bytes = static_cast<std::int64_t>(sizeof header);
     if (size < header_bytes) fail(path, "truncated: shorter than its header of 64 bytes");
     std::memcpy(&header, data, sizeof header);
-    if (header.version != kVersion) fail(path, "version " + std::to_string(header.version) + ", expected 1");
+    if (header.version != kShardVersion) fail(path, "version " + std::to_string(header.version) + ", expected 1");
     if (header.token_bytes != 2 && header.token_bytes != 4)
       fail(path, std::to_string(header.token_bytes) + " bytes a token, expected 2 or 4");
     require_length(path, size, header_bytes, header.tokens, header.token_bytes);

@@ -12,4 +12,8 @@ void throw_system_error(const std::filesystem::path& path, std::string_view acti
   throw std::runtime_error(message);
 }
 
+void refuse(const std::filesystem::path& path, const std::string& problem) {
+  throw std::runtime_error(path.string() + ": " + problem);
+}
+
 }  // namespace sinkscope

@@ -13,7 +13,7 @@ namespace {
 
 using TimePoint = std::chrono::steady_clock::time_point;
 
-constexpr std::chrono::milliseconds kRedrawInterval{100};
+constexpr std::chrono::milliseconds kBarInterval{100};
 constexpr std::size_t kSmallestBar = 10;  // columns, brackets included
 constexpr std::size_t kLargestBar = 40;
 
@@ -99,7 +99,7 @@ class ConsoleSink final : public MetricSink {
       if (!is_first && !is_last && record.step % options_.line_every != 0) return;
       output_ << join(fields()) << '\n';
     } else {
-      if (bar_is_shown_ && !is_last && now_ - drawn_ < kRedrawInterval) return;
+      if (bar_is_shown_ && !is_last && now_ - drawn_ < kBarInterval) return;
       draw();
       drawn_ = now_;
     }

@@ -9,7 +9,7 @@
 namespace sinkscope {
 namespace {
 
-constexpr std::int64_t kAlignment = 64;  // elements between the starts of parameters
+constexpr std::int64_t kParameterAlignment = 64;  // elements between the starts of parameters
 
 }  // namespace
 
@@ -75,7 +75,7 @@ void ParameterLayout::add(ParameterSpec spec) {
     spec.size *= extent;
   }
   spec.offset = flat_size_;
-  flat_size_ += (spec.size + kAlignment - 1) / kAlignment * kAlignment;
+  flat_size_ += (spec.size + kParameterAlignment - 1) / kParameterAlignment * kParameterAlignment;
   specs_.push_back(std::move(spec));
 }
 

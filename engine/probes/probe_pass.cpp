@@ -16,8 +16,6 @@ namespace sinkscope {
 
 namespace {
 
-std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
-
 /// The largest part of any set, which sizes every buffer.
 struct Extents {
   std::int64_t sequences = 0;       // B
@@ -63,7 +61,7 @@ void check_set(const ProbeSet& set, const DecoderOptions& options, const ProbeCo
     throw std::invalid_argument(at + "length " + std::to_string(set.length) + ", expected " + std::to_string(least) +
                                 " (the positions watched, at least 2) to " + std::to_string(options.max_length) +
                                 " (the decoder's max_length)");
-  const std::size_t size = index(set.sequences * set.length);
+  const std::size_t size = static_cast<std::size_t>(set.sequences * set.length);
   if (set.inputs.size() != size || set.targets.size() != size)
     throw std::invalid_argument(at + std::to_string(set.inputs.size()) + " inputs and " +
                                 std::to_string(set.targets.size()) + " targets, expected " + std::to_string(size));
@@ -86,7 +84,7 @@ struct ProbePass::State final : ActivationObserver {
         extents(decoder_.options(), sets),
         device(model, config, extents, ops_.compute_dtype()) {
     device.arena.allocate(ops);
-    losses.resize(index(extents.rows));
+    losses.resize(static_cast<std::size_t>(extents.rows));
   }
 
   ProbeRecord probe(const ProbeSet& set, std::int64_t step, std::int64_t tokens);
@@ -183,7 +181,7 @@ ProbeRecord ProbePass::State::probe(const ProbeSet& set, std::int64_t step, std:
     decoder.loss(targets, losses.data());
     for (std::int64_t n = 0; n < part * set.length; ++n) {
       if (targets[n] < 0) continue;
-      loss += static_cast<double>(losses[index(n)]);
+      loss += static_cast<double>(losses[static_cast<std::size_t>(n)]);
       predicted += 1;
     }
   }
@@ -309,7 +307,9 @@ void ProbePass::State::fill_attention() {
   record.sink_excess = sink_excess(scores, record.length);
   record.dominant_position = dominant_position(scores).value_or(-1);
   for (std::int64_t l = 0; l < L; ++l) {
-    const auto of_layer = std::span(layer_scores).subspan(index(l * config.positions), index(config.positions));
+    const auto of_layer = std::span(layer_scores)
+                              .subspan(static_cast<std::size_t>(l * config.positions),
+                                       static_cast<std::size_t>(config.positions));
     record.dominant_position_layer.push_back(dominant_position(of_layer).value_or(-1));
   }
   const auto statistic = [&](HeadStatistic which) {

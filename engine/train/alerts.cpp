@@ -1,14 +1,13 @@
 #include "engine/train/alerts.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <utility>
 
 #include "engine/metrics/json_lines.h"
+#include "engine/train/format.h"
 
 namespace sinkscope {
 namespace {
@@ -21,13 +20,6 @@ constexpr std::int64_t kCalmSteps = 10;
 constexpr std::int64_t kSlowSteps = 10;
 constexpr double kSlowSeconds = 5;
 constexpr std::int64_t kWarmUpSteps = 10;
-
-template <class... Values>
-std::string format(const char* pattern, Values... values) {
-  std::array<char, 256> text{};
-  std::snprintf(text.data(), text.size(), pattern, values...);
-  return text.data();
-}
 
 /// `state.at(key)` as a Value; throws naming the key.
 template <class Value>

@@ -1,13 +1,13 @@
 #include "engine/train/run_memory.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <iterator>
 
 #include "engine/config/load.h"
 #include "engine/optim/adamw.h"
 #include "engine/probes/causal.h"
 #include "engine/probes/probe_pass.h"
+#include "engine/train/format.h"
 
 namespace sinkscope {
 namespace {
@@ -17,13 +17,6 @@ namespace {
 constexpr std::int64_t kCpuLogits = std::int64_t{8} << 20, kGpuLogits = std::int64_t{1} << 30;
 
 double mebibytes(std::size_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); }
-
-template <class... Values>
-std::string format(const char* pattern, Values... values) {
-  char text[160];
-  std::snprintf(text, sizeof text, pattern, values...);
-  return text;
-}
 
 /// "block 3 norm1" and its like of other blocks make one line of the table.
 std::string table_name(const std::string& buffer) {

@@ -14,6 +14,8 @@ using namespace sinkscope::test;
 
 namespace {
 
+using Ids = std::vector<std::int32_t>;
+
 constexpr std::int32_t kBos = 900, kEos = 901;
 constexpr std::array kPolicies = {BosPolicy::none, BosPolicy::sequence, BosPolicy::document};
 
@@ -63,7 +65,6 @@ std::vector<std::int32_t> common_of(const Batch& batch) {
 
 TEST_CASE("the three policies on a stream worked by hand") {
   const MemoryStream stream({10, 11, kEos, 12, 13, 14, kEos, 15, 16});
-  using Ids = std::vector<std::int32_t>;
   using Mask = std::vector<std::uint8_t>;
   const auto none = window(stream, 4, BosPolicy::none, 0);
   CHECK(none.inputs == Ids{10, 11, kEos, 12});

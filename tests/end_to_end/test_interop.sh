@@ -10,11 +10,12 @@ trap 'rm -rf "$place"' EXIT
 fail() { echo "FAILED: $1" >&2; cat "$place/output" >&2; exit 1; }
 stand_in() { printf '#!/usr/bin/env bash\n%s\n' "$1" > "$place/python"; chmod +x "$place/python"; }
 interop() { PYTHON=$place/python "$source_dir/tests/interop/run" "$@" > "$place/output" 2>&1; }
+trained() { interop "$program" --steps 50 "$@"; }  # as many as the checks look at, and a probe pass
 row() { grep -qE -- "^$1 +$2 +[0-9]+ *${3:-}" "$place/output"; }
 
 # -c CODE NAME...: the names that are missing; otherwise a check and its arguments.
 stand_in 'if [[ $1 == -c ]]; then shift 2; out=$(printf "%s, " "$@"); echo "${out%, }"; fi'
-interop "$program" && fail "a Python without packages is refused"
+trained && fail "a Python without packages is refused"
 for model in gpt2 llama qwen2 qwen3 gpt_neox; do
   for what in train export dump; do row "$model: $what" ok || fail "$model: $what runs without them"; done
   row "$model: transformers" FAIL ".*lacks torch, transformers" || fail "$model: the row says what is missing"
@@ -32,13 +33,15 @@ stand_in 'case $1 in
     echo "$3: 40 steps against PyTorch 2 (fp32, cpu): losses within 1.20e-06 (at most 0.001), sink scores within 0.01 % (at most 1 %)" ;;
   */check_tensorboard.py) test -d "$2/tensorboard" && echo "$2: 12 scalars of 3 tags equal the JSON logs" ;;
 esac'
-interop "$program" --output "$place/kept" || fail "checks that pass make a pass"
+trained --output "$place/kept" || fail "checks that pass make a pass"
 for model in gpt2 llama qwen2 qwen3 gpt_neox; do row "$model: transformers" ok "logits 1.5e-07" || fail "$model: the row has the figures"; done
 row "llama: probe fields" ok "2.5e-06; 39 fields of 6 sets, largest in loss" || fail "the row of a probe pass too"
 row "llama: training" ok "losses 1.20e-06, sink scores 0.01 %" || fail "that of the training too"
 row "llama: tensorboard" ok "12 scalars" || fail "TensorBoard's row too"
 [[ -f $place/kept/export/qwen3/config.json ]] || fail "the output stays"
-interop "$program" --output "$place/kept" && fail "an output that is there is refused"
+[[ $(tail -n 1 "$place/kept/runs/llama/metrics.jsonl") == *'"step":50,'* ]] || fail "--steps is how many there are"
+for steps in 39 x ""; do interop "$program" --steps "$steps" && fail "--steps $steps is refused"; done
+trained --output "$place/kept" && fail "an output that is there is refused"
 
 stand_in 'case $1 in
   -c) ;;
@@ -46,7 +49,7 @@ stand_in 'case $1 in
   */check_probe.py) [[ $2 != *llama ]] || { echo "FAIL probe: 0.2"; exit 1; } ;;
   */compare_training.py) echo "losses within 0.3"; exit 1 ;;
 esac'
-interop "$program" && fail "a check that fails makes a failure"
+trained && fail "a check that fails makes a failure"
 row "gpt2: transformers" FAIL "FAIL logits: 0.1" || fail "and is the one in the table"
 row "llama: probe fields" FAIL "FAIL probe: 0.2" || fail "as is that of a probe pass"
 row "llama: training" FAIL "losses within 0.3" || fail "as is a training"

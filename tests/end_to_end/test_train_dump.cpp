@@ -15,7 +15,7 @@
 namespace sinkscope {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 using test::contains;
 using test::Outcome;
 using test::Workplace;

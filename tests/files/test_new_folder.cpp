@@ -13,13 +13,10 @@ namespace {
 
 using test::contains;
 using test::message_of;
+using test::entries;
 using test::read_file;
 using test::TemporaryFolder;
 using test::write_file;
-
-std::size_t entries(const std::filesystem::path& folder) {
-  return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(folder), {}));
-}
 
 TEST_CASE("a staged folder takes the place of another") {
   const TemporaryFolder folder;

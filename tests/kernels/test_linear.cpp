@@ -6,7 +6,7 @@ using namespace sinkscope::test;
 
 namespace {
 
-struct Extents {
+struct LinearExtents {
   std::int64_t rows, inputs, outputs;
 };
 
@@ -15,7 +15,7 @@ struct Extents {
 TEST_CASE("linear_forward and linear_backward follow their formulas") {
   const auto ops = make_cpu_ops(2);
   Random random(21);
-  for (const auto [n, i, o] : {Extents{1, 1, 1}, {3, 7, 5}, {65, 17, 129}, {200, 64, 33}}) {
+  for (const auto [n, i, o] : {LinearExtents{1, 1, 1}, {3, 7, 5}, {65, 17, 129}, {200, 64, 33}}) {
     INFO(n << " x " << i << " -> " << o);
     const Doubles x = random.normals(n * i);
     const Doubles weight = random.normals(o * i);
@@ -56,7 +56,7 @@ TEST_CASE("linear_forward and linear_backward follow their formulas") {
 
 TEST_CASE("The reference gradients of the linear map agree with finite differences") {
   Random random(22);
-  const Extents e{4, 3, 5};
+  const LinearExtents e{4, 3, 5};
   const Doubles x = random.normals(e.rows * e.inputs);
   const Doubles weight = random.normals(e.outputs * e.inputs);
   const Doubles bias = random.normals(e.outputs);

@@ -6,7 +6,7 @@ using namespace sinkscope::test;
 
 namespace {
 
-struct Extents {
+struct NormExtents {
   std::int64_t rows, channels;
 };
 
@@ -16,7 +16,7 @@ TEST_CASE("norm_forward and norm_backward follow their formulas") {
   const auto ops = make_cpu_ops(2);
   Random random(11);
   for (const NormKind kind : {NormKind::layernorm, NormKind::rmsnorm})
-    for (const auto [n, c] : {Extents{1, 1}, {1, 7}, {3, 16}, {37, 129}, {300, 64}})
+    for (const auto [n, c] : {NormExtents{1, 1}, {1, 7}, {3, 16}, {37, 129}, {300, 64}})
       for (const bool with_delta : {false, true})
         for (const bool with_bias : {false, true}) {
           const bool layernorm = kind == NormKind::layernorm;
@@ -86,7 +86,7 @@ TEST_CASE("norm_forward and norm_backward follow their formulas") {
 TEST_CASE("The reference gradients of the norms agree with finite differences") {
   Random random(12);
   for (const NormKind kind : {NormKind::layernorm, NormKind::rmsnorm})
-    for (const auto [n, c] : {Extents{1, 3}, {4, 7}}) {
+    for (const auto [n, c] : {NormExtents{1, 3}, {4, 7}}) {
       const Doubles x = random.normals(n * c);
       const Doubles weight = random.normals(c);
       const Doubles bias = random.normals(c);

@@ -7,10 +7,10 @@ using namespace sinkscope::test;
 
 namespace {
 
-struct Extents {
+struct PointwiseExtents {
   std::int64_t rows, columns;
 };
-constexpr Extents kExtents[] = {{1, 1}, {3, 7}, {5, 130}, {257, 65}};
+constexpr PointwiseExtents kExtents[] = {{1, 1}, {3, 7}, {5, 130}, {257, 65}};
 
 }  // namespace
 
@@ -168,7 +168,7 @@ TEST_CASE("Rotary embedding rejects widths that are odd or wider than the head")
 TEST_CASE("Cross-entropy gives losses and overwrites the logits by their gradient") {
   const auto ops = make_cpu_ops(2);
   Random random(36);
-  for (const auto [n, v] : {Extents{1, 1}, {1, 7}, {13, 33}, {70, 1027}}) {
+  for (const auto [n, v] : {PointwiseExtents{1, 1}, {1, 7}, {13, 33}, {70, 1027}}) {
     INFO(n << " x " << v);
     const Doubles logits = random.normals(n * v, 4.0);
     Tokens targets = random.tokens(n, v);

@@ -14,6 +14,8 @@ namespace sinkscope::test {
 
 using Values = std::vector<float>;
 
+constexpr double kForward = 1e-5;  // relative error of fp32 through a whole model
+
 /// A model section of a config, e.g. R"({"preset": "gpt2", "layers": 2})", read and resolved as a run
 /// would, for a dataset of `vocabulary` tokens and sequences of `length`.
 ModelConfig resolved_model(const std::string& model, std::int64_t vocabulary, std::int64_t length);
@@ -62,5 +64,7 @@ bool same_bits(const Values& a, const Values& b);
 bool same_bits(const Step& a, const Step& b);
 
 Doubles doubles(const Values& values);
+
+inline std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 }  // namespace sinkscope::test

@@ -10,8 +10,6 @@ using namespace sinkscope::test;
 
 namespace {
 
-constexpr double kForward = 1e-5;
-
 struct Model {
   explicit Model(const ModelConfig& config_in, std::uint64_t seed)
       : config(config_in),

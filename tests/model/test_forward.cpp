@@ -11,10 +11,7 @@ using namespace sinkscope::test;
 
 namespace {
 
-constexpr double kForward = 1e-5;  // relative error of fp32 through a whole model
 constexpr std::int64_t kWatched = 3;
-
-std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 Doubles row_norms(const Doubles& x, std::int64_t channels) {
   Doubles out;

@@ -16,8 +16,6 @@ namespace {
 constexpr double kGradient = 1e-5;  // relative error of fp32 through a whole model and back
 constexpr float kScale = 0.25F;     // of the loss's gradient; exact in binary
 
-std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
-
 Doubles slice(const Doubles& flat, const ParameterSpec& spec) {
   return Doubles(flat.begin() + spec.offset, flat.begin() + spec.offset + spec.size);
 }

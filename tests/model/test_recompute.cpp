@@ -12,9 +12,9 @@ namespace {
 constexpr Recompute kModes[] = {Recompute::none, Recompute::mlp, Recompute::block};
 
 /// Keeps a copy of everything it is shown.
-class Recorder final : public ActivationObserver {
+class Witness final : public ActivationObserver {
  public:
-  explicit Recorder(Ops& ops) : ops_(ops) {}
+  explicit Witness(Ops& ops) : ops_(ops) {}
   void embedding(const Tensor& h) override { add(h); }
   void block(const BlockActivations& b) override {
     for (const Tensor& tensor : {b.input, b.qkv, b.lse, b.attention_output, b.middle, b.mlp_output, b.output})
@@ -44,7 +44,7 @@ Outcome outcome_of(int threads, const ModelConfig& config, DecoderOptions option
   Outcome outcome;
   outcome.first = run_step(*ops, decoder, batch, 0.25F);
   outcome.second = run_step(*ops, decoder, smaller, 0.25F);
-  Recorder recorder(*ops);
+  Witness recorder(*ops);
   run_step(*ops, decoder, batch, 0.0F, &recorder);
   outcome.seen = recorder.seen;
   return outcome;

@@ -15,8 +15,6 @@ namespace {
 
 using Row = std::span<const double>;
 
-std::size_t at(std::int64_t value) { return static_cast<std::size_t>(value); }
-
 double dot(Row a, Row b) {
   double sum = 0;
   for (std::size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];

@@ -1,6 +1,7 @@
 // A probe record computed from the reference decoder by the definitions alone, and small models.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -12,6 +13,11 @@
 #include "engine/probes/probe_sets.h"
 
 namespace sinkscope::test {
+
+constexpr std::int64_t kLength = 20, kVocab = 31;  // of probe sets
+constexpr std::int32_t kBos = 29, kEos = 30;
+
+inline std::size_t at(std::int64_t value) { return static_cast<std::size_t>(value); }
 
 /// Resolved models of 3 layers that differ in every switch; the last two have sink logits.
 std::vector<ModelConfig> small_models();

@@ -21,10 +21,7 @@ using namespace sinkscope::test;
 
 namespace {
 
-constexpr std::int64_t kLength = 20, kVocab = 31, kPosition = 4;
-constexpr std::int32_t kBos = 29, kEos = 30;
-
-std::size_t at(std::int64_t value) { return static_cast<std::size_t>(value); }
+constexpr std::int64_t kPosition = 4;
 
 CausalOptions test_options() {
   CausalOptions options;

@@ -25,7 +25,7 @@ struct Point {
   bool led_by_first = true;
 };
 
-PhaseInput input_of(const Point& point, std::size_t index) {
+PhaseInput point_input(const Point& point, std::size_t index) {
   PhaseInput input;
   input.step = 50 * (static_cast<std::int64_t>(index) + 1);
   input.tokens = input.step * 100;
@@ -42,7 +42,7 @@ PhaseInput input_of(const Point& point, std::size_t index) {
 std::vector<std::string> play(PhaseDetector& detector, const std::vector<Point>& series, std::size_t from = 0) {
   std::vector<std::string> changes;
   for (std::size_t i = from; i < series.size(); ++i)
-    if (const auto change = detector.update(input_of(series[i], i)).change)
+    if (const auto change = detector.update(point_input(series[i], i)).change)
       changes.push_back(std::to_string(i) + ":" + std::string(name_of(change->from)) + ">" +
                         std::string(name_of(change->to)));
   return changes;
@@ -138,7 +138,7 @@ TEST_CASE("a change states the values that decided it") {
   PhaseDetector detector(small_config());
   std::optional<PhaseChange> change;
   for (std::size_t i = 0; i < 7; ++i) {
-    PhaseInput input = input_of({4.0, 2, true}, i);
+    PhaseInput input = point_input({4.0, 2, true}, i);
     input.learning_rate_fraction = 0.05;
     change = detector.update(input).change;
   }
@@ -169,7 +169,7 @@ TEST_CASE("every pass reads the phase, the slope and the share that position 0 l
   PhaseDetector detector(small_config());
   for (std::size_t i = 0; i < 12; ++i) {
     INFO("pass " << i);
-    const PhaseReading reading = detector.update(input_of({4.0 + 0.01 * static_cast<double>(i), 1, i != 1}, i));
+    const PhaseReading reading = detector.update(point_input({4.0 + 0.01 * static_cast<double>(i), 1, i != 1}, i));
     CHECK(reading.phase == detector.phase());
     CHECK(reading.relative_change.has_value() == (i >= 4));  // once the window of five is full
     const double middle = 4.0 + 0.01 * (static_cast<double>(i) - 2);  // mean excess of the window

@@ -17,9 +17,6 @@ using namespace sinkscope::test;
 
 namespace {
 
-constexpr std::int64_t kLength = 20, kVocab = 31;
-constexpr std::int32_t kBos = 29, kEos = 30;
-
 ProbeConfig probe_config() {
   ProbeConfig config;
   config.positions = 4;

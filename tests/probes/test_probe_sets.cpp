@@ -11,10 +11,16 @@ using namespace sinkscope::test;
 
 namespace {
 
-constexpr std::int32_t kBos = 57, kEos = 58;
+constexpr std::int32_t kSetBos = 57, kSetEos = 58;
 
 ProbeSetOptions options() {
-  return {.length = 32, .short_length = 8, .sequences = 6, .vocab_size = 59, .bos_id = kBos, .eos_id = kEos, .seed = 4};
+  return {.length = 32,
+          .short_length = 8,
+          .sequences = 6,
+          .vocab_size = 59,
+          .bos_id = kSetBos,
+          .eos_id = kSetEos,
+          .seed = 4};
 }
 
 std::vector<std::string> names(const std::vector<ProbeSet>& sets) {
@@ -31,7 +37,7 @@ std::vector<std::int32_t> row(const std::vector<std::int32_t>& values, const Pro
 }  // namespace
 
 TEST_CASE("the probe sets have the names, lengths and sizes of the definition") {
-  const MemoryStream stream = random_stream(3000, 57, kEos);
+  const MemoryStream stream = random_stream(3000, 57, kSetEos);
   const auto sets = build_probe_sets(stream, options());
   CHECK(names(sets) == std::vector<std::string>{"natural", "natural_bos", "natural_short", "natural_short_bos",
                                                 "random", "repeated"});
@@ -44,7 +50,7 @@ TEST_CASE("the probe sets have the names, lengths and sizes of the definition") 
     CHECK(set.targets.size() == set.inputs.size());
     for (const std::int32_t token : set.inputs) CHECK((token >= 0 && token < 59));
     for (std::int64_t b = 0; b < set.sequences; ++b) {
-      CHECK((row(set.inputs, set, b).front() == kBos) == set.with_bos);
+      CHECK((row(set.inputs, set, b).front() == kSetBos) == set.with_bos);
       for (std::int64_t t = 0; t + 1 < set.length; ++t)  // the target is the next input
         CHECK(row(set.targets, set, b)[static_cast<std::size_t>(t)] ==
               row(set.inputs, set, b)[static_cast<std::size_t>(t + 1)]);
@@ -59,7 +65,7 @@ TEST_CASE("phases are read on text that begins as training windows do") {
 }
 
 TEST_CASE("natural sets are different windows of the text, the same with and without BOS") {
-  const MemoryStream stream = random_stream(3000, 57, kEos);
+  const MemoryStream stream = random_stream(3000, 57, kSetEos);
   const auto sets = build_probe_sets(stream, options());
   for (const std::size_t plain : {0U, 2U}) {
     const ProbeSet& without = sets[plain];
@@ -82,7 +88,7 @@ TEST_CASE("natural sets are different windows of the text, the same with and wit
 }
 
 TEST_CASE("random sets never hold BOS or EOS, and repeated ones hold one token a sequence") {
-  const MemoryStream stream = random_stream(3000, 57, kEos);
+  const MemoryStream stream = random_stream(3000, 57, kSetEos);
   ProbeSetOptions many = options();
   many.sequences = 90;
   many.vocab_size = 6;
@@ -108,7 +114,7 @@ TEST_CASE("random sets never hold BOS or EOS, and repeated ones hold one token a
 }
 
 TEST_CASE("probe sets depend on the seed and on nothing else") {
-  const MemoryStream stream = random_stream(3000, 57, kEos);
+  const MemoryStream stream = random_stream(3000, 57, kSetEos);
   const auto a = build_probe_sets(stream, options());
   const auto b = build_probe_sets(stream, options());
   ProbeSetOptions other = options();
@@ -130,7 +136,7 @@ TEST_CASE("probe sets depend on the seed and on nothing else") {
 }
 
 TEST_CASE("sets that would repeat others or need a BOS that is not there are left out") {
-  const MemoryStream stream = random_stream(3000, 57, kEos);
+  const MemoryStream stream = random_stream(3000, 57, kSetEos);
   ProbeSetOptions changed = options();
   changed.bos_id = -1;
   CHECK(names(build_probe_sets(stream, changed)) ==
@@ -149,34 +155,34 @@ TEST_CASE("rows that pad the vocabulary are never drawn, and may hold the BOS") 
   config.train.sequence_length = 32;
   config.probes.short_length = 8;
   config.data.bos_id = 60;
-  config.data.eos_id = kEos;
-  const MemoryStream stream = random_stream(3000, 57, kEos);
+  config.data.eos_id = kSetEos;
+  const MemoryStream stream = random_stream(3000, 57, kSetEos);
   const auto sets = build_probe_sets(stream, probe_set_options(config, 59));
   REQUIRE(sets.size() == 6);
   CHECK(sets[1].inputs.front() == 60);
   for (const ProbeSet& set : {sets[4], sets[5]}) {
     INFO(set.name);
-    CHECK(*std::max_element(set.inputs.begin(), set.inputs.end()) < kEos);
-    CHECK(*std::max_element(set.targets.begin(), set.targets.end()) < kEos);
+    CHECK(*std::max_element(set.inputs.begin(), set.inputs.end()) < kSetEos);
+    CHECK(*std::max_element(set.targets.begin(), set.targets.end()) < kSetEos);
   }
   config.data.bos_id = 4096;  // no row
   CHECK(build_probe_sets(stream, probe_set_options(config, 59)).size() == 4);
 }
 
 TEST_CASE("a short text gives the windows it has, none is an error") {
-  const MemoryStream stream = random_stream(32 * 3 + 1, 57, kEos);
+  const MemoryStream stream = random_stream(32 * 3 + 1, 57, kSetEos);
   const auto sets = build_probe_sets(stream, options());
   CHECK(sets[0].sequences == 3);
   CHECK(sets[0].inputs.size() == 3 * 32);
   CHECK(sets[2].sequences == 6);
   CHECK(sets[4].sequences == 6);
-  const MemoryStream torn = random_stream(32, 57, kEos);
+  const MemoryStream torn = random_stream(32, 57, kSetEos);
   CHECK_THROWS_WITH(build_probe_sets(torn, options()),
                     "the token stream: is shorter than one window: train.sequence_length (32) takes 33 tokens, found 32");
 }
 
 TEST_CASE("probe set options out of range are named") {
-  const MemoryStream stream = random_stream(3000, 57, kEos);
+  const MemoryStream stream = random_stream(3000, 57, kSetEos);
   ProbeSetOptions bad = options();
   bad.length = 1;
   CHECK_THROWS_WITH(build_probe_sets(stream, bad), "probe sets: length is 1, expected at least 2");

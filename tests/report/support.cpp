@@ -14,7 +14,7 @@
 namespace sinkscope::test {
 namespace {
 
-constexpr std::size_t kLayers = 2, kHeads = 2, kPositions = 8;
+constexpr std::size_t kRunLayers = 2, kRunHeads = 2, kRunPositions = 8;
 
 StepRecord step_record(const ExampleRun& run, int step) {
   StepRecord record;
@@ -32,13 +32,13 @@ StepRecord step_record(const ExampleRun& run, int step) {
   record.step_seconds = 0.5;
   record.tokens_per_second = 2000;
   if (run.step_probes) {
-    record.sink_score.assign(kPositions, 0.05);
+    record.sink_score.assign(kRunPositions, 0.05);
     record.sink_score[0] = 0.05 * (1 + run.sink * step);
-    record.sink_rate.assign(kPositions, 0.0);
-    record.sink_score_layer.assign(kLayers, record.sink_score[0]);
-    record.residual_norm.assign((kLayers + 1) * kPositions, 10.0);
-    record.residual_norm[kPositions] = 20;
-    record.residual_norm[2 * kPositions] = 40;
+    record.sink_rate.assign(kRunPositions, 0.0);
+    record.sink_score_layer.assign(kRunLayers, record.sink_score[0]);
+    record.residual_norm.assign((kRunLayers + 1) * kRunPositions, 10.0);
+    record.residual_norm[kRunPositions] = 20;
+    record.residual_norm[2 * kRunPositions] = 40;
     record.residual_norm_rest = {10, 10, 10};
     record.norm_ratio = {1, 2, 5};  // of each sequence by itself: not the ratio of the means
   }
@@ -54,26 +54,26 @@ ProbeRecord probe_record(const ExampleRun& run, int step, const std::string& set
   record.length = 128;
   record.sequences = 4;
   record.with_bos = set == "natural_bos";
-  record.layers = kLayers;
-  record.heads = kHeads;
+  record.layers = kRunLayers;
+  record.heads = kRunHeads;
   record.kv_heads = 1;
-  record.positions = kPositions;
-  record.sink_score.assign(kLayers * kHeads * kPositions, 0.02);
-  for (std::size_t i = 0; i < kLayers * kHeads; ++i) record.sink_score[i * kPositions] = 0.05 * excess;
-  record.sink_rate.assign(kPositions, 0.0);
+  record.positions = kRunPositions;
+  record.sink_score.assign(kRunLayers * kRunHeads * kRunPositions, 0.02);
+  for (std::size_t i = 0; i < kRunLayers * kRunHeads; ++i) record.sink_score[i * kRunPositions] = 0.05 * excess;
+  record.sink_rate.assign(kRunPositions, 0.0);
   record.sink_rate[0] = 0.25;
-  record.sink_excess.assign(kPositions, 0.5);
+  record.sink_excess.assign(kRunPositions, 0.5);
   record.sink_excess[0] = set == "random" ? 0.9 : excess;
-  record.residual_norm.assign((kLayers + 1) * kPositions, 10.0);
-  record.residual_norm[kPositions] = 20;
-  record.residual_norm[2 * kPositions] = 40;
+  record.residual_norm.assign((kRunLayers + 1) * kRunPositions, 10.0);
+  record.residual_norm[kRunPositions] = 20;
+  record.residual_norm[2 * kRunPositions] = 40;
   record.residual_norm_rest = {10, 10, 10};
   record.norm_ratio = {1, 2, 4};
   record.value_norm_first = {0.5, 0.25};
   record.value_norm_rest = {1, 1};
   record.step_up_layer = 1;
   record.concentration = 0.5;
-  record.sink_rate_from.assign(kPositions, 0.5);
+  record.sink_rate_from.assign(kRunPositions, 0.5);
   if (set == "random") return record;
   record.phase = excess >= 1.5 ? "transition" : "wandering";
   record.excess_slope = 0.125;
@@ -108,6 +108,8 @@ void write_run(const std::filesystem::path& folder, const ExampleRun& run) {
     sink->write(EventRecord{60, 60000, "phase", "sink phase", R"({"from":"wandering","to":"transition"})"});
   sink->flush(false);
 }
+
+Estimate around(double value) { return {value, value - 0.1, value + 0.1}; }
 
 void write_chart_library(const std::filesystem::path& folder) {
   write_file(folder / "uplot" / "uPlot.iife.min.js", "var uPlot = 1;");

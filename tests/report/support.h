@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <string>
 
+#include "engine/probes/bootstrap.h"
 #include "tests/files.h"
 #include "tools/report/report.h"
 
@@ -39,6 +40,9 @@ void write_run(const std::filesystem::path& folder, const ExampleRun& run);
 
 /// The same in `place` of a folder, read back.
 RunData example(const TemporaryFolder& folder, const std::string& place, const ExampleRun& run);
+
+/// A number with an interval of a tenth to both sides.
+Estimate around(double value);
 
 /// uplot/ with a tiny script and style in `folder`.
 void write_chart_library(const std::filesystem::path& folder);

@@ -12,11 +12,9 @@ using Json = nlohmann::json;
 
 namespace {
 
-constexpr std::int64_t kLayers = 3;
+constexpr std::int64_t kSeriesLayers = 3;
 
-Estimate around(double value) { return {value, value - 0.1, value + 0.1}; }
-
-CausalTest causal_test(const std::string& kind, std::optional<std::int64_t> layer, double removed, double moved) {
+CausalTest series_test(const std::string& kind, std::optional<std::int64_t> layer, double removed, double moved) {
   CausalTest test;
   test.kind = kind;
   test.layer = layer;
@@ -36,15 +34,17 @@ CausalRecord record_of(double mlp, double attention = 0.1, bool formed = true) {
   record.confidence = 0.95;
   record.sink_formed = formed;
   record.source_layer = 1;
-  record.tests.push_back(causal_test("none", std::nullopt, 0, 0));
-  for (std::int64_t l = 0; l < kLayers; ++l) record.tests.push_back(causal_test("knock_out_mlp", l, l == 1 ? mlp : 0.2, 0));
-  for (std::int64_t l = 0; l < kLayers; ++l) record.tests.push_back(causal_test("knock_out_attention", l, l == 2 ? attention : 0, 0));
-  record.tests.push_back(causal_test("transplant", 0, 0, 0.9));
-  record.tests.push_back(causal_test("transplant", 1, 0, 0.6));
-  record.tests.push_back(causal_test("transplant_random_direction", 1, 0, 0.05));
-  record.tests.push_back(causal_test("transplant_small", 1, 0, 0.3));
-  record.tests.push_back(causal_test("isolate", 2, 0, 0.7));
-  record.tests.push_back(causal_test("isolate", 3, 0, 0.8));
+  record.tests.push_back(series_test("none", std::nullopt, 0, 0));
+  for (std::int64_t l = 0; l < kSeriesLayers; ++l)
+    record.tests.push_back(series_test("knock_out_mlp", l, l == 1 ? mlp : 0.2, 0));
+  for (std::int64_t l = 0; l < kSeriesLayers; ++l)
+    record.tests.push_back(series_test("knock_out_attention", l, l == 2 ? attention : 0, 0));
+  record.tests.push_back(series_test("transplant", 0, 0, 0.9));
+  record.tests.push_back(series_test("transplant", 1, 0, 0.6));
+  record.tests.push_back(series_test("transplant_random_direction", 1, 0, 0.05));
+  record.tests.push_back(series_test("transplant_small", 1, 0, 0.3));
+  record.tests.push_back(series_test("isolate", 2, 0, 0.7));
+  record.tests.push_back(series_test("isolate", 3, 0, 0.8));
   return record;
 }
 

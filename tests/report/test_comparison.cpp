@@ -10,7 +10,7 @@
 
 using namespace sinkscope;
 using namespace sinkscope::test;
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 namespace {
 
@@ -134,12 +134,12 @@ TEST_CASE("runs that differ in their seed are one arm, and arms are compared in 
   CHECK(styles[5].colour == 1);
   CHECK(styles[5].dash == 2);
 
-  const Json json = comparison_json(result.runs);
-  CHECK(json["arms"][1]["seeds"] == Json::array({3, 2, 1}));
+  const OrderedJson json = comparison_json(result.runs);
+  CHECK(json["arms"][1]["seeds"] == OrderedJson::array({3, 2, 1}));
   CHECK(json["runs"][4]["arm"] == 1);
   CHECK(json["runs"][4]["validation_loss_common"]["last"].get<double>() == Approx(3.05));
   CHECK(json["runs"][4]["step_up_layer"] == 1);
-  const Json& entry = json["pairs"][0]["numbers"][0];
+  const OrderedJson& entry = json["pairs"][0]["numbers"][0];
   CHECK(entry["name"] == "validation loss, common targets");
   CHECK(entry["difference"].get<double>() == Approx(0.2));
   CHECK(entry["low"].get<double>() == Approx(0.2 - *loss.half_width));
@@ -193,7 +193,7 @@ TEST_CASE("runs that differ in more than what was to vary are not called compara
     const Statement statement = result.statement("NOT COMPARABLE");
     CHECK_FALSE(statement.good);
     CHECK(contains(statement.text, "differ in train.optimizer.learning_rate and train.optimizer.weight_decay"));
-    CHECK(comparison_json(result.runs)["not_comparable"] == Json::array({"a", "b"}));
+    CHECK(comparison_json(result.runs)["not_comparable"] == OrderedJson::array({"a", "b"}));
   }
   {  // one of them was to vary
     TemporaryFolder folder;

@@ -3,6 +3,7 @@
 
 #include "support.h"
 #include "tests/catch.h"
+#include "tests/report/markup.h"
 #include "tools/report/page.h"
 
 using namespace sinkscope;
@@ -21,12 +22,6 @@ const Json& chart_of(const Json& payload, const std::string& id) {
   for (const Json& chart : payload["charts"])
     if (chart["id"] == id) return chart;
   throw std::runtime_error("no chart " + id);
-}
-
-std::size_t count_of(const std::string& text, const std::string& part) {
-  std::size_t count = 0;
-  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
-  return count;
 }
 
 std::string page_of(const TemporaryFolder& folder, const std::vector<ExampleRun>& examples) {

@@ -2,9 +2,10 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "markup.h"
 #include "tests/catch.h"
 #include "tests/files.h"
+#include "tests/report/markup.h"
+#include "tests/report/support.h"
 #include "tools/report/format.h"
 #include "tools/report/probe_report.h"
 
@@ -64,8 +65,6 @@ ProbeRecord probe_record(const std::string& set) {
   record.concentration = 0.5;
   return record;
 }
-
-Estimate around(double value) { return {value, value - 0.1, value + 0.1}; }
 
 CausalTest causal_test(const std::string& kind, std::optional<std::int64_t> layer, double removed, double moved) {
   CausalTest test;

@@ -11,7 +11,7 @@ using namespace sinkscope::test;
 
 namespace {
 
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+constexpr double kUndefined = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 void check_ticks(const std::vector<double>& ticks, const std::vector<double>& expected) {
@@ -40,15 +40,15 @@ TEST_CASE("a scale maps its ends to its pixels and has no place for what is no n
   CHECK(linear.clamped(kInfinity) == 200);
   CHECK(falling(0.25) == 70);
   CHECK(logarithmic(10) == Approx(100));
-  for (const double nowhere : {kNan, kInfinity, -kInfinity}) {
+  for (const double nowhere : {kUndefined, kInfinity, -kInfinity}) {
     CHECK(std::isnan(linear(nowhere)));
     CHECK(std::isnan(logarithmic(nowhere)));
   }
-  CHECK(std::isnan(linear.clamped(kNan)));
+  CHECK(std::isnan(linear.clamped(kUndefined)));
   CHECK(std::isnan(logarithmic(0)));
   CHECK(std::isnan(logarithmic(-1)));
   CHECK_THROWS_AS(SvgScale(1, 1, 0, 10), std::invalid_argument);
-  CHECK_THROWS_AS(SvgScale(kNan, 1, 0, 10), std::invalid_argument);
+  CHECK_THROWS_AS(SvgScale(kUndefined, 1, 0, 10), std::invalid_argument);
   CHECK_THROWS_AS(SvgScale(0, 1, 0, 10, true), std::invalid_argument);
 }
 
@@ -63,11 +63,11 @@ TEST_CASE("ticks are round and lie in the range") {
   CHECK(tick_label(0.1 + 0.2) == "0.3");
   CHECK(tick_label(-0.0) == "0");
   CHECK(tick_label(200) == "200");
-  CHECK(tick_label(kNan) == "-");
+  CHECK(tick_label(kUndefined) == "-");
 }
 
 TEST_CASE("a range holds the values that can be shown") {
-  const SvgRange range = svg_range({kNan, 2, 4, kInfinity});
+  const SvgRange range = svg_range({kUndefined, 2, 4, kInfinity});
   CHECK(range.low < 2);
   CHECK(range.low > 1.8);
   CHECK(range.high > 4);
@@ -76,18 +76,19 @@ TEST_CASE("a range holds the values that can be shown") {
   CHECK(positive.low > 0.5);
   CHECK(positive.low < 1);
   for (const bool logarithmic : {false, true})
-    for (const std::vector<double>& values : {std::vector<double>{}, std::vector<double>{kNan}, std::vector<double>{3, 3}}) {
+    for (const std::vector<double>& values :
+         {std::vector<double>{}, std::vector<double>{kUndefined}, std::vector<double>{3, 3}}) {
       const SvgRange some = svg_range(values, logarithmic);
       CHECK_NOTHROW(SvgScale(some.low, some.high, 0, 1, logarithmic));
     }
-  CHECK(spans_factor({1, kNan, 11}, 10));
+  CHECK(spans_factor({1, kUndefined, 11}, 10));
   CHECK_FALSE(spans_factor({0, 2, 11}, 10));
   CHECK_FALSE(spans_factor({}, 10));
 }
 
 TEST_CASE("a drawing escapes text and leaves out what is no number") {
   SvgDrawing drawing(100, 50);
-  for (const double bad : {kNan, kInfinity}) {
+  for (const double bad : {kUndefined, kInfinity}) {
     drawing.line(0, bad, 1, 1, "");
     drawing.rectangle(0, 0, bad, 1, "");
     drawing.circle(bad, 0, 1, "");
@@ -113,7 +114,7 @@ TEST_CASE("a drawing escapes text and leaves out what is no number") {
 
 TEST_CASE("a path breaks at gaps, and a lone point is a dot") {
   SvgDrawing drawing(10, 10);
-  drawing.path({{0, 1, 2, 3, 4, 5}, {0, 1, kNan, 3, kNan, 5}}, "");
+  drawing.path({{0, 1, 2, 3, 4, 5}, {0, 1, kUndefined, 3, kUndefined, 5}}, "");
   CHECK(contains(drawing.finish("path", false), "d=\"M0,0 1,1M3,3h0.1M5,5h0.1\""));
 }
 

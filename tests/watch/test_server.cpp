@@ -15,7 +15,7 @@ using test::contains;
 using test::TemporaryFolder;
 using Json = nlohmann::json;
 
-constexpr std::int64_t kAll = std::numeric_limits<std::int64_t>::max();
+constexpr std::int64_t kWhole = std::numeric_limits<std::int64_t>::max();
 
 TEST_CASE("a Host header is this machine's name, with or without a port, and no other") {
   for (const char* host : {"localhost", "LocalHost:80", "127.0.0.1", "127.0.0.1:8080", "[::1]", "[::1]:65535", "localhost:"})
@@ -34,17 +34,17 @@ TEST_CASE("a state has a new name when, and only when, the runs have something n
   const TemporaryFolder folder;
   const auto place = folder / "bos";
   LiveState state({place.string()});
-  CHECK(state.look(kAll));
+  CHECK(state.look(kWhole));
   const auto waiting = state.snapshot();
   Json json = Json::parse(waiting->data);
   CHECK(json["status"] == "bos: not there yet");
   CHECK(json["payload"]["charts"].empty());
   CHECK(json["payload"]["arms"].size() == 1);
-  state.look(kAll);
+  state.look(kWhole);
   CHECK(state.snapshot()->tag == waiting->tag);
 
   test::write_run(place, {});
-  state.look(kAll);
+  state.look(kWhole);
   std::shared_ptr<const Snapshot> full;
   do full = state.snapshot(); while (full->tag == waiting->tag);  // one is kept for a moment
   json = Json::parse(full->data);
@@ -59,7 +59,7 @@ TEST_CASE("a state has a new name when, and only when, the runs have something n
   CHECK(json["payload"]["events"][0]["arm"] == 0);
 
   LiveState other({place.string()});
-  other.look(kAll);
+  other.look(kWhole);
   CHECK(other.snapshot()->data == full->data);
   CHECK(other.snapshot()->tag != full->tag);  // of another server
 }
@@ -122,7 +122,7 @@ TEST_CASE("names and messages cannot break out of what the page puts in place") 
   const TemporaryFolder folder;
   test::write_run(folder / "a", {"x<img src=x onerror=alert(1)>", "none", 30, 0.0, true, true, 0, 1});
   LiveState state({(folder / "a").string()});
-  state.look(kAll);
+  state.look(kWhole);
   const Json json = Json::parse(state.snapshot()->data);
   for (const auto& [name, html] : json["parts"].items()) CHECK_FALSE(contains(html.get<std::string>(), "<img"));
   CHECK(contains(json["parts"]["summary"].get<std::string>(), "&lt;img"));
@@ -134,7 +134,7 @@ TEST_CASE("the served page asks its server, and no other, and holds no state of 
   const test::AssetFolder assets(folder / "assets");
   test::write_run(folder / "a", {});
   LiveState state({(folder / "a").string()});
-  state.look(kAll);
+  state.look(kWhole);
   const std::string page = state.page();
   CHECK(contains(page, "connect-src 'self'"));
   CHECK(contains(page, "fetch(\"data\""));

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <stdexcept>
@@ -14,7 +13,6 @@
 namespace sinkscope {
 namespace {
 
-constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
 constexpr const char* kMlp = "knock_out_mlp";
 constexpr const char* kAttention = "knock_out_attention";
 constexpr std::size_t kNamedNeeds = 3;

@@ -22,7 +22,6 @@ constexpr double kTitleHeight = 26, kLegendHeight = 20;
 constexpr double kBandHeight = 8, kBandGap = 3;
 constexpr double kBeside = 3;  // pixels between curves of the same layer, where there is room
 constexpr double kOpening = 0.03;  // of the tokens: the loss falls so far in them that its scale would show nothing else
-constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
 
 const SvgTheme kTheme = {"#1c1e21", "#555b63", "#e6e8eb"};
 constexpr std::array<std::string_view, 8> kColours = {"#1f6fd6", "#d9541e", "#138a55", "#9a3fc4",
@@ -70,7 +69,7 @@ Series of_probes(const ArmSummary& arm, Get get) {
   return series;
 }
 
-Series validation_loss(const RunData& run) {
+Series validation_curve(const RunData& run) {
   Series series;
   for (const StepRecord& step : run.steps) {
     if (!step.validation_loss_common) continue;
@@ -80,7 +79,7 @@ Series validation_loss(const RunData& run) {
   return series;
 }
 
-Series norm_ratio(const RunData& run, const ArmSummary& arm) {
+Series norm_ratio_curve(const RunData& run, const ArmSummary& arm) {
   if (!arm.probes.empty()) return of_probes(arm, [](const ProbeRecord& r) { return norm_ratio_peak(r.norm_ratio).ratio; });
   Series series;
   for (const StepRecord& step : run.steps) {
@@ -127,11 +126,11 @@ class Figure {
       return of_probes(arms[run], [](const ProbeRecord& r) { return r.sink_excess.empty() ? kMissing : r.sink_excess.front(); });
     });
     ratio_ = plot_of("Residual norm of position 0 over the others' (R), in the layer where it is largest", 140, runs.size(),
-                     [&](std::size_t run) { return norm_ratio(runs[run], arms[run]); });
+                     [&](std::size_t run) { return norm_ratio_curve(runs[run], arms[run]); });
     step_up_ = plot_of("Step-up layer l* (defined where R exceeds 2)", 0, runs.size(), [&](std::size_t run) {
       return of_probes(arms[run], [](const ProbeRecord& r) { return r.step_up_layer ? static_cast<double>(*r.step_up_layer) : kMissing; });
     });
-    loss_ = plot_of("Validation loss on common targets (nats)", 160, runs.size(), [&](std::size_t run) { return validation_loss(runs[run]); });
+    loss_ = plot_of("Validation loss on common targets (nats)", 160, runs.size(), [&](std::size_t run) { return validation_curve(runs[run]); });
     for (const Plot* plot : {&excess_, &ratio_, &step_up_, &loss_})
       for (const Curve& curve : plot->curves) last_token_ = std::max(last_token_, curve.series.x.back());
     scale_plots();

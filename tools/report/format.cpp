@@ -6,15 +6,11 @@
 #include <cstdio>
 
 namespace sinkscope {
-namespace {
-
-std::string print(const char* format, double value) {
+std::string printed(const char* pattern, double value) {
   std::array<char, 64> buffer{};
-  std::snprintf(buffer.data(), buffer.size(), format, value);
+  std::snprintf(buffer.data(), buffer.size(), pattern, value);
   return buffer.data();
 }
-
-}  // namespace
 
 std::string format_number(std::optional<double> value) {
   if (!value) return "-";
@@ -22,28 +18,28 @@ std::string format_number(std::optional<double> value) {
   if (std::isinf(*value)) return *value > 0 ? "inf" : "-inf";
   const double size = std::abs(*value);
   if (size == 0) return "0";
-  if (size < 1e-3) return print("%.2e", *value);
-  if (size < 1) return print("%.4f", *value);
-  if (size < 10) return print("%.3f", *value);
-  if (size < 100) return print("%.2f", *value);
-  if (size < 1e5) return print("%.0f", *value);
-  return print("%.4g", *value);
+  if (size < 1e-3) return printed("%.2e", *value);
+  if (size < 1) return printed("%.4f", *value);
+  if (size < 10) return printed("%.3f", *value);
+  if (size < 100) return printed("%.2f", *value);
+  if (size < 1e5) return printed("%.0f", *value);
+  return printed("%.4g", *value);
 }
 
 std::string format_count(std::int64_t value) {
   const double number = static_cast<double>(value);
   const double size = std::abs(number);
   if (size < 1e3) return std::to_string(value);
-  if (size < 1e6) return print("%.3g k", number / 1e3);
-  if (size < 1e9) return print("%.3g M", number / 1e6);
-  return print("%.3g B", number / 1e9);
+  if (size < 1e6) return printed("%.3g k", number / 1e3);
+  if (size < 1e9) return printed("%.3g M", number / 1e6);
+  return printed("%.3g B", number / 1e9);
 }
 
 std::string format_seconds(double seconds) {
   if (!std::isfinite(seconds)) return "-";
-  if (seconds < 120) return print("%.3g s", seconds);
-  if (seconds < 7200) return print("%.3g min", seconds / 60);
-  return print("%.3g h", seconds / 3600);
+  if (seconds < 120) return printed("%.3g s", seconds);
+  if (seconds < 7200) return printed("%.3g min", seconds / 60);
+  return printed("%.3g h", seconds / 3600);
 }
 
 std::string joined(const std::vector<std::string>& parts, const char* separator) {

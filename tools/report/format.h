@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -9,6 +10,10 @@
 
 namespace sinkscope {
 
+constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();  // where there is no number
+
+/// By one of printf's patterns for a double; at most 63 characters.
+std::string printed(const char* pattern, double value);
 /// Four significant digits; "NaN", "inf", and "-" for nothing.
 std::string format_number(std::optional<double> value);
 /// "812", "65.5 k", "4.1 M", "1.64 B".

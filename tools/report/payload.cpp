@@ -9,6 +9,7 @@
 
 #include "engine/metrics/console.h"
 #include "tools/report/causal_series.h"
+#include "tools/report/format.h"
 #include "tools/report/page.h"
 #include "tools/report/series.h"
 
@@ -21,10 +22,9 @@ constexpr std::size_t kMaximumPoints = 1500;   // of one curve
 constexpr std::size_t kMaximumColumns = 400;   // of one map
 constexpr std::size_t kMaximumEvents = 200;
 constexpr std::size_t kMessageColumns = 400;   // that are shown of an event's message
-constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
 
 /// Six significant digits: what a chart can show, at half the bytes.
-Json number(double value) {
+Json json_number(double value) {
   if (!std::isfinite(value)) return nullptr;
   char text[32];
   std::snprintf(text, sizeof text, "%.6g", value);
@@ -33,12 +33,8 @@ Json number(double value) {
 
 Json numbers(const std::vector<double>& values) {
   Json result = Json::array();
-  for (const double value : values) result.push_back(number(value));
+  for (const double value : values) result.push_back(json_number(value));
   return result;
-}
-
-double at(const std::vector<double>& values, std::size_t index) {
-  return index < values.size() ? values[index] : kMissing;
 }
 
 class Chart {
@@ -49,7 +45,7 @@ class Chart {
 
   void set_x(const char* label) { json_["x"] = label; }
   void add_line(double y) {
-    const Json value = number(y);
+    const Json value = json_number(y);
     Json& lines = json_["lines"];
     if (std::find(lines.begin(), lines.end(), value) == lines.end()) lines.push_back(value);
   }
@@ -134,16 +130,16 @@ void add_sink_charts(const std::vector<RunData>& runs, const std::vector<ArmSumm
     for (std::size_t p = 0; p < kShownPositions; ++p) {
       const std::string& name = positions[p];
       if (summary.probes.empty()) {
-        score.add(arm, p, name, "line", of_steps(runs[arm], [p](const StepRecord& s) { return at(s.sink_score, p); }));
-        rate.add(arm, p, name, "line", of_steps(runs[arm], [p](const StepRecord& s) { return at(s.sink_rate, p); }));
+        score.add(arm, p, name, "line", of_steps(runs[arm], [p](const StepRecord& s) { return value_at(s.sink_score, p); }));
+        rate.add(arm, p, name, "line", of_steps(runs[arm], [p](const StepRecord& s) { return value_at(s.sink_rate, p); }));
         continue;
       }
-      excess.add(arm, p, name, "line", of_probes(summary.probes, [p](const ProbeRecord& r) { return at(r.sink_excess, p); }));
+      excess.add(arm, p, name, "line", of_probes(summary.probes, [p](const ProbeRecord& r) { return value_at(r.sink_excess, p); }));
       score.add(arm, p, name, "line", of_probes(summary.probes, [p](const ProbeRecord& r) {
                   const auto position = static_cast<std::int64_t>(p);
                   return position < r.positions ? mean_sink_score(r, position) : kMissing;
                 }));
-      rate.add(arm, p, name, "line", of_probes(summary.probes, [p](const ProbeRecord& r) { return at(r.sink_rate, p); }));
+      rate.add(arm, p, name, "line", of_probes(summary.probes, [p](const ProbeRecord& r) { return value_at(r.sink_rate, p); }));
     }
     if (!summary.probes.empty()) excess.add_line(summary.onset_threshold);
   }
@@ -166,7 +162,7 @@ void add_probe_sets(const std::vector<RunData>& runs, Json& charts) {
       std::vector<const ProbeRecord*> probes;
       for (const ProbeRecord& probe : runs[arm].probes)
         if (probe.set == sets[set]) probes.push_back(&probe);
-      chart.add(arm, set, sets[set], "line", of_probes(probes, [](const ProbeRecord& r) { return at(r.sink_excess, 0); }));
+      chart.add(arm, set, sets[set], "line", of_probes(probes, [](const ProbeRecord& r) { return value_at(r.sink_excess, 0); }));
     }
   chart.move_to(charts);
 }
@@ -246,7 +242,7 @@ Json heatmap(const char* id, const char* title, const char* note, const char* un
       if (column.empty()) return;
       if (rows.size() < column.size()) rows.resize(column.size(), std::vector<double>(x.size(), kMissing));
       x.push_back(static_cast<double>(step));
-      for (std::size_t row = 0; row < rows.size(); ++row) rows[row].push_back(at(column, row));
+      for (std::size_t row = 0; row < rows.size(); ++row) rows[row].push_back(value_at(column, row));
     });
     if (x.empty()) continue;
     const StepMap map = make_step_map(x, rows, kMaximumColumns);
@@ -263,7 +259,7 @@ Json heatmap(const char* id, const char* title, const char* note, const char* un
   }
   if (!(low <= high)) return nullptr;
   return {{"id", id}, {"title", title}, {"note", note}, {"unit", unit}, {"log", log},
-          {"low", number(low)}, {"high", number(high)}, {"maps", maps}};
+          {"low", json_number(low)}, {"high", json_number(high)}, {"maps", maps}};
 }
 
 /// Share of the sink that each layer's knock-out removes. One scale for both maps, which spans 0..1: what removes
@@ -286,8 +282,8 @@ void add_causal_maps(const std::vector<ArmSummary>& arms, Json& result) {
     high = std::max(high, map["high"].get<double>());
   }
   for (Json& map : maps) {
-    map["low"] = number(low);
-    map["high"] = number(high);
+    map["low"] = json_number(low);
+    map["high"] = json_number(high);
     result.push_back(std::move(map));
   }
 }

@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
 
 #include "tools/report/format.h"
 #include "tools/report/page_parts.h"
@@ -12,14 +11,13 @@
 namespace sinkscope {
 namespace {
 
-constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
 constexpr double kChartWidth = 620, kChartHeight = 250;
 constexpr std::size_t kReadableColumns = 16;  // of a heatmap, with a number in each cell
 constexpr std::size_t kProfilePoints = 200;
 // A share of a sink that has hardly formed may be anything; beyond these a bar is cut.
 constexpr double kLowestShare = -0.5, kHighestShare = 1.5;
 
-const SvgTheme kTheme = {"var(--ink)", "var(--soft)", "var(--line)"};
+const SvgTheme kPageTheme = {"var(--ink)", "var(--soft)", "var(--line)"};
 
 constexpr std::string_view kStyle = R"(
 svg { max-width: 100%; height: auto; display: block; }
@@ -37,8 +35,6 @@ dt { font-weight: 600; } dd { margin: 0 0 .5em; max-width: 90ch; }
 // ---- numbers ---------------------------------------------------------------------------------
 
 std::size_t size(std::int64_t value) { return static_cast<std::size_t>(std::max<std::int64_t>(value, 0)); }
-
-double at(const std::vector<double>& values, std::size_t index) { return index < values.size() ? values[index] : kMissing; }
 
 std::string shown(double value, int digits) {
   if (!std::isfinite(value)) return "-";
@@ -151,7 +147,7 @@ std::string heatmap(const std::string& columns, const std::string& letter, const
 std::string head_map(const ProbeRecord& set) {
   std::vector<std::vector<double>> values(size(set.layers));
   for (std::size_t l = 0; l < values.size(); ++l)
-    for (std::size_t h = 0; h < size(set.heads); ++h) values[l].push_back(at(set.sink_score, (l * size(set.heads) + h) * size(set.positions)));
+    for (std::size_t h = 0; h < size(set.heads); ++h) values[l].push_back(value_at(set.sink_score, (l * size(set.heads) + h) * size(set.positions)));
   return heatmap("head", "H", values);
 }
 
@@ -161,7 +157,7 @@ std::string position_map(const ProbeRecord& set) {
   for (std::size_t l = 0; l < values.size(); ++l)
     for (std::size_t p = 0; p < positions; ++p) {
       std::vector<double> scores;
-      for (std::size_t h = 0; h < heads; ++h) scores.push_back(at(set.sink_score, (l * heads + h) * positions + p));
+      for (std::size_t h = 0; h < heads; ++h) scores.push_back(value_at(set.sink_score, (l * heads + h) * positions + p));
       values[l].push_back(mean_of_finite(scores));
     }
   return heatmap("position", "P", values);
@@ -192,7 +188,7 @@ std::string stroke(std::string_view colour, double width, double opacity = 1) {
 std::string dashed(std::string_view colour) { return svg_attribute("stroke", colour) + svg_attribute("stroke-dasharray", "4 3"); }
 
 std::string text_style(std::string_view anchor) {
-  return svg_attribute("font-size", "12") + svg_attribute("fill", kTheme.soft) + svg_attribute("text-anchor", anchor);
+  return svg_attribute("font-size", "12") + svg_attribute("fill", kPageTheme.soft) + svg_attribute("text-anchor", anchor);
 }
 
 std::string line_chart(const LineChart& chart) {
@@ -209,16 +205,16 @@ std::string line_chart(const LineChart& chart) {
   const SvgPanel panel = {SvgScale(*first - room, *last + room, 58, kChartWidth - 12),
                           SvgScale(range.low, range.high, kChartHeight - 42, 14, chart.logarithmic)};
   SvgDrawing drawing(kChartWidth, kChartHeight);
-  draw_y_axis(drawing, panel, kTheme, panel.y.ticks(6));
+  draw_y_axis(drawing, panel, kPageTheme, panel.y.ticks(6));
   std::vector<double> ticks = panel.x.ticks(10);
   std::erase_if(ticks, [&](double tick) { return std::abs(tick - std::round(tick)) > 1e-6 || tick < *first || tick > *last; });
   std::vector<std::string> labels;
   for (const double tick : ticks) labels.push_back(tick_label(tick));
-  draw_x_axis(drawing, panel, kTheme, ticks, labels);
+  draw_x_axis(drawing, panel, kPageTheme, ticks, labels);
   drawing.text((panel.left() + panel.right()) / 2, kChartHeight - 6, chart.x_label, text_style("middle"));
   for (const double reference : chart.references) {
     const double y = panel.y(reference);
-    drawing.line(panel.left(), y, panel.right(), y, dashed(kTheme.soft));
+    drawing.line(panel.left(), y, panel.right(), y, dashed(kPageTheme.soft));
   }
   if (chart.marked) {
     const double x = panel.x(static_cast<double>(*chart.marked));
@@ -269,7 +265,7 @@ std::string key_mass_chart(const ProbeRecord& set) {
   for (std::size_t l = 0; l < layers; ++l) {
     std::vector<double> masses;
     for (std::size_t k = 0; k < length; ++k) {
-      masses.push_back(at(set.key_mass, l * length + k));
+      masses.push_back(value_at(set.key_mass, l * length + k));
       columns[k].push_back(masses.back());
     }
     chart.lines.push_back({downsample(by_index(masses), kProfilePoints), stroke("var(--soft)", 1, 0.35), ""});
@@ -321,9 +317,9 @@ std::string bar_chart(const std::string& label, const std::vector<BarRow>& rows)
   std::vector<std::string> labels;
   for (const double tick : ticks) {
     labels.push_back(tick_label(tick));
-    drawing.line(panel.x(tick), 0, panel.x(tick), height, svg_attribute("stroke", kTheme.grid));
+    drawing.line(panel.x(tick), 0, panel.x(tick), height, svg_attribute("stroke", kPageTheme.grid));
   }
-  draw_x_axis(drawing, panel, kTheme, ticks, labels);
+  draw_x_axis(drawing, panel, kPageTheme, ticks, labels);
   drawing.text((panel.left() + panel.right()) / 2, height + 35, "%", text_style("middle"));
   double y = kTop;
   for (const BarRow& row : rows) {
@@ -337,7 +333,7 @@ std::string bar_chart(const std::string& label, const std::vector<BarRow>& rows)
                         svg_attribute("fill", bar.colour) + svg_attribute("fill-opacity", "0.75"), title);
       if (!std::isfinite(end)) drawing.text(zero + 4, middle + 4, "-", text_style("start"));
       const double from = panel.x(100 * cut(bar.share.low)), to = panel.x(100 * cut(bar.share.high));
-      const std::string ink = svg_attribute("stroke", kTheme.ink);
+      const std::string ink = svg_attribute("stroke", kPageTheme.ink);
       drawing.line(from, middle, to, middle, ink);
       for (const double tip : {from, to})
         if (std::isfinite(from + to)) drawing.line(tip, middle - 3, tip, middle + 3, ink);
@@ -345,7 +341,7 @@ std::string bar_chart(const std::string& label, const std::vector<BarRow>& rows)
     }
     y += kGap;
   }
-  drawing.line(panel.x(0), 0, panel.x(0), height, svg_attribute("stroke", kTheme.ink));
+  drawing.line(panel.x(0), 0, panel.x(0), height, svg_attribute("stroke", kPageTheme.ink));
   return drawing.finish(label, false);
 }
 

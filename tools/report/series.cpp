@@ -7,6 +7,10 @@
 
 namespace sinkscope {
 
+double value_at(const std::vector<double>& values, std::size_t index) {
+  return index < values.size() ? values[index] : std::numeric_limits<double>::quiet_NaN();
+}
+
 Series downsample(const Series& series, std::size_t limit) {
   const std::size_t count = series.x.size();
   if (count <= limit) return series;

@@ -12,6 +12,9 @@ struct Series {
   std::vector<double> low{}, high{};  // interval of y; empty: none
 };
 
+/// The value at `index`, NaN behind the end.
+double value_at(const std::vector<double>& values, std::size_t index);
+
 /// At most `limit` points (limit >= 6): of every run of neighbours the smallest, the largest and the
 /// first non-finite one stay, and so do the first and the last point. Shorter series are returned as they are.
 Series downsample(const Series& series, std::size_t limit);

@@ -15,7 +15,7 @@
 namespace sinkscope {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 
 std::optional<double> number_setting(const RunData& run, std::string_view key) {
   const auto text = find_setting(run, key);
@@ -368,7 +368,7 @@ std::vector<TableRow> summary_rows(const std::vector<ArmSummary>& arms) {
   add("training loss, common targets", [](const ArmSummary& a) { return first_to_last(a.train_loss_common); });
   add("validation loss, common targets", [](const ArmSummary& a) { return first_to_last(a.validation_loss_common); });
   add("phase at the end", [](const ArmSummary& a) { return a.phase; });
-  add("sink onset", onset_text);
+  add("sink onset", [](const ArmSummary& a) { return onset_text(a); });
   add("sink excess P0, relative change over the window",
       [](const ArmSummary& a) { return a.excess_slope ? format_change(*a.excess_slope) : std::string("-"); });
   add("validation loss, relative change over the window", [](const ArmSummary& a) {

@@ -1,9 +1,7 @@
 #include "tools/report/svg.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstdio>
 #include <limits>
 #include <stdexcept>
 
@@ -15,12 +13,6 @@ namespace {
 
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
-std::string print(const char* format, double value) {
-  std::array<char, 64> buffer{};
-  std::snprintf(buffer.data(), buffer.size(), format, value);
-  return buffer.data();
-}
-
 template <class... Numbers>
 bool finite(Numbers... numbers) {
   return (std::isfinite(numbers) && ...);
@@ -28,7 +20,7 @@ bool finite(Numbers... numbers) {
 
 /// A tenth of a pixel: below what a screen shows, at half the bytes.
 std::string pixel(double value) {
-  std::string text = print("%.1f", value);
+  std::string text = printed("%.1f", value);
   if (text.ends_with(".0")) text.resize(text.size() - 2);
   return text == "-0" ? "0" : text;
 }
@@ -129,7 +121,7 @@ bool spans_factor(const std::vector<double>& values, double factor) {
 
 std::string tick_label(double value) {
   if (!finite(value)) return "-";
-  const std::string text = print("%.6g", value);
+  const std::string text = printed("%.6g", value);
   return text == "-0" ? "0" : text;
 }
 

@@ -18,9 +18,9 @@ namespace {
 
 using Clock = RunsFollower::Clock;
 
-constexpr std::chrono::milliseconds kInterval{1000};  // between two views
-constexpr std::chrono::milliseconds kNap{50};         // between two looks at `stop`
-constexpr std::int64_t kLookBytes = std::int64_t{64} << 20;
+constexpr std::chrono::milliseconds kViewInterval{1000};  // between two views
+constexpr std::chrono::milliseconds kViewNap{50};         // between two looks at `stop`
+constexpr std::int64_t kViewLookBytes = std::int64_t{64} << 20;
 
 std::string view_of(const RunsFollower& follower, std::size_t rows) {
   return runs_view(follower.runs(), follower.status(),
@@ -53,12 +53,12 @@ void watch_runs(const std::vector<std::string>& directories, const std::atomic<b
   {
     Screen screen;
     while (!stop.load()) {
-      const Clock::time_point next = Clock::now() + kInterval;
-      follower.look(kLookBytes, Clock::now());
+      const Clock::time_point next = Clock::now() + kViewInterval;
+      follower.look(kViewLookBytes, Clock::now());
       screen.draw(view_of(follower, static_cast<std::size_t>(std::max(2, terminal_height() - 1))));
       if (!follower.caught_up()) continue;
       if (follower.all_finished()) break;
-      while (!stop.load() && Clock::now() < next) std::this_thread::sleep_for(kNap);
+      while (!stop.load() && Clock::now() < next) std::this_thread::sleep_for(kViewNap);
     }
   }
   std::cout << view_of(follower, 0) << std::flush;

@@ -171,7 +171,7 @@ __device__ void watch(Shared<S>& shared, const Arguments& args, int group) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp, length = static_cast<int>(args.layout.length), keys = args.watch.keys;
   const int partials = (length + kRowsOfPartial - 1) / kRowsOfPartial;
   for (int round = 0;; ++round) {
-    if (lane == 0) wait_asleep(&shared.sums_full[group], round % 2);
+    if (elect_one()) wait_asleep(&shared.sums_full[group], round % 2);
     __syncwarp();
     const int place = shared.summed[group];
     if (place >= args.order.count()) return;
