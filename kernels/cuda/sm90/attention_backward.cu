@@ -27,18 +27,19 @@ constexpr int kTileRows = kGroups * kRows;       // keys of a tile
 constexpr int kMatrixBytes = kRows * kRowBytes;  // 64 rows of 64 columns
 constexpr int kTileBytes = kTileRows * kRowBytes;
 constexpr int kSteps = kRows / 16, kTileSteps = kTileRows / 16;  // of a product over the rows
+constexpr int kPartFloats = kRows * 64, kPartBytes = kPartFloats * 4;  // of dQ
 constexpr int kBuffers = 2;                      // of dQ in shared memory, for blocks in turn
 constexpr int kRoles = kBuffers + 1;             // of threads that follow the tiles
 
 /// Head dim, stages of queries and of output gradients, tiles in shared memory.
-template <int Dim, int QueryStages, int GradientStages, int TileCount, bool Split, int ScoreBuffers>
+template <int Dim, int QueryStages, int GradientStages, int TileCount>
 struct Shape {
-  static constexpr bool kSplit = Split;
-  static constexpr int kScoreBuffers = ScoreBuffers, kParts = Split ? 2 : 1;
+  // dQ of a block is computed 64 columns at a time, narrower products are slow: by both warpgroups or by each in turn.
+  static constexpr bool kSplit = Dim == 128;
+  static constexpr int kParts = kSplit ? kGroups : 1;
+  static constexpr int kScoreBuffers = kSplit ? 1 : 2;  // of score gradients: two save a barrier, where there is room
   static constexpr int D = Dim, kQueryStages = QueryStages, kGradientStages = GradientStages, kTiles = TileCount;
   static constexpr int kHalves = D / 64;  // of 64 columns, each a matrix of its own in shared memory
-  static constexpr int kColumns = D / kParts;  // of dQ that a warpgroup computes
-  static constexpr int kPartFloats = kRows * kColumns, kPartBytes = kPartFloats * 4;
   static constexpr int kFetchRegisters = 24, kComputeRegisters = 240;
 };
 
@@ -55,7 +56,7 @@ struct Shared {
   alignas(1024) unsigned char queries[S::kQueryStages][S::kHalves][kMatrixBytes];
   alignas(1024) unsigned char gradients[S::kGradientStages][S::kHalves][kMatrixBytes];
   alignas(1024) unsigned char score_gradients[S::kScoreBuffers][kTileBytes];  // keys by queries
-  alignas(1024) float query_gradients[kBuffers][S::kParts][S::kPartFloats];  // as the threads hold them
+  alignas(1024) float query_gradients[kBuffers][S::kParts][kPartFloats];  // as the threads hold them
   alignas(16) RowSums rows[S::kQueryStages];
   int tile[S::kTiles];  // their places in the order
   Barrier tile_full[S::kTiles], tile_empty[S::kTiles];
@@ -69,7 +70,7 @@ struct Arguments {
   TileOrder order;  // of key and value heads
   int* taken;
   const RowSums* rows;  // (B*H, blocks)
-  float* sums;          // (B*H, blocks, 2, 64 x D / 2) of dQ, as the threads hold them
+  float* sums;          // (B*H, blocks, D / 64, 64 x 64) of dQ, as the threads hold them
   int* turns;           // (B*H, blocks) tiles that have added theirs
   bf16* dqkv;
   float scale, scale_log2;
@@ -137,9 +138,9 @@ __device__ void fetch_gradients(Shared<S>& shared, const CUtensorMap& gradient_m
 template <class S>
 __device__ void add(Shared<S>& shared, const Arguments& args, int part, int turn, int used) {
   const Place<kBuffers> at(used);
-  constexpr int kBytes = S::kParts * S::kPartBytes;
+  constexpr int kBytes = S::kParts * kPartBytes;
   const float* results = shared.query_gradients[at.stage][0];
-  float* sums = args.sums + std::int64_t{part} * S::kParts * S::kPartFloats;
+  float* sums = args.sums + std::int64_t{part} * S::kParts * kPartFloats;
   wait(&shared.added_full[at.stage], at.parity);
   if (turn == 0) {
     store_bytes(sums, results, kBytes);
@@ -225,8 +226,8 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
   constexpr int D = S::D;
   const HeadLayout& layout = args.layout;
   float s[kRows / 2], dp[kRows / 2], dk[D / 2], dv[D / 2];
-  float dq_own[D == 64 ? S::kColumns / 2 : 1];
-  float* dq = D == 64 ? dq_own : dp;
+  float own_dq[D == 64 ? kRows / 2 : 1];
+  float* dq = D == 64 ? own_dq : dp;  // where registers are short both live in turn
   std::uint32_t p[kRows / 4], ds[kRows / 4];
   const std::uint64_t queries = describe(shared.queries[0], kMatrixBytes), gradients = describe(shared.gradients[0], kMatrixBytes);
   const std::uint64_t score_gradients = describe(shared.score_gradients[0]);
@@ -248,7 +249,7 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
     const std::uint64_t keys = describe(shared.keys[0][0] + group * kMatrixBytes) + slot.stage * kTile;
     const std::uint64_t values = describe(shared.values[0][0] + group * kMatrixBytes) + slot.stage * kTile;
     // Of all keys of the tile the columns of dQ that this warpgroup computes.
-    const std::uint64_t key_columns = describe(shared.keys[0][0] + (!S::kSplit ? 0 : D == 128 ? group * kTileBytes : group * S::kColumns * 2)) + slot.stage * kTile;
+    const std::uint64_t key_columns = describe(shared.keys[0][0] + (S::kSplit ? group * kTileBytes : 0)) + slot.stage * kTile;
 #pragma unroll
     for (int j = 0; j < D / 2; ++j) dk[j] = dv[j] = 0;
 
@@ -274,7 +275,8 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
       const int id = read_thread() % kWarpgroup, lane = id % kWarp, row = group * kRows + id / kWarp * 16 + lane % 16;
 #pragma unroll
       for (int step = 0; step < kSteps; ++step)
-        store_matrices(shared_address(shared.score_gradients[used % S::kScoreBuffers] + row * kRowBytes + (((step * 2 + lane / 16) ^ row % 8) << 4)),
+        store_matrices(shared_address(shared.score_gradients[used % S::kScoreBuffers] + row * kRowBytes +
+                                      (((step * 2 + lane / 16) ^ row % 8) << 4)),
                        reinterpret_cast<const std::uint32_t(&)[4]>(ds[4 * step]));
       fence_async();
       barrier_wait(kWritten, kGroups * kWarpgroup);
@@ -283,15 +285,15 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
       products_begin();
 #pragma unroll
       for (int step = 0; step < kTileSteps; ++step)
-        multiply_columns<S::kColumns>(dq, scored + advance(step * 16 * kRowBytes), key_columns + advance(step * 16 * kRowBytes), step > 0);
+        multiply_columns_64(dq, scored + advance(step * 16 * kRowBytes), key_columns + advance(step * 16 * kRowBytes), step > 0);
       products_commit();
     };
     const auto stage_dq = [&](int buffer, std::uint32_t parity) {
-      hold<S::kColumns / 2>(dq);
+      hold<kRows / 2>(dq);
       wait(&shared.added_empty[buffer], parity ^ 1);
-      float4* part = reinterpret_cast<float4*>(shared.query_gradients[buffer][S::kSplit ? group : 0]) + read_thread() % kWarpgroup;
+      auto* part = reinterpret_cast<float4*>(shared.query_gradients[buffer][S::kSplit ? group : 0]) + read_thread() % kWarpgroup;
 #pragma unroll
-      for (int j = 0; j < S::kColumns / 8; ++j) part[j * kWarpgroup] = make_float4(dq[4 * j], dq[4 * j + 1], dq[4 * j + 2], dq[4 * j + 3]);
+      for (int j = 0; j < kRows / 8; ++j) part[j * kWarpgroup] = make_float4(dq[4 * j], dq[4 * j + 1], dq[4 * j + 2], dq[4 * j + 3]);
     };
     int block = 0;  // of those of a head that see the warpgroup's keys
     /// The first block of the second warpgroup, none of whose keys it sees: there is only its part of dQ to compute.
@@ -322,8 +324,8 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
       wait(&shared.gradients_full[gradient.stage], gradient.parity);
       release(&shared.gradients_empty[gradient.stage]);
     };
-    /// A block whose scores are done, the `first` of a head, at the diagonal, or one before which the product of dK may be on its
-    /// way.
+    /// A block whose scores are done. Unless it is the `first` of the tile, or of a head, the product of dK with the block before
+    /// is on its way, and so may be dQ of that.
     const auto next = [&]<bool Last>(bool first) {
       const int stage = Place<S::kQueryStages>(used).stage, buffer = used % kBuffers;
       const Place<S::kGradientStages> gradient(used);
@@ -365,9 +367,10 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
         const float2 pair = *reinterpret_cast<const float2*>(shared.rows[stage].delta + column + c * 8);
 #pragma unroll
         for (int i = 0; i < 4; ++i) dp[4 * c + i] = s[4 * c + i] * (dp[4 * c + i] - (i % 2 == 0 ? pair.x : pair.y));
-        if (D == 128 && c % 2 == 1) { pack<8>(ds + 2 * (c - 1), dp + 4 * (c - 1)); asm volatile("" ::: "memory"); }
+        if (c % 2 == 0) continue;
+        pack<8>(ds + 2 * (c - 1), dp + 4 * (c - 1));
+        asm volatile("" ::: "memory");  // no sums of later rows are loaded before, for lack of registers
       }
-      if (D == 64) pack<kRows / 2>(ds, dp);
       share_scores();
       const std::uint32_t parity = Place<kBuffers>(used).parity;
       const std::uint64_t scored = score_gradients + used++ % S::kScoreBuffers * advance(kTileBytes);
@@ -377,11 +380,12 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
       products_begin();
 #pragma unroll
       for (int step = 0; step < kSteps; ++step)
-        if constexpr (D == 128)
+        if constexpr (D == 128) {  // from shared memory, for lack of registers
           multiply_shared_128(dk, scored + advance(group * kMatrixBytes + step * 32),
                               queries + stage * kStage + advance(step * 16 * kRowBytes), true);
-        else
+        } else {
           multiply<D>(dk, ds + 4 * step, queries + stage * kStage + advance(step * 16 * kRowBytes), true);
+        }
       products_commit();
       products_wait<1>();
       hold<kRows / 2>(s);
@@ -491,20 +495,21 @@ __global__ void __launch_bounds__(256) row_kernel(HeadLayout layout, const bf16*
   }
 }
 
-/// dQ in bf16 from its sums; block (of queries and half of the columns, b*H + h).
-template <class S>
+/// dQ in bf16 from its sums; block (of 64 queries and columns, b*H + h).
+template <int D>
 __global__ void __launch_bounds__(kWarpgroup) sum_kernel(HeadLayout layout, const float* sums, bf16* dqkv, float scale) {
-  const int group = static_cast<int>(blockIdx.x) % S::kParts, row = static_cast<int>(blockIdx.x) / S::kParts * kRows;
+  constexpr int kParts = D / 64;
+  const int columns = static_cast<int>(blockIdx.x) % kParts * 64, row = static_cast<int>(blockIdx.x) / kParts * kRows;
   const int thread = static_cast<int>(threadIdx.x), head = static_cast<int>(blockIdx.y % layout.query_heads);
-  const auto* part = reinterpret_cast<const float4*>(sums + (std::int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * S::kPartFloats) + thread;
-  float c[S::kColumns / 2];
+  const auto* part = reinterpret_cast<const float4*>(sums + (std::int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * kPartFloats) + thread;
+  float c[kRows / 2];
 #pragma unroll
-  for (int j = 0; j < S::kColumns / 8; ++j) {
+  for (int j = 0; j < kRows / 8; ++j) {
     const float4 four = part[j * kWarpgroup];
     c[4 * j] = four.x, c[4 * j + 1] = four.y, c[4 * j + 2] = four.z, c[4 * j + 3] = four.w;
   }
-  bf16* rows = dqkv + layout.offset(blockIdx.y / layout.query_heads, head) + row * layout.stride() + group * S::kColumns;
-  write_rows<S::kColumns>(rows, layout.stride(), c, scale, static_cast<int>(layout.length) - row, thread / kWarp, thread % kWarp);
+  bf16* rows = dqkv + layout.offset(blockIdx.y / layout.query_heads, head) + row * layout.stride() + columns;
+  write_rows<64>(rows, layout.stride(), c, scale, static_cast<int>(layout.length) - row, thread / kWarp, thread % kWarp);
 }
 
 constexpr const char* kOp = "attention_backward";
@@ -540,7 +545,7 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t B, int p
       map_heads(kOp, qkv.data, B, T, R, D, kTileRows, D), map_heads(kOp, qkv.data, B, T, R, D, kRows, D),
       map_heads(kOp, dout.data, B, T, H, D, kRows, D), args);
   check_launch(kOp);
-  sum_kernel<S><<<dim3(static_cast<unsigned>(blocks * S::kParts), static_cast<unsigned>(B * H)), kWarpgroup, 0, stream>>>(
+  sum_kernel<D><<<dim3(static_cast<unsigned>(blocks * S::kParts), static_cast<unsigned>(B * H)), kWarpgroup, 0, stream>>>(
       layout, sums, dq, scale);
   check_launch(kOp);
 }
@@ -551,9 +556,9 @@ void attention_backward(cudaStream_t stream, const HeadLayout& layout, std::int6
                         const Tensor& out, const Tensor& dout, const Tensor& lse, int* taken, void* scratch, const Tensor& dqkv) {
   const auto launch_with = [&]<class S>(S) { launch<S>(stream, layout, sequences, processors, qkv, out, dout, lse, taken, scratch, dqkv); };
   if (layout.head_dim == 128) {
-    launch_with(Shape<128, 3, 2, 1, true, 1>());
+    launch_with(Shape<128, 3, 2, 1>());
   } else {
-    launch_with(Shape<64, 4, 4, 2, false, 2>());
+    launch_with(Shape<64, 4, 4, 2>());
   }
 }
 

@@ -198,14 +198,6 @@ __device__ inline void multiply_transposed_128(float* c, std::uint64_t a, std::u
       : "l"(a), "l"(b), "r"(static_cast<int>(add)));
 }
 /// Both in shared memory, summed over their rows: c (+)= a^T b.
-__device__ inline void multiply_columns_32(float* c, std::uint64_t a, std::uint64_t b, bool add) {
-  asm volatile(
-      "{\n.reg .pred add;\nsetp.ne.b32 add, %18, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-      "%16, %17, add, 1, 1, 1, 1;\n}\n"
-      : SINKSCOPE_8(c, 0), SINKSCOPE_8(c, 8)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-}
 __device__ inline void multiply_columns_64(float* c, std::uint64_t a, std::uint64_t b, bool add) {
   asm volatile(
       "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
@@ -254,15 +246,6 @@ __device__ void multiply(float* c, const std::uint32_t* a, std::uint64_t b, bool
     multiply_64(c, a, b, add);
   } else {
     multiply_128(c, a, b, add);
-  }
-}
-template <int N>
-__device__ void multiply_columns(float* c, std::uint64_t a, std::uint64_t b, bool add) {
-  static_assert(N == 32 || N == 64);
-  if constexpr (N == 32) {
-    multiply_columns_32(c, a, b, add);
-  } else {
-    multiply_columns_64(c, a, b, add);
   }
 }
 #undef SINKSCOPE_8
