@@ -324,9 +324,10 @@ void ProbePass::State::fill_attention() {
   for (double& mass : record.key_mass) mass /= static_cast<double>(model.heads);
   if (model.attention.sink == AttentionSink::none) return;
   const std::vector<double> masses = statistic(HeadStatistic::sink_logit_mass);
-  record.sink_logit_mass.assign(index(L), 0.0);
+  const auto heads = static_cast<std::size_t>(model.heads);
+  record.sink_logit_mass.assign(static_cast<std::size_t>(L), 0.0);
   for (std::size_t i = 0; i < masses.size(); ++i)
-    record.sink_logit_mass[i / index(model.heads)] += masses[i] / static_cast<double>(model.heads);
+    record.sink_logit_mass[i / heads] += masses[i] / static_cast<double>(model.heads);
 }
 
 void ProbePass::State::fill_norms() {
