@@ -15,7 +15,7 @@ struct HeadLayout;
 namespace sinkscope::cuda::sm90 {
 
 /// Keys that the forward kernel can watch.
-constexpr int kMostWatched = 128;
+constexpr int kMostWatched = 32;
 /// Queries that share one of its partial sums.
 constexpr int kRowsOfPartial = 64;
 

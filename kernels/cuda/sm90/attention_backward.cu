@@ -497,7 +497,7 @@ __global__ void __launch_bounds__(256) row_kernel(HeadLayout layout, const bf16*
 
 /// dQ in bf16 from its sums; block (of 64 queries and columns, b*H + h).
 template <int D>
-__global__ void __launch_bounds__(kWarpgroup) sum_kernel(HeadLayout layout, const float* sums, bf16* dqkv, float scale) {
+__global__ void __launch_bounds__(kWarpgroup) dq_kernel(HeadLayout layout, const float* sums, bf16* dqkv, float scale) {
   constexpr int kParts = D / 64;
   const int columns = static_cast<int>(blockIdx.x) % kParts * 64, row = static_cast<int>(blockIdx.x) / kParts * kRows;
   const int thread = static_cast<int>(threadIdx.x), head = static_cast<int>(blockIdx.y % layout.query_heads);
@@ -545,7 +545,7 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t B, int p
       map_heads(kOp, qkv.data, B, T, R, D, kTileRows, D), map_heads(kOp, qkv.data, B, T, R, D, kRows, D),
       map_heads(kOp, dout.data, B, T, H, D, kRows, D), args);
   check_launch(kOp);
-  sum_kernel<D><<<dim3(static_cast<unsigned>(blocks * S::kParts), static_cast<unsigned>(B * H)), kWarpgroup, 0, stream>>>(
+  dq_kernel<D><<<dim3(static_cast<unsigned>(blocks * S::kParts), static_cast<unsigned>(B * H)), kWarpgroup, 0, stream>>>(
       layout, sums, dq, scale);
   check_launch(kOp);
 }

@@ -37,6 +37,14 @@ struct Shape {
   static constexpr bool kHalfSeen = kOneMasked && kGroups == 2 && D == 64;
 };
 
+/// Weights of a warpgroup's rows on the watched keys, sums of a thread's two rows, as the threads hold them: of each warp
+/// eight keys at a time.
+constexpr int kWatchStages = 4;
+struct Watched {
+  float2 weights[kWarpgroup / kWarp][kMostWatched / 8][kWarp];
+  int place;  // of the tile in the order
+};
+
 template <class S>
 struct Shared {
   // Of a tile and the next; when a warpgroup is done with its queries its outputs take their place.
@@ -46,9 +54,8 @@ struct Shared {
   int tile[kTiles];  // their places in the order
   Barrier queries_full[kTiles], queries_empty[kTiles];
   Barrier keys_full[S::kStages], keys_empty[S::kStages], values_full[S::kStages], values_empty[S::kStages];
-  float column_sums[S::kGroups][kWarpgroup / kWarp][kMostWatched];
-  int summed[S::kGroups];  // the place of the tile that they are of
-  Barrier sums_full[S::kGroups], sums_empty[S::kGroups];
+  Watched watched[S::kGroups][kWatchStages];
+  Barrier watched_full[S::kGroups][kWatchStages], watched_empty[S::kGroups][kWatchStages];
 };
 
 struct Arguments {
@@ -171,25 +178,32 @@ __device__ void watch(Shared<S>& shared, const Arguments& args, int group) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp, length = static_cast<int>(args.layout.length), keys = args.watch.keys;
   const int partials = (length + kRowsOfPartial - 1) / kRowsOfPartial;
   for (int round = 0;; ++round) {
-    if (elect_one()) wait_asleep(&shared.sums_full[group], round % 2);
+    const Place<kWatchStages> at(round);
+    if (elect_one()) wait_asleep(&shared.watched_full[group][at.stage], at.parity);
     __syncwarp();
-    const int place = shared.summed[group];
+    const Watched& watched = shared.watched[group][at.stage];
+    const int place = watched.place;
     if (place >= args.order.count()) return;
     const Tile tile = args.order[place];
     const int partial = tile.index * S::kGroups + group;
     float* sums = args.watch.partials + (std::int64_t{tile.head} * partials) * keys;
-    if (partial < partials) {
-      for (int key = lane; key < keys; key += kWarp) {
+    if (partial < partials)
+      for (int first = 0; first < keys; first += 8) {
+        // A lane for each of eight keys and each warp, then over the warps.
+        const int key = first + lane % 8;
+        const float2* weights = watched.weights[lane / 8][first / 8] + lane % 8 / 2;
         float sum = 0;
 #pragma unroll
-        for (int w = 0; w < kWarpgroup / kWarp; ++w) sum += shared.column_sums[group][w][key];
-        sums[partial * keys + key] = sum;
+        for (int row = 0; row < 8; ++row) sum += lane % 2 == 0 ? weights[row * 4].x : weights[row * 4].y;
+        sum += __shfl_xor_sync(kAllLanes, sum, 8);
+        sum += __shfl_xor_sync(kAllLanes, sum, 16);
+        if (lane < 8 && key < keys) sums[partial * keys + key] = sum;
       }
-      __threadfence();
-    }
     __syncwarp();
-    if (lane == 0) arrive(&shared.sums_empty[group]);
+    if (lane == 0) arrive(&shared.watched_empty[group][at.stage]);
     if (partial >= partials) continue;
+    __threadfence();
+    __syncwarp();
     int before = 0;
     if (lane == 0) before = atomicAdd(args.watch.arrived + tile.head, 1);
     if (__shfl_sync(kAllLanes, before, 0) < partials - 1) continue;
@@ -255,10 +269,16 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
     if (thread == 0) arrive(barrier);
   };
 
+  const auto may_tell_watch = [&]() -> Watched& {
+    const Place<kWatchStages> at(round);
+    wait(&shared.watched_empty[group][at.stage], at.parity ^ 1);
+    return shared.watched[group][at.stage];
+  };
   const auto tell_watch = [&](int place) {
-    if (read_thread() % kWarpgroup == 0) shared.summed[group] = place;
+    const int stage = Place<kWatchStages>(round).stage;
+    if (read_thread() % kWarpgroup == 0) shared.watched[group][stage].place = place;
     __syncwarp();
-    if (read_thread() % kWarp == 0) arrive(&shared.sums_full[group]);
+    if (read_thread() % kWarp == 0) arrive(&shared.watched_full[group][stage]);
   };
 
   int used = 0;  // blocks of keys so far; the weights of the last one wait for their values
@@ -268,7 +288,7 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
     const int place = shared.tile[queries_of.stage];
     if (place >= args.order.count()) {
       if (args.watch.keys > 0) {
-        wait(&shared.sums_empty[group], round % 2 ^ 1);
+        may_tell_watch();
         tell_watch(place);
       }
       break;
@@ -362,20 +382,15 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
         args.lse[std::int64_t{tile.head} * layout.length + row + h * 8] = highest + logf(total[h]);
     }
     if (args.watch.keys > 0) {
-      wait(&shared.sums_empty[group], round % 2 ^ 1);
+      Watched& watched = may_tell_watch();
       float weight_of[2];
 #pragma unroll
       for (int h = 0; h < 2; ++h) weight_of[h] = row + h * 8 < layout.length ? inverse[h] : 0.0F;
 #pragma unroll
-      for (int c = 0; c < S::kKeys / 8; ++c) {
+      for (int c = 0; c < kMostWatched / 8; ++c) {
         if (c * 8 >= args.watch.keys) break;
-#pragma unroll
-        for (int k = 0; k < 2; ++k) {
-          float weight = s[4 * c + k] * weight_of[0] + s[4 * c + 2 + k] * weight_of[1];
-#pragma unroll
-          for (int lanes = 4; lanes < kWarp; lanes *= 2) weight += __shfl_xor_sync(kAllLanes, weight, lanes);
-          if (lane < 4) shared.column_sums[group][warp][c * 8 + lane * 2 + k] = weight;
-        }
+        watched.weights[warp][c][lane] = {s[4 * c] * weight_of[0] + s[4 * c + 2] * weight_of[1],
+                                         s[4 * c + 1] * weight_of[0] + s[4 * c + 3] * weight_of[1]};
       }
       tell_watch(place);
     }
@@ -404,10 +419,11 @@ __global__ void __launch_bounds__(S::kThreads, 1)
     init(shared.queries_full, shared.queries_empty, S::kGroups);
     init(shared.keys_full, shared.keys_empty, S::kGroups);
     init(shared.values_full, shared.values_empty, S::kGroups);
-    for (int group = 0; group < S::kGroups; ++group) {
-      init(&shared.sums_full[group], kWarpgroup / kWarp);
-      init(&shared.sums_empty[group], 1);
-    }
+    for (int group = 0; group < S::kGroups; ++group)
+      for (int stage = 0; stage < kWatchStages; ++stage) {
+        init(&shared.watched_full[group][stage], kWarpgroup / kWarp);
+        init(&shared.watched_empty[group][stage], 1);
+      }
     fence_init();
   }
   __syncthreads();

@@ -78,7 +78,7 @@ __device__ inline void wait_asleep(Barrier* barrier, std::uint32_t parity) {
                  : "r"(shared_address(barrier)), "r"(parity)
                  : "memory");
     if (ended != 0) return;
-    __nanosleep(200);
+    __nanosleep(1000);
   }
 }
 
