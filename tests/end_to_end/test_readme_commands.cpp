@@ -291,7 +291,7 @@ const std::vector<Run> kRuns = {
 
 struct Elsewhere {
   std::string command, why;
-  std::string file, holds;  // the file of the repository that runs it, and the text there
+  std::string file, holds;  // the file of the repository that runs it or has what it is for, and the text there
 };
 
 const std::vector<Elsewhere> kElsewhere = {
@@ -302,7 +302,8 @@ const std::vector<Elsewhere> kElsewhere = {
     {"scripts/fetch_test_files", "needs the network", "scripts/test", "\nscripts/fetch_test_files ||"},
     {"sinkscope bench CONFIG", "takes seconds, and is run with two configs here", "tests/end_to_end/test_bench.cpp",
      "place.run(\"bench config.json"},
-    {"ssh -L 8000:localhost:8000 MACHINE", "needs another machine", "", ""},
+    {"ssh -L 8000:localhost:8000 MACHINE", "needs another machine; the port is that of the next command", "README.md",
+     "MACHINE\nsinkscope monitor --serve --port 8000 "},
     {"sinkscope convert-llama2c CHECKPOINT --tokenizer FILE --output DIR", "needs a checkpoint of llama2.c",
      "tests/end_to_end/test_convert_llama2c.cpp", "convert-llama2c "},
     {"cmake --preset cpu && cmake --build --preset cpu && ctest --preset cpu", "builds all, runs all tests",
@@ -310,11 +311,13 @@ const std::vector<Elsewhere> kElsewhere = {
     {"ctest --preset cuda -L gpu", "needs a GPU", "scripts/gpu_check.sh", "-L gpu --no-tests=error"},
     {"compute-sanitizer build/cuda/tests/gpu/test_gpu \"[sanitize]\"", "needs a GPU", "scripts/gpu_check.sh",
      "\"$build/tests/gpu/test_gpu\" \"${SANITIZE_FILTER:-[sanitize]}\""},
-    {"nsys profile --trace cuda,nvtx sinkscope bench ...", "needs a GPU and Nsight Systems", "", ""},
+    {"nsys profile --trace cuda,nvtx sinkscope bench ...", "needs a GPU and Nsight Systems, for which stages are ranges",
+     "kernels/cuda/profile.cpp", "nvtxRangePushA("},
     {"scripts/gpu_check.sh", "needs a GPU", "scripts/gpu_check.sh", "stages=(build tests sanitize bench torch)"},
     {"scripts/gpu_check.sh tests bench", "needs a GPU", "scripts/gpu_check.sh", "build|tests|sanitize|bench|torch)"},
     {"python3 -m venv .cache/interop && .cache/interop/bin/pip install torch transformers tensorboard numpy",
-     "needs the network", "", ""},
+     "needs the network; names the packages of the next command", "tests/interop/run",
+     "pip install torch transformers tensorboard numpy"},
     {"PYTHON=$PWD/.cache/interop/bin/python tests/interop/run", "needs PyTorch", "tests/end_to_end/test_interop.sh",
      "PYTHON=$place/python \"$source_dir/tests/interop/run\""},
     {"tests/interop/check_checkpoint.py EXPORT DUMP.json", "needs PyTorch", "tests/interop/run",
@@ -421,7 +424,7 @@ TEST_CASE("every command of the README is accounted for, and nothing else") {
     INFO("is excused (" << entry.why << "): " << entry.command);
     CHECK(has(spoken, entry.command));
     CHECK(!entry.why.empty());
-    if (!entry.file.empty()) CHECK(contains(read_file(repository() / entry.file), entry.holds));
+    CHECK(contains(read_file(repository() / entry.file), entry.holds));
     const std::string word =
         entry.command.substr(entry.command.starts_with("PYTHON=") ? entry.command.find(' ') + 1 : 0);
     if (!word.starts_with("scripts/") && !word.starts_with("tests/")) continue;

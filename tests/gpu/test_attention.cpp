@@ -35,10 +35,11 @@ const std::vector<Shape> kSmallPlainShapes = {
     {1, 1, 1, 1, 64, 1}, {1, 40, 2, 1, 20, 8}, {2, 33, 2, 1, 5, 33}, {1, 33, 1, 1, 128, 8}, {1, 33, 1, 1, 256, 8}};
 const std::vector<Shape> kSmallTensorCoreShapes = {
     {1, 1, 1, 1, 64, 1},   {2, 2, 1, 1, 32, 2},   {1, 65, 2, 1, 32, 8},   {1, 129, 1, 1, 64, 20},
-    {1, 70, 1, 1, 64, 70}, {1, 67, 1, 1, 96, 40}, {1, 129, 1, 1, 128, 8}};
+    {1, 70, 1, 1, 64, 70}, {1, 67, 1, 1, 96, 40}, {1, 129, 1, 1, 128, 8}, {1, 129, 2, 1, 64, 8},
+    {1, 180, 2, 1, 128, 8}};
 constexpr DType kHalf[] = {DType::bf16};
 // Many more tiles than multiprocessors: every block of a persistent grid takes several.
-const std::vector<Shape> kManyTiles = {{4, 700, 32, 16, 64, 8}, {4, 400, 48, 48, 128, 8}};
+const std::vector<Shape> kManyTiles = {{4, 700, 32, 16, 64, 8}, {4, 400, 48, 24, 128, 8}};
 
 /// At, before and after the edges of tiles of 64 keys and 128 queries with every head dim that has a kernel of
 /// its own; queries to a key head and positions watched take turns.

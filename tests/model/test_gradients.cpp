@@ -14,6 +14,7 @@ using namespace sinkscope::test;
 namespace {
 
 constexpr double kGradient = 1e-5;  // relative error of fp32 through a whole model and back
+constexpr double kCancelled = 1e-6;  // of a sum whose terms cancel, relative to the gradient of the whole model
 constexpr float kScale = 0.25F;     // of the loss's gradient; exact in binary
 
 Doubles slice(const Doubles& flat, const ParameterSpec& spec) {
@@ -103,6 +104,8 @@ TEST_CASE("gradients of random models agree with finite differences along random
     for (const ParameterSpec& spec : layout.specs()) {
       LossOfParameter loss(config, layout, parameters, batch, spec);
       const Doubles centre = slice(doubles(parameters), spec), gradient = slice(doubles(gradients), spec);
+      // The terms of a sink logit's gradient may cancel.
+      const double cancelled = spec.name.ends_with("attention.sink") ? kCancelled * norm(doubles(gradients)) : 0;
       const double length = norm(gradient);
       const auto check_along = [&](const Doubles& direction) {
         const Doubles difference = finite_differences(
@@ -113,7 +116,7 @@ TEST_CASE("gradients of random models agree with finite differences along random
             },
             {0.0}, 1e-5);
         // The error of fp32 is one of the whole gradient, however little of it this direction sees.
-        CHECK(std::abs(dot(gradient, direction) - difference[0]) < kGradient * length + 1e-9);
+        CHECK(std::abs(dot(gradient, direction) - difference[0]) < kGradient * length + cancelled + 1e-9);
       };
       INFO(spec.name);
       Doubles direction = random.normals(spec.size);

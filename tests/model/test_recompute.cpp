@@ -44,9 +44,9 @@ Outcome outcome_of(int threads, const ModelConfig& config, DecoderOptions option
   Outcome outcome;
   outcome.first = run_step(*ops, decoder, batch, 0.25F);
   outcome.second = run_step(*ops, decoder, smaller, 0.25F);
-  Witness recorder(*ops);
-  run_step(*ops, decoder, batch, 0.0F, &recorder);
-  outcome.seen = recorder.seen;
+  Witness witness(*ops);
+  run_step(*ops, decoder, batch, 0.0F, &witness);
+  outcome.seen = witness.seen;
   return outcome;
 }
 

@@ -42,7 +42,7 @@ constexpr std::int64_t backward_scratch(std::int64_t heads, std::int64_t length,
 }
 
 /// dqkv as in AttentionBackward. `scratch` has backward_scratch() bytes and begins with (B*H, ceil(T / 64), 2, 64) f32,
-/// log2 e times lse and sum_d out dout of each query, zero beyond T; the rest is for sums of dQ. `taken` as above.
+/// log2 e times lse and sum_d out dout of each query, zero beyond T; the rest is for sums of dQ and turns. `taken` as above.
 void attention_backward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors,
                         const Tensor& qkv, const Tensor& out, const Tensor& dout, const Tensor& lse, int* taken, void* scratch,
                         const Tensor& dqkv);

@@ -94,8 +94,8 @@ template <class S>
 __device__ void fetch(Shared<S>& shared, const Arguments& args, const CUtensorMap& tile_map, const CUtensorMap& block_map) {
   const HeadLayout& layout = args.layout;
   int used = 0;
-  int place = static_cast<int>(blockIdx.x);
   for (int round = 0;; ++round) {
+    const int place = args.order.take(args.taken);
     const Place<S::kTiles> slot(round);
     wait(&shared.tile_empty[slot.stage], slot.parity ^ 1);
     shared.tile[slot.stage] = place;
@@ -121,7 +121,6 @@ __device__ void fetch(Shared<S>& shared, const Arguments& args, const CUtensorMa
         load_bytes(&shared.rows[query.stage], args.rows + (rows + block), static_cast<int>(sizeof(RowSums)), full);
       }
     }
-    place = args.order.next(args.taken);
   }
 }
 
@@ -306,6 +305,9 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
       }
       const Place<S::kQueryStages> query(used);
       const Place<S::kGradientStages> gradient(used);
+      // Before the barrier, which no warp passes until all have looked: afterwards the stages could be full again.
+      wait(&shared.queries_full[query.stage], query.parity);
+      wait(&shared.gradients_full[gradient.stage], gradient.parity);
 #pragma unroll
       for (int j = 0; j < kRows / 4; ++j) ds[j] = 0;
       share_scores();
@@ -319,9 +321,7 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
         tell_staged(buffer);
       }
       if constexpr (S::kScoreBuffers == 1) barrier_arrive(kMayWrite + 1 - group, kGroups * kWarpgroup);
-      wait(&shared.queries_full[query.stage], query.parity);
       release_queries();
-      wait(&shared.gradients_full[gradient.stage], gradient.parity);
       release(&shared.gradients_empty[gradient.stage]);
     };
     /// A block whose scores are done. Unless it is the `first` of the tile, or of a head, the product of dK with the block before

@@ -11,8 +11,9 @@ struct Tile {
   int index;  // of its tiles
 };
 
-/// Heads go in sections whose keys and values stay in the L2 cache together; of a section the longest tiles go first, of
-/// all its heads: of tiles of queries the last, which see the most keys.
+/// Heads go in sections whose keys and values stay in the L2 cache together; of a section the last tiles go first, of all its
+/// heads. Of queries those are the longest, which see the most keys. Of keys they are the shortest, and must go first: each waits
+/// for later tiles of its head.
 struct TileOrder {
   int heads, tiles, section;
 
@@ -33,6 +34,12 @@ struct TileOrder {
     const int before = atomicAdd(taken, 1);
     if (before == count() - 1) *taken = 0;
     return static_cast<int>(gridDim.x) + before;
+  }
+  /// The same for every tile, the first one too, so that all tiles before one are those of blocks that have begun.
+  __device__ int take(int* taken) const {
+    const int place = atomicAdd(taken, 1);
+    if (place == count() + static_cast<int>(gridDim.x) - 1) *taken = 0;
+    return place;
   }
 };
 
