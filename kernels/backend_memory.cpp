@@ -22,7 +22,7 @@ std::int64_t sink_bytes(const BackendExtents& e, const BatchExtents& batch) {
 /// attention_backward: lse and sum_d out dout, (B, H, T, 2) f32 of blocks of 64 queries; where Hopper's kernels take the head
 /// dim also sums of dQ, (B, H, T, D) f32, and a turn of every block; then the sums of dsink_logits, (B, H) f64.
 std::int64_t backward_bytes(const BackendExtents& e) {
-  const bool hopper = e.head_dim == 64 || e.head_dim == 128;
+  const bool hopper = e.compute == DType::bf16 && (e.head_dim == 64 || e.head_dim == 128);
   const std::int64_t rows = ceil_div(e.training.length, 64) * (64 * (2 + (hopper ? e.head_dim : 0)) + 1) * 4;
   return e.training.sequences * e.query_heads * (rows + 8);
 }

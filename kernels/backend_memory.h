@@ -21,6 +21,7 @@ struct BackendExtents {
   BatchExtents training;                    // goes forward and back; smaller ones need less
   std::vector<BatchExtents> probed;         // go forward and through the operations of probe passes
   std::int64_t query_heads = 0, kv_heads = 0, head_dim = 0;  // H, G, D
+  DType compute = DType::bf16;              // of activations and products
   std::int64_t layers = 0;                  // L
   std::int64_t channels = 0;                // C
   std::int64_t bias_outputs = 0;            // O of the widest linear_backward with dbias

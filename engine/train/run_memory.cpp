@@ -68,6 +68,7 @@ BackendExtents backend_extents(const Config& config, std::span<const ProbeSet> s
                          .query_heads = model.heads,
                          .kv_heads = model.kv_heads,
                          .head_dim = model.head_dim,
+                         .compute = backend.compute,
                          .layers = model.layers,
                          .channels = model.channels,
                          .bias_outputs = biased,
