@@ -220,6 +220,15 @@ __device__ void write_rows(bf16* rows, std::int64_t stride, const float* c, floa
     }
 }
 
+/// c (64 keys, 64 queries) = tile block^T, both of D columns.
+template <int D>
+__device__ void multiply_rows(float* c, std::uint64_t tile, std::uint64_t block) {
+#pragma unroll
+  for (int step = 0; step < D / 16; ++step)
+    multiply_transposed<64>(c, tile + advance(step / 4 * kTileBytes + step % 4 * 32),
+                            block + advance(step / 4 * kMatrixBytes + step % 4 * 32), step > 0);
+}
+
 template <class S>
 __device__ void differentiate(Shared<S>& shared, const Arguments& args, int group) {
   constexpr int D = S::D;
@@ -256,10 +265,7 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
       const Place<S::kQueryStages> at(used + ahead);
       wait(&shared.queries_full[at.stage], at.parity);
       products_begin();
-#pragma unroll
-      for (int step = 0; step < D / 16; ++step)
-        multiply_transposed<64>(s, keys + advance(step / 4 * kTileBytes + step % 4 * 32),
-                                queries + at.stage * kStage + advance(step / 4 * kMatrixBytes + step % 4 * 32), step > 0);
+      multiply_rows<D>(s, keys, queries + at.stage * kStage);
       products_commit();
     };
     const auto release_queries = [&] { release(&shared.queries_empty[Place<S::kQueryStages>(used - 1).stage]); };  // of the block before
@@ -284,7 +290,7 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
       products_begin();
 #pragma unroll
       for (int step = 0; step < kTileSteps; ++step)
-        multiply_columns_64(dq, scored + advance(step * 16 * kRowBytes), key_columns + advance(step * 16 * kRowBytes), step > 0);
+        multiply_shared<64, true, true>(dq, scored + advance(step * 16 * kRowBytes), key_columns + advance(step * 16 * kRowBytes), step > 0);
       products_commit();
     };
     const auto stage_dq = [&](int buffer, std::uint32_t parity) {
@@ -331,10 +337,7 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
       const Place<S::kGradientStages> gradient(used);
       wait(&shared.gradients_full[gradient.stage], gradient.parity);
       products_begin();
-#pragma unroll
-      for (int step = 0; step < D / 16; ++step)
-        multiply_transposed<64>(dp, values + advance(step / 4 * kTileBytes + step % 4 * 32),
-                                gradients + gradient.stage * kStage + advance(step / 4 * kMatrixBytes + step % 4 * 32), step > 0);
+      multiply_rows<D>(dp, values, gradients + gradient.stage * kStage);
       products_commit();
       if (!first && (S::kSplit || buffer != group)) tell_staged(buffer ^ 1);
       const int column = read_thread() % 4 * 2;
@@ -381,8 +384,8 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
 #pragma unroll
       for (int step = 0; step < kSteps; ++step)
         if constexpr (D == 128) {  // from shared memory, for lack of registers
-          multiply_shared_128(dk, scored + advance(group * kMatrixBytes + step * 32),
-                              queries + stage * kStage + advance(step * 16 * kRowBytes), true);
+          multiply_shared<D, false, true>(dk, scored + advance(group * kMatrixBytes + step * 32),
+                                          queries + stage * kStage + advance(step * 16 * kRowBytes), true);
         } else {
           multiply<D>(dk, ds + 4 * step, queries + stage * kStage + advance(step * 16 * kRowBytes), true);
         }

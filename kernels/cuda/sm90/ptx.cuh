@@ -182,36 +182,22 @@ __device__ void hold(float* registers) {
   SINKSCOPE_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
-/// Both factors in shared memory, summed along their rows: c (+)= a b^T.
-__device__ inline void multiply_transposed_64(float* c, std::uint64_t a, std::uint64_t b, bool add) {
+// Both factors in shared memory; those that are summed over their rows instead of along them are named.
+template <bool OverA, bool OverB>
+__device__ void multiply_shared_64(float* c, std::uint64_t a, std::uint64_t b, bool add) {
   asm volatile(
       "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_32 "}, %32, %33, add, 1, 1, 0, 0;\n}\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_32 "}, %32, %33, add, 1, 1, %35, %36;\n}\n"
       : SINKSCOPE_32(c, 0)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(OverA)), "n"(static_cast<int>(OverB)));
 }
-__device__ inline void multiply_transposed_128(float* c, std::uint64_t a, std::uint64_t b, bool add) {
+template <bool OverA, bool OverB>
+__device__ void multiply_shared_128(float* c, std::uint64_t a, std::uint64_t b, bool add) {
   asm volatile(
       "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_64 "}, %64, %65, add, 1, 1, 0, 0;\n}\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_64 "}, %64, %65, add, 1, 1, %67, %68;\n}\n"
       : SINKSCOPE_32(c, 0), SINKSCOPE_32(c, 32)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-}
-/// Both in shared memory, summed over their rows: c (+)= a^T b.
-__device__ inline void multiply_columns_64(float* c, std::uint64_t a, std::uint64_t b, bool add) {
-  asm volatile(
-      "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_32 "}, %32, %33, add, 1, 1, 1, 1;\n}\n"
-      : SINKSCOPE_32(c, 0)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-}
-/// Both in shared memory, a summed along its rows, b over them: c (+)= a b.
-__device__ inline void multiply_shared_128(float* c, std::uint64_t a, std::uint64_t b, bool add) {
-  asm volatile(
-      "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_64 "}, %64, %65, add, 1, 1, 0, 1;\n}\n"
-      : SINKSCOPE_32(c, 0), SINKSCOPE_32(c, 32)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(OverA)), "n"(static_cast<int>(OverB)));
 }
 /// a in registers, as the lanes hold c: rows l / 4, l / 4 + 8 of columns 2 (l % 4), + 1, then both of columns 8 further;
 /// b in shared memory, summed over its rows.
@@ -229,15 +215,19 @@ __device__ inline void multiply_128(float* c, const std::uint32_t* a, std::uint6
       : SINKSCOPE_32(c, 0), SINKSCOPE_32(c, 32)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
 }
-/// The same by the number of columns of b, 64 or 128.
-template <int N>
-__device__ void multiply_transposed(float* c, std::uint64_t a, std::uint64_t b, bool add) {
+/// The same by the number of columns of c, 64 or 128.
+template <int N, bool OverA, bool OverB>
+__device__ void multiply_shared(float* c, std::uint64_t a, std::uint64_t b, bool add) {
   static_assert(N == 64 || N == 128);
   if constexpr (N == 64) {
-    multiply_transposed_64(c, a, b, add);
+    multiply_shared_64<OverA, OverB>(c, a, b, add);
   } else {
-    multiply_transposed_128(c, a, b, add);
+    multiply_shared_128<OverA, OverB>(c, a, b, add);
   }
+}
+template <int N>
+__device__ void multiply_transposed(float* c, std::uint64_t a, std::uint64_t b, bool add) {
+  multiply_shared<N, false, false>(c, a, b, add);
 }
 template <int N>
 __device__ void multiply(float* c, const std::uint32_t* a, std::uint64_t b, bool add) {
