@@ -179,8 +179,7 @@ __device__ void watch(Shared<S>& shared, const Arguments& args, int group) {
   const int partials = (length + kRowsOfPartial - 1) / kRowsOfPartial;
   for (int round = 0;; ++round) {
     const Place<kWatchStages> at(round);
-    if (elect_one()) wait_asleep(&shared.watched_full[group][at.stage], at.parity);
-    __syncwarp();
+    wait_asleep(&shared.watched_full[group][at.stage], at.parity);
     const Watched& watched = shared.watched[group][at.stage];
     const int place = watched.place;
     if (place >= args.order.count()) return;
@@ -199,8 +198,7 @@ __device__ void watch(Shared<S>& shared, const Arguments& args, int group) {
         sum += __shfl_xor_sync(kAllLanes, sum, 16);
         if (lane < 8 && key < keys) sums[partial * keys + key] = sum;
       }
-    __syncwarp();
-    if (lane == 0) arrive(&shared.watched_empty[group][at.stage]);
+    arrive(&shared.watched_empty[group][at.stage]);
     if (partial >= partials) continue;
     __threadfence();
     __syncwarp();
@@ -274,11 +272,10 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
     wait(&shared.watched_empty[group][at.stage], at.parity ^ 1);
     return shared.watched[group][at.stage];
   };
-  const auto tell_watch = [&](int place) {
+  const auto tell_watch = [&](int place) {  // one thread, when all have written
     const int stage = Place<kWatchStages>(round).stage;
-    if (read_thread() % kWarpgroup == 0) shared.watched[group][stage].place = place;
-    __syncwarp();
-    if (read_thread() % kWarp == 0) arrive(&shared.watched_full[group][stage]);
+    shared.watched[group][stage].place = place;
+    arrive(&shared.watched_full[group][stage]);
   };
 
   int used = 0;  // blocks of keys so far; the weights of the last one wait for their values
@@ -287,7 +284,7 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
     wait(&shared.queries_full[queries_of.stage], queries_of.parity);
     const int place = shared.tile[queries_of.stage];
     if (place >= args.order.count()) {
-      if (args.watch.keys > 0) {
+      if (args.watch.keys > 0 && thread == 0) {
         may_tell_watch();
         tell_watch(place);
       }
@@ -392,11 +389,11 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, const CUtensor
         watched.weights[warp][c][lane] = {s[4 * c] * weight_of[0] + s[4 * c + 2] * weight_of[1],
                                          s[4 * c + 1] * weight_of[0] + s[4 * c + 3] * weight_of[1]};
       }
-      tell_watch(place);
     }
     stage_rows<S::D, S::kQueryBytes>(shared.queries[queries_of.stage][0], out, inverse, group * kGroupRows, warp, lane);
     fence_async();
     barrier_wait(kGroup + group, kWarpgroup);
+    if (thread == 0 && args.watch.keys > 0) tell_watch(place);
     if (thread == 0 && first_row < layout.length) {
       store_rows<S::D, S::kQueryBytes>(out_map, shared.queries[queries_of.stage][0], group * kGroupRows,
                                        tile.head % layout.query_heads, first_row, tile.head / layout.query_heads);
@@ -421,8 +418,8 @@ __global__ void __launch_bounds__(S::kThreads, 1)
     init(shared.values_full, shared.values_empty, S::kGroups);
     for (int group = 0; group < S::kGroups; ++group)
       for (int stage = 0; stage < kWatchStages; ++stage) {
-        init(&shared.watched_full[group][stage], kWarpgroup / kWarp);
-        init(&shared.watched_empty[group][stage], 1);
+        init(&shared.watched_full[group][stage], 1);
+        init(&shared.watched_empty[group][stage], kWarp);
       }
     fence_init();
   }
