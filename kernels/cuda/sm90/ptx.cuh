@@ -70,18 +70,6 @@ __device__ inline void wait(Barrier* barrier, std::uint32_t parity) {
       : "memory");
 }
 
-/// The same for who has time: looks now and then, and leaves the processor to others.
-__device__ inline void wait_asleep(Barrier* barrier, std::uint32_t parity) {
-  for (std::uint32_t ended = 0;;) {
-    asm volatile("{\n.reg .pred ended;\nmbarrier.test_wait.parity.shared::cta.b64 ended, [%1], %2;\nselp.u32 %0, 1, 0, ended;\n}\n"
-                 : "=r"(ended)
-                 : "r"(shared_address(barrier)), "r"(parity)
-                 : "memory");
-    if (ended != 0) return;
-    __nanosleep(1000);
-  }
-}
-
 /// Begins the copy of the box at (0, head, row, 0, b) of a tensor of heads (tensor_map.h) to shared memory, aligned to 1024
 /// bytes; what lies outside becomes zero. `full` gets the bytes.
 __device__ inline void load_box(void* box, const CUtensorMap* map, Barrier* full, int head, int row, int b) {
@@ -134,6 +122,12 @@ __device__ inline int load_acquire(const int* counter) {
 }
 __device__ inline void add_release(int* counter, int value) {
   asm volatile("red.release.gpu.global.add.s32 [%0], %1;\n" ::"l"(counter), "r"(value) : "memory");
+}
+/// The counter's value before.
+__device__ inline int add_acquire_release(int* counter, int value) {
+  int before;
+  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;\n" : "=r"(before) : "l"(counter), "r"(value) : "memory");
+  return before;
 }
 
 /// Writes four 8 x 8 tiles of bf16 as load_matrices reads them.
