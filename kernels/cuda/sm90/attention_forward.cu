@@ -3,6 +3,7 @@
 // computed while the weights of the last ones multiply their values, and the warpgroups take turns at the tensor cores, so
 // that one's exponentials run beside another's products. The first keys come last, when every row's sum is final, and their
 // weights are the sink scores.
+#include <bit>
 #include <cmath>
 
 #include "kernels/cuda/attention_layout.cuh"
@@ -20,6 +21,7 @@ namespace sinkscope::cuda::sm90 {
 namespace {
 
 constexpr int kTiles = 2;  // in shared memory: one and the next
+constexpr int kWatchedTiles = kTiles + 1;  // one more, so that those of a tile may still be read when its queries are released
 
 /// Head dim, warpgroups that compute, keys of a stage, stages.
 template <int Dim, int Computing, int KeyCount, int StageCount>
@@ -46,7 +48,7 @@ struct Shared {
   Tile tile[kTiles];  // a head below zero: no tile is left
   Barrier queries_full[kTiles], queries_empty[kTiles];
   Barrier keys_full[S::kStages], keys_empty[S::kStages], values_full[S::kStages], values_empty[S::kStages];
-  Watched watched[S::kGroups][kTiles];
+  Watched watched[S::kGroups][kWatchedTiles];
 };
 
 struct Arguments {
@@ -58,6 +60,7 @@ struct Arguments {
   float* lse;
   Watch watch;
   float scale, scale_log2;
+  float unit;  // of sums of weights in fixed point, 2^n
 };
 
 /// The first of a warpgroup's rows of a tile, and the last block of keys that the tile sees: that of its last warpgroup.
@@ -177,59 +180,48 @@ __device__ int staged(int round, int group) {
 }
 constexpr int kStagedThreads = kWarpgroup + kWarp;
 
-/// A warp for each warpgroup that computes: stores its outputs, and of its weights on the watched keys makes a partial sum of
-/// the head. Who counts a head's last one adds them all up, in a fixed order.
+constexpr int kCountBits = 16;  // of a sum in fixed point: how many were added
+
+/// A warp for each warpgroup that computes: stores its outputs and adds up its weights on the watched keys. Who adds the last
+/// ones of a head writes their sink score.
 template <class S>
 __device__ void finish(Shared<S>& shared, const Arguments& args, const CUtensorMap& out_map, int group) {
   const HeadLayout& layout = args.layout;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, length = static_cast<int>(layout.length), keys = args.watch.keys;
-  const int partials = (length + kRowsOfPartial - 1) / kRowsOfPartial;
   for (int round = 0;; ++round) {
     const int stage = round % kTiles;
     barrier_wait(staged<S>(round, group), kStagedThreads);
     const Tile tile = shared.tile[stage];
     if (tile.head < 0) break;
     const int row = first_row<S>(args, tile.index, group);
-    const bool has_rows = row >= 0 && row < length, watches = has_rows && keys > 0;
-    if (lane == 0 && has_rows) {
-      store_rows<S::D, S::kQueryBytes>(out_map, shared.queries[stage][0], group * kGroupRows, tile.head % layout.query_heads,
-                                       row, tile.head / layout.query_heads);
-      commit_stores();
-    }
-    // A lane has one of eight keys at a time, and a fourth of what is summed.
-    const int part = lane / 8;
-    float* sums = args.watch.partials + std::int64_t{tile.head} * partials * keys;
-    if (watches)
-      for (int first = 0; first < keys; first += 8) {
-        const int key = first + lane % 8;
-        const float2* weights = shared.watched[group][stage][part][first / 8] + lane % 8 / 2;
-        float sum = 0;
-#pragma unroll
-        for (int i = 0; i < 8; ++i) sum += lane % 2 == 0 ? weights[i * 4].x : weights[i * 4].y;
-        sum += __shfl_xor_sync(kAllLanes, sum, 8);
-        sum += __shfl_xor_sync(kAllLanes, sum, 16);
-        if (part == 0 && key < keys) sums[row / kRowsOfPartial * keys + key] = sum;
-      }
-    __syncwarp();
+    const bool has_rows = row >= 0 && row < length;
+    __syncwarp();  // all have read the tile
     if (lane == 0) {
+      if (has_rows)
+        store_rows<S::D, S::kQueryBytes>(out_map, shared.queries[stage][0], group * kGroupRows, tile.head % layout.query_heads,
+                                         row, tile.head / layout.query_heads);
+      commit_stores();
       wait_for_stores();
       arrive(&shared.queries_empty[stage]);
     }
-    if (!watches) continue;
-    int before = 0;
-    if (lane == 0) before = add_acquire_release(args.watch.arrived + tile.head, 1);
-    if (__shfl_sync(kAllLanes, before, 0) < partials - 1) continue;
     __syncwarp();
-    if (lane == 0) args.watch.arrived[tile.head] = 0;
+    if (!has_rows) continue;
     for (int first = 0; first < keys; first += 8) {
+      // A lane for each of eight keys and each warp of the warpgroup, then over the warps.
       const int key = first + lane % 8;
+      const float2* weights = shared.watched[group][round % kWatchedTiles][lane / 8][first / 8] + lane % 8 / 2;
       float sum = 0;
-      if (key < keys)
-#pragma unroll 4
-        for (int i = part; i < partials; i += 4) sum += __ldcg(sums + i * keys + key);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) sum += lane % 2 == 0 ? weights[i * 4].x : weights[i * 4].y;
       sum += __shfl_xor_sync(kAllLanes, sum, 8);
       sum += __shfl_xor_sync(kAllLanes, sum, 16);
-      if (part == 0 && key < keys) args.watch.sink[std::int64_t{tile.head} * keys + key] = sum / static_cast<float>(length - key);
+      if (lane >= 8 || key >= keys) continue;
+      const std::int64_t at = std::int64_t{tile.head} * keys + key;
+      const unsigned long long added = __float2ull_rn(sum * args.unit) << kCountBits | 1;
+      const unsigned long long before = atomicAdd(args.watch.sums + at, added);
+      if ((before & ((1 << kCountBits) - 1)) != (length - 1) / kGroupRows) continue;
+      args.watch.sums[at] = 0;
+      args.watch.sink[at] = static_cast<float>((before + added) >> kCountBits) / (args.unit * static_cast<float>(length - key));
     }
   }
   if (lane == 0) wait_for_stores();
@@ -370,7 +362,7 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, int group) {
         args.lse[std::int64_t{tile.head} * layout.length + own + h * 8] = highest + logf(total[h]);
     }
     if (args.watch.keys > 0) {
-      Watched& watched = shared.watched[group][queries_of.stage];
+      Watched& watched = shared.watched[group][round % kWatchedTiles];
       float weight_of[2];
 #pragma unroll
       for (int h = 0; h < 2; ++h) weight_of[h] = own + h * 8 < layout.length ? inverse[h] : 0.0F;
@@ -437,7 +429,8 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequence
                        .lse = reinterpret_cast<float*>(lse.data),
                        .watch = watch,
                        .scale = scale,
-                       .scale_log2 = scale * kLog2E};
+                       .scale_log2 = scale * kLog2E,
+                       .unit = std::exp2(static_cast<float>(64 - kCountBits - std::bit_width(static_cast<std::uint64_t>(layout.length))))};
   const CUtensorMap queries = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kQueries, S::D);
   const CUtensorMap keys = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kKeys, S::D);
   const CUtensorMap outs = map_heads(kOp, out.data, sequences, layout.length, layout.query_heads, S::D, kGroupRows, 64);
