@@ -278,7 +278,10 @@ std::string norm_sentence(const ArmSummary& arm) {
   if (!arm.norm_ratio) return "";
   std::string text = " Its residual norm is at most " + format_number(arm.norm_ratio->ratio) +
                      " times the others' (" + layer_text(arm.norm_ratio->layer) + ")";
-  if (arm.step_up_layer) text += ", stepping up in " + layer_text(*arm.step_up_layer);
+  if (arm.step_up_layer)
+    text += ", stepping up in " + layer_text(*arm.step_up_layer);
+  else if (!arm.probes.empty())
+    text += ", with l* undefined";
   if (arm.value_ratio && arm.value_ratio_layer)
     text += "; its value norm falls to " + format_number(arm.value_ratio) + " of the others' (" +
             layer_text(*arm.value_ratio_layer) + ")";

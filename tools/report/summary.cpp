@@ -388,11 +388,9 @@ std::vector<TableRow> summary_rows(const std::vector<ArmSummary>& arms) {
   add("largest P0 norm ratio, first", [](const ArmSummary& a) { return peak_text(a.norm_ratio_first); });
   add("largest P0 norm ratio, last", [](const ArmSummary& a) { return peak_text(a.norm_ratio); });
   add("step-up layer l*", [](const ArmSummary& a) {
-    return a.step_up_layer ? std::to_string(*a.step_up_layer) : std::string(a.probes.empty() ? "-" : "undefined");
+    return a.step_up_layer ? std::to_string(*a.step_up_layer) : std::string("-");
   });
-  add("first-two-layer share C2", [](const ArmSummary& a) {
-    return a.concentration ? format_number(a.concentration) : std::string(a.probes.empty() ? "-" : "undefined");
-  });
+  add("first-two-layer share C2", [](const ArmSummary& a) { return format_number(a.concentration); });
   add("P0 value norm / rest, smallest", [](const ArmSummary& a) {
     if (!a.value_ratio) return std::string("-");
     return format_number(a.value_ratio) + " (layer " + std::to_string(*a.value_ratio_layer) + ")";
