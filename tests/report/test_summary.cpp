@@ -66,9 +66,15 @@ TEST_CASE("a reading says that a run ended on what is not finite, unless it went
   };
   REQUIRE(told("; it is unfinished."));
   run.events.push_back({101, 0, "alert", "the loss is not finite", R"({"name":"non_finite"})"});
-  REQUIRE(told("; it ended there: the loss is not finite."));
+  REQUIRE(told("; it ended in step 101: the loss is not finite."));
   REQUIRE_FALSE(told("unfinished"));
+  run.events.push_back({101, 0, "warning", "alerts.command: exit status 1; other failures of it are not told", "{}"});
+  REQUIRE(told("; it ended in step 101: the loss is not finite."));
   run.events.push_back({90, 0, "resume", "resumed", "{}"});
+  REQUIRE(told("; it is unfinished."));
+  run.events.push_back({97, 0, "warning", "the gradient is not finite", R"({"tensor":"the gradient of head.weight"})"});
+  REQUIRE(told("; it ended in step 97: the gradient is not finite."));  // with that alert off
+  run.events.back().data = "[]";
   REQUIRE(told("; it is unfinished."));
   run.events.push_back({101, 0, "alert", "loss spike", R"({"name":"loss_spike"})"});
   REQUIRE(told("; it is unfinished."));

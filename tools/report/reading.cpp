@@ -219,7 +219,7 @@ std::string progress_sentence(const ArmSummary& arm) {
   if (arm.planned_steps > 0) text += " of " + std::to_string(arm.planned_steps);
   text += " (" + format_count(arm.tokens) + " tokens)";
   if (!arm.stopped_by.empty())
-    text += "; it ended there: " + arm.stopped_by;
+    text += "; it " + stopped_text(arm);
   else if (arm.planned_steps > arm.steps)
     text += "; it is unfinished";
   return text + ".";
@@ -316,6 +316,10 @@ std::string contrast(const std::vector<ArmSummary>& arms) {
 }
 
 }  // namespace
+
+std::string stopped_text(const ArmSummary& arm) {
+  return "ended in step " + std::to_string(arm.stopped_step) + ": " + arm.stopped_by;
+}
 
 std::vector<Difference> differences(const std::vector<RunData>& runs) {
   std::vector<std::string> keys;
