@@ -73,12 +73,13 @@ END
 cp "$readme" "$place/text.txt"
 (cd "$place" && "$program" tokenize text.txt --output data --tokenizer byte --validation-fraction 0.2 &&
   "$program" train config.json) > "$place/train.log" 2>&1 || fail "a run to watch"
-mkdir "$place/bin"
+mkdir -p "$place/bin" "$place/assets/uplot"
+for file in uPlot.iife.min.js uPlot.min.css LICENSE; do echo '/* */' > "$place/assets/uplot/$file"; done
 printf '#!/bin/sh\nexec "%s" "$@"\n' "$program" > "$place/bin/sinkscope"
 cat > "$place/shell" <<END
 #!/bin/sh
 cd "$place" && echo \$\$ > shell.pid
-PATH="$place/bin:\$PATH" TERM=xterm exec script -qfc 'bash --noprofile --rcfile "$place/bashrc" -i' /dev/null
+PATH="$place/bin:\$PATH" SINKSCOPE_ASSETS="$place/assets" TERM=xterm exec script -qfc 'bash --noprofile --rcfile "$place/bashrc" -i' /dev/null
 END
 echo "PS1='there> '" > "$place/bashrc"
 printf '#!/bin/sh\nexec "%s" -F "%s" "$@"\n' "$ssh" "$place/ssh_config" > "$place/bin/ssh"
