@@ -45,8 +45,8 @@ for setting in "${settings[@]}"; do more+=(--set "$setting"); done
 exec "$SINKSCOPE" "${words[@]}" "${more[@]}"
 )";
 
-/// Nsight Systems where this machine has it; else what runs the program that is to be profiled, with the options that the
-/// report is told by.
+/// Nsight Systems where this machine has it; else what runs the program that is to be profiled, and writes the options
+/// for a report.
 constexpr const char* kNsys = R"(#!/usr/bin/env bash
 set -euo pipefail
 installed=$(type -aP nsys | sed -n 2p)

@@ -45,7 +45,7 @@ trained --output "$place/kept" && fail "an output that is there is refused"
 
 # The README's line as it stands there, in a folder like the repository with its build and its virtual environment. The
 # program trains for 50 of the 300 steps that it is told.
-line=$(grep -m 1 '^PYTHON=.* tests/interop/run' "$source_dir/README.md") || fail "the README has no line of tests/interop/run"
+line=$(grep -m 1 '^PYTHON=.* tests/interop/run' "$source_dir/README.md") || fail "the README has no line of the check"
 mkdir -p "$place/repository/build/cpu/tools" "$place/repository/.cache/interop/bin"
 ln -s "$source_dir/README.md" "$source_dir/tests" "$place/repository"
 cat > "$place/repository/build/cpu/tools/sinkscope" <<END
@@ -56,7 +56,9 @@ END
 chmod +x "$place/repository/build/cpu/tools/sinkscope"
 mv "$place/python" "$place/repository/.cache/interop/bin/python"
 (cd "$place/repository" && bash -c "$line" > "$place/output" 2>&1) || fail "$line"
-for model in gpt2 llama qwen2 qwen3 gpt_neox; do row "$model: transformers" ok "logits 1.5e-07" || fail "$line: has a row of $model"; done
+for model in gpt2 llama qwen2 qwen3 gpt_neox; do
+  row "$model: transformers" ok "logits 1.5e-07" || fail "$line: has a row of $model"
+done
 
 stand_in 'case $1 in
   -c) ;;

@@ -224,7 +224,8 @@ TEST_CASE("a run that ended on what is not finite says so, where, and why") {
   for (const char* alert : {"true", "false"}) {
     const std::string name = std::string("nan-") + alert;
     const Outcome trained = place.run("train config.json --set train.optimizer.learning_rate=1e38 --set "
-                                      "train.schedule.warmup_steps=0 --set alerts.non_finite=" + std::string(alert) + " --set name=" + name);
+                                      "train.schedule.warmup_steps=0 --set alerts.non_finite=" +
+                                      std::string(alert) + " --set name=" + name);
     CHECK(trained.status == 1);
     const std::string why = ": step 2: the loss is not finite; the first tensor that is not: ";
     REQUIRE(contains(trained.output, name + why));

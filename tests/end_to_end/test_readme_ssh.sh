@@ -3,7 +3,7 @@
 # behind an sshd of the test's own, so that the ports at the two ends of the tunnel cannot be the same: free ones stand
 # for them.
 #   test_readme_ssh.sh SOURCE_DIR SINKSCOPE
-# Exit status 77 where sshd (Debian: openssh-server) or ssh is missing.
+# Exit status 77 where sshd (Debian: openssh-server), ssh or script is missing.
 set -euo pipefail
 
 source_dir=$(realpath "$1")
@@ -11,6 +11,7 @@ program=$(realpath "$2")
 readme=$source_dir/README.md
 sshd=/usr/sbin/sshd  # named by its path: it starts itself anew by it
 ssh=$(command -v ssh) || { echo "skipped: no ssh (Debian: openssh-client)"; exit 77; }
+command -v script > /dev/null || { echo "skipped: no script (Debian: bsdutils)"; exit 77; }
 [[ -x $sshd ]] || { echo "skipped: no $sshd (Debian: openssh-server)"; exit 77; }
 
 place=$(mktemp -d)
@@ -59,8 +60,8 @@ tunnel=${tunnel/"$here:localhost:$there"/"$near:localhost:$far"}
 [[ " $typed " != *" --port $there "* ]] || typed=${typed/"--port $there"/"--port $far"}
 address=${address/":$here/"/":$near/"}
 
-# The other machine: a run of the README's name, and a shell in the folder that it is in. Its terminal is not sshd's, which
-# not every user may make.
+# The other machine: a run of the README's name, and a shell in the folder that it is in. Its terminal is not sshd's,
+# which not every user may make.
 run=$(grep -oE 'runs/[a-z]+' <<< "$typed") || fail "no run in: $typed"
 cat > "$place/config.json" <<END
 {
@@ -79,7 +80,8 @@ printf '#!/bin/sh\nexec "%s" "$@"\n' "$program" > "$place/bin/sinkscope"
 cat > "$place/shell" <<END
 #!/bin/sh
 cd "$place" && echo \$\$ > shell.pid
-PATH="$place/bin:\$PATH" SINKSCOPE_ASSETS="$place/assets" TERM=xterm exec script -qfc 'bash --noprofile --rcfile "$place/bashrc" -i' /dev/null
+export PATH="$place/bin:\$PATH" SINKSCOPE_ASSETS="$place/assets" TERM=xterm
+exec script -qfc 'bash --noprofile --rcfile "$place/bashrc" -i' /dev/null
 END
 echo "PS1='there> '" > "$place/bashrc"
 printf '#!/bin/sh\nexec "%s" -F "%s" "$@"\n' "$ssh" "$place/ssh_config" > "$place/bin/ssh"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The README's line that makes a virtual environment for the check against the world, run as it stands there.
-#   test_readme_venv.sh SOURCE_DIR local    by the real venv and pip, with small wheels for the packages, of which one is
-#                                           most of a gigabyte: the environment must hold what tests/interop/run needs
-#   test_readme_venv.sh SOURCE_DIR index    pip finds every package of the line, for this Python, in its own index
+#   test_readme_venv.sh SOURCE_DIR local    by the real venv and pip, with small wheels for the packages, whose own are
+#                                           gigabytes: the environment must hold what tests/interop/run needs
+#   test_readme_venv.sh SOURCE_DIR index    pip finds every package of the line, for this Python, in its own index; a dry
+#                                           run of the line would download them
 # Exit status 77 where python3 makes no virtual environment (Debian: python3-venv), and where no index answers.
 set -euo pipefail
 
@@ -15,7 +16,8 @@ command -v python3 > /dev/null && python3 -c 'import ensurepip, venv' 2> /dev/nu
   { echo "skipped: python3 makes no virtual environment (Debian: python3-venv)"; exit 77; }
 
 line=$(grep -m 1 '^python3 -m venv ' "$source_dir/README.md") || fail "the README has no line of python3 -m venv"
-[[ $line =~ ^python3\ -m\ venv\ ([^ ]+)\ \&\&\ ([^ ]+)/pip\ install\ ([a-z\ ]+)$ ]] || fail "the test does not know the form of: $line"
+[[ $line =~ ^python3\ -m\ venv\ ([^ ]+)\ \&\&\ ([^ ]+)/pip\ install\ ([a-z\ ]+)$ ]] ||
+  fail "the test does not know the form of: $line"
 environment=${BASH_REMATCH[1]} packages=${BASH_REMATCH[3]}
 # What the check itself asks Python for, and the line after, in which it gets this environment.
 needed=$(sed -n 's/^[a-z_]*=$(lacks \([a-z ]*\))$/\1/p' "$source_dir/tests/interop/run" | paste -sd ' ')
@@ -31,7 +33,8 @@ if [[ $packages_from == index ]]; then
     python3 -m venv "$environment" > venv.log 2>&1 || fail "python3 -m venv"
     pip=("$environment/bin/pip")
   fi
-  found() { PIP_RETRIES=0 PIP_DEFAULT_TIMEOUT=10 timeout 30 "${pip[@]}" index versions "$1" > "$1.log" 2> "$1.errors.log"; }
+  export PIP_RETRIES=0 PIP_DEFAULT_TIMEOUT=10
+  found() { timeout 30 "${pip[@]}" index versions "$1" > "$1.log" 2> "$1.errors.log"; }
   found pip || { echo "skipped: no package index answers to $("${pip[@]}" --version | cut -d ' ' -f 1,2)"; exit 77; }
   for package in $packages; do
     found "$package" || fail "pip finds no $package"
@@ -49,7 +52,8 @@ for name in sys.argv[1:]:
     with zipfile.ZipFile(f"wheels/{name}-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr(f"{name}.py", "")
         wheel.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        wheel.writestr(f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{name}-1.0.dist-info/WHEEL",
+                       "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{name}-1.0.dist-info/RECORD", "".join(
             f"{file},,\n" for file in wheel.namelist() + [f"{name}-1.0.dist-info/RECORD"]))
 END
@@ -60,6 +64,7 @@ PIP_CONFIG_FILE=/dev/null PIP_NO_INDEX=1 PIP_FIND_LINKS=$place/wheels PIP_DISABL
 for package in $needed; do
   "$python" -c 'import importlib, sys
 module = importlib.import_module(sys.argv[1])
-sys.exit(not module.__file__.startswith(sys.prefix))' "$package" 2> import.log || fail "tests/interop/run needs $package, which is not installed"
+sys.exit(not module.__file__.startswith(sys.prefix))' "$package" 2> import.log ||
+    fail "tests/interop/run needs $package, which is not installed"
 done
 echo "passed"

@@ -239,7 +239,8 @@ TEST_CASE("notes say what the losses are means of, and how far one seed goes") {
 
 TEST_CASE("an undefined l* is a dash in the table and said in the sentences, one that was not measured is not") {
   TemporaryFolder folder;
-  std::vector<RunData> runs = {example(folder, "a", {}), example(folder, "b", {"sweep/off", "none", 100, 0.0, false, true, 0, 1})};
+  std::vector<RunData> runs = {example(folder, "a", {}),
+                               example(folder, "b", {"sweep/off", "none", 100, 0.0, false, true, 0, 1})};
   for (ProbeRecord& probe : runs[0].probes) {
     probe.step_up_layer.reset();
     probe.concentration.reset();

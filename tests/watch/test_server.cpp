@@ -125,11 +125,12 @@ TEST_CASE("a state says that a run ended on what is not finite, where, and why")
   LiveState state({place.string()});
   state.look(kWhole);
   const auto before = state.snapshot();
-  const std::string events = test::read_file(place / "events.jsonl");
-  test::write_file(place / "events.jsonl",
-                   events + R"({"step":101,"tokens":101000,"kind":"alert","message":"the loss is not finite","data":{"name":"non_finite"}})" + "\n");
+  const std::string event = R"({"step":101,"tokens":101000,"kind":"alert","message":"the loss is not finite",)"
+                            R"("data":{"name":"non_finite"}})";
+  test::write_file(place / "events.jsonl", test::read_file(place / "events.jsonl") + event + "\n");
   state.look(kWhole);
-  CHECK(Json::parse(newer_than(state, before)->data)["status"] == "sweep/bos: ended in step 101: the loss is not finite");
+  const Json json = Json::parse(newer_than(state, before)->data);
+  CHECK(json["status"] == "sweep/bos: ended in step 101: the loss is not finite");
 }
 
 TEST_CASE("names and messages cannot break out of what the page puts in place") {

@@ -72,7 +72,8 @@ std::string change_table(const PhaseReport& report) {
                     std::string(name_of(change.from)) + " → " + std::string(name_of(change.to)),
                     pass.loss_logged ? format_number(change.loss) : "not logged", format_number(change.excess),
                     change.relative_change ? format_change(*change.relative_change) : "-",
-                    format_percent(change.dominant_share), change.step_up_layer ? std::to_string(*change.step_up_layer) : "-",
+                    format_percent(change.dominant_share),
+                    change.step_up_layer ? std::to_string(*change.step_up_layer) : "-",
                     format_number(change.concentration),
                     format_number(change.sink_rate), change.learning_rate_low ? "yes" : "no"});
   }

@@ -97,8 +97,9 @@ void choose_probe_set(const RunData& run, ArmSummary& arm) {
                    [](const ProbeRecord* a, const ProbeRecord* b) { return a->step < b->step; });
 }
 
-/// The event of a run that stopped since something was not finite: an alert, or a warning that names the tensor where that
-/// alert is off. It is the last one, but for a warning that the alert's command failed; a resumed run has others behind it.
+/// The event of a run that stopped since something was not finite: an alert, or a warning that names the tensor where
+/// that alert is off. It is the last one, but for a warning that the alert's command failed; a resumed run has others
+/// behind it.
 const EventRecord* stopping_event(const RunData& run) {
   for (auto event = run.events.rbegin(); event != run.events.rend(); ++event) {
     const Json data = Json::parse(event->data, nullptr, false);

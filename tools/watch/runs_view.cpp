@@ -110,7 +110,8 @@ struct Block {
     }
     parts.push_back(text);
     if (arm.tokens > 0) parts.push_back(format_count(arm.tokens) + " tokens");
-    if (const std::int64_t steps_left = arm.planned_steps - arm.steps; steps_left > 0 && status.seconds_per_step && !stopped())
+    const std::int64_t steps_left = arm.planned_steps - arm.steps;
+    if (steps_left > 0 && status.seconds_per_step && !stopped())
       parts.push_back("left " + format_duration(*status.seconds_per_step * static_cast<double>(steps_left)));
     return parts;
   }
