@@ -41,14 +41,14 @@ constexpr DType kHalf[] = {DType::bf16};
 // Many more tiles than multiprocessors: every block of a persistent grid takes several.
 const std::vector<Shape> kManyTiles = {{4, 700, 32, 16, 64, 8}, {4, 400, 48, 24, 128, 8}};
 
-/// At, before and after the edges of tiles of 64 keys and 128 queries with every head dim that has a kernel of
+/// At, before and after the edges of tiles of 64 and 128 keys and of 128 and 192 queries with every head dim that has a kernel of
 /// its own; queries to a key head and positions watched take turns.
 std::vector<Shape> edge_shapes() {
   constexpr int kGroups[] = {1, 2, 3, 4, 8};
   constexpr std::int64_t kWatched[] = {1, 3, 8, 20, 64, 100};
   std::vector<Shape> shapes;
   for (const std::int64_t D : {32, 64, 96, 128})
-    for (const std::int64_t T : {1, 2, 63, 64, 65, 127, 128, 129, 191, 193, 256, 257, 320}) {
+    for (const std::int64_t T : {1, 2, 63, 64, 65, 127, 128, 129, 191, 192, 193, 256, 257, 320, 385}) {
       const std::size_t i = shapes.size();
       const int group = kGroups[i % std::size(kGroups)], G = group < 8 && i % 2 == 1 ? 2 : 1;
       shapes.push_back({i % 3 == 1 ? 2 : 1, T, group * G, G, D, std::min(kWatched[i % std::size(kWatched)], T)});
