@@ -1,8 +1,8 @@
 // Causal attention forward in bf16 on wgmma and TMA (after FlashAttention-3, Shah et al. 2024). A persistent block has one
-// warpgroup that fetches and some that compute, each 64 queries of a tile. They walk the keys downwards: the next scores are
-// computed while the weights of the last ones multiply their values, and the warpgroups take turns at the tensor cores, so
-// that one's exponentials run beside another's products. The first keys come last, when every row's sum is final, and their
-// weights are the sink scores.
+// warpgroup whose warps fetch and store, and some that compute, each 64 queries of a tile. They walk the keys downwards:
+// the next scores are computed while the weights of the last ones multiply their values, and the warpgroups take turns at
+// the tensor cores, so that one's exponentials run beside another's products. The first keys come last, when every row's
+// sum is final, and their weights make the sink scores.
 #include <bit>
 #include <cmath>
 
