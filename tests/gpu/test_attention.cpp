@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <initializer_list>
+#include <limits>
 #include <numeric>
 #include <span>
 #include <vector>
@@ -244,6 +245,30 @@ TEST_CASE("attention forward and backward on the GPU agree with the CPU at the e
 TEST_CASE("attention forward and backward on the GPU agree with the CPU at small shapes", "[sanitize]") {
   check_attention(kSmallPlainShapes, kComputeTypes, {1.0});
   check_attention(kSmallTensorCoreShapes, kHalf, {1.0});
+}
+
+TEST_CASE("a query that is not finite shows in the sink scores of its head alone") {
+  for (const DType real : kComputeTypes) {
+    Backends both(real);
+    Random random(32);
+    for (const std::int64_t D : {64, 96, 128}) {
+      INFO(both.name() << ", D " << D);
+      constexpr std::int64_t kT = 200, kHeads = 6, kK = 8;
+      Doubles values = random.normals(kT * kHeads * D);
+      values[static_cast<std::size_t>((150 * kHeads + 1) * D + 3)] = std::numeric_limits<double>::quiet_NaN();
+      const auto qkv = both.input({1, kT, kHeads, D}, values);
+      const auto out = both.output({1, kT, 2, D});
+      const auto lse = both.single_output({1, 2, kT}), sink = both.single_output({1, 2, kK});
+      for (int run = 0; run < 2; ++run) {  // the second finds nothing of the first
+        both.spoil(sink.gpu);
+        both.gpu().attention_forward(
+            {.qkv = qkv.gpu, .query_heads = 2, .kv_heads = 2, .out = out.gpu, .lse = lse.gpu, .sink = sink.gpu});
+        const Doubles scores = both.read(sink.gpu);
+        CHECK(std::all_of(scores.begin(), scores.begin() + kK, [](double score) { return std::isfinite(score); }));
+        CHECK(std::all_of(scores.begin() + kK, scores.end(), [](double score) { return std::isnan(score); }));
+      }
+    }
+  }
 }
 
 TEST_CASE("attention statistics on the GPU agree with the CPU") { check_statistics(kShapes); }

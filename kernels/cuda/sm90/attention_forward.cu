@@ -180,7 +180,9 @@ __device__ int staged(int round, int group) {
 }
 constexpr int kStagedThreads = kWarpgroup + kWarp;
 
-constexpr int kCountBits = 16;  // of a sum in fixed point: how many were added
+// A sum in fixed point: how many were added, the sum, whether one was not finite.
+constexpr int kCountBits = 16;
+constexpr unsigned long long kCount = (1ULL << kCountBits) - 1, kNotFinite = 1ULL << 63;
 
 /// A warp for each warpgroup that computes: stores its outputs and adds up its weights on the watched keys. Who adds the last
 /// ones of a head writes their sink score.
@@ -217,11 +219,14 @@ __device__ void finish(Shared<S>& shared, const Arguments& args, const CUtensorM
       sum += __shfl_xor_sync(kAllLanes, sum, 16);
       if (lane >= 8 || key >= keys) continue;
       const std::int64_t at = std::int64_t{tile.head} * keys + key;
-      const unsigned long long added = __float2ull_rn(sum * args.unit) << kCountBits | 1;
+      const bool finite = isfinite(sum);
+      if (!finite) atomicOr(args.watch.sums + at, kNotFinite);
+      const unsigned long long added = (finite ? __float2ull_rn(sum * args.unit) << kCountBits : 0) | 1;
       const unsigned long long before = atomicAdd(args.watch.sums + at, added);
-      if ((before & ((1 << kCountBits) - 1)) != (length - 1) / kGroupRows) continue;
+      if ((before & kCount) != (length - 1) / kGroupRows) continue;
       args.watch.sums[at] = 0;
-      args.watch.sink[at] = static_cast<float>((before + added) >> kCountBits) / (args.unit * static_cast<float>(length - key));
+      const float total = (before & kNotFinite) != 0 ? NAN : static_cast<float>((before + added) >> kCountBits);
+      args.watch.sink[at] = total / (args.unit * static_cast<float>(length - key));
     }
   }
   if (lane == 0) wait_for_stores();
@@ -430,7 +435,7 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequence
                        .watch = watch,
                        .scale = scale,
                        .scale_log2 = scale * kLog2E,
-                       .unit = std::exp2(static_cast<float>(64 - kCountBits - std::bit_width(static_cast<std::uint64_t>(layout.length))))};
+                       .unit = std::exp2(static_cast<float>(63 - kCountBits - std::bit_width(static_cast<std::uint64_t>(layout.length))))};
   const CUtensorMap queries = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kQueries, S::D);
   const CUtensorMap keys = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kKeys, S::D);
   const CUtensorMap outs = map_heads(kOp, out.data, sequences, layout.length, layout.query_heads, S::D, kGroupRows, 64);
