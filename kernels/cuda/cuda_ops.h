@@ -30,6 +30,8 @@ class CudaOps final : public Ops {
   std::string description() const override;
   DType compute_dtype() const override { return real_; }
   std::string gpu_name() const override { return properties_.name; }
+  /// That operations are enqueued on, for work that must be ordered with them.
+  cudaStream_t stream() const { return stream_; }
 
   Buffer allocate(std::size_t bytes) override;
   std::optional<std::size_t> memory_available() const override;

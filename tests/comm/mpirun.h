@@ -1,0 +1,24 @@
+// The program as several ranks of this machine.
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "tests/end_to_end/program.h"
+
+namespace sinkscope::test {
+
+/// "mpirun -n RANKS" with all that sharing few cores asks for; a program and its arguments follow.
+std::string mpirun(int ranks);
+
+/// `sinkscope ARGUMENTS` on so many ranks; by itself for 1.
+Outcome run_ranks(const Workplace& place, int ranks, const std::string& arguments);
+
+/// The same, and once the run's metrics.jsonl has `lines` lines `then` is called with the processes of the ranks.
+Outcome run_ranks_until(const Workplace& place, int ranks, const std::string& arguments, const std::string& metrics,
+                        std::size_t lines, const std::function<void(const std::vector<pid_t>&)>& then);
+
+}  // namespace sinkscope::test
