@@ -67,6 +67,17 @@ void check_summable(const char* call, const Tensor& x) {
     throw std::invalid_argument(std::string(call) + ": x is " + describe(x) + ", expected f32");
 }
 
+Tensor part_of(const Tensor& x, std::int64_t part, int rank) {
+  const std::int64_t begin = std::min(x.size(), rank * part);
+  return x.rows(begin, std::min(part, x.size() - begin));
+}
+
+void check_share(const char* call, const Tensor& x, std::int64_t part, int size) {
+  if (x.rank != 1 || part < 0 || part * size < x.size())
+    throw std::invalid_argument(std::string(call) + ": x is " + describe(x) + ", expected one dimension of at most " +
+                                std::to_string(size) + " times " + std::to_string(part) + " elements");
+}
+
 void check_parts(const char* call, const Tensor& all, const Tensor& part, int size) {
   if (all.dtype != part.dtype || all.size() != part.size() * size)
     throw std::invalid_argument(std::string(call) + ": all is " + describe(all) + ", expected " + std::to_string(size) +

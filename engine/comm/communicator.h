@@ -39,6 +39,8 @@ class Communicator {
   virtual void broadcast(const Tensor& x, int root) = 0;
   /// all (size * n) f32 becomes the ranks' `part` (n), in their order; `part` may be the rank's own place in `all`.
   virtual void all_gather(const Tensor& all, const Tensor& part) = 0;
+  /// x (n): rank r's elements [r * part, (r + 1) * part), as far as there are that many, become those of every rank.
+  virtual void share_parts(const Tensor& x, std::int64_t part) = 0;
   /// part (n) becomes the rank's place in the sum of the ranks' `all` (size * n) f32; it may lie in its place in `all`,
   /// which is otherwise left as it was.
   virtual void reduce_scatter(const Tensor& part, const Tensor& all) = 0;
@@ -65,6 +67,15 @@ class ToldElsewhere : public std::exception {
   const char* what() const noexcept override { return "another rank tells why"; }
 };
 
+/// Rank r's elements of x (n) where every rank has `part` of them and the last ones fewer or none.
+Tensor part_of(const Tensor& x, std::int64_t part, int rank);
+
+/// Throw std::invalid_argument unless x is f32; unless `all` is size times as large as `part`; unless the parts of all
+/// ranks cover x.
+void check_summable(const char* call, const Tensor& x);
+void check_parts(const char* call, const Tensor& all, const Tensor& part, int size);
+void check_share(const char* call, const Tensor& x, std::int64_t part, int size);
+
 /// Of one process: every sum is its own.
 class OneProcess final : public Communicator {
  public:
@@ -76,12 +87,9 @@ class OneProcess final : public Communicator {
   void broadcast(const Tensor&, int) override {}
   /// Throws std::invalid_argument unless `part` is `all`.
   void all_gather(const Tensor& all, const Tensor& part) override;
+  void share_parts(const Tensor& x, std::int64_t part) override { check_share("share_parts", x, part, 1); }
   void reduce_scatter(const Tensor& part, const Tensor& all) override;
   std::vector<std::byte> gather(std::span<const std::byte> mine) override { return {mine.begin(), mine.end()}; }
 };
-
-/// Throws std::invalid_argument unless x is f32, and `all` size times as large as `part`.
-void check_summable(const char* call, const Tensor& x);
-void check_parts(const char* call, const Tensor& all, const Tensor& part, int size);
 
 }  // namespace sinkscope

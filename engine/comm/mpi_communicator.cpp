@@ -72,6 +72,11 @@ class MpiCommunicator final : public Communicator {
   }
   void finish() override {}
 
+  void share_parts(const Tensor& x, std::int64_t part) override {
+    check_share("share_parts", x, part, size());
+    for (int root = 0; root < size(); ++root) broadcast(part_of(x, part, root), root);
+  }
+
   void broadcast(const Tensor& x, int root) override {
     const World::Waiting waiting(world_);
     auto* bytes = static_cast<std::byte*>(x.data);

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <stdexcept>
 #include <thread>
 
@@ -67,7 +68,10 @@ class NcclCommunicator final : public Communicator {
       throw;
     }
   }
-  ~NcclCommunicator() override { release(); }
+  ~NcclCommunicator() override {
+    failed_ = failed_ || std::uncaught_exceptions() > 0;
+    release();
+  }
   NcclCommunicator(const NcclCommunicator&) = delete;
   NcclCommunicator& operator=(const NcclCommunicator&) = delete;
 
@@ -104,6 +108,17 @@ class NcclCommunicator final : public Communicator {
     check_parts("all_gather", all, part, size());
     begin();
     settle(ncclAllGather(part.data, all.data, count_of(part), type_of(part), nccl_, stream_), "ncclAllGather");
+    finish();
+  }
+
+  void share_parts(const Tensor& x, std::int64_t part) override {
+    check_share("share_parts", x, part, size());
+    begin();
+    check_nccl(ncclGroupStart(), "ncclGroupStart");
+    for (int root = 0; root < size(); ++root)
+      if (const Tensor own = part_of(x, part, root); own.size() > 0)
+        check_nccl(ncclBroadcast(own.data, own.data, count_of(own), type_of(own), root, nccl_, stream_), "ncclBroadcast", nccl_);
+    settle(ncclGroupEnd(), "ncclGroupEnd");
     finish();
   }
 

@@ -57,6 +57,13 @@ void Watchdog::enter() {
 void Watchdog::leave() {
   stop_thread();
   send_all({kFarewell, {}});
+  // Connections that close with something unread take back what was sent last.
+  const auto deadline = Clock::now() + std::chrono::seconds(2);
+  for (Peer& peer : peers_) {
+    Socket::Message message;
+    while (!peer.left && peer.socket.receive(message, deadline) == Socket::Received::message)
+      peer.left = message.kind == kFarewell;
+  }
 }
 
 void Watchdog::fail() {

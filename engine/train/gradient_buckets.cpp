@@ -4,6 +4,10 @@
 
 namespace sinkscope {
 
+std::int64_t gradient_bucket(const Config& config) {
+  return static_cast<std::int64_t>(config.ranks.bucket_megabytes * 1e6 / static_cast<double>(sizeof(float)));
+}
+
 GradientBuckets::GradientBuckets(Communicator& communicator, const Tensor& gradients, std::int64_t bucket)
     : communicator_(&communicator), gradients_(gradients), bucket_(std::max<std::int64_t>(bucket, 1)), end_(gradients.size()) {}
 

@@ -4,9 +4,13 @@
 #include <cstdint>
 
 #include "engine/comm/communicator.h"
+#include "engine/config/config.h"
 #include "kernels/tensor.h"
 
 namespace sinkscope {
+
+/// Elements of a bucket, by ranks.bucket_megabytes.
+std::int64_t gradient_bucket(const Config& config);
 
 /// Buckets are cut from the end of the flat array, which a backward pass completes first, so that one is summed while
 /// those before it are still computed. Every rank sums the same buckets in the same order, whatever it was told.

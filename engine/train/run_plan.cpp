@@ -24,9 +24,11 @@ std::unique_ptr<Ops> make_ops(const Config& config, int local_rank) {
   return make_cuda_ops({.device = gpu, .compute = backend.compute});
 }
 
-std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets, int local_rank) {
+std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets, int ranks, int local_rank) {
   std::unique_ptr<Ops> ops = make_ops(config, local_rank);
-  if (const auto available = ops->memory_available()) expect_fit(config, sets, backend_of(config), *available);
+  Backend backend = backend_of(config);
+  backend.ranks = ranks;
+  if (const auto available = ops->memory_available()) expect_fit(config_of_rank(config, ranks), sets, backend, *available);
   return ops;
 }
 
@@ -35,13 +37,13 @@ DecoderOptions decoder_options(const Config& config) { return decoder_options(co
 RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const ProbeSet> sets, int ranks) {
   RunPlan plan;
   plan.config = config;
-  plan.ranks = ranks;
   plan.parameters = ParameterLayout(config.model).parameter_count();
   plan.flops_per_token = training_flops_per_token(config.model, config.train.sequence_length);
   plan.tokens_per_step = config.train.micro_batch * config.train.gradient_accumulation * config.train.sequence_length;
   plan.train_tokens = dataset.train ? dataset.train->size() : 0;
   plan.dataset_fingerprint = dataset.fingerprint;
   plan.backend = backend_of(config);
+  plan.backend.ranks = ranks;
   plan.memory = run_memory(config_of_rank(config, ranks), sets, plan.backend);
   return plan;
 }
@@ -65,7 +67,7 @@ RunPlan plan_run(const Config& config, int ranks) {
   plan.dataset_absent = absent;
   if (plan.backend.device == Device::cpu) return plan;
   if (!cuda_devices(&plan.no_gpu).empty())
-    plan.memory_available = make_ops_that_fit(config_of_rank(completed, ranks), sets)->memory_available();
+    plan.memory_available = make_ops_that_fit(completed, sets, ranks)->memory_available();
   return plan;
 }
 

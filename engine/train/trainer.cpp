@@ -75,6 +75,8 @@ class Run {
  private:
   void connect();
   void share_state();
+  void spread(std::span<const float> values, const Tensor& own);
+  std::span<const float> collect(const Tensor& own, std::vector<float>& buffer);
   bool works_for_all(std::int64_t step) const;
   void begin();
   void resume();
@@ -116,6 +118,7 @@ class Run {
   std::vector<ProbeSet> probe_sets_;
   std::unique_ptr<Ops> ops_;
   Decoder decoder_;
+  bool sharded_;  // each rank has its share of the optimizer's state alone
   AdamW optimizer_;
   std::unique_ptr<Communicator> ranks_;
   std::optional<GradientBuckets> buckets_;
@@ -133,6 +136,11 @@ class Run {
   double flops_per_token_ = 0;
   std::optional<double> peak_flops_;  // of the GPU, where it is known
 
+  struct Begun {
+    std::vector<float> parameters, first_moment, second_moment;
+  };
+  Begun begun_;  // on rank 0, what the run begins with or goes on from, until share_state()
+
   // Host buffers of a step.
   Batch batch_;
   std::vector<float> losses_;
@@ -146,9 +154,11 @@ Run::Run(const Config& config, TrainOptions options, World& world)
       share_(batch_share(config_.train, world.rank(), world.size())),
       directory_(run_directory(config_)),
       probe_sets_(world.leads() ? run_probe_sets(config_, dataset_) : std::vector<ProbeSet>{}),
-      ops_(make_ops_that_fit(config_of_rank(config_, world.size()), probe_sets_, world.local_rank())),
+      ops_(make_ops_that_fit(config_, probe_sets_, world.size(), world.local_rank())),
       decoder_(*ops_, config_.model, decoder_options(config_of_rank(config_, world.size()))),
-      optimizer_(*ops_, decoder_.layout(), config_.train.optimizer),
+      sharded_(config_.ranks.shard_optimizer && world.size() > 1),
+      optimizer_(*ops_, decoder_.layout(), config_.train.optimizer,
+                 optimizer_share(decoder_.layout().flat_size(), sharded_ ? world.rank() : 0, sharded_ ? world.size() : 1)),
       batches_(dataset_, config_),
       phases_(config_.probes.phase),
       alerts_(config_),
@@ -199,7 +209,7 @@ TrainResult Run::execute() {
     if (causal_tests_ && due(step, config_.probes.causal_every)) test_causes(step);
     if (world_.leads() && due(step, config_.sample.every)) sample(step);
     stopped = ranks_->any(options_.stop != nullptr && options_.stop->load());
-    if (world_.leads() && (due(step, config_.checkpoint.every) || step == steps || stopped)) save(step);
+    if (due(step, config_.checkpoint.every) || step == steps || stopped) save(step);
     report_command(step);
     if (step == steps || stopped) finish_command(step);
     if (step == steps) end(step);
@@ -222,18 +232,41 @@ void Run::connect() {
   world_.expect_equal("dataset", dataset_.fingerprint);
   world_.expect_equal("build", options_.build);
   ranks_ = world_.connect(*ops_);
-  const double elements = config_.ranks.bucket_megabytes * 1e6 / static_cast<double>(sizeof(float));
-  buckets_.emplace(*ranks_, decoder_.gradients(), static_cast<std::int64_t>(elements));
+  buckets_.emplace(*ranks_, decoder_.gradients(), gradient_bucket(config_));
 }
 
 /// What rank 0 has begun or resumed, on every rank.
 void Run::share_state() {
   const std::string state = ranks_->text_of(0, to_text(state_));
   if (!world_.leads()) state_ = loop_state_from_text(state, "the state of rank 0");
-  for (const Tensor& tensor :
-       {optimizer_.weights(decoder_.parameters()), optimizer_.first_moment(), optimizer_.second_moment()})
-    ranks_->broadcast(tensor, 0);
-  if (!world_.leads()) optimizer_.weights_changed(decoder_.parameters());
+  spread(begun_.parameters, optimizer_.weights(decoder_.parameters()));
+  ops_->convert(decoder_.parameters(), decoder_.gradients());
+  if (state_.step > 0) {
+    spread(begun_.first_moment, optimizer_.first_moment());
+    spread(begun_.second_moment, optimizer_.second_moment());
+  }
+  begun_ = {};
+}
+
+/// Of rank 0's `values` (flat_size) what every rank keeps, into `own`. All of them are in the gradients afterwards,
+/// whose memory is free between steps.
+void Run::spread(std::span<const float> values, const Tensor& own) {
+  const Tensor all = decoder_.gradients();
+  if (world_.leads()) ops_->copy_from_host(all, values.data());
+  ranks_->broadcast(all, 0);
+  ops_->copy(own, all.rows(optimizer_.share().begin, optimizer_.share().size));
+}
+
+/// The reverse: on rank 0 what all ranks keep, (flat_size), on the host; it may lie in `buffer`.
+std::span<const float> Run::collect(const Tensor& own, std::vector<float>& buffer) {
+  if (!sharded_) return world_.leads() ? host_view(own, buffer) : std::span<const float>{};
+  const Tensor all = decoder_.gradients();
+  ops_->copy(all.rows(optimizer_.share().begin, optimizer_.share().size), own);
+  ranks_->share_parts(all, optimizer_.share().part);
+  if (!world_.leads()) return {};
+  buffer.resize(static_cast<std::size_t>(all.size()));
+  ops_->copy_to_host(buffer.data(), all);
+  return buffer;
 }
 
 /// Whether rank 0 does at this step, while the others wait, what may take long.
@@ -326,16 +359,17 @@ void Run::start(const std::string& how) {
 }
 
 void Run::initialize() {
-  std::vector<float> values(static_cast<std::size_t>(decoder_.layout().flat_size()));
-  initialize_parameters(decoder_.layout(), static_cast<std::uint64_t>(config_.train.seed), values);
-  ops_->copy_from_host(optimizer_.weights(decoder_.parameters()), values.data());
-  optimizer_.weights_changed(decoder_.parameters());
+  begun_.parameters.resize(static_cast<std::size_t>(decoder_.layout().flat_size()));
+  initialize_parameters(decoder_.layout(), static_cast<std::uint64_t>(config_.train.seed), begun_.parameters);
+  ops_->copy_from_host(decoder_.gradients(), begun_.parameters.data());
+  ops_->convert(decoder_.parameters(), decoder_.gradients());  // for the probes before the first step
 }
 
 void Run::load(const std::filesystem::path& checkpoint) {
   const auto size = static_cast<std::size_t>(decoder_.layout().flat_size());
-  std::vector<float> parameters(size), first(size), second(size);
-  const std::string text = load_checkpoint(checkpoint, config_.model, parameters, first, second);
+  begun_ = {std::vector<float>(size), std::vector<float>(size), std::vector<float>(size)};
+  const std::string text =
+      load_checkpoint(checkpoint, config_.model, begun_.parameters, begun_.first_moment, begun_.second_moment);
   const std::string origin = (checkpoint / "state.json").string();
   state_ = loop_state_from_text(text, origin);
   if (state_.step > config_.train.steps)
@@ -343,10 +377,6 @@ void Run::load(const std::filesystem::path& checkpoint) {
                              std::to_string(config_.train.steps));
   if (probe_pass_) phases_.restore(state_.phase_detector);
   if (!state_.alerts.empty()) alerts_.restore(state_.alerts);
-  ops_->copy_from_host(optimizer_.weights(decoder_.parameters()), parameters.data());
-  optimizer_.weights_changed(decoder_.parameters());
-  ops_->copy_from_host(optimizer_.first_moment(), first.data());
-  ops_->copy_from_host(optimizer_.second_moment(), second.data());
 }
 
 void Run::open_logs(std::optional<std::int64_t> resume_step) {
@@ -373,7 +403,7 @@ StepRecord Run::training_step(std::int64_t step) {
   std::optional<std::string> not_finite;  // tensor, on this rank
   decoder_.zero_gradients();
   decoder_.zero_step_sums();
-  for (std::int64_t pass = 0; pass < share_.passes && !not_finite; ++pass) {
+  for (std::int64_t pass = 0; pass < share_.passes; ++pass) {
     const auto [first, rows] = share_.pass(pass);
     batches_.draw(state_.sample + first, rows, batch_);
     decoder_.forward(batch_.sequences, batch_.length, batch_.inputs.data());
@@ -401,6 +431,7 @@ StepRecord Run::training_step(std::int64_t step) {
       optimizer_.step(decoder_.parameters(), decoder_.gradients(), record.learning_rate, step);
   if (update.non_finite)
     stop_not_finite(step, "the gradient", update.gradient_norm, "the gradient of " + *update.non_finite);
+  if (sharded_) ranks_->share_parts(decoder_.parameters(), optimizer_.share().part);
   state_.step = step;
   world_.set_step(step);
 
@@ -517,13 +548,17 @@ void Run::sample(std::int64_t step) {
 void Run::save(std::int64_t step) {
   const StageRange range(*ops_, "checkpoint");
   std::vector<float> parameters, first, second;
+  const std::span<const float> all_parameters = collect(optimizer_.weights(decoder_.parameters()), parameters);
+  const std::span<const float> all_first = collect(optimizer_.first_moment(), first);
+  const std::span<const float> all_second = collect(optimizer_.second_moment(), second);
+  if (!world_.leads()) return;
   CheckpointData data{.model = config_.model,
                       .step = step,
                       .bos_id = static_cast<std::int32_t>(config_.data.bos_id),
                       .eos_id = static_cast<std::int32_t>(config_.data.eos_id),
-                      .parameters = host_view(optimizer_.weights(decoder_.parameters()), parameters),
-                      .first_moment = host_view(optimizer_.first_moment(), first),
-                      .second_moment = host_view(optimizer_.second_moment(), second),
+                      .parameters = all_parameters,
+                      .first_moment = all_first,
+                      .second_moment = all_second,
                       .state = {},
                       .tokenizer_files = tokenizer_ ? tokenizer_->files() : std::vector<std::filesystem::path>{}};
   expect_finite(step, "parameter ", data.parameters);

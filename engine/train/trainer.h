@@ -61,13 +61,12 @@ TrainResult train(const Config& config, TrainOptions options);
 struct RunPlan {
   Config config;
   bool dataset_absent = false;
-  int ranks = 1;                     // that share a step; memory is that of rank 0
   std::int64_t parameters = 0;
   double flops_per_token = 0;        // of one training step
   std::int64_t tokens_per_step = 0;
   std::int64_t train_tokens = 0;     // of the dataset; 0 when it is absent
   std::string dataset_fingerprint;   // empty when it is absent
-  Backend backend;
+  Backend backend;                   // of rank 0, as memory is
   std::string device;                // Ops::description() of a run; empty in a plan
   std::vector<MemoryLine> memory;    // decoder, optimizer, probes, backend
   std::optional<std::size_t> memory_available;  // bytes of the GPU that are free; absent without one
@@ -84,8 +83,10 @@ RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const Pr
 /// Throws ConfigError naming `device` when this build or machine lacks it.
 std::unique_ptr<Ops> make_ops(const Config& config, int local_rank = 0);
 
-/// The same for a run, refused before it takes memory when it would not have enough. Throws ConfigError.
-std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets, int local_rank = 0);
+/// The same for one of `ranks` of a run, refused before it takes memory when it would not have enough. Throws
+/// ConfigError.
+std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets, int ranks = 1,
+                                       int local_rank = 0);
 
 /// The decoder options a run of this (completed) config uses on its device.
 DecoderOptions decoder_options(const Config& config);

@@ -135,7 +135,7 @@ class CudaOps final : public Ops {
   std::size_t blas_workspace_bytes_ = 0;
   std::map<Product, std::unique_ptr<Plan>> plans_;
   std::vector<RotaryTable> rotary_tables_;
-  std::unique_ptr<ChunkTable> chunks_;
+  std::vector<std::unique_ptr<ChunkTable>> chunk_tables_;  // of all gradients, and of a rank's share
   std::size_t peak_memory_ = 0;  // at the newest allocations
 };
 

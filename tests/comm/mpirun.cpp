@@ -19,9 +19,15 @@ std::string content(const fs::path& file) {
   return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
 }
 
-/// The process that is this rank of the run in `folder`; 0 where there is none.
-pid_t process_of_rank(const fs::path& folder, int rank) {
-  const std::string variable = "OMPI_COMM_WORLD_RANK=" + std::to_string(rank);
+std::size_t lines_of(const fs::path& file) {
+  std::size_t lines = 0;
+  for (const char c : content(file)) lines += c == '\n' ? 1 : 0;
+  return lines;
+}
+
+}  // namespace
+
+pid_t process_with(const fs::path& folder, const std::string& variable) {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator("/proc")) {
     const pid_t process = std::atoi(entry.path().filename().c_str());
@@ -31,14 +37,6 @@ pid_t process_of_rank(const fs::path& folder, int rank) {
   }
   return 0;
 }
-
-std::size_t lines_of(const fs::path& file) {
-  std::size_t lines = 0;
-  for (const char c : content(file)) lines += c == '\n' ? 1 : 0;
-  return lines;
-}
-
-}  // namespace
 
 std::string mpirun(int ranks) {
   return "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive "
@@ -62,7 +60,7 @@ Outcome run_ranks_until(const Workplace& place, int ranks, const std::string& ar
   }
   std::vector<pid_t> processes;
   for (int rank = 0; rank < ranks; ++rank) {
-    processes.push_back(process_of_rank(place.path(), rank));
+    processes.push_back(process_with(place.path(), "OMPI_COMM_WORLD_RANK=" + std::to_string(rank)));
     if (processes.back() == 0) throw std::runtime_error("rank " + std::to_string(rank) + " is not running");
   }
   then(processes);

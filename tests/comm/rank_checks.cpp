@@ -57,6 +57,11 @@ void check_tensors(Communicator& ranks) {
     ranks.all_gather(view(in_place), view(in_place).rows(mine * count, count));
     for (std::int64_t i = 0; i < count * N; ++i)
       expect(same(in_place[static_cast<std::size_t>(i)], value_of(static_cast<int>(i / count), i % count)), "all_gather in place");
+    std::vector<float> shared = values_of(mine, count);  // of which the last ranks may have fewer, or none
+    const std::int64_t share = count / N + 1;
+    ranks.share_parts(view(shared), share);
+    for (std::int64_t i = 0; i < count; ++i)
+      expect(same(shared[static_cast<std::size_t>(i)], value_of(static_cast<int>(i / share), i)), "share_parts");
     std::vector<float> sent = values_of(mine, count);
     ranks.broadcast(view(sent), N - 1);
     expect(sent == values_of(N - 1, count), "broadcast");

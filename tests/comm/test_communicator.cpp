@@ -25,6 +25,7 @@ class Recorder final : public Communicator {
   void finish() override { ++finished; }
   void broadcast(const Tensor&, int) override {}
   void all_gather(const Tensor&, const Tensor&) override {}
+  void share_parts(const Tensor&, std::int64_t) override {}
   void reduce_scatter(const Tensor&, const Tensor&) override {}
   std::vector<std::byte> gather(std::span<const std::byte> mine) override { return {mine.begin(), mine.end()}; }
 
@@ -68,6 +69,7 @@ TEST_CASE("one process is its own sum") {
   alone->all_reduce(x);
   alone->broadcast(x, 0);
   alone->all_gather(x, x);
+  alone->share_parts(x, 3);
   alone->reduce_scatter(x, x);
   CHECK(values == std::vector<float>{1, 2, 3});
   CHECK(alone->any(true));

@@ -1,8 +1,6 @@
 // Training on several ranks of the CPU against training on one.
 #include <signal.h>
 
-#include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -10,66 +8,23 @@
 
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/metrics/sinks.h"
-#include "engine/model/parameters.h"
 #include "tests/catch.h"
 #include "tests/comm/mpirun.h"
+#include "tests/comm/run_difference.h"
 
 namespace sinkscope {
 namespace {
 
 namespace fs = std::filesystem;
 using test::Outcome;
+using test::probe_difference;
 using test::run_ranks;
+using test::step_difference;
 using test::Workplace;
 
 /// Eight sequences a step, in four passes of one rank.
 const std::string kStep = " --set threads=1 --set train.micro_batch=2 --set train.gradient_accumulation=4"
                           " --set train.optimizer.learning_rate=0.003";
-
-double difference(const std::vector<double>& a, const std::vector<double>& b) {
-  if (a.size() != b.size()) return INFINITY;
-  double largest = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) largest = std::max(largest, std::abs(a[i] - b[i]) / (1e-3 + std::abs(b[i])));
-  return largest;
-}
-
-/// The largest relative difference of what two runs logged of their steps.
-double step_difference(const fs::path& a, const fs::path& b) {
-  const std::vector<StepRecord> first = read_step_records(a), second = read_step_records(b);
-  if (first.size() != second.size()) return INFINITY;
-  double largest = 0;
-  for (std::size_t i = 0; i < first.size(); ++i) {
-    const StepRecord &x = first[i], &y = second[i];
-    if (x.step != y.step || x.tokens != y.tokens || x.validation_loss.has_value() != y.validation_loss.has_value()) return INFINITY;
-    largest = std::max({largest,
-                        difference({x.loss, x.loss_common, x.gradient_norm, x.learning_rate, x.validation_loss.value_or(0),
-                                    x.validation_loss_common.value_or(0)},
-                                   {y.loss, y.loss_common, y.gradient_norm, y.learning_rate, y.validation_loss.value_or(0),
-                                    y.validation_loss_common.value_or(0)}),
-                        difference(x.sink_score, y.sink_score), difference(x.sink_score_layer, y.sink_score_layer),
-                        difference(x.residual_norm, y.residual_norm), difference(x.residual_norm_rest, y.residual_norm_rest),
-                        difference(x.norm_ratio, y.norm_ratio),
-                        difference(x.gradient_norm_attention, y.gradient_norm_attention),
-                        difference(x.gradient_norm_mlp, y.gradient_norm_mlp)});
-    // Shares of (sequence, layer, head): one that stands at the threshold may fall on either side.
-    for (std::size_t k = 0; k < x.sink_rate.size(); ++k)
-      if (std::abs(x.sink_rate[k] - y.sink_rate[k]) > 1.5 / (8 * 3 * 2)) return INFINITY;
-  }
-  return largest;
-}
-
-double probe_difference(const fs::path& a, const fs::path& b) {
-  const std::vector<ProbeRecord> first = read_probe_records(a), second = read_probe_records(b);
-  if (first.size() != second.size()) return INFINITY;
-  double largest = 0;
-  for (std::size_t i = 0; i < first.size(); ++i) {
-    if (first[i].step != second[i].step || first[i].set != second[i].set) return INFINITY;
-    largest = std::max({largest, difference(first[i].sink_score, second[i].sink_score),
-                        difference(first[i].residual_norm, second[i].residual_norm),
-                        difference({first[i].loss}, {second[i].loss})});
-  }
-  return largest;
-}
 
 TEST_CASE("every call between ranks gives the sums of all, in rank order") {
   const Workplace place;
@@ -94,9 +49,9 @@ TEST_CASE("a run of 100 steps is that of one rank on 2 and on 4, and to the bit 
   REQUIRE(read_step_records(one).size() == 100);
   for (const fs::path& run : {two, four}) {
     INFO(run);
-    CHECK(step_difference(run, one) < 2e-4);
+    CHECK(step_difference(run, one) < 5e-5);
     CHECK(step_difference(run, one) > 0);  // sums in another order
-    CHECK(probe_difference(run, one) < 2e-4);
+    CHECK(probe_difference(run, one) < 5e-5);
   }
   for (const char* log : {"metrics.jsonl", "probes.jsonl", "events.jsonl"})
     CHECK(test::timeless_lines(again / log) == test::timeless_lines(four / log));
@@ -117,7 +72,7 @@ TEST_CASE("ranks whose share is less than a micro-batch, or no multiple of it, c
     return place.path() / "runs" / name;
   };
   for (const std::string step : {" --set train.micro_batch=8", " --set train.micro_batch=3 --set train.gradient_accumulation=4"})
-    CHECK(step_difference(train(4, step), train(1, step)) < 1e-4);
+    CHECK(step_difference(train(4, step), train(1, step)) < 5e-5);
 }
 
 TEST_CASE("a checkpoint of 4 ranks goes on on 2 and on 1, and a signal to one rank stops all") {
@@ -142,10 +97,52 @@ TEST_CASE("a checkpoint of 4 ranks goes on on 2 and on 1, and a signal to one ra
   outcome = run_ranks(place, 1, begin + "parts" + step + " --resume");
   INFO(outcome.output);
   CHECK(outcome.status == 0);
-  CHECK(step_difference(place.path() / "runs/parts", place.path() / "runs/whole") < 2e-4);
+  CHECK(step_difference(place.path() / "runs/parts", place.path() / "runs/whole") < 5e-5);
   int resumed = 0;
   for (const EventRecord& event : read_event_records(place.path() / "runs/parts")) resumed += event.kind == "resume" ? 1 : 0;
   CHECK(resumed == 2);
+}
+
+TEST_CASE("a sharded optimizer changes no bit, and its checkpoint goes on elsewhere") {
+  const Workplace place;
+  const std::string begin = "train config.json --set checkpoint.every=10 --set name=", step = kStep + " --set train.steps=40";
+  const std::string sharded = " --set ranks.shard_optimizer=true";
+  REQUIRE(run_ranks(place, 4, begin + "whole" + step).status == 0);
+  const Outcome stopped =
+      test::run_ranks_until(place, 4, begin + "shards" + step + sharded, "runs/shards/metrics.jsonl", 5,
+                            [](const std::vector<pid_t>& processes) { kill(processes[3], SIGTERM); });
+  INFO(stopped.output);
+  CHECK(stopped.status == 143);
+  fs::create_directories(place.path() / "other");
+  fs::copy(place.path() / "runs/shards", place.path() / "other/shards", fs::copy_options::recursive);
+  const Outcome resumed = run_ranks(place, 4, begin + "shards" + step + sharded + " --resume");
+  INFO(resumed.output);
+  REQUIRE(resumed.status == 0);
+  for (const char* log : {"metrics.jsonl", "probes.jsonl"})
+    CHECK(test::timeless_lines(place.path() / "runs/shards" / log) == test::timeless_lines(place.path() / "runs/whole" / log));
+  for (const char* file : {"model.safetensors", "optimizer.safetensors"})
+    CHECK(place.read(std::string("runs/shards/checkpoints/step_00000040/") + file) ==
+          place.read(std::string("runs/whole/checkpoints/step_00000040/") + file));
+  REQUIRE(run_ranks(place, 2, begin + "shards" + step + " --set output=other --resume").status == 0);
+  CHECK(step_difference(place.path() / "other/shards", place.path() / "runs/whole") < 5e-5);
+}
+
+TEST_CASE("the bench of communication tells rates and what backward hides") {
+  const Workplace place;
+  const Outcome outcome = run_ranks(place, 2, "bench config.json --comm --repeats 1 --json comm.json");
+  INFO(outcome.output);
+  REQUIRE(outcome.status == 0);
+  for (const char* part : {"bus GB/s", "backward  ", "sums of gradients  ", "% of the shorter is hidden"})
+    CHECK(test::contains(outcome.output, part));
+  const auto json = nlohmann::json::parse(place.read("comm.json"));
+  CHECK(json.at("ranks") == 2);
+  REQUIRE(json.at("sums").size() == 5);
+  for (const auto& sum : json.at("sums")) {
+    const double seconds = sum.at("milliseconds").get<double>() / 1e3, bytes = sum.at("bytes");
+    CHECK(seconds > 0);
+    CHECK(sum.at("bus_bytes_per_second").get<double>() == Approx(bytes / seconds));  // 2 (N-1)/N is 1
+  }
+  CHECK(json.at("together_milliseconds") > 0);
 }
 
 TEST_CASE("a run resumed on the ranks that it had goes on to the bit") {
