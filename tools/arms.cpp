@@ -195,7 +195,7 @@ class Runner {
       FileReplacement file(config);
       file.write(to_json(planned.config).dump(2) + "\n");
       file.commit();
-      child.arguments = {"train", config.string()};
+      child.arguments = {"train", config.string(), "--gpus", "1"};  // what an arm computes depends on no other GPU
       if (begun(planned.directory)) child.arguments.emplace_back("--resume");
       std::string where;
       if (planned.on_gpu && !options_.gpus.empty()) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/comm/world.h"
 #include "engine/config/load.h"
 #include "engine/data/dataset.h"
 #include "engine/files/replacement.h"
@@ -15,10 +16,12 @@
 #include "engine/metrics/json_lines.h"
 #include "engine/train/trainer.h"
 #include "tools/bench/ceilings.h"
+#include "tools/bench/communication.h"
 #include "tools/bench/kernels.h"
 #include "tools/bench/step.h"
 #include "tools/arguments.h"
 #include "tools/commands.h"
+#include "tools/local_ranks.h"
 #include "tools/program.h"
 
 namespace sinkscope {
@@ -36,6 +39,7 @@ struct BenchArguments {
   std::vector<std::string> overrides;
   int steps = 20;
   bool kernels = false;
+  bool communication = false;
   int repeats = 15;
   std::string json;
 };
@@ -229,9 +233,52 @@ std::string take_vocabulary(Config& config) {
   return source;
 }
 
+/// The same for one of several ranks, of what is between them; rank 0 tells.
+void run_communication(const BenchArguments& arguments, const Config& config) {
+  World world(read_launch(), {.start = config.ranks.start_timeout, .usual = config.ranks.timeout});
+  const std::unique_ptr<Ops> ops = world.together([&] { return make_ops(config, world.local_rank()); });
+  world.expect_equal("config", to_json(config).dump());
+  const std::unique_ptr<Communicator> ranks = world.connect(*ops);
+  const std::vector<SumTime> sums = time_sums(*ranks, *ops, config, arguments.repeats);
+  const OverlapTime overlap = time_overlap(*ranks, *ops, config, arguments.repeats);
+  if (!world.leads()) return;
+  std::printf("%s\n%s, %s\n\n%12s %12s %14s\n", build_description().c_str(), ops->description().c_str(),
+              ranks->description().c_str(), "sum, MiB", "ms", "bus GB/s");
+  Json list = Json::array();
+  for (const SumTime& sum : sums) {
+    std::printf("%12.4g %12.4g %14.4g\n", static_cast<double>(sum.bytes) / (1024.0 * 1024.0), sum.seconds * 1e3, sum.bus_rate / 1e9);
+    list.push_back({{"bytes", sum.bytes}, {"milliseconds", sum.seconds * 1e3}, {"bus_bytes_per_second", sum.bus_rate}});
+  }
+  std::printf("\nbackward            %10.2f ms\nsums of gradients   %10.2f ms\nboth at once        %10.2f ms: %.0f %% of the "
+              "shorter is hidden\n", overlap.backward * 1e3, overlap.sums * 1e3, overlap.together * 1e3, 100 * overlap.hidden());
+  std::fflush(stdout);
+  if (arguments.json.empty()) return;
+  const Json json = {{"build", build_description()},
+                     {"device", ops->description()},
+                     {"ranks", ranks->size()},
+                     {"communication", ranks->description()},
+                     {"sums", list},
+                     {"backward_milliseconds", overlap.backward * 1e3},
+                     {"sums_milliseconds", overlap.sums * 1e3},
+                     {"together_milliseconds", overlap.together * 1e3},
+                     {"hidden_share", overlap.hidden()},
+                     {"config", to_json(config)}};
+  FileReplacement output(arguments.json);
+  output.write(json.dump(2) + "\n");
+  output.commit();
+}
+
 void run(const BenchArguments& arguments) {
   Config config = load_config(arguments.config, arguments.overrides);
   const std::string vocabulary_source = take_vocabulary(config);
+  if (arguments.communication) {
+    const int alone = read_launch().launcher.empty() ? local_ranks(config, static_cast<int>(cuda_devices().size())) : 1;
+    if (alone == 1) return run_communication(arguments, config);
+    std::vector<std::string> words = {"bench", arguments.config, "--comm", "--repeats", std::to_string(arguments.repeats)};
+    for (const std::string& text : arguments.overrides) words.insert(words.end(), {"--set", text});
+    if (!arguments.json.empty()) words.insert(words.end(), {"--json", arguments.json});
+    return run_local_ranks(alone, words);
+  }
   std::optional<FileReplacement> output;
   if (!arguments.json.empty()) output.emplace(arguments.json);  // refuses a bad place before any work
   const std::unique_ptr<Ops> ops = make_ops(config);
@@ -287,6 +334,8 @@ void add_bench_command(CLI::App& app) {
   command->add_flag("--kernels", arguments->kernels, "also every operation by itself, at the sizes of the config");
   command->add_option("--repeats", arguments->repeats, "timings of each operation, default 15")
       ->check(CLI::Range(1, 1000000));
+  command->add_flag("--comm", arguments->communication,
+                    "instead, sums over the ranks that `train` would run on: their rate, and how much of them backward hides");
   command->add_option("--json", arguments->json, "write everything to this file as well, in place of what it holds")->type_name("FILE");
   command->callback([arguments] { run(*arguments); });
 }

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/comm/backends.h"
 #include "kernels/ops.h"
 #include "tools/commands.h"
 #include "tools/program.h"
@@ -97,6 +98,14 @@ void check() {
     missing("CUDA backend", "training runs on the CPU", "install the CUDA toolkit, configure with the cuda preset and build again");
   else
     found("CUDA backend", cuda_description());
+  if (mpi_description().empty())
+    missing("MPI", "no training on several ranks of the CPU", "install libopenmpi-dev and openmpi-bin and build again");
+  else
+    found("MPI", mpi_description());
+  if (!nccl_description().empty())
+    found("NCCL", nccl_description());
+  else
+    missing("NCCL", "no training on several GPUs", "install NCCL (libnccl-dev), configure with the cuda preset and build again");
 
   std::printf("\nOn this machine\n");
   try {

@@ -10,6 +10,7 @@
 #include <spdlog/spdlog.h>
 #include <string>
 
+#include "engine/comm/communicator.h"
 #include "tools/arguments.h"
 #include "tools/commands.h"
 #include "tools/program.h"
@@ -57,6 +58,8 @@ int main(int argc, char** argv) {
     }
   } catch (const sinkscope::StoppedBySignal& stopped) {
     return 128 + stopped.signal;
+  } catch (const sinkscope::ToldElsewhere&) {
+    return 1;
   } catch (const std::bad_alloc&) {
     print_error("out of memory");
     return 1;

@@ -33,6 +33,10 @@ void print_sizes(const RunPlan& plan) {
                 run_tokens * plan.flops_per_token);
     std::printf("dataset           %s\n", plan.dataset_fingerprint.c_str());
   }
+  if (plan.backend.ranks > 1)
+    std::printf("ranks             %d, each with %lld of the %lld sequences of a step; memory is that of rank 0\n", plan.backend.ranks,
+                static_cast<long long>(plan.tokens_per_step / plan.config.train.sequence_length / plan.backend.ranks),
+                static_cast<long long>(plan.tokens_per_step / plan.config.train.sequence_length));
   if (plan.memory_available)
     std::printf("device memory     %.0f of %.0f MiB that are free\n", mebibytes(total_bytes(plan.memory)),
                 mebibytes(*plan.memory_available));

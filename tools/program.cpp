@@ -62,7 +62,10 @@ void watch_interrupts() {
 
 int interrupting_signal() { return interrupt_signal.load(); }
 
-void end_stopped() { throw StoppedBySignal{interrupt_signal.load()}; }
+void end_stopped() {
+  const int signal = interrupt_signal.load();
+  throw StoppedBySignal{signal == 0 ? SIGTERM : signal};
+}
 
 std::unique_ptr<ProgressLine> make_progress_line(const std::string& title, const std::string& unit) {
   const ProgressOptions options{

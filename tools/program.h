@@ -27,7 +27,7 @@ int interrupting_signal();
 struct StoppedBySignal {
   int signal = 0;
 };
-/// Throws StoppedBySignal for the signal that set interrupted().
+/// Throws StoppedBySignal for the signal that set interrupted(), or for SIGTERM where another rank got it.
 [[noreturn]] void end_stopped();
 
 /// A ProgressLine on stderr.

@@ -1,17 +1,22 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "engine/comm/world.h"
 #include "engine/config/load.h"
 #include "engine/train/trainer.h"
+#include "kernels/ops.h"
 #include "tools/arguments.h"
 #include "tools/commands.h"
+#include "tools/local_ranks.h"
 #include "tools/plan.h"
 #include "tools/program.h"
 
@@ -21,24 +26,28 @@ namespace {
 struct TrainArguments {
   std::string config;
   std::vector<std::string> overrides;
+  std::optional<std::int64_t> gpus;
   bool resume = false;
   bool dry_run = false;
 };
 
-void run(const TrainArguments& arguments) {
-  const Config config = load_config(arguments.config, arguments.overrides);
-  if (arguments.dry_run) {
-    print_plan(plan_run(config));
-    return;
-  }
+/// This process as one rank, or alone.
+void train_as_rank(const TrainArguments& arguments, const Config& config, World& world) {
   watch_interrupts();
   TrainOptions options;
   options.resume = arguments.resume;
   options.build = build_description();
-  options.console = make_run_console(config);
-  options.announce = print_start;
+  options.world = &world;
   options.stop = &interrupted();
+  if (world.leads()) {
+    options.console = make_run_console(config);
+    options.announce = print_start;
+  }
   const TrainResult result = train(config, std::move(options));
+  if (!world.leads()) {
+    if (!result.finished) end_stopped();
+    return;
+  }
   tell_finished(result);
   if (!result.finished) {
     std::cout << "\nstopped after step " << result.steps << "; go on with: sinkscope train " << arguments.config;
@@ -47,6 +56,33 @@ void run(const TrainArguments& arguments) {
     end_stopped();
   }
   std::cout << "run: " << result.run_directory.string() << std::endl;
+}
+
+void run(const TrainArguments& arguments) {
+  Config config = load_config(arguments.config, arguments.overrides);
+  if (arguments.gpus) config.ranks.gpus = *arguments.gpus;
+  const Launch launch = read_launch();
+  const int alone = launch.launcher.empty() ? local_ranks(config, static_cast<int>(cuda_devices().size())) : 1;
+  if (arguments.dry_run) {
+    print_plan(plan_run(config, launch.launcher.empty() ? alone : std::max(launch.size, 1)));
+    return;
+  }
+  if (alone > 1) {
+    std::vector<std::string> words = {"train", arguments.config};
+    for (const std::string& text : arguments.overrides) words.insert(words.end(), {"--set", text});
+    if (arguments.resume) words.emplace_back("--resume");
+    run_local_ranks(alone, words);
+    return;
+  }
+  World world(launch, {.start = config.ranks.start_timeout, .usual = config.ranks.timeout});
+  try {
+    train_as_rank(arguments, config, world);
+  } catch (const ToldElsewhere&) {
+    throw;
+  } catch (const std::exception& error) {
+    if (world.rank() == 0) throw;
+    throw std::runtime_error(world.name() + ": " + error.what());
+  }
 }
 
 }  // namespace
@@ -58,6 +94,11 @@ void add_train_command(CLI::App& app) {
   add_set_option(*command, arguments->overrides, "override, e.g. model.layers=6; may be repeated");
   CLI::Option* resume =
       command->add_flag("--resume", arguments->resume, "continue the run from its newest sound checkpoint");
+  command
+      ->add_option("--gpus", arguments->gpus,
+                   "GPUs of this machine to train on together, without a launcher (ranks.gpus); 1: one process")
+      ->check(CLI::Range(0, 1024))
+      ->type_name("N");
   command->add_flag("--dry-run", arguments->dry_run, "print the resolved config, sizes and memory; train nothing")
       ->excludes(resume);
   command->callback([arguments] { run(*arguments); });

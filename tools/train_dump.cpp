@@ -53,9 +53,8 @@ void write_batches(const std::filesystem::path& folder, const Dataset& dataset, 
   const TrainingBatches batches(dataset, config);
   NewFile inputs(folder / "inputs.bin"), targets(folder / "targets.bin");
   Batch batch;
-  std::int64_t sample = 0;
   for (std::int64_t micro = 0; micro < steps * config.train.gradient_accumulation; ++micro) {
-    batches.draw(sample, batch);
+    batches.draw(micro * config.train.micro_batch, config.train.micro_batch, batch);
     inputs.write(std::as_bytes(std::span(batch.inputs)));
     targets.write(std::as_bytes(std::span(batch.targets)));
   }

@@ -145,6 +145,15 @@ struct AblationAxis {
   std::vector<std::string> values;     // each a JSON value
 };
 
+/// Several processes that train one model together. Nothing here changes what is computed, but for rounding.
+struct RanksConfig {
+  std::int64_t gpus = 0;               // processes that `sinkscope train` starts, one a GPU; 0: as many as suit
+  double start_timeout = 900.0;        // seconds
+  double timeout = 120.0;              // seconds
+  double bucket_megabytes = 32.0;      // of gradients that are summed at a time
+  bool shard_optimizer = false;        // each rank keeps its share of moments and master weights alone
+};
+
 struct Config {
   std::string name = "run";
   std::string output = "runs";         // run directory is output/name
@@ -160,6 +169,7 @@ struct Config {
   CheckpointConfig checkpoint;
   LogConfig log;
   AlertConfig alerts;
+  RanksConfig ranks;
   std::vector<AblationAxis> ablation;  // used by `sinkscope ablate` only
   /// Dotted keys whose values follow from the preset or from sizes of the model, not from the
   /// file or an override. Not part of the JSON: an ablation that varies what they follow from

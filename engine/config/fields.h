@@ -57,7 +57,7 @@ inline constexpr bool kIsSection =
     std::is_same_v<T, OptimizerConfig> || std::is_same_v<T, ScheduleConfig> || std::is_same_v<T, TrainConfig> ||
     std::is_same_v<T, EvaluationConfig> || std::is_same_v<T, SampleConfig> || std::is_same_v<T, PhaseConfig> ||
     std::is_same_v<T, ProbeConfig> || std::is_same_v<T, CheckpointConfig> || std::is_same_v<T, LogConfig> ||
-    std::is_same_v<T, AlertConfig>;
+    std::is_same_v<T, AlertConfig> || std::is_same_v<T, RanksConfig>;
 
 inline constexpr std::int64_t kMaxTokens = std::int64_t{1} << 20;   // sequence lengths
 inline constexpr std::int64_t kMaxVocab = std::int64_t{1} << 24;
@@ -256,6 +256,20 @@ struct SectionFields<AlertConfig> {
 };
 
 template <>
+struct SectionFields<RanksConfig> {
+  template <class Visitor>
+  static void visit(Visitor&& visitor) {
+    using S = RanksConfig;
+    constexpr NumberLimits kSeconds{.minimum = 1.0, .maximum = 1e6};
+    visitor(Field{"gpus", &S::gpus, IntegerLimits{0, 1024}, "processes that `sinkscope train` starts without a launcher, each on a GPU of its own; they share the sequences of a step; 0: the most GPUs of this machine whose number divides micro_batch times gradient_accumulation"});
+    visitor(Field{"start_timeout", &S::start_timeout, kSeconds, "seconds that a rank waits for the others until the first step is done, and where rank 0 saves, probes or samples for all"});
+    visitor(Field{"timeout", &S::timeout, kSeconds, "seconds that a rank waits for the others elsewhere, or hears nothing from one, before all end"});
+    visitor(Field{"bucket_megabytes", &S::bucket_megabytes, NumberLimits{.minimum = 0.001, .maximum = 4096.0}, "gradients that are summed over the ranks at a time, while those before them are still computed"});
+    visitor(Field{"shard_optimizer", &S::shard_optimizer, Unlimited{}, "each rank keeps and updates its share of moments and master weights alone (ZeRO-1), and the ranks tell one another the new parameters; changes no bit of the results"});
+  }
+};
+
+template <>
 struct SectionFields<Config> {
   template <class Visitor>
   static void visit(Visitor&& visitor) {
@@ -274,6 +288,7 @@ struct SectionFields<Config> {
     visitor(Field{"checkpoint", &S::checkpoint, Unlimited{}, "checkpoints"});
     visitor(Field{"log", &S::log, Unlimited{}, "logs"});
     visitor(Field{"alerts", &S::alerts, Unlimited{}, "what is told as an alert, in events.jsonl and to a command"});
+    visitor(Field{"ranks", &S::ranks, Unlimited{}, "several processes that train together"});
     visitor(Field{"ablation", &S::ablation, Unlimited{}, "for `sinkscope ablate`: dotted keys and the list of values that each takes, and names of your choice with a list of objects of dotted keys, which change together; one run for each combination"});
   }
 };

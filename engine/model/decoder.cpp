@@ -482,7 +482,7 @@ void Decoder::loss(const std::int32_t* targets, float* losses, float gradient_sc
   s.ops.copy_to_host(losses, all_losses);
 }
 
-void Decoder::backward() {
+void Decoder::backward(const GradientsReady& ready) {
   State& s = *state_;
   if (!s.head_gradient)
     throw std::logic_error("Decoder::backward: no loss with a gradient scale came before it");
@@ -493,6 +493,7 @@ void Decoder::backward() {
   s.ops.zero(d_residual);
   s.norm_backward(s.weights.final_norm, s.residual(L), s.tmp(s.memory.d_final, C),
                   s.norm_statistics(s.memory.final_mean, s.memory.final_rstd), d_residual);
+  if (ready) ready(s.layout.find("final_norm.weight").offset);
   for (std::int64_t layer = L - 1; layer >= 0; --layer) {
     s.recompute(layer);
     // In a parallel block both branches take the gradient of the block's output, before a norm adds to it.
@@ -500,12 +501,14 @@ void Decoder::backward() {
     s.mlp_backward(layer);
     if (!s.config.parallel_block) s.attention_output_backward(layer);
     s.attention_backward(layer);
+    if (ready) ready(s.layout.block_begin(layer));
   }
   const StageRange embedding(s.ops, "embedding backward");
   s.ops.embedding_backward({.dout = d_residual,
                             .tokens = s.memory.scratch.tensor(s.memory.tokens, {s.B, s.T}),
                             .dwte = s.weights.token_embedding.gradient,
                             .dwpe = s.weights.position_embedding.gradient});
+  if (ready) ready(0);
 }
 
 void Decoder::logits(std::int64_t row, float* out) {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -84,8 +85,10 @@ class Decoder {
   /// also the head's backward, each target's gradient times gradient_scale.
   void loss(const std::int32_t* targets, float* losses, float gradient_scale = 0.0F);
 
-  /// Backward through the blocks, after loss() with a gradient scale; gradients accumulate.
-  void backward();
+  /// Backward through the blocks, after loss() with a gradient scale; gradients accumulate. `ready` is told, as it
+  /// goes on, from which element of gradients() on nothing will be added any more.
+  using GradientsReady = std::function<void(std::int64_t first)>;
+  void backward(const GradientsReady& ready = {});
 
   /// Logits of one row of the last forward, (V) on the host: for sampling and checks.
   void logits(std::int64_t row, float* out);

@@ -95,6 +95,12 @@ std::int64_t ParameterLayout::parameter_count() const {
   return count;
 }
 
+std::int64_t ParameterLayout::block_begin(std::int64_t layer) const {
+  for (const auto& spec : specs_)
+    if (spec.layer == layer) return spec.offset;
+  throw std::out_of_range("ParameterLayout: there is no block " + std::to_string(layer));
+}
+
 std::vector<Segment> ParameterLayout::segments() const {
   std::vector<Segment> segments;
   segments.reserve(specs_.size());

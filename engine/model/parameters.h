@@ -53,6 +53,8 @@ class ParameterLayout {
   std::int64_t flat_size() const { return flat_size_; }
   /// Elements of all parameters.
   std::int64_t parameter_count() const;
+  /// Where the parameters of a block begin; they lie behind one another, after those of the block before.
+  std::int64_t block_begin(std::int64_t layer) const;
   /// One segment a parameter, in the order of specs().
   std::vector<Segment> segments() const;
 

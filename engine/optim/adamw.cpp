@@ -1,5 +1,6 @@
 #include "engine/optim/adamw.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace sinkscope {
@@ -9,21 +10,48 @@ struct Requests {
   std::size_t master = 0, m = 0, v = 0, sums = 0, clip = 0;
 };
 
-Requests request_all(Arena& arena, const ParameterLayout& layout, DType compute_dtype) {
+Requests request_all(Arena& arena, const ParameterLayout& layout, DType compute_dtype, const OptimizerShare& share) {
   const bool has_master = compute_dtype != DType::f32;
-  return {.master = has_master ? arena.request("master weights", DType::f32, layout.flat_size()) : 0,
-          .m = arena.request("first moment", DType::f32, layout.flat_size()),
-          .v = arena.request("second moment", DType::f32, layout.flat_size()),
+  return {.master = has_master ? arena.request("master weights", DType::f32, share.size) : 0,
+          .m = arena.request("first moment", DType::f32, share.size),
+          .v = arena.request("second moment", DType::f32, share.size),
           .sums = arena.request("gradient norms", DType::f64, static_cast<std::int64_t>(layout.specs().size())),
           .clip = arena.request("clip scale", DType::f32, 2)};
 }
 
+/// The stretches of segments that lie in the share, counted from its begin.
+std::vector<Segment> segments_within(const std::vector<Segment>& segments, const OptimizerShare& share) {
+  std::vector<Segment> within;
+  for (const Segment& segment : segments) {
+    const std::int64_t begin = std::max(segment.begin, share.begin);
+    const std::int64_t end = std::min(segment.begin + segment.size, share.begin + share.size);
+    if (begin < end) within.push_back({.begin = begin - share.begin, .size = end - begin, .decay = segment.decay});
+  }
+  return within;
+}
+
 }  // namespace
 
+OptimizerShare optimizer_share(std::int64_t flat_size, int rank, int ranks) {
+  constexpr std::int64_t kLine = 64;  // elements, as parameters are aligned
+  const std::int64_t part = ranks == 1 ? flat_size : (flat_size + ranks * kLine - 1) / (ranks * kLine) * kLine;
+  const std::int64_t begin = std::min(flat_size, rank * part);
+  return {.part = part, .begin = begin, .size = std::min(part, flat_size - begin)};
+}
+
 AdamW::AdamW(Ops& ops, const ParameterLayout& layout, const OptimizerConfig& config)
-    : ops_(&ops), layout_(&layout), config_(config), segments_(layout.segments()), arena_("optimizer") {
+    : AdamW(ops, layout, config, optimizer_share(layout.flat_size(), 0, 1)) {}
+
+AdamW::AdamW(Ops& ops, const ParameterLayout& layout, const OptimizerConfig& config, const OptimizerShare& share)
+    : ops_(&ops),
+      layout_(&layout),
+      config_(config),
+      share_(share),
+      segments_(layout.segments()),
+      share_segments_(segments_within(segments_, share)),
+      arena_("optimizer") {
   has_master_ = ops.compute_dtype() != DType::f32;
-  const Requests requests = request_all(arena_, layout, ops.compute_dtype());
+  const Requests requests = request_all(arena_, layout, ops.compute_dtype(), share);
   master_ = requests.master;
   m_ = requests.m;
   v_ = requests.v;
@@ -50,12 +78,13 @@ UpdateResult AdamW::step(const Tensor& parameters, const Tensor& gradients, doub
   if (result.non_finite) return result;
 
   ops_->clip_scale({.sums = sums, .max_norm = config_.clip_norm, .out = clip});
+  if (share_.size == 0) return result;
   ops_->adamw_step({.param = weights(parameters),
-                    .grad = gradients,
-                    .compute = has_master_ ? parameters : Tensor{},
+                    .grad = gradients.rows(share_.begin, share_.size),
+                    .compute = has_master_ ? parameters.rows(share_.begin, share_.size) : Tensor{},
                     .m = first_moment(),
                     .v = second_moment(),
-                    .segments = segments_,
+                    .segments = share_segments_,
                     .clip = clip,
                     .lr = rate,
                     .beta1 = config_.beta1,
@@ -67,19 +96,24 @@ UpdateResult AdamW::step(const Tensor& parameters, const Tensor& gradients, doub
 }
 
 Tensor AdamW::weights(const Tensor& parameters) const {
-  return has_master_ ? arena_.tensor(master_, {layout_->flat_size()}) : parameters;
+  return has_master_ ? arena_.tensor(master_, {share_.size}) : parameters.rows(share_.begin, share_.size);
 }
 
 void AdamW::weights_changed(const Tensor& parameters) {
-  if (has_master_) ops_->convert(parameters, weights(parameters));
+  if (has_master_) ops_->convert(parameters.rows(share_.begin, share_.size), weights(parameters));
 }
 
-Tensor AdamW::first_moment() const { return arena_.tensor(m_, {layout_->flat_size()}); }
-Tensor AdamW::second_moment() const { return arena_.tensor(v_, {layout_->flat_size()}); }
+Tensor AdamW::first_moment() const { return arena_.tensor(m_, {share_.size}); }
+Tensor AdamW::second_moment() const { return arena_.tensor(v_, {share_.size}); }
 
 std::vector<MemoryLine> AdamW::memory_plan(const ParameterLayout& layout, DType compute_dtype) {
+  return memory_plan(layout, compute_dtype, optimizer_share(layout.flat_size(), 0, 1));
+}
+
+std::vector<MemoryLine> AdamW::memory_plan(const ParameterLayout& layout, DType compute_dtype,
+                                           const OptimizerShare& share) {
   Arena arena("optimizer");
-  request_all(arena, layout, compute_dtype);
+  request_all(arena, layout, compute_dtype, share);
   std::vector<MemoryLine> lines;
   for (const ArenaEntry& entry : arena.entries()) lines.push_back({arena.name(), entry.name, entry.bytes});
   return lines;

@@ -21,30 +21,47 @@ struct UpdateResult {
   std::optional<std::string> non_finite;   // in backward order the first parameter whose gradient is not
 };
 
+/// The elements of the flat arrays that one of several optimizers updates.
+struct OptimizerShare {
+  std::int64_t part = 0;   // elements of each, but for the last ones, which may have fewer or none
+  std::int64_t begin = 0;
+  std::int64_t size = 0;
+};
+
+/// Parts of whole lines of memory, one behind the other.
+OptimizerShare optimizer_share(std::int64_t flat_size, int rank, int ranks);
+
 class AdamW {
  public:
-  /// Allocates and zeroes both moments, and master weights where the compute dtype is not f32. `ops`
-  /// and `layout` must outlive the optimizer.
+  /// Allocates and zeroes both moments, and master weights where the compute dtype is not f32: all of them, or those of
+  /// `share` alone. `ops` and `layout` must outlive the optimizer.
   AdamW(Ops& ops, const ParameterLayout& layout, const OptimizerConfig& config);
+  AdamW(Ops& ops, const ParameterLayout& layout, const OptimizerConfig& config, const OptimizerShare& share);
 
-  /// One update of `parameters` (flat_size) real, through the master weights if there are any, from `gradients` (flat_size) at the given rate; `step`
-  /// counts from 1. With a gradient that is not finite nothing changes, and the result names it.
+  /// One update of the share of `parameters` (flat_size) real, through the master weights if there are any, from
+  /// `gradients` (flat_size) at the given rate; `step` counts from 1. Norms are those of all gradients. With a gradient
+  /// that is not finite nothing changes, and the result names it.
   UpdateResult step(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step);
 
-  /// The weights that updates accumulate in, (flat_size) f32: the master weights, or `parameters`
+  const OptimizerShare& share() const { return share_; }
+  /// The weights that updates accumulate in, (share) f32: the master weights, or the share of `parameters`
   /// itself where that is f32. Whoever writes them calls weights_changed() afterwards.
   Tensor weights(const Tensor& parameters) const;
   void weights_changed(const Tensor& parameters);
-  Tensor first_moment() const;   // (flat_size) f32
-  Tensor second_moment() const;  // (flat_size) f32
+  Tensor first_moment() const;   // (share) f32
+  Tensor second_moment() const;  // (share) f32
 
   static std::vector<MemoryLine> memory_plan(const ParameterLayout& layout, DType compute_dtype);
+  static std::vector<MemoryLine> memory_plan(const ParameterLayout& layout, DType compute_dtype,
+                                             const OptimizerShare& share);
 
  private:
   Ops* ops_;
   const ParameterLayout* layout_;
   OptimizerConfig config_;
-  std::vector<Segment> segments_;
+  OptimizerShare share_;
+  std::vector<Segment> segments_;        // of all gradients
+  std::vector<Segment> share_segments_;  // of the share, counted from its begin
   Arena arena_;
   bool has_master_ = false;
   std::size_t master_ = 0, m_ = 0, v_ = 0, sums_ = 0, clip_ = 0;

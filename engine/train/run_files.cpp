@@ -26,7 +26,7 @@ std::string utc_now() {
 
 /// Whether a resumed run may have another value at this JSON pointer.
 bool may_change(const std::string& pointer) {
-  for (const char* prefix : {"/log/", "/alerts/", "/checkpoint/", "/sample/", "/ablation", "/run"})
+  for (const char* prefix : {"/log/", "/alerts/", "/checkpoint/", "/sample/", "/ranks/", "/ablation", "/run"})
     if (pointer.starts_with(prefix)) return true;
   return pointer == "/threads" || pointer == "/train/recompute" || pointer == "/probes/causal_every" ||
          pointer == "/output" || pointer == "/$schema";

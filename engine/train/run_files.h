@@ -34,8 +34,8 @@ struct ChangedSetting {
 };
 
 /// Throws std::runtime_error unless config.json in the directory describes the same run, naming the
-/// first key that differs. log.*, alerts.*, checkpoint.*, sample.*, train.recompute, probes.causal_every, threads, output and
-/// ablation may differ; returns those of them that do, but for ablation. A key that is newer than the run counts as
+/// first key that differs. log.*, alerts.*, checkpoint.*, sample.*, ranks.*, train.recompute, probes.causal_every, threads, output
+/// and ablation may differ; returns those of them that do, but for ablation. A key that is newer than the run counts as
 /// having had its default.
 std::vector<ChangedSetting> check_run_config(const std::filesystem::path& run_directory, const Config& config,
                                              const std::string& dataset_fingerprint);

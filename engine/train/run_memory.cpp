@@ -16,6 +16,9 @@ namespace {
 // few and large ones are fast.
 constexpr std::int64_t kCpuLogits = std::int64_t{8} << 20, kGpuLogits = std::int64_t{1} << 30;
 
+// NCCL's own buffers, which grow with the links that it uses.
+constexpr std::size_t kCommunication = std::size_t{512} << 20;
+
 double mebibytes(std::size_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); }
 
 /// "block 3 norm1" and its like of other blocks make one line of the table.
@@ -88,7 +91,9 @@ std::vector<MemoryLine> run_memory(const Config& config, std::span<const ProbeSe
   const auto append = [&](std::vector<MemoryLine> more) {
     lines.insert(lines.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
   };
-  append(AdamW::memory_plan(ParameterLayout(config.model), backend.compute));
+  const ParameterLayout layout(config.model);
+  const bool sharded = config.ranks.shard_optimizer && backend.ranks > 1;
+  append(AdamW::memory_plan(layout, backend.compute, optimizer_share(layout.flat_size(), 0, sharded ? backend.ranks : 1)));
   if (!sets.empty()) append(ProbePass::memory_plan(config.model, options, config.probes, sets, backend.compute));
   if (!sets.empty() && config.probes.causal_every > 0) append(CausalTests::memory_plan(config.model, backend.compute));
   if (backend.device != Device::cuda) return lines;
@@ -99,7 +104,8 @@ std::vector<MemoryLine> run_memory(const Config& config, std::span<const ProbeSe
   line("matrix product workspace", memory.workspace);
   line("scratch of operations", memory.scratch);
   line("rotary table", memory.rotary);
-  line("optimizer chunks", memory.chunks);
+  line("optimizer chunks", memory.chunks * (sharded ? 2 : 1));
+  line("communication, an allowance", backend.ranks > 1 ? kCommunication : 0);
   line("code, an allowance", memory.code);
   return lines;
 }

@@ -21,6 +21,7 @@ namespace sinkscope {
 struct Backend {
   Device device = Device::cpu;   // cpu or cuda
   DType compute = DType::f32;
+  int ranks = 1;                 // that train together, one a backend
 };
 
 /// That of a config; `auto` is a GPU where this build and machine have one, "cuda" a GPU even where they have
@@ -37,7 +38,7 @@ std::vector<ProbeSet> run_probe_sets(const Config& config, const Dataset& datase
 BackendExtents backend_extents(const Config& config, std::span<const ProbeSet> sets, const Backend& backend);
 
 /// All of it: decoder, optimizer, probes and, on a GPU, the backend itself. Needs no GPU. Of the sets only extents
-/// count.
+/// count. The config is one rank's (config_of_rank).
 std::vector<MemoryLine> run_memory(const Config& config, std::span<const ProbeSet> sets, const Backend& backend);
 
 std::size_t total_bytes(std::span<const MemoryLine> lines);

@@ -2,6 +2,7 @@
 
 #include "engine/config/load.h"
 #include "engine/data/dataset.h"
+#include "engine/train/batch_share.h"
 #include "engine/train/trainer.h"
 #include "engine/train/training_batches.h"
 
@@ -9,24 +10,31 @@ namespace sinkscope {
 
 std::filesystem::path run_directory(const Config& config) { return std::filesystem::path(config.output) / config.name; }
 
-std::unique_ptr<Ops> make_ops(const Config& config) {
+std::unique_ptr<Ops> make_ops(const Config& config, int local_rank) {
   const Backend backend = backend_of(config);
   if (backend.device == Device::cpu) return make_cpu_ops(static_cast<int>(config.threads));
   std::string why;
-  if (cuda_devices(&why).empty())
+  const auto visible = static_cast<int>(cuda_devices(&why).size());
+  if (visible == 0)
     throw ConfigError("device is \"cuda\", and there is no GPU: " + why + "; expected \"cpu\" or \"auto\"");
-  return make_cuda_ops({.device = 0, .compute = backend.compute});
+  const int gpu = visible == 1 ? 0 : local_rank;  // a launcher may show each rank its own GPU alone
+  if (gpu >= visible)
+    throw ConfigError("local rank " + std::to_string(local_rank) + " takes the GPU of that number, and this process sees " +
+                      std::to_string(visible) + "; start one rank a GPU");
+  return make_cuda_ops({.device = gpu, .compute = backend.compute});
 }
 
-std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets) {
-  std::unique_ptr<Ops> ops = make_ops(config);
-  if (const auto available = ops->memory_available()) expect_fit(config, sets, backend_of(config), *available);
+std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets, int ranks, int local_rank) {
+  std::unique_ptr<Ops> ops = make_ops(config, local_rank);
+  Backend backend = backend_of(config);
+  backend.ranks = ranks;
+  if (const auto available = ops->memory_available()) expect_fit(config_of_rank(config, ranks), sets, backend, *available);
   return ops;
 }
 
 DecoderOptions decoder_options(const Config& config) { return decoder_options(config, backend_of(config)); }
 
-RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const ProbeSet> sets) {
+RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const ProbeSet> sets, int ranks) {
   RunPlan plan;
   plan.config = config;
   plan.parameters = ParameterLayout(config.model).parameter_count();
@@ -35,11 +43,12 @@ RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const Pr
   plan.train_tokens = dataset.train ? dataset.train->size() : 0;
   plan.dataset_fingerprint = dataset.fingerprint;
   plan.backend = backend_of(config);
-  plan.memory = run_memory(config, sets, plan.backend);
+  plan.backend.ranks = ranks;
+  plan.memory = run_memory(config_of_rank(config, ranks), sets, plan.backend);
   return plan;
 }
 
-RunPlan plan_run(const Config& config) {
+RunPlan plan_run(const Config& config, int ranks) {
   const bool absent = dataset_absent(config.data);
   if (absent && config.model.vocab_size == 0)
     throw ConfigError(config.name + ": there is no dataset (" +
@@ -54,10 +63,11 @@ RunPlan plan_run(const Config& config) {
     completed = run_config(config, dataset);
   }
   const std::vector<ProbeSet> sets = run_probe_sets(completed, dataset);
-  RunPlan plan = plan_of(completed, dataset, sets);
+  RunPlan plan = plan_of(completed, dataset, sets, ranks);
   plan.dataset_absent = absent;
   if (plan.backend.device == Device::cpu) return plan;
-  if (!cuda_devices(&plan.no_gpu).empty()) plan.memory_available = make_ops_that_fit(completed, sets)->memory_available();
+  if (!cuda_devices(&plan.no_gpu).empty())
+    plan.memory_available = make_ops_that_fit(completed, sets, ranks)->memory_available();
   return plan;
 }
 

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "engine/checkpoint/checkpoint.h"
+#include "engine/comm/world.h"
 #include "engine/config/load.h"
 #include "engine/data/dataset.h"
 #include "engine/data/tokenizer.h"
@@ -23,7 +24,10 @@
 #include "engine/probes/step_probe.h"
 #include "engine/train/alert_command.h"
 #include "engine/train/alerts.h"
+#include "engine/train/batch_share.h"
+#include "engine/train/gradient_buckets.h"
 #include "engine/train/non_finite.h"
+#include "engine/train/rank_sums.h"
 #include "engine/train/run_files.h"
 #include "engine/train/run_lock.h"
 #include "engine/train/text_sampler.h"
@@ -33,25 +37,6 @@ namespace sinkscope {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-/// Sums of a loss over all targets and over the common ones.
-struct LossSums {
-  double all = 0, common = 0;
-  std::int64_t targets = 0, common_targets = 0;
-
-  void add(const std::vector<float>& losses, const Batch& batch) {
-    for (std::size_t i = 0; i < losses.size(); ++i) {
-      if (batch.targets[i] < 0) continue;
-      all += losses[i];
-      ++targets;
-      if (batch.common[i] == 0) continue;
-      common += losses[i];
-      ++common_targets;
-    }
-  }
-  double mean() const { return all / static_cast<double>(targets); }
-  double mean_common() const { return common / static_cast<double>(common_targets); }
-};
 
 /// True on every `every`-th step; never for 0.
 bool due(std::int64_t step, std::int64_t every) { return every > 0 && step % every == 0; }
@@ -84,10 +69,15 @@ void expect_none_saved(const std::filesystem::path& directory) {
 
 class Run {
  public:
-  Run(const Config& config, TrainOptions options);
+  Run(const Config& config, TrainOptions options, World& world);
   TrainResult execute();
 
  private:
+  void connect();
+  void share_state();
+  void spread(std::span<const float> values, const Tensor& own);
+  std::span<const float> collect(const Tensor& own, std::vector<float>& buffer);
+  bool works_for_all(std::int64_t step) const;
   void begin();
   void resume();
   void load(const std::filesystem::path& checkpoint);
@@ -106,6 +96,7 @@ class Run {
   void save(std::int64_t step);
   void end(std::int64_t step);
   void expect_finite(std::int64_t step, const std::string& what, std::span<const float> values);
+  std::runtime_error tell_not_finite(std::int64_t step, const std::string& what, double value, const std::string& tensor);
   [[noreturn]] void stop_not_finite(std::int64_t step, const std::string& what, double value, const std::string& tensor);
   void alert(const std::vector<Alert>& alerts);
   void report_command(std::int64_t step);
@@ -115,16 +106,22 @@ class Run {
 
   std::int64_t tokens_after(std::int64_t step) const { return step * tokens_per_step_; }
   std::span<const float> host_view(const Tensor& tensor, std::vector<float>& buffer);
+  std::string device() const;
 
+  World& world_;
   TrainOptions options_;
   Dataset dataset_;
   Config config_;
+  BatchShare share_;
   std::filesystem::path directory_;
   std::optional<RunLock> lock_;
   std::vector<ProbeSet> probe_sets_;
   std::unique_ptr<Ops> ops_;
   Decoder decoder_;
+  bool sharded_;  // each rank has its share of the optimizer's state alone
   AdamW optimizer_;
+  std::unique_ptr<Communicator> ranks_;
+  std::optional<GradientBuckets> buckets_;
   TrainingBatches batches_;
   std::optional<Windows> validation_windows_;
   std::optional<ProbePass> probe_pass_;
@@ -139,25 +136,33 @@ class Run {
   double flops_per_token_ = 0;
   std::optional<double> peak_flops_;  // of the GPU, where it is known
 
+  struct Begun {
+    std::vector<float> parameters, first_moment, second_moment;
+  };
+  Begun begun_;  // on rank 0, what the run begins with or goes on from, until share_state()
+
   // Host buffers of a step.
   Batch batch_;
   std::vector<float> losses_;
 };
 
-Run::Run(const Config& config, TrainOptions options)
-    : options_(std::move(options)),
+Run::Run(const Config& config, TrainOptions options, World& world)
+    : world_(world),
+      options_(std::move(options)),
       dataset_(open_dataset(config.data)),
       config_(run_config(config, dataset_)),
+      share_(batch_share(config_.train, world.rank(), world.size())),
       directory_(run_directory(config_)),
-      probe_sets_(run_probe_sets(config_, dataset_)),
-      ops_(make_ops_that_fit(config_, probe_sets_)),
-      decoder_(*ops_, config_.model, decoder_options(config_)),
-      optimizer_(*ops_, decoder_.layout(), config_.train.optimizer),
+      probe_sets_(world.leads() ? run_probe_sets(config_, dataset_) : std::vector<ProbeSet>{}),
+      ops_(make_ops_that_fit(config_, probe_sets_, world.size(), world.local_rank())),
+      decoder_(*ops_, config_.model, decoder_options(config_of_rank(config_, world.size()))),
+      sharded_(config_.ranks.shard_optimizer && world.size() > 1),
+      optimizer_(*ops_, decoder_.layout(), config_.train.optimizer,
+                 optimizer_share(decoder_.layout().flat_size(), sharded_ ? world.rank() : 0, sharded_ ? world.size() : 1)),
       batches_(dataset_, config_),
       phases_(config_.probes.phase),
       alerts_(config_),
-      tokens_per_step_(config_.train.micro_batch * config_.train.gradient_accumulation *
-                       config_.train.sequence_length),
+      tokens_per_step_(share_.sequences * config_.train.sequence_length),
       flops_per_token_(training_flops_per_token(config_.model, config_.train.sequence_length)) {
   if (ops_->compute_dtype() == DType::bf16) peak_flops_ = datasheet_bf16_flops(ops_->gpu_name());
   if (dataset_.validation) validation_windows_.emplace(*dataset_.validation, window_options(config_));
@@ -168,19 +173,23 @@ Run::Run(const Config& config, TrainOptions options)
                         "has one of " + std::to_string(set.length) + " tokens (probe set \"" + set.name + "\")");
     causal_tests_.emplace(*ops_, decoder_, causal_options(config_.probes));
   }
-  ops_->reserve(backend_extents(config_, probe_sets_, backend_of(config_)));
+  ops_->reserve(backend_extents(config_of_rank(config_, world.size()), probe_sets_, backend_of(config_)));
   if (dataset_.tokenizer == "byte")
     tokenizer_ = make_byte_tokenizer();
   else if (!dataset_.tokenizer_path.empty())
     tokenizer_ = open_tokenizer(dataset_.tokenizer_path);
-  losses_.resize(static_cast<std::size_t>(config_.train.micro_batch * config_.train.sequence_length));
+  losses_.resize(static_cast<std::size_t>(share_.rows * config_.train.sequence_length));
 }
 
 TrainResult Run::execute() {
-  if (options_.resume)
+  connect();
+  if (!world_.leads())
+    logs_ = make_tee({});
+  else if (options_.resume)
     resume();
   else
     begin();
+  share_state();
 
   const std::int64_t steps = config_.train.steps;
   bool stopped = false;
@@ -188,6 +197,8 @@ TrainResult Run::execute() {
   std::int64_t step = steps_before;
   while (step < steps && !stopped) {
     ++step;
+    const bool patient = step == steps_before + 1 || works_for_all(step) || works_for_all(step - 1);
+    world_.set_limit(patient ? config_.ranks.start_timeout : config_.ranks.timeout);
     StepRecord record = training_step(step);
     if (due(step, config_.evaluation.every) || step == steps) evaluate(record);
     if (step % config_.log.every == 0 || step == steps || record.validation_loss) logs_->write(record);
@@ -196,8 +207,8 @@ TrainResult Run::execute() {
     if (probe_pass_ && (due(step, config_.probes.every) || step == steps))
       probe(step, state_.validation_loss.value_or(record.loss));
     if (causal_tests_ && due(step, config_.probes.causal_every)) test_causes(step);
-    if (due(step, config_.sample.every)) sample(step);
-    stopped = options_.stop != nullptr && options_.stop->load();
+    if (world_.leads() && due(step, config_.sample.every)) sample(step);
+    stopped = ranks_->any(options_.stop != nullptr && options_.stop->load());
     if (due(step, config_.checkpoint.every) || step == steps || stopped) save(step);
     report_command(step);
     if (step == steps || stopped) finish_command(step);
@@ -206,11 +217,66 @@ TrainResult Run::execute() {
   const bool finished = step == steps;
   if (finished && options_.console) options_.console->flush(false);
   logs_->flush(true);
+  world_.set_limit(config_.ranks.start_timeout);
+  ranks_->barrier();
   return {.run_directory = directory_,
           .steps = step,
           .steps_before = steps_before,
           .finished = finished,
           .validation_loss = state_.validation_loss};
+}
+
+/// The ways between the ranks, for what is computed here.
+void Run::connect() {
+  world_.expect_equal("config", to_json(config_).dump());
+  world_.expect_equal("dataset", dataset_.fingerprint);
+  world_.expect_equal("build", options_.build);
+  ranks_ = world_.connect(*ops_);
+  buckets_.emplace(*ranks_, decoder_.gradients(), gradient_bucket(config_));
+}
+
+/// What rank 0 has begun or resumed, on every rank.
+void Run::share_state() {
+  const std::string state = ranks_->text_of(0, to_text(state_));
+  if (!world_.leads()) state_ = loop_state_from_text(state, "the state of rank 0");
+  spread(begun_.parameters, optimizer_.weights(decoder_.parameters()));
+  ops_->convert(decoder_.parameters(), decoder_.gradients());
+  if (state_.step > 0) {
+    spread(begun_.first_moment, optimizer_.first_moment());
+    spread(begun_.second_moment, optimizer_.second_moment());
+  }
+  begun_ = {};
+}
+
+/// Of rank 0's `values` (flat_size) what every rank keeps, into `own`. All of them are in the gradients afterwards,
+/// whose memory is free between steps.
+void Run::spread(std::span<const float> values, const Tensor& own) {
+  const Tensor all = decoder_.gradients();
+  if (world_.leads()) ops_->copy_from_host(all, values.data());
+  ranks_->broadcast(all, 0);
+  ops_->copy(own, all.rows(optimizer_.share().begin, optimizer_.share().size));
+}
+
+/// The reverse: on rank 0 what all ranks keep, (flat_size), on the host; it may lie in `buffer`.
+std::span<const float> Run::collect(const Tensor& own, std::vector<float>& buffer) {
+  if (!sharded_) return world_.leads() ? host_view(own, buffer) : std::span<const float>{};
+  const Tensor all = decoder_.gradients();
+  ops_->copy(all.rows(optimizer_.share().begin, optimizer_.share().size), own);
+  ranks_->share_parts(all, optimizer_.share().part);
+  if (!world_.leads()) return {};
+  buffer.resize(static_cast<std::size_t>(all.size()));
+  ops_->copy_to_host(buffer.data(), all);
+  return buffer;
+}
+
+/// Whether rank 0 does at this step, while the others wait, what may take long.
+bool Run::works_for_all(std::int64_t step) const {
+  return step == config_.train.steps || due(step, config_.probes.every) || due(step, config_.probes.causal_every) ||
+         due(step, config_.sample.every) || due(step, config_.checkpoint.every);
+}
+
+std::string Run::device() const {
+  return ops_->description() + (world_.size() == 1 ? "" : ", " + ranks_->description());
 }
 
 void Run::begin() {
@@ -231,7 +297,7 @@ void Run::begin() {
 void Run::write_config() const {
   write_run_config(directory_, config_,
                    {.build = options_.build,
-                    .device = ops_->description(),
+                    .device = device(),
                     .dataset_fingerprint = dataset_.fingerprint,
                     .parameters = decoder_.layout().parameter_count()});
 }
@@ -265,7 +331,7 @@ void Run::resume() {
     return;
   }
   announce();
-  Json data = {{"checkpoint", checkpoint->filename().string()}, {"device", ops_->description()}};
+  Json data = {{"checkpoint", checkpoint->filename().string()}, {"device", device()}};
   for (const ChangedSetting& setting : changed)
     data["changed"][setting.key] = {{"before", Json::parse(setting.before)}, {"now", Json::parse(setting.now)}};
   event(state_.step, "resume", "resumed from " + checkpoint->filename().string(), data);
@@ -275,8 +341,8 @@ void Run::resume() {
 
 void Run::announce() const {
   if (!options_.announce) return;
-  RunPlan plan = plan_of(config_, dataset_, probe_sets_);
-  plan.device = ops_->description();
+  RunPlan plan = plan_of(config_, dataset_, probe_sets_, world_.size());
+  plan.device = device();
   options_.announce(plan);
 }
 
@@ -284,7 +350,7 @@ void Run::announce() const {
 void Run::start(const std::string& how) {
   event(0, "start", "training of " + std::to_string(decoder_.layout().parameter_count()) + " parameters " + how,
         {{"parameters", decoder_.layout().parameter_count()},
-         {"device", ops_->description()},
+         {"device", device()},
          {"train_tokens", dataset_.train->size()},
          {"tokens_per_step", tokens_per_step_}});
   if (!dataset_.validation)
@@ -293,16 +359,17 @@ void Run::start(const std::string& how) {
 }
 
 void Run::initialize() {
-  std::vector<float> values(static_cast<std::size_t>(decoder_.layout().flat_size()));
-  initialize_parameters(decoder_.layout(), static_cast<std::uint64_t>(config_.train.seed), values);
-  ops_->copy_from_host(optimizer_.weights(decoder_.parameters()), values.data());
-  optimizer_.weights_changed(decoder_.parameters());
+  begun_.parameters.resize(static_cast<std::size_t>(decoder_.layout().flat_size()));
+  initialize_parameters(decoder_.layout(), static_cast<std::uint64_t>(config_.train.seed), begun_.parameters);
+  ops_->copy_from_host(decoder_.gradients(), begun_.parameters.data());
+  ops_->convert(decoder_.parameters(), decoder_.gradients());  // for the probes before the first step
 }
 
 void Run::load(const std::filesystem::path& checkpoint) {
   const auto size = static_cast<std::size_t>(decoder_.layout().flat_size());
-  std::vector<float> parameters(size), first(size), second(size);
-  const std::string text = load_checkpoint(checkpoint, config_.model, parameters, first, second);
+  begun_ = {std::vector<float>(size), std::vector<float>(size), std::vector<float>(size)};
+  const std::string text =
+      load_checkpoint(checkpoint, config_.model, begun_.parameters, begun_.first_moment, begun_.second_moment);
   const std::string origin = (checkpoint / "state.json").string();
   state_ = loop_state_from_text(text, origin);
   if (state_.step > config_.train.steps)
@@ -310,10 +377,6 @@ void Run::load(const std::filesystem::path& checkpoint) {
                              std::to_string(config_.train.steps));
   if (probe_pass_) phases_.restore(state_.phase_detector);
   if (!state_.alerts.empty()) alerts_.restore(state_.alerts);
-  ops_->copy_from_host(optimizer_.weights(decoder_.parameters()), parameters.data());
-  optimizer_.weights_changed(decoder_.parameters());
-  ops_->copy_from_host(optimizer_.first_moment(), first.data());
-  ops_->copy_from_host(optimizer_.second_moment(), second.data());
 }
 
 void Run::open_logs(std::optional<std::int64_t> resume_step) {
@@ -329,31 +392,48 @@ void Run::open_logs(std::optional<std::int64_t> resume_step) {
   logs_ = make_tee(std::move(sinks));
 }
 
-/// One optimizer step: forward, loss and backward of every micro-batch, then clipping and AdamW.
+/// One optimizer step: forward, loss and backward of this rank's sequences, sums over the ranks, then clipping and
+/// AdamW, which every rank does alike.
 StepRecord Run::training_step(std::int64_t step) {
   const StageRange range(*ops_, "step", step);
   const auto begin = std::chrono::steady_clock::now();
   const TrainConfig& train = config_.train;
   const auto scale = static_cast<float>(1.0 / static_cast<double>(tokens_per_step_));
   LossSums sums;
+  std::optional<std::string> not_finite;  // tensor, on this rank
   decoder_.zero_gradients();
   decoder_.zero_step_sums();
-  for (std::int64_t micro = 0; micro < train.gradient_accumulation; ++micro) {
-    batches_.draw(state_.sample, batch_);
+  for (std::int64_t pass = 0; pass < share_.passes; ++pass) {
+    const auto [first, rows] = share_.pass(pass);
+    batches_.draw(state_.sample + first, rows, batch_);
     decoder_.forward(batch_.sequences, batch_.length, batch_.inputs.data());
     decoder_.loss(batch_.targets.data(), losses_.data(), scale);
     sums.add(losses_, batch_);
-    if (!std::isfinite(sums.all))
-      stop_not_finite(step, "the loss", sums.mean(), first_non_finite(*ops_, decoder_, batch_));
+    if (!std::isfinite(sums.all)) {
+      not_finite = first_non_finite(*ops_, decoder_, batch_);
+      break;
+    }
     decoder_.add_step_sums(config_.probes.sink_threshold);
-    decoder_.backward();
+    if (pass + 1 < share_.passes)
+      decoder_.backward();
+    else
+      decoder_.backward([this](std::int64_t from) { buckets_->ready(from); });
   }
+  state_.sample += share_.sequences;
+  buckets_->finish();
+  sum_over_ranks(*ranks_, sums);
+  if (!std::isfinite(sums.all))
+    stop_not_finite(step, "the loss", sums.mean(), ranks_->first(not_finite).value_or("none of one rank"));
+
   StepRecord record;
   record.learning_rate = learning_rate(train.schedule, train.optimizer.learning_rate, step, train.steps);
   const UpdateResult update =
       optimizer_.step(decoder_.parameters(), decoder_.gradients(), record.learning_rate, step);
-  if (update.non_finite) stop_not_finite(step, "the gradient", update.gradient_norm, "the gradient of " + *update.non_finite);
+  if (update.non_finite)
+    stop_not_finite(step, "the gradient", update.gradient_norm, "the gradient of " + *update.non_finite);
+  if (sharded_) ranks_->share_parts(decoder_.parameters(), optimizer_.share().part);
   state_.step = step;
+  world_.set_step(step);
 
   record.step = step;
   record.tokens = tokens_after(step);
@@ -361,13 +441,15 @@ StepRecord Run::training_step(std::int64_t step) {
   record.loss_common = sums.mean_common();
   record.gradient_norm = update.gradient_norm;
   if (config_.probes.enabled) {
-    fill_step(decoder_.step_sums(), record);
+    StepSums step_sums = decoder_.step_sums();
+    sum_over_ranks(*ranks_, step_sums);
+    fill_step(step_sums, record);
     probe_gradients(update, record);
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   record.step_seconds = seconds.count();
   record.tokens_per_second = static_cast<double>(tokens_per_step_) / record.step_seconds;
-  if (peak_flops_) record.mfu = record.tokens_per_second * flops_per_token_ / *peak_flops_;
+  if (peak_flops_) record.mfu = record.tokens_per_second * flops_per_token_ / (*peak_flops_ * world_.size());
   return record;
 }
 
@@ -387,26 +469,30 @@ void Run::probe_gradients(const UpdateResult& update, StepRecord& record) const 
   for (double& norm : record.gradient_norm_mlp) norm = std::sqrt(norm);
 }
 
-/// Mean loss over the first windows of the validation stream, the same ones every time.
+/// Mean loss over the first windows of the validation stream, the same ones every time; ranks take batches in turns.
 void Run::evaluate(StepRecord& record) {
   if (!validation_windows_) return;
   const StageRange range(*ops_, "evaluation");
   const std::int64_t wanted = config_.evaluation.batches * config_.train.micro_batch;
   const std::int64_t windows = std::min(wanted, validation_windows_->count());
   LossSums sums;
+  std::optional<std::string> not_finite;  // tensor, on this rank
   Batch batch;
   std::vector<float> losses;
-  for (std::int64_t first = 0; first < windows; first += config_.train.micro_batch) {
-    const std::int64_t rows = std::min(config_.train.micro_batch, windows - first);
+  for (std::int64_t first = world_.rank() * share_.rows; first < windows && !not_finite; first += world_.size() * share_.rows) {
+    const std::int64_t rows = std::min(share_.rows, windows - first);
     validation_windows_->resize(batch, rows);
     losses.resize(batch.targets.size());
     for (std::int64_t row = 0; row < rows; ++row) validation_windows_->fill(first + row, row, batch);
     decoder_.forward(batch.sequences, batch.length, batch.inputs.data());
     decoder_.loss(batch.targets.data(), losses.data());
     sums.add(losses, batch);
-    if (std::isfinite(sums.all)) continue;
+    if (!std::isfinite(sums.all)) not_finite = first_non_finite(*ops_, decoder_, batch);
+  }
+  sum_over_ranks(*ranks_, sums);
+  if (!std::isfinite(sums.all)) {
     logs_->write(record);  // the step itself was done
-    stop_not_finite(record.step, "the validation loss", sums.mean(), first_non_finite(*ops_, decoder_, batch));
+    stop_not_finite(record.step, "the validation loss", sums.mean(), ranks_->first(not_finite).value_or("none of one rank"));
   }
   record.validation_loss = sums.mean();
   record.validation_loss_common = sums.mean_common();
@@ -462,13 +548,17 @@ void Run::sample(std::int64_t step) {
 void Run::save(std::int64_t step) {
   const StageRange range(*ops_, "checkpoint");
   std::vector<float> parameters, first, second;
+  const std::span<const float> all_parameters = collect(optimizer_.weights(decoder_.parameters()), parameters);
+  const std::span<const float> all_first = collect(optimizer_.first_moment(), first);
+  const std::span<const float> all_second = collect(optimizer_.second_moment(), second);
+  if (!world_.leads()) return;
   CheckpointData data{.model = config_.model,
                       .step = step,
                       .bos_id = static_cast<std::int32_t>(config_.data.bos_id),
                       .eos_id = static_cast<std::int32_t>(config_.data.eos_id),
-                      .parameters = host_view(optimizer_.weights(decoder_.parameters()), parameters),
-                      .first_moment = host_view(optimizer_.first_moment(), first),
-                      .second_moment = host_view(optimizer_.second_moment(), second),
+                      .parameters = all_parameters,
+                      .first_moment = all_first,
+                      .second_moment = all_second,
                       .state = {},
                       .tokenizer_files = tokenizer_ ? tokenizer_->files() : std::vector<std::filesystem::path>{}};
   expect_finite(step, "parameter ", data.parameters);
@@ -494,8 +584,8 @@ void Run::end(std::int64_t step) {
 
 void Run::expect_finite(std::int64_t step, const std::string& what, std::span<const float> values) {
   if (const auto name = first_non_finite(decoder_.layout(), values))
-    stop_not_finite(step, "the model to save",
-                    *std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); }), what + *name);
+    throw tell_not_finite(step, "the model to save",
+                          *std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); }), what + *name);
 }
 
 /// The tensor's elements on the host: in place on the CPU, else copied into `buffer`.
@@ -506,7 +596,8 @@ std::span<const float> Run::host_view(const Tensor& tensor, std::vector<float>& 
   return buffer;
 }
 
-void Run::stop_not_finite(std::int64_t step, const std::string& what, double value, const std::string& tensor) {
+/// Logs it, and returns what to throw.
+std::runtime_error Run::tell_not_finite(std::int64_t step, const std::string& what, double value, const std::string& tensor) {
   const std::string message = what + " is not finite; the first tensor that is not: " + tensor;
   if (const auto found = alerts_.non_finite(step, tokens_after(step), value, message, tensor))
     alert({*found});
@@ -514,13 +605,23 @@ void Run::stop_not_finite(std::int64_t step, const std::string& what, double val
     event(step, "warning", message, {{"tensor", tensor}});
   finish_command(step);
   logs_->flush(true);
-  throw std::runtime_error(directory_.string() + ": step " + std::to_string(step) + ": " + message);
+  return std::runtime_error(directory_.string() + ": step " + std::to_string(step) + ": " + message);
+}
+
+/// Where every rank has found it.
+void Run::stop_not_finite(std::int64_t step, const std::string& what, double value, const std::string& tensor) {
+  const std::runtime_error error = tell_not_finite(step, what, value, tensor);
+  world_.set_limit(config_.ranks.start_timeout);
+  ranks_->barrier();
+  world_.end_in_order();
+  if (!world_.leads()) throw ToldElsewhere();
+  throw error;
 }
 
 void Run::alert(const std::vector<Alert>& alerts) {
   for (const Alert& found : alerts) {
     log(alert_event(found));
-    if (config_.alerts.command.empty()) continue;
+    if (config_.alerts.command.empty() || !world_.leads()) continue;
     if (!alert_command_) alert_command_.emplace(config_.alerts, directory_);
     alert_command_->start(found);
   }
@@ -550,6 +651,11 @@ void Run::event(std::int64_t step, const std::string& kind, const std::string& m
 
 }  // namespace
 
-TrainResult train(const Config& config, TrainOptions options) { return Run(config, std::move(options)).execute(); }
+TrainResult train(const Config& config, TrainOptions options) {
+  World alone;
+  World& world = options.world == nullptr ? alone : *options.world;
+  const auto run = world.together([&] { return std::make_unique<Run>(config, std::move(options), world); });
+  return run->execute();
+}
 
 }  // namespace sinkscope

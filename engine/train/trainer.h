@@ -20,13 +20,15 @@
 namespace sinkscope {
 
 struct RunPlan;
+class World;
 
 struct TrainOptions {
   bool resume = false;                       // continue the run directory instead of beginning one
   std::string build;                         // version and compiler, for config.json
   std::unique_ptr<MetricSink> console;       // optional; gets every step
   std::function<void(const RunPlan&)> announce;  // optional; called before the first step, once nothing refuses the run
-  const std::atomic<bool>* stop = nullptr;   // optional; when it turns true the run saves a checkpoint after the step
+  const std::atomic<bool>* stop = nullptr;   // optional; when it turns true on any rank the run saves a checkpoint after the step
+  World* world = nullptr;                    // the ranks that train together; null: this process alone
 };
 
 struct TrainResult {
@@ -47,6 +49,10 @@ std::filesystem::path run_directory(const Config& config);
 /// a time may train in a directory. Throws ConfigError, std::runtime_error naming file, key or tensor. A
 /// loss (of training or validation), a gradient, or a model due to be saved that is not finite stops the
 /// run with the step and the first tensor that is not finite named; checkpoints written before stay.
+/// With several ranks every one of them calls it with the same config. Each computes its share of every step
+/// (batch_share.h); rank 0 alone reads and writes the run directory, probes, samples and tells. What is trained and
+/// logged is that of one rank but for rounding, and a checkpoint is continued on any number of ranks. Where a run
+/// ends with an error on all ranks those but rank 0 throw ToldElsewhere.
 TrainResult train(const Config& config, TrainOptions options);
 
 /// Opens the dataset and completes the config with it; what a dry run prints. Where the dataset is absent
@@ -60,7 +66,7 @@ struct RunPlan {
   std::int64_t tokens_per_step = 0;
   std::int64_t train_tokens = 0;     // of the dataset; 0 when it is absent
   std::string dataset_fingerprint;   // empty when it is absent
-  Backend backend;
+  Backend backend;                   // of rank 0, as memory is
   std::string device;                // Ops::description() of a run; empty in a plan
   std::vector<MemoryLine> memory;    // decoder, optimizer, probes, backend
   std::optional<std::size_t> memory_available;  // bytes of the GPU that are free; absent without one
@@ -68,16 +74,19 @@ struct RunPlan {
 };
 /// Throws what train would throw about config and dataset, on a machine with a GPU also when the run does not fit
 /// into its free memory.
-RunPlan plan_run(const Config& config);
+RunPlan plan_run(const Config& config, int ranks = 1);
 
 /// The plan of a config that `dataset` completes; without memory_available and no_gpu.
-RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const ProbeSet> sets);
+RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const ProbeSet> sets, int ranks = 1);
 
-/// The Ops of a config's device. Throws ConfigError naming `device` when this build or machine lacks it.
-std::unique_ptr<Ops> make_ops(const Config& config);
+/// The Ops of a config's device, a GPU being the one with the number of `local_rank`, or the only one that is visible.
+/// Throws ConfigError naming `device` when this build or machine lacks it.
+std::unique_ptr<Ops> make_ops(const Config& config, int local_rank = 0);
 
-/// The same for a run, refused before it takes memory when it would not have enough. Throws ConfigError.
-std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets);
+/// The same for one of `ranks` of a run, refused before it takes memory when it would not have enough. Throws
+/// ConfigError.
+std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets, int ranks = 1,
+                                       int local_rank = 0);
 
 /// The decoder options a run of this (completed) config uses on its device.
 DecoderOptions decoder_options(const Config& config);

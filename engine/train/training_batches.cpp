@@ -34,13 +34,12 @@ Config run_config(const Config& loaded, const Dataset& dataset) {
 }
 
 TrainingBatches::TrainingBatches(const Dataset& dataset, const Config& config)
-    : micro_batch_(config.train.micro_batch),
-      windows_(*dataset.train, window_options(config)),
+    : windows_(*dataset.train, window_options(config)),
       order_(windows_.count(), static_cast<std::uint64_t>(config.train.seed)) {}
 
-void TrainingBatches::draw(std::int64_t& sample, Batch& batch) const {
-  windows_.resize(batch, micro_batch_);
-  for (std::int64_t row = 0; row < micro_batch_; ++row) windows_.fill(order_.window(sample++), row, batch);
+void TrainingBatches::draw(std::int64_t sample, std::int64_t sequences, Batch& batch) const {
+  windows_.resize(batch, sequences);
+  for (std::int64_t row = 0; row < sequences; ++row) windows_.fill(order_.window(sample + row), row, batch);
 }
 
 }  // namespace sinkscope

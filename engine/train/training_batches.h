@@ -20,19 +20,17 @@ Windows::Options window_options(const Config& config);
 /// std::runtime_error naming the key or the shard.
 Config run_config(const Config& loaded, const Dataset& dataset);
 
-/// The micro-batches of a run, drawn from the training stream in the order of its seed. The place in
+/// The sequences of a run, drawn from the training stream in the order of its seed. The place in
 /// the data is one number, the count of windows drawn.
 class TrainingBatches {
  public:
   /// `config` is completed; the dataset must outlive the batches. Throws as Windows does.
   TrainingBatches(const Dataset& dataset, const Config& config);
 
-  /// Makes `batch` (micro_batch, sequence_length) of the windows from number `sample` on, and moves
-  /// `sample` past them.
-  void draw(std::int64_t& sample, Batch& batch) const;
+  /// Makes `batch` (sequences, sequence_length) of the windows from number `sample` on.
+  void draw(std::int64_t sample, std::int64_t sequences, Batch& batch) const;
 
  private:
-  std::int64_t micro_batch_;
   Windows windows_;
   ShuffledOrder order_;
 };

@@ -30,6 +30,8 @@ class CudaOps final : public Ops {
   std::string description() const override;
   DType compute_dtype() const override { return real_; }
   std::string gpu_name() const override { return properties_.name; }
+  /// That operations are enqueued on, for work that must be ordered with them.
+  cudaStream_t stream() const { return stream_; }
 
   Buffer allocate(std::size_t bytes) override;
   std::optional<std::size_t> memory_available() const override;
@@ -133,7 +135,7 @@ class CudaOps final : public Ops {
   std::size_t blas_workspace_bytes_ = 0;
   std::map<Product, std::unique_ptr<Plan>> plans_;
   std::vector<RotaryTable> rotary_tables_;
-  std::unique_ptr<ChunkTable> chunks_;
+  std::vector<std::unique_ptr<ChunkTable>> chunk_tables_;  // of all gradients, and of a rank's share
   std::size_t peak_memory_ = 0;  // at the newest allocations
 };
 

@@ -52,7 +52,7 @@ CudaOps::CudaOps(const CudaOptions& options) : device_(options.device), real_(op
 CudaOps::~CudaOps() {
   cudaStreamSynchronize(stream_);
   plans_.clear();
-  chunks_.reset();
+  chunk_tables_.clear();
   rotary_tables_.clear();
   scratch_.reset();
   blas_workspace_.reset();

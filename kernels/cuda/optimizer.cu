@@ -80,6 +80,8 @@ __global__ void __launch_bounds__(kThreads) adamw_kernel(AdamwArgs args, T* comp
   }
 }
 
+constexpr std::size_t kMostTables = 2;
+
 bool same(std::span<const Segment> a, const std::vector<Segment>& b) {
   if (a.size() != b.size()) return false;
   for (std::size_t i = 0; i < a.size(); ++i)
@@ -91,7 +93,8 @@ bool same(std::span<const Segment> a, const std::vector<Segment>& b) {
 }  // namespace cuda
 
 const CudaOps::ChunkTable& CudaOps::chunk_table(const char* op, std::span<const Segment> segments, std::int64_t size) {
-  if (chunks_ && cuda::same(segments, chunks_->segments) && size == chunks_->size) return *chunks_;
+  for (const auto& table : chunk_tables_)
+    if (cuda::same(segments, table->segments) && size == table->size) return *table;
   std::vector<Chunk> chunks;
   std::vector<std::int64_t> first;
   for (std::size_t s = 0; s < segments.size(); ++s) {
@@ -105,7 +108,8 @@ const CudaOps::ChunkTable& CudaOps::chunk_table(const char* op, std::span<const 
                         segment.decay ? 1 : 0});
   }
   first.push_back(static_cast<std::int64_t>(chunks.size()));
-  synchronize();  // nobody reads the old table any more
+  synchronize();  // nobody reads an old table any more
+  if (chunk_tables_.size() == cuda::kMostTables) chunk_tables_.erase(chunk_tables_.begin());
   auto table = std::make_unique<ChunkTable>();
   table->segments.assign(segments.begin(), segments.end());
   table->size = size;
@@ -117,8 +121,8 @@ const CudaOps::ChunkTable& CudaOps::chunk_table(const char* op, std::span<const 
                                cudaMemcpyHostToDevice, stream_), op);
   check_cuda(cudaMemcpyAsync(table->device_first.get(), first.data(), first.size() * sizeof(std::int64_t),
                              cudaMemcpyHostToDevice, stream_), op);
-  chunks_ = std::move(table);
-  return *chunks_;
+  chunk_tables_.push_back(std::move(table));
+  return *chunk_tables_.back();
 }
 
 void CudaOps::sum_of_squares(const SumOfSquares& args) {

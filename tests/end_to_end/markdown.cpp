@@ -22,7 +22,7 @@ std::string command_of_line(const std::string& line) {
 bool is_command(const std::string& code) {
   static const std::vector<std::string> kBegins = {
       "sinkscope ", "scripts/", "cmake ", "ctest", "tests/interop/", "ssh ",  "python3 ",           "pip ",  "npm ",
-      "nsys ",      "cp ",      "nohup ", "srun ", "export ",        "curl ", "compute-sanitizer ", "bash ", "sudo "};
+      "nsys ",      "cp ",      "nohup ", "srun ", "mpirun ", "torchrun ", "export ",        "curl ", "compute-sanitizer ", "bash ", "sudo "};
   return std::any_of(kBegins.begin(), kBegins.end(), [&](const std::string& begin) { return code.starts_with(begin); });
 }
 

@@ -13,7 +13,7 @@ TEST_CASE("doctor tells what the build was made of, the tests' library included"
   INFO(outcome.output);
   CHECK(outcome.status == 0);
   for (const char* name : {"CPU backend", "GEMM", "OpenMP", "sentencepiece", "cpp-httplib", "PCRE2", "zstd", "zlib", "xxHash", "nlohmann/json", "spdlog",
-                           "CLI11", "Catch2", "CUDA backend", "GPU", "uPlot", "npm", "nvcc"})
+                           "CLI11", "Catch2", "CUDA backend", "MPI", "NCCL", "GPU", "uPlot", "npm", "nvcc"})
     CHECK(test::contains(outcome.output, name));
   if (!std::filesystem::exists("/proc/driver/nvidia"))  // no driver's version is to blame
     CHECK_FALSE(test::contains(outcome.output, "driver version is insufficient"));

@@ -104,6 +104,45 @@ TEST_CASE("a gradient that is not finite is named and changes nothing") {
   }
 }
 
+TEST_CASE("the shares of several optimizers cover the flat arrays once, and update them to the bit as one does") {
+  const auto ops = make_cpu_ops(1);
+  const ParameterLayout layout(small_model());
+  for (const int ranks : {2, 3, 40}) {  // the last ones of 40 have nothing
+    INFO(ranks << " ranks");
+    Arrays whole(*ops, layout, 3, 0.5), shared(*ops, layout, 3, 0.5);
+    AdamW one(*ops, layout, OptimizerConfig{});
+    std::vector<AdamW> several;
+    std::int64_t next = 0;
+    for (int rank = 0; rank < ranks; ++rank) {
+      const OptimizerShare share = optimizer_share(layout.flat_size(), rank, ranks);
+      CHECK(share.begin == next);
+      CHECK(share.size <= share.part);
+      CHECK(share.part * ranks >= layout.flat_size());
+      next += share.size;
+      several.emplace_back(*ops, layout, OptimizerConfig{}, share);
+    }
+    CHECK(next == layout.flat_size());
+    for (std::int64_t step = 1; step <= 3; ++step) {
+      const UpdateResult expected = one.step(whole.parameters(), whole.gradients(), 1e-2, step);
+      for (AdamW& optimizer : several) {
+        const UpdateResult found = optimizer.step(shared.parameters(), shared.gradients(), 1e-2, step);
+        CHECK(found.squared_norms == expected.squared_norms);
+        CHECK(found.gradient_norm == expected.gradient_norm);
+      }
+    }
+    const auto n = static_cast<std::size_t>(layout.flat_size());
+    const float *a = whole.parameters().as<float>(), *b = shared.parameters().as<float>();
+    CHECK(std::vector<float>(a, a + n) == std::vector<float>(b, b + n));
+    for (const AdamW& optimizer : several) {
+      const float* m = one.first_moment().as<float>() + optimizer.share().begin;
+      const Tensor mine = optimizer.first_moment();
+      CHECK(std::vector<float>(m, m + optimizer.share().size) ==
+            std::vector<float>(mine.as<float>(), mine.as<float>() + mine.size()));
+    }
+  }
+  CHECK(optimizer_share(1000, 0, 1).size == 1000);
+}
+
 /// Remembers where one layer's queries, keys and values lie.
 class FindQkv final : public ActivationObserver {
  public:

@@ -68,7 +68,8 @@ Influence influence_of(std::string_view key) {
   for (const std::string_view exact :
        {"name", "output", "$schema", "ablation", "train.recompute", "probes.causal_every"})
     if (key == exact) return Influence::none;
-  for (const std::string_view section : {"log.", "alerts.", "checkpoint.", "sample.", "ablation."})
+  if (key == "ranks.gpus" || key == "ranks.bucket_megabytes") return Influence::rounding;
+  for (const std::string_view section : {"log.", "alerts.", "checkpoint.", "sample.", "ranks.", "ablation."})
     if (key.starts_with(section)) return Influence::none;
   if (key == kFingerprint || key == "run.parameters") return Influence::trained;
   if (key == "device" || key == "threads" || key.starts_with("run.")) return Influence::rounding;

@@ -1,0 +1,257 @@
+// NCCL for tensors of a GPU, on a stream of its own that events order with the one of the Ops. The host polls for the
+// end of every call and for NCCL's asynchronous errors; nothing here waits inside the driver.
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <stdexcept>
+#include <thread>
+
+#include "engine/comm/backends.h"
+#include "engine/comm/world.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/error.h"
+
+namespace sinkscope {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+void check_nccl(ncclResult_t status, const char* call, ncclComm_t communicator = nullptr) {
+  if (status == ncclSuccess || status == ncclInProgress) return;
+  const char* detail = ncclGetLastError(communicator);
+  throw std::runtime_error(std::string(call) + ": " + ncclGetErrorString(status) +
+                           (detail != nullptr && *detail != '\0' ? std::string(": ") + detail : std::string()));
+}
+
+/// Multicast over NVLink stays off unless it was asked for.
+void keep_multicast_off() { setenv("NCCL_NVLS_ENABLE", "0", 0); }
+
+/// NCCL's type of an element, and how many of them a tensor has.
+ncclDataType_t type_of(const Tensor& x) {
+  switch (x.dtype) {
+    case DType::f32: return ncclFloat32;
+    case DType::bf16: return ncclBfloat16;
+    case DType::f64: return ncclFloat64;
+    case DType::i32: return ncclInt32;
+  }
+  throw std::logic_error("NCCL: unknown dtype");
+}
+
+std::size_t count_of(const Tensor& x) { return static_cast<std::size_t>(x.size()); }
+
+class NcclCommunicator final : public Communicator {
+ public:
+  NcclCommunicator(const World& world, CudaOps& ops, const std::string& id) : world_(world), ops_stream_(ops.stream()) {
+    keep_multicast_off();
+    ncclUniqueId unique{};
+    if (id.size() != sizeof unique)
+      throw std::runtime_error("NCCL: rank 0 has sent an id of " + std::to_string(id.size()) + " bytes, expected " +
+                               std::to_string(sizeof unique) + "; the ranks run different builds");
+    std::memcpy(&unique, id.data(), sizeof unique);
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    try {
+      const World::Waiting waiting(world_);
+      settle(ncclCommInitRankConfig(&nccl_, world_.size(), unique, world_.rank(), &config), "ncclCommInitRankConfig");
+      check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+      check_cuda(cudaEventCreateWithFlags(&ready_, cudaEventDisableTiming), "cudaEventCreate");
+      check_cuda(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming), "cudaEventCreate");
+      reserve(kStaging);
+    } catch (...) {
+      failed_ = true;
+      release();
+      throw;
+    }
+  }
+  ~NcclCommunicator() override {
+    failed_ = failed_ || std::uncaught_exceptions() > 0;
+    release();
+  }
+  NcclCommunicator(const NcclCommunicator&) = delete;
+  NcclCommunicator& operator=(const NcclCommunicator&) = delete;
+
+  int rank() const override { return world_.rank(); }
+  int size() const override { return world_.size(); }
+  std::string description() const override {
+    return std::to_string(size()) + (size() == 1 ? " rank, " : " ranks, ") + nccl_description();
+  }
+
+  void start_all_reduce(const Tensor& x) override {
+    check_summable("all_reduce", x);
+    if (x.size() == 0) return;
+    begin();
+    settle(ncclAllReduce(x.data, x.data, count_of(x), ncclFloat32, ncclSum, nccl_, stream_), "ncclAllReduce");
+  }
+
+  void finish() override {
+    check_cuda(cudaEventRecord(done_, stream_), "cudaEventRecord");
+    check_cuda(cudaStreamWaitEvent(ops_stream_, done_, 0), "cudaStreamWaitEvent");
+    if (started_) poll(ready_);  // this rank's own work, which is no wait for others
+    started_ = false;
+    const World::Waiting waiting(world_);
+    poll(done_);
+  }
+
+  void broadcast(const Tensor& x, int root) override {
+    if (x.size() == 0) return;
+    begin();
+    settle(ncclBroadcast(x.data, x.data, count_of(x), type_of(x), root, nccl_, stream_), "ncclBroadcast");
+    finish();
+  }
+
+  void all_gather(const Tensor& all, const Tensor& part) override {
+    check_parts("all_gather", all, part, size());
+    begin();
+    settle(ncclAllGather(part.data, all.data, count_of(part), type_of(part), nccl_, stream_), "ncclAllGather");
+    finish();
+  }
+
+  void share_parts(const Tensor& x, std::int64_t part) override {
+    check_share("share_parts", x, part, size());
+    begin();
+    check_nccl(ncclGroupStart(), "ncclGroupStart");
+    for (int root = 0; root < size(); ++root)
+      if (const Tensor own = part_of(x, part, root); own.size() > 0)
+        check_nccl(ncclBroadcast(own.data, own.data, count_of(own), type_of(own), root, nccl_, stream_), "ncclBroadcast", nccl_);
+    settle(ncclGroupEnd(), "ncclGroupEnd");
+    finish();
+  }
+
+  void reduce_scatter(const Tensor& part, const Tensor& all) override {
+    check_summable("reduce_scatter", all);
+    check_parts("reduce_scatter", all, part, size());
+    begin();
+    settle(ncclReduceScatter(all.data, part.data, count_of(part), ncclFloat32, ncclSum, nccl_, stream_),
+           "ncclReduceScatter");
+    finish();
+  }
+
+  std::vector<std::byte> gather(std::span<const std::byte> mine) override {
+    const std::size_t bytes = mine.size() * static_cast<std::size_t>(size());
+    std::vector<std::byte> all(bytes);
+    if (bytes == 0) return all;
+    reserve(bytes);
+    // The rank's bytes stand in their place of the whole, on the host and on the device.
+    const std::size_t place = mine.size() * static_cast<std::size_t>(rank());
+    std::memcpy(host_ + place, mine.data(), mine.size());
+    check_cuda(cudaMemcpyAsync(device_ + place, host_ + place, mine.size(), cudaMemcpyHostToDevice, stream_), "gather");
+    settle(ncclAllGather(device_ + place, device_, mine.size(), ncclUint8, nccl_, stream_), "ncclAllGather");
+    check_cuda(cudaMemcpyAsync(host_, device_, bytes, cudaMemcpyDeviceToHost, stream_), "gather");
+    check_cuda(cudaEventRecord(done_, stream_), "cudaEventRecord");
+    const World::Waiting waiting(world_);
+    poll(done_);
+    std::memcpy(all.data(), host_, bytes);
+    return all;
+  }
+
+ private:
+  static constexpr std::size_t kStaging = std::size_t{1} << 20;
+
+  /// What follows on this stream comes after what the Ops has enqueued.
+  void begin() {
+    check_cuda(cudaEventRecord(ready_, ops_stream_), "cudaEventRecord");
+    check_cuda(cudaStreamWaitEvent(stream_, ready_, 0), "cudaStreamWaitEvent");
+    started_ = true;
+  }
+
+  /// Until NCCL has taken a call that it was given.
+  void settle(ncclResult_t status, const char* call) {
+    while (status == ncclInProgress) {
+      check_nccl(ncclCommGetAsyncError(nccl_, &status), call, nccl_);
+      if (status == ncclInProgress) std::this_thread::yield();
+    }
+    failed_ = failed_ || status != ncclSuccess;
+    check_nccl(status, call, nccl_);
+  }
+
+  void poll(cudaEvent_t event) {
+    constexpr int kChecked = 1024;  // polls between looks at NCCL's own state
+    for (int polls = 1;; ++polls) {
+      const cudaError_t status = cudaEventQuery(event);
+      if (status == cudaSuccess) return;
+      if (status != cudaErrorNotReady) {
+        failed_ = true;
+        check_cuda(status, "NCCL");
+      }
+      if (polls % kChecked == 0) settle(ncclInProgress, "NCCL");
+      std::this_thread::yield();
+    }
+  }
+
+  void reserve(std::size_t bytes) {
+    if (bytes <= staging_) return;
+    release_staging();
+    check_cuda(cudaMalloc(reinterpret_cast<void**>(&device_), bytes), "cudaMalloc");
+    check_cuda(cudaMallocHost(reinterpret_cast<void**>(&host_), bytes), "cudaMallocHost");
+    staging_ = bytes;
+  }
+
+  void release_staging() noexcept {
+    cudaFree(device_);
+    cudaFreeHost(host_);
+    device_ = nullptr;
+    host_ = nullptr;
+    staging_ = 0;
+  }
+
+  void release() noexcept {
+    if (nccl_ != nullptr) {
+      // Not in order, or others that do not finish: what NCCL has on the device is given up.
+      const Clock::time_point end = Clock::now() + std::chrono::seconds(10);
+      ncclResult_t status = failed_ ? ncclInternalError : ncclCommFinalize(nccl_);
+      while (status == ncclInProgress && Clock::now() < end) {
+        if (ncclCommGetAsyncError(nccl_, &status) != ncclSuccess) status = ncclInternalError;
+        std::this_thread::yield();
+      }
+      if (status == ncclSuccess)
+        ncclCommDestroy(nccl_);
+      else
+        ncclCommAbort(nccl_);
+      nccl_ = nullptr;
+    }
+    release_staging();
+    if (ready_ != nullptr) cudaEventDestroy(ready_);
+    if (done_ != nullptr) cudaEventDestroy(done_);
+    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+    ready_ = done_ = nullptr;
+    stream_ = nullptr;
+  }
+
+  const World& world_;
+  cudaStream_t ops_stream_;
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t ready_ = nullptr, done_ = nullptr;
+  ncclComm_t nccl_ = nullptr;
+  std::byte* device_ = nullptr;  // for gather()
+  std::byte* host_ = nullptr;    // pinned
+  std::size_t staging_ = 0;
+  bool started_ = false;
+  bool failed_ = false;
+};
+
+}  // namespace
+
+std::string nccl_description() {
+  int version = 0;
+  check_nccl(ncclGetVersion(&version), "ncclGetVersion");
+  return "NCCL " + std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
+         std::to_string(version % 100);
+}
+
+std::string make_nccl_id() {
+  keep_multicast_off();
+  ncclUniqueId id{};
+  check_nccl(ncclGetUniqueId(&id), "ncclGetUniqueId");
+  return std::string(reinterpret_cast<const char*>(&id), sizeof id);
+}
+
+std::unique_ptr<Communicator> make_nccl_communicator(const World& world, Ops& ops, const std::string& id) {
+  return std::make_unique<NcclCommunicator>(world, dynamic_cast<CudaOps&>(ops), id);
+}
+
+}  // namespace sinkscope

@@ -1,0 +1,116 @@
+// What every call of a Communicator does with several ranks: run by mpirun, one process a rank. Exit status 1 after
+// the first check that does not hold.
+#include <bit>
+#include <cmath>
+#include <cstdio>
+#include <exception>
+#include <stdexcept>
+#include <vector>
+
+#include "engine/comm/world.h"
+#include "kernels/ops.h"
+
+namespace sinkscope {
+namespace {
+
+void expect(bool holds, const char* what) {
+  if (!holds) throw std::runtime_error(std::string("does not hold: ") + what);
+}
+
+/// Differs with the rank and the element, and its sum with the order.
+float value_of(int rank, std::int64_t i) {
+  return static_cast<float>(std::sin(0.7 * static_cast<double>(i) + rank) * std::pow(10.0, (i + 3 * rank) % 7));
+}
+
+std::vector<float> values_of(int rank, std::int64_t count) {
+  std::vector<float> values(static_cast<std::size_t>(count));
+  for (std::int64_t i = 0; i < count; ++i) values[static_cast<std::size_t>(i)] = value_of(rank, i);
+  return values;
+}
+
+Tensor view(std::vector<float>& values) { return Tensor(values.data(), DType::f32, {std::ssize(values)}); }
+
+/// In rank order.
+float sum_at(int ranks, std::int64_t i) {
+  float sum = value_of(0, i);
+  for (int rank = 1; rank < ranks; ++rank) sum += value_of(rank, i);
+  return sum;
+}
+
+bool same(float a, float b) { return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b); }
+
+void check_tensors(Communicator& ranks) {
+  const int N = ranks.size(), mine = ranks.rank();
+  for (const std::int64_t count : {0, 1, 2, 3, 5, 1000, 4 * 1024 * 1024 + 17}) {
+    std::vector<float> x = values_of(mine, count);
+    ranks.all_reduce(view(x));
+    for (std::int64_t i = 0; i < count; ++i) expect(same(x[static_cast<std::size_t>(i)], sum_at(N, i)), "all_reduce in rank order");
+    if (count == 0) continue;
+    std::vector<float> all = values_of(mine, count * N), part(static_cast<std::size_t>(count));
+    ranks.reduce_scatter(view(part), view(all));
+    for (std::int64_t i = 0; i < count; ++i)
+      expect(same(part[static_cast<std::size_t>(i)], sum_at(N, mine * count + i)), "reduce_scatter in rank order");
+    ranks.all_gather(view(all), view(part));
+    for (std::int64_t i = 0; i < count * N; ++i) expect(same(all[static_cast<std::size_t>(i)], sum_at(N, i)), "all_gather");
+    std::vector<float> in_place(static_cast<std::size_t>(count * N), -1.0F);
+    for (std::int64_t i = 0; i < count; ++i) in_place[static_cast<std::size_t>(mine * count + i)] = value_of(mine, i);
+    ranks.all_gather(view(in_place), view(in_place).rows(mine * count, count));
+    for (std::int64_t i = 0; i < count * N; ++i)
+      expect(same(in_place[static_cast<std::size_t>(i)], value_of(static_cast<int>(i / count), i % count)), "all_gather in place");
+    std::vector<float> shared = values_of(mine, count);  // of which the last ranks may have fewer, or none
+    const std::int64_t share = count / N + 1;
+    ranks.share_parts(view(shared), share);
+    for (std::int64_t i = 0; i < count; ++i)
+      expect(same(shared[static_cast<std::size_t>(i)], value_of(static_cast<int>(i / share), i)), "share_parts");
+    std::vector<float> sent = values_of(mine, count);
+    ranks.broadcast(view(sent), N - 1);
+    expect(sent == values_of(N - 1, count), "broadcast");
+  }
+}
+
+void check_host(Communicator& ranks) {
+  const int N = ranks.size(), mine = ranks.rank();
+  std::vector<double> doubles = {static_cast<double>(mine), 0.25, mine == 1 ? NAN : 0.0};
+  ranks.sum(std::span<double>(doubles));
+  expect(doubles[0] == N * (N - 1) / 2.0 && doubles[1] == 0.25 * N && std::isnan(doubles[2]), "sum of doubles");
+  std::vector<std::int64_t> integers = {std::int64_t{1} << 60, -mine};
+  ranks.sum(std::span<std::int64_t>(integers));
+  expect(integers[0] == N * (std::int64_t{1} << 60) && integers[1] == -N * (N - 1) / 2, "sum of integers");
+  std::vector<float> floats = {1.5F};
+  ranks.sum(std::span<float>(floats));
+  expect(floats[0] == 1.5F * static_cast<float>(N), "sum of floats");
+  expect(!ranks.any(false) && ranks.any(true) && ranks.any(mine == N - 1), "any");
+  expect(ranks.text_of(1, "text of " + std::to_string(mine)) == "text of 1", "text_of");
+  expect(ranks.text_of(0, mine == 0 ? "" : "other").empty(), "text_of without text");
+  expect(!ranks.first(std::nullopt), "first of none");
+  const auto first = ranks.first(mine == 0 ? std::nullopt : std::optional("rank " + std::to_string(mine)));
+  expect(first == "rank 1", "first");
+  ranks.barrier();
+}
+
+void run() {
+  World world(read_launch(), {.start = 60, .usual = 30});
+  const std::vector<std::string> names = world.exchange("I am " + std::to_string(world.rank()) + "\n\0:");
+  for (std::size_t rank = 0; rank < names.size(); ++rank)
+    expect(names[rank].starts_with("I am " + std::to_string(rank)), "exchange");
+  expect(std::ssize(names) == world.size(), "exchange of all");
+  const auto ops = make_cpu_ops(1);
+  const auto ranks = world.connect(*ops);
+  expect(ranks->rank() == world.rank() && ranks->size() == world.size(), "ranks");
+  check_tensors(*ranks);
+  check_host(*ranks);
+  if (world.leads()) std::printf("%d ranks agree\n", world.size());
+}
+
+}  // namespace
+}  // namespace sinkscope
+
+int main() {
+  try {
+    sinkscope::run();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "rank_checks: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}

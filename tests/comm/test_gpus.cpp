@@ -1,0 +1,88 @@
+// Training on two GPUs of this machine, started by the program itself, against training on one.
+#include <signal.h>
+
+#include <chrono>
+#include <filesystem>
+#include <string>
+#include <thread>
+
+#include "engine/metrics/sinks.h"
+#include "tests/catch.h"
+#include "tests/comm/mpirun.h"
+#include "tests/comm/run_difference.h"
+
+namespace sinkscope {
+namespace {
+
+namespace fs = std::filesystem;
+using test::Outcome;
+using test::Workplace;
+
+const std::string kStep = " --set device=cuda --set train.micro_batch=2 --set train.gradient_accumulation=4"
+                          " --set train.optimizer.learning_rate=0.003 --set model.channels=64 --set model.hidden=96";
+
+fs::path train(const Workplace& place, const std::string& name, const std::string& more) {
+  const Outcome outcome = place.run("train config.json --set train.steps=100 --set name=" + name + kStep + more);
+  INFO(outcome.output);
+  REQUIRE(outcome.status == 0);
+  return place.path() / "runs" / name;
+}
+
+TEST_CASE("100 steps on two GPUs are those on one, and the same to the bit again and with the optimizer sharded") {
+  const Workplace place;
+  for (const auto& [precision, bound] : {std::pair(std::string("fp32"), 2e-4), std::pair(std::string("bf16"), 5e-2)}) {
+    INFO(precision);
+    const std::string as = " --set precision=" + precision;
+    const fs::path one = train(place, precision + "-one", as + " --gpus 1"), two = train(place, precision + "-two", as + " --gpus 2"),
+                   again = train(place, precision + "-again", as + " --gpus 2"),
+                   shards = train(place, precision + "-shards", as + " --gpus 2 --set ranks.shard_optimizer=true");
+    CHECK(test::step_difference(two, one) < bound);
+    for (const fs::path& other : {again, shards}) {
+      CHECK(test::timeless_lines(other / "metrics.jsonl") == test::timeless_lines(two / "metrics.jsonl"));
+      for (const char* file : {"model.safetensors", "optimizer.safetensors"})
+        CHECK(test::read_file(other / "checkpoints/step_00000100" / file) ==
+              test::read_file(two / "checkpoints/step_00000100" / file));
+    }
+    CHECK(test::contains(test::read_file(two / "config.json"), ", 2 ranks, NCCL "));
+  }
+}
+
+/// A long run on two GPUs, to whose rank 1 a signal is sent once it is under way.
+Outcome disturbed(const Workplace& place, int signal) {
+  Outcome outcome;
+  std::jthread runner([&] {
+    outcome = place.run("train config.json --gpus 2 --set name=long --set train.steps=100000 --set log.tensorboard=false"
+                        " --set ranks.timeout=10 --set probes.every=0 --set checkpoint.every=20" + kStep);
+  });
+  const fs::path log = place.path() / "runs/long/metrics.jsonl";
+  for (int i = 0; i < 1200 && (!fs::exists(log) || read_step_records(log.parent_path()).size() < 30); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  const pid_t victim = test::process_with(place.path(), "RANK=1");
+  REQUIRE(victim != 0);
+  kill(victim, signal);
+  runner.join();
+  return outcome;
+}
+
+TEST_CASE("a signal to one rank stops both with a checkpoint") {
+  const Workplace place;
+  const Outcome outcome = disturbed(place, SIGTERM);
+  INFO(outcome.output);
+  CHECK(outcome.status == 143);
+  CHECK(test::contains(outcome.output, "stopped after step "));
+}
+
+TEST_CASE("a rank that is killed or hangs ends both, by name") {
+  for (const int signal : {SIGKILL, SIGSTOP}) {
+    const Workplace place;
+    const Outcome outcome = disturbed(place, signal);
+    INFO(outcome.output);
+    CHECK(outcome.status == 1);
+    CHECK(test::contains(outcome.output, "sinkscope: error: rank 1 on "));
+    CHECK(test::process_with(place.path(), "RANK=0") == 0);
+    CHECK(test::process_with(place.path(), "RANK=1") == 0);
+  }
+}
+
+}  // namespace
+}  // namespace sinkscope

@@ -1,0 +1,163 @@
+// Training on several ranks of the CPU against training on one.
+#include <signal.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "engine/checkpoint/checkpoint.h"
+#include "engine/metrics/sinks.h"
+#include "tests/catch.h"
+#include "tests/comm/mpirun.h"
+#include "tests/comm/run_difference.h"
+
+namespace sinkscope {
+namespace {
+
+namespace fs = std::filesystem;
+using test::Outcome;
+using test::probe_difference;
+using test::run_ranks;
+using test::step_difference;
+using test::Workplace;
+
+/// Eight sequences a step, in four passes of one rank.
+const std::string kStep = " --set threads=1 --set train.micro_batch=2 --set train.gradient_accumulation=4"
+                          " --set train.optimizer.learning_rate=0.003";
+
+TEST_CASE("every call between ranks gives the sums of all, in rank order") {
+  const Workplace place;
+  for (const int ranks : {2, 3, 4}) {
+    const Outcome outcome = place.run("--version", test::mpirun(ranks) + " " SINKSCOPE_RANK_CHECKS " &&");
+    INFO(outcome.output);
+    CHECK(outcome.status == 0);
+    CHECK(test::contains(outcome.output, std::to_string(ranks) + " ranks agree"));
+  }
+}
+
+TEST_CASE("a run of 100 steps is that of one rank on 2 and on 4, and to the bit that of as many ranks again") {
+  const Workplace place;
+  const auto train = [&](int ranks, const std::string& name) {
+    const Outcome outcome = run_ranks(place, ranks, "train config.json --set train.steps=100 --set name=" + name + kStep);
+    INFO(outcome.output);
+    REQUIRE(outcome.status == 0);
+    CHECK(test::contains(outcome.output, "run: runs/" + name));
+    return place.path() / "runs" / name;
+  };
+  const fs::path one = train(1, "one"), two = train(2, "two"), four = train(4, "four"), again = train(4, "again");
+  REQUIRE(read_step_records(one).size() == 100);
+  for (const fs::path& run : {two, four}) {
+    INFO(run);
+    CHECK(step_difference(run, one) < 5e-5);
+    CHECK(step_difference(run, one) > 0);  // sums in another order
+    CHECK(probe_difference(run, one) < 5e-5);
+  }
+  for (const char* log : {"metrics.jsonl", "probes.jsonl", "events.jsonl"})
+    CHECK(test::timeless_lines(again / log) == test::timeless_lines(four / log));
+  for (const char* file : {"model.safetensors", "optimizer.safetensors", "state.json"})
+    CHECK(test::read_file(again / "checkpoints/step_00000100" / file) ==
+          test::read_file(four / "checkpoints/step_00000100" / file));
+  const auto start = read_event_records(four).front();
+  CHECK(test::contains(nlohmann::json::parse(start.data).at("device"), ", 4 ranks, Open MPI "));
+}
+
+TEST_CASE("ranks whose share is less than a micro-batch, or no multiple of it, compute the same") {
+  const Workplace place;
+  const auto train = [&](int ranks, const std::string& step) {
+    const std::string name = "run-" + std::to_string(ranks) + "-" + std::to_string(step.size());
+    const Outcome outcome = run_ranks(place, ranks, "train config.json --set threads=1 --set train.steps=10 --set name=" + name + step);
+    INFO(outcome.output);
+    REQUIRE(outcome.status == 0);
+    return place.path() / "runs" / name;
+  };
+  for (const std::string step : {" --set train.micro_batch=8", " --set train.micro_batch=3 --set train.gradient_accumulation=4"})
+    CHECK(step_difference(train(4, step), train(1, step)) < 5e-5);
+}
+
+TEST_CASE("a checkpoint of 4 ranks goes on on 2 and on 1, and a signal to one rank stops all") {
+  const Workplace place;
+  const std::string begin = "train config.json --set checkpoint.every=0 --set name=", step = kStep + " --set train.steps=60";
+  REQUIRE(run_ranks(place, 1, begin + "whole" + step).status == 0);
+  const auto stop = [](int rank) {
+    return [rank](const std::vector<pid_t>& processes) { kill(processes[static_cast<std::size_t>(rank)], SIGTERM); };
+  };
+  const std::string metrics = "runs/parts/metrics.jsonl";
+  Outcome outcome = test::run_ranks_until(place, 4, begin + "parts" + step, metrics, 5, stop(2));
+  INFO(outcome.output);
+  CHECK(outcome.status == 143);
+  CHECK(test::contains(outcome.output, "go on with: sinkscope train config.json"));
+  const std::size_t first_stop = read_step_records(place.path() / "runs/parts").size();
+  CHECK(first_stop < 60);
+  CHECK(newest_checkpoint(place.path() / "runs/parts/checkpoints").has_value());
+  outcome = test::run_ranks_until(place, 2, begin + "parts" + step + " --resume", metrics, first_stop + 5, stop(0));
+  INFO(outcome.output);
+  CHECK(outcome.status == 143);
+  REQUIRE(read_step_records(place.path() / "runs/parts").size() < 60);
+  outcome = run_ranks(place, 1, begin + "parts" + step + " --resume");
+  INFO(outcome.output);
+  CHECK(outcome.status == 0);
+  CHECK(step_difference(place.path() / "runs/parts", place.path() / "runs/whole") < 5e-5);
+  int resumed = 0;
+  for (const EventRecord& event : read_event_records(place.path() / "runs/parts")) resumed += event.kind == "resume" ? 1 : 0;
+  CHECK(resumed == 2);
+}
+
+TEST_CASE("a sharded optimizer changes no bit, and its checkpoint goes on elsewhere") {
+  const Workplace place;
+  const std::string begin = "train config.json --set checkpoint.every=10 --set name=", step = kStep + " --set train.steps=40";
+  const std::string sharded = " --set ranks.shard_optimizer=true";
+  REQUIRE(run_ranks(place, 4, begin + "whole" + step).status == 0);
+  const Outcome stopped =
+      test::run_ranks_until(place, 4, begin + "shards" + step + sharded, "runs/shards/metrics.jsonl", 5,
+                            [](const std::vector<pid_t>& processes) { kill(processes[3], SIGTERM); });
+  INFO(stopped.output);
+  CHECK(stopped.status == 143);
+  fs::create_directories(place.path() / "other");
+  fs::copy(place.path() / "runs/shards", place.path() / "other/shards", fs::copy_options::recursive);
+  const Outcome resumed = run_ranks(place, 4, begin + "shards" + step + sharded + " --resume");
+  INFO(resumed.output);
+  REQUIRE(resumed.status == 0);
+  for (const char* log : {"metrics.jsonl", "probes.jsonl"})
+    CHECK(test::timeless_lines(place.path() / "runs/shards" / log) == test::timeless_lines(place.path() / "runs/whole" / log));
+  for (const char* file : {"model.safetensors", "optimizer.safetensors"})
+    CHECK(place.read(std::string("runs/shards/checkpoints/step_00000040/") + file) ==
+          place.read(std::string("runs/whole/checkpoints/step_00000040/") + file));
+  REQUIRE(run_ranks(place, 2, begin + "shards" + step + " --set output=other --resume").status == 0);
+  CHECK(step_difference(place.path() / "other/shards", place.path() / "runs/whole") < 5e-5);
+}
+
+TEST_CASE("the bench of communication tells rates and what backward hides") {
+  const Workplace place;
+  const Outcome outcome = run_ranks(place, 2, "bench config.json --comm --repeats 1 --json comm.json");
+  INFO(outcome.output);
+  REQUIRE(outcome.status == 0);
+  for (const char* part : {"bus GB/s", "backward  ", "sums of gradients  ", "% of the shorter is hidden"})
+    CHECK(test::contains(outcome.output, part));
+  const auto json = nlohmann::json::parse(place.read("comm.json"));
+  CHECK(json.at("ranks") == 2);
+  REQUIRE(json.at("sums").size() == 5);
+  for (const auto& sum : json.at("sums")) {
+    const double seconds = sum.at("milliseconds").get<double>() / 1e3, bytes = sum.at("bytes");
+    CHECK(seconds > 0);
+    CHECK(sum.at("bus_bytes_per_second").get<double>() == Approx(bytes / seconds));  // 2 (N-1)/N is 1
+  }
+  CHECK(json.at("together_milliseconds") > 0);
+}
+
+TEST_CASE("a run resumed on the ranks that it had goes on to the bit") {
+  const Workplace place;
+  const std::string begin = "train config.json --set checkpoint.every=10 --set name=", step = kStep + " --set train.steps=30";
+  REQUIRE(run_ranks(place, 2, begin + "whole" + step).status == 0);
+  const Outcome stopped = test::run_ranks_until(place, 2, begin + "parts" + step, "runs/parts/metrics.jsonl", 7,
+                                                [](const std::vector<pid_t>& processes) { kill(processes[1], SIGTERM); });
+  CHECK(stopped.status == 143);
+  REQUIRE(run_ranks(place, 2, begin + "parts" + step + " --resume").status == 0);
+  for (const char* log : {"metrics.jsonl", "probes.jsonl"})
+    CHECK(test::timeless_lines(place.path() / "runs/parts" / log) == test::timeless_lines(place.path() / "runs/whole" / log));
+  CHECK(place.read("runs/parts/checkpoints/step_00000030/model.safetensors") ==
+        place.read("runs/whole/checkpoints/step_00000030/model.safetensors"));
+}
+
+}  // namespace
+}  // namespace sinkscope

@@ -1,0 +1,70 @@
+#include <chrono>
+#include <string>
+
+#include "engine/comm/socket.h"
+#include "tests/catch.h"
+#include "tests/files.h"
+
+namespace sinkscope {
+namespace {
+
+Deadline in(double seconds) {
+  return std::chrono::steady_clock::now() +
+         std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds));
+}
+
+struct Pair {
+  Pair() {
+    Listener listener("127.0.0.1", 0);
+    std::string why;
+    left = connect_to({"127.0.0.1"}, listener.port(), in(5), why).value();
+    right = listener.accept(in(5)).value();
+  }
+  Socket left, right;
+};
+
+TEST_CASE("messages arrive whole, in order, of any bytes") {
+  Pair pair;
+  const std::string large(std::size_t{300000}, '\n');
+  for (const std::string& text : {std::string(), std::string("a\0b", 3), std::string("second")})
+    REQUIRE(pair.left.send({'x', text}, in(5)));
+  for (const std::string& text : {std::string(), std::string("a\0b", 3), std::string("second")}) {
+    Socket::Message message;
+    REQUIRE(pair.right.receive(message, in(5)) == Socket::Received::message);
+    CHECK(message.kind == 'x');
+    CHECK(message.text == text);
+  }
+  REQUIRE(pair.right.send({'y', large}, in(5)));
+  Socket::Message message;
+  REQUIRE(pair.left.receive(message, in(5)) == Socket::Received::message);
+  CHECK(message.text == large);
+}
+
+TEST_CASE("what does not come is late, and who has closed is gone") {
+  Pair pair;
+  Socket::Message message;
+  CHECK(pair.left.receive(message, in(0.05)) == Socket::Received::late);
+  REQUIRE(pair.right.send({'z', "last words"}, in(5)));
+  pair.right.close();
+  CHECK(pair.left.receive(message, in(5)) == Socket::Received::message);
+  CHECK(pair.left.receive(message, in(5)) == Socket::Received::gone);
+  std::string why;
+  Listener listener("127.0.0.1", 0);
+  CHECK_FALSE(listener.accept(in(0.05)).has_value());
+}
+
+TEST_CASE("a port that is taken, and one where nobody listens, are told") {
+  int port = 0;
+  {
+    const Listener listener("127.0.0.1", 0);
+    port = listener.port();
+    CHECK(test::message_of([&] { Listener again("127.0.0.1", port); }) ==
+          "rank 0 cannot listen at 127.0.0.1, port " + std::to_string(port) + ": Address already in use");
+  }
+  std::string why;
+  CHECK_FALSE(connect_to({"127.0.0.1"}, port, in(0.1), why).has_value());
+  CHECK(why == "Connection refused");
+}
+
+}  // namespace
+}  // namespace sinkscope
