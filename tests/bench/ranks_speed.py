@@ -30,8 +30,9 @@ MODELS = {
 
 
 def tokenize(program, folder):
-    texts = [str(ROOT / name) for name in ("README.md", "configs/REFERENCE.md", "tests/bench/NOTES.md")]
-    subprocess.run([program, "tokenize", *texts, "--tokenizer", "byte", "--output", str(folder / "data")], check=True,
+    text = folder / "text.txt"
+    text.write_text("".join((ROOT / name).read_text() for name in ("README.md", "configs/REFERENCE.md", "tests/bench/NOTES.md")))
+    subprocess.run([program, "tokenize", str(text), "--tokenizer", "byte", "--output", str(folder / "data")], check=True,
                    stdout=subprocess.DEVNULL)
 
 
@@ -43,7 +44,8 @@ def train(program, folder, model, ranks, sharded, steps):
     config.write_text(json.dumps({
         "name": name, "output": str(folder / "runs"), "model": shape,
         "data": {"path": str(folder / "data"), "bos": "none"},
-        "train": {"steps": steps, "micro_batch": sequences, "gradient_accumulation": ranks, "sequence_length": length},
+        "train": {"steps": steps, "micro_batch": sequences, "gradient_accumulation": ranks, "sequence_length": length,
+                  "schedule": {"warmup_steps": steps // 2}},
         "ranks": {"shard_optimizer": sharded},
         "evaluation": {"every": 0}, "probes": {"every": 0}, "checkpoint": {"every": 0}, "log": {"tensorboard": False},
     }))
