@@ -1,7 +1,9 @@
 // Training on several GPUs of this machine, started by the program itself, against training on one.
 #include <signal.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <string>
 #include <thread>
@@ -40,9 +42,20 @@ std::vector<int> counts() {
 
 std::string on(int gpus) { return " --gpus " + std::to_string(gpus); }
 
+/// The largest relative difference of two runs' losses, which is what bf16 leaves comparable: other sums of gradients round
+/// weights to other neighbours.
+double loss_difference(const fs::path& a, const fs::path& b) {
+  const auto first = read_step_records(a), second = read_step_records(b);
+  REQUIRE(first.size() == second.size());
+  double most = 0;
+  for (std::size_t i = 0; i < first.size(); ++i)
+    most = std::max(most, std::abs(first[i].loss - second[i].loss) / second[i].loss);
+  return most;
+}
+
 TEST_CASE("100 steps on several GPUs are those on one, and the same to the bit again and with the optimizer sharded") {
   const Workplace place;
-  for (const auto& [precision, bound] : {std::pair(std::string("fp32"), 2e-4), std::pair(std::string("bf16"), 5e-2)}) {
+  for (const std::string precision : {"fp32", "bf16"}) {
     const std::string as = " --set precision=" + precision;
     const fs::path one = train(place, precision + "-one", as + on(1));
     for (const int count : counts()) {
@@ -50,7 +63,10 @@ TEST_CASE("100 steps on several GPUs are those on one, and the same to the bit a
       const std::string name = precision + "-" + std::to_string(count);
       const fs::path some = train(place, name, as + on(count)), again = train(place, name + "-again", as + on(count)),
                      shards = train(place, name + "-shards", as + on(count) + " --set ranks.shard_optimizer=true");
-      CHECK(test::step_difference(some, one) < bound);
+      if (precision == "fp32")
+        CHECK(test::step_difference(some, one) < 2e-4);
+      else
+        CHECK(loss_difference(some, one) < 2e-2);
       for (const fs::path& other : {again, shards}) {
         CHECK(test::timeless_lines(other / "metrics.jsonl") == test::timeless_lines(some / "metrics.jsonl"));
         for (const char* file : {"model.safetensors", "optimizer.safetensors"})
