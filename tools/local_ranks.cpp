@@ -22,9 +22,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::milliseconds kPoll{50};
+constexpr std::chrono::milliseconds kRankPoll{50};
 // A rank that fails ends the others itself; whoever has not noticed by then is ended from here.
-constexpr std::chrono::seconds kGrace{20};
+constexpr std::chrono::seconds kRankGrace{20};
 
 }  // namespace
 
@@ -82,11 +82,11 @@ void run_local_ranks(int ranks, const std::vector<std::string>& arguments) {
       send(interrupting_signal());
       passed_on = true;
     }
-    if (failed && !ended && Clock::now() - failed_at > kGrace) {
+    if (failed && !ended && Clock::now() - failed_at > kRankGrace) {
       send(SIGKILL);
       ended = true;
     }
-    std::this_thread::sleep_for(kPoll);
+    std::this_thread::sleep_for(kRankPoll);
   }
   if (!failed) return;
   if (failed->killed)

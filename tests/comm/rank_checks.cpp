@@ -1,10 +1,13 @@
 // What every call of a Communicator does with several ranks: run by mpirun, one process a rank. Exit status 1 after
-// the first check that does not hold.
+// the first check that does not hold. With the argument "hang" rank 1 does not come to a call, though it lives.
 #include <bit>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <exception>
 #include <stdexcept>
+#include <string>
+#include <thread>
 #include <vector>
 
 #include "engine/comm/world.h"
@@ -88,6 +91,16 @@ void check_host(Communicator& ranks) {
   ranks.barrier();
 }
 
+void hang() {
+  World world(read_launch(), {.start = 3, .usual = 60});
+  const auto ops = make_cpu_ops(1);
+  const auto ranks = world.connect(*ops);
+  ranks->barrier();
+  world.set_step(7);
+  if (world.rank() == 1) std::this_thread::sleep_for(std::chrono::seconds(60));
+  ranks->barrier();
+}
+
 void run() {
   World world(read_launch(), {.start = 60, .usual = 30});
   const std::vector<std::string> names = world.exchange("I am " + std::to_string(world.rank()) + "\n\0:");
@@ -105,9 +118,9 @@ void run() {
 }  // namespace
 }  // namespace sinkscope
 
-int main() {
+int main(int argc, char**) {
   try {
-    sinkscope::run();
+    argc > 1 ? sinkscope::hang() : sinkscope::run();
   } catch (const std::exception& error) {
     std::fprintf(stderr, "rank_checks: %s\n", error.what());
     return 1;

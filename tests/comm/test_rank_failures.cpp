@@ -145,6 +145,15 @@ TEST_CASE("a rank that hangs ends all within the time-out, by name, and the run 
   }
 }
 
+TEST_CASE("a rank that lives and does not come to a call ends all, by name") {
+  const Workplace place;
+  const auto begin = std::chrono::steady_clock::now();
+  const Outcome outcome = place.run("--version", test::mpirun(3) + " " SINKSCOPE_RANK_CHECKS " hang &&");
+  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(20));
+  check_told(outcome, "rank 1 on ");
+  CHECK(test::contains(outcome.output, ", its last step was 7) keeps the others waiting for more than 3 s; all ranks end"));
+}
+
 TEST_CASE("a rank that is late within the time-out changes nothing") {
   const Workplace place;
   const std::string run = "train config.json --set threads=1 --set log.tensorboard=false --set name=";
