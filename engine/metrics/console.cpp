@@ -157,7 +157,7 @@ class ConsoleSink final : public MetricSink {
     if (step_up_layer_)
       result.push_back(format("l* %lld", static_cast<long long>(*step_up_layer_)));
     else if (phase_)
-      result.emplace_back("l* none");
+      result.emplace_back("l* -");
     if (validation_loss_) result.push_back(format("validation %.4f", *validation_loss_));
     if (step.norm_ratio.size() > 1) {  // the largest R over the blocks; the embedding output stands before them
       const double largest = *std::max_element(step.norm_ratio.begin() + 1, step.norm_ratio.end());

@@ -121,26 +121,27 @@ void CudaOps::attention_forward(const AttentionForward& args) {
   const bool tensor_cores = cuda::mma_attention(real_, D, {args.qkv.data, args.out.data});
   if (tensor_cores) {
     const cuda::HeadLayout layout = cuda::head_layout(check, args.qkv, extents);
-    const bool hopper = has_sm90_attention(D);
-    const std::int64_t limit = hopper ? cuda::sm90::kMostWatched : cuda::mma_watched_limit(layout.head_dim);
-    const int watched = K <= limit ? static_cast<int>(K) : 0, rows = hopper ? cuda::sm90::kRowsOfPartial : cuda::kMmaQueryTile;
-    const std::int64_t tiles = layout.tiles(rows);
-    float* partials = watched > 0 ? scratch_of<float>(B * H * tiles * watched) : nullptr;
-    if (hopper) {
+    if (has_sm90_attention(D)) {
 #ifdef SINKSCOPE_SM90A
-      auto* counters = reinterpret_cast<int*>(attention_counters_.get());
-      const cuda::sm90::Watch watch{.keys = watched, .sink = sink, .partials = partials, .arrived = counters + 1};
-      cuda::sm90::attention_forward(stream_, layout, B, properties_.multiProcessorCount, args.qkv, args.out, args.lse, counters, watch,
-                                    args.sink_logits);
+      auto* counters = reinterpret_cast<unsigned long long*>(attention_counters_.get());
+      const bool watches = K <= cuda::sm90::kMostWatched && B * H * K <= cuda::sm90::kMostSums && T <= cuda::sm90::kLongestWatched;
+      const cuda::sm90::Watch watch{.keys = watches ? static_cast<int>(K) : 0, .sink = sink, .sums = counters + 1};
+      cuda::sm90::attention_forward(stream_, layout, B, properties_.multiProcessorCount, args.qkv, args.out, args.lse,
+                                    reinterpret_cast<int*>(counters), watch, args.sink_logits);
+      if (watches) return;
 #endif
     } else {
+      const int watched = K <= cuda::mma_watched_limit(layout.head_dim) ? static_cast<int>(K) : 0, rows = cuda::kMmaQueryTile;
+      const std::int64_t tiles = layout.tiles(rows);
+      float* partials = watched > 0 ? scratch_of<float>(B * H * tiles * watched) : nullptr;
       cuda::mma_attention_forward(stream_, layout, B, args.qkv, args.sink_logits, args.out, args.lse, partials, watched);
-      if (watched > 0)
+      if (watched > 0) {
         cuda::add_partials_kernel<<<cuda::grid_of(B * H * watched, 256 / cuda::kWarp, 1 << 30), 256, 0, stream_>>>(
             sink, partials, B * H, tiles, rows, T, watched);
-      check_launch("attention_forward");
+        check_launch("attention_forward");
+        return;
+      }
     }
-    if (watched > 0) return;
   }
   const cuda::HeadLayout layout = cuda::tile_layout(check, args.qkv, extents);
   const auto heads = static_cast<unsigned>(B * H);

@@ -130,7 +130,7 @@ class CudaOps final : public Ops {
   Buffer scratch_;
   std::size_t scratch_bytes_ = 0;
   bool reserved_ = false;
-  Buffer attention_counters_;  // i32 of the persistent attention kernels, tiles and (B*H), 0 between them
+  Buffer attention_counters_;  // of the persistent attention kernels (sm90/attention.h), 0 between them
   Buffer blas_workspace_;
   std::size_t blas_workspace_bytes_ = 0;
   std::map<Product, std::unique_ptr<Plan>> plans_;

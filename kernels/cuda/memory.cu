@@ -8,6 +8,7 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/plan.h"
+#include "kernels/cuda/sm90/attention.h"
 #include "kernels/cuda/vec.cuh"
 
 namespace sinkscope {
@@ -22,7 +23,6 @@ __global__ void convert_kernel(To* dst, const From* src, std::int64_t size) {
 }
 
 constexpr std::size_t kAlignment = 256;
-constexpr std::size_t kAttentionCounters = (1 + kMostHeads) * sizeof(int);
 
 }  // namespace
 }  // namespace cuda
@@ -43,8 +43,8 @@ CudaOps::CudaOps(const CudaOptions& options) : device_(options.device), real_(op
                              std::to_string(properties_.minor) + "; expected at least 8.0");
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   check_blas(cublasLtCreate(&blas_), "cublasLtCreate");
-  attention_counters_ = allocate(cuda::kAttentionCounters);
-  check_cuda(cudaMemsetAsync(attention_counters_.get(), 0, cuda::kAttentionCounters, stream_), "cudaMemset");
+  attention_counters_ = allocate(cuda::sm90::kCounterBytes);
+  check_cuda(cudaMemsetAsync(attention_counters_.get(), 0, cuda::sm90::kCounterBytes, stream_), "cudaMemset");
   blas_workspace_ = allocate(kCudaWorkspace);
   blas_workspace_bytes_ = kCudaWorkspace;
 }

@@ -2,17 +2,21 @@
 """The opponent: one training step of the same model in PyTorch, as fast as its users get it.
 
 usage: torch_step.py [--model NAME] [--batch B] [--length T] [--steps N] [--attention cudnn|flash|efficient]
+       torchrun --nproc-per-node N torch_step.py ...
 
 fp32 parameters and fused AdamW under bf16 autocast with a bf16 residual stream, torch.compile, fused
 attention, clipping by the global norm; random tokens, one batch for all steps. Prints one JSON line:
 milliseconds a step (median by CUDA events), tokens/s, MFU, peak memory. Where the batch does not fit, it
 is split into micro-batches whose gradients accumulate; where the wanted attention does not run, the next
-one of the list is taken: the line says both. FLOPs are counted as `sinkscope bench` counts them. Needs
+one of the list is taken: the line says both. Under torchrun each process has a GPU and a batch of its own, DistributedDataParallel
+sums the gradients, and rank 0 prints the line, whose tokens/s are those of all. FLOPs are counted as `sinkscope bench` counts them. Needs
 torch with a GPU; about a minute, most of it compilation.
 """
 import argparse
+import contextlib
 import json
 import math
+import os
 import statistics
 import sys
 import time
@@ -21,8 +25,9 @@ from dataclasses import dataclass
 try:
     import torch
     import torch.nn.functional as F
-    from torch import nn
+    from torch import distributed, nn
     from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.parallel import DistributedDataParallel
 except ImportError as error:
     sys.exit(f"torch_step.py: needs the package torch, 2.5 or later: {error}")
 
@@ -197,15 +202,20 @@ def run(shape, batch, length, steps, micro):
     others = [p for p in model.parameters() if p.dim() < 2]
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
                                   lr=1e-4, betas=(0.9, 0.95), fused=True)
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    if ranks > 1:
+        model = DistributedDataParallel(model, device_ids=[torch.cuda.current_device()], gradient_as_bucket_view=True)
     compiled = torch.compile(model)
     stream = random_tokens(shape, batch * length + 1)
     tokens, targets = stream[:-1].view(batch, length), stream[1:].reshape(batch, length)
 
     def step():
         for first in range(0, batch, micro):
-            with torch.autocast("cuda", dtype=torch.bfloat16):
-                loss = compiled(tokens[first : first + micro], targets[first : first + micro])
-            (loss * (micro / batch)).backward()
+            sums = ranks == 1 or first + micro >= batch  # gradients, over the ranks
+            with contextlib.nullcontext() if sums else model.no_sync():
+                with torch.autocast("cuda", dtype=torch.bfloat16):
+                    loss = compiled(tokens[first : first + micro], targets[first : first + micro])
+                (loss * (micro / batch)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -235,6 +245,11 @@ def main():
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("torch_step.py: torch sees no GPU")
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    if ranks > 1:
+        os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        distributed.init_process_group("nccl")
     shape = MODELS[arguments.model]
     batch = arguments.batch or shape.batch
     shape.length = length = arguments.length or shape.length
@@ -255,12 +270,18 @@ def main():
         torch._dynamo.reset()
         torch.cuda.empty_cache()
 
+    if ranks > 1:
+        leads = distributed.get_rank() == 0
+        distributed.destroy_process_group()
+        if not leads:
+            return
     seconds = statistics.median(times)
-    rate = flops_per_token(shape, length) * batch * length / seconds
+    rate = flops_per_token(shape, length) * batch * length / seconds  # of one GPU
     gpu = torch.cuda.get_device_name()
     print(json.dumps({
         "model": arguments.model,
         "gpu": gpu,
+        "gpus": ranks,
         "torch": torch.__version__,
         "attention": attention,
         "batch": batch,
@@ -268,7 +289,7 @@ def main():
         "length": length,
         "milliseconds": seconds * 1e3,
         "fastest_milliseconds": min(times) * 1e3,
-        "tokens_per_second": batch * length / seconds,
+        "tokens_per_second": ranks * batch * length / seconds,
         "flops_per_second": rate,
         "mfu": rate / (PEAKS[gpu] * 1e12) if gpu in PEAKS else None,
         "peak_memory_bytes": torch.cuda.max_memory_allocated(),

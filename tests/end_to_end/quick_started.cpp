@@ -45,6 +45,27 @@ for setting in "${settings[@]}"; do more+=(--set "$setting"); done
 exec "$SINKSCOPE" "${words[@]}" "${more[@]}"
 )";
 
+/// Nsight Systems where this machine has it; else what runs the program that is to be profiled, and writes the options
+/// for a report.
+constexpr const char* kNsys = R"(#!/usr/bin/env bash
+set -euo pipefail
+installed=$(type -aP nsys | sed -n 2p)
+[[ -z $installed ]] || exec "$installed" "$@"
+given=$* report=report1
+[[ $1 == profile ]] || { echo "nsys: unknown command $1"; exit 1; }
+shift
+while [[ $1 == -* ]]; do
+  case $1 in
+    --trace) [[ $2 =~ ^(cuda|nvtx|osrt|cublas)(,(cuda|nvtx|osrt|cublas))*$ ]] || { echo "nsys: --trace $2"; exit 1; } ;;
+    --output) report=$2 ;;
+    *) echo "nsys: unknown option $1"; exit 1 ;;
+  esac
+  shift 2
+done
+"$@"
+echo "$given" > "$report.nsys-rep"
+)";
+
 /// Documents of words that differ enough for a tokenizer of 400 pieces.
 std::string documents(unsigned seed) {
   static const std::vector<std::string> kSyllables = {"ka", "lo", "mi",  "ren", "su", "tha", "vel",
@@ -98,6 +119,7 @@ QuickStarted::QuickStarted() {
   fs::copy(SINKSCOPE_CONFIGS, path() / "configs", fs::copy_options::recursive);
   write_program(path() / "build/cpu/tools/sinkscope", kStandIn);
   write_program(path() / "bin/srun", "#!/bin/sh\nexec \"$@\"\n");
+  write_program(path() / "bin/nsys", kNsys);
   for (const char* file : {"uPlot.iife.min.js", "uPlot.min.css", "LICENSE"})
     write_file(path() / "assets/uplot" / file, "/* */");
   write_gpt2_vocabulary(path() / ".cache/gpt2-bpe");

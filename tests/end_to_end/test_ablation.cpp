@@ -2,6 +2,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 
 #include "tests/catch.h"
 #include "tests/end_to_end/program.h"
@@ -35,6 +36,31 @@ TEST_CASE("ablate trains every arm and compares them") {
     INFO(compared.output);
     CHECK(compared.status == 0);
     CHECK(contains(compared.output, "bos-none"));
+  }
+  SECTION("runs are shown in the order in which they are given, by compare and by monitor") {
+    // Neither the order of the ablation, nor that of the names, alone.
+    for (const auto& [first, second] : {std::pair("bos-sequence", "bos-none"), std::pair("bos-none", "bos-sequence")}) {
+      INFO(first << " is given first");
+      const std::string runs = std::string("runs/small/") + first + "/ runs/small/" + second;
+      const auto leads = [&](const std::string& text, const std::string& before, const std::string& after) {
+        const std::size_t at = text.find(before + first + after), then = text.find(before + second + after);
+        return at != std::string::npos && then != std::string::npos && at < then;
+      };
+      const Outcome compared =
+          place.run("compare " + runs + " --no-html --json " + first + ".json --figure " + first + ".svg");
+      INFO(compared.output);
+      REQUIRE(compared.status == 0);
+      CHECK(leads(compared.output.substr(0, compared.output.find('\n')), " ", ""));  // the columns of the table
+      CHECK(leads(compared.output, "\n  ", " (BOS "));                               // the sentences
+      CHECK(contains(compared.output, std::string("\n  ") + first + " → " + second + " (data.bos)"));
+      const auto json = nlohmann::json::parse(place.read(std::string(first) + ".json"));
+      CHECK(json.at("runs").at(0).at("label") == first);
+      CHECK(json.at("runs").at(1).at("label") == second);
+      CHECK(leads(place.read(std::string(first) + ".svg"), ">", "</text>"));
+      const Outcome watched = place.run("monitor --once " + runs);
+      INFO(watched.output);
+      CHECK(leads("\n" + watched.output, "\n", "   finished\n"));
+    }
   }
   SECTION("compare draws a figure of the arms") {
     const Outcome compared = place.run("compare runs/small/bos-sequence runs/small/bos-none --no-html --figure arms.svg");

@@ -3,8 +3,8 @@
 #   test_interop.sh SOURCE_DIR SINKSCOPE
 set -euo pipefail
 
-source_dir=$1
-program=$2
+source_dir=$(realpath "$1")
+program=$(realpath "$2")
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 fail() { echo "FAILED: $1" >&2; cat "$place/output" >&2; exit 1; }
@@ -42,6 +42,23 @@ row "llama: tensorboard" ok "12 scalars" || fail "TensorBoard's row too"
 [[ $(tail -n 1 "$place/kept/runs/llama/metrics.jsonl") == *'"step":50,'* ]] || fail "--steps is how many there are"
 for steps in 39 x ""; do interop "$program" --steps "$steps" && fail "--steps $steps is refused"; done
 trained --output "$place/kept" && fail "an output that is there is refused"
+
+# The README's line as it stands there, in a folder like the repository with its build and its virtual environment. The
+# program trains for 50 of the 300 steps that it is told.
+line=$(grep -m 1 '^PYTHON=.* tests/interop/run' "$source_dir/README.md") || fail "the README has no line of the check"
+mkdir -p "$place/repository/build/cpu/tools" "$place/repository/.cache/interop/bin"
+ln -s "$source_dir/README.md" "$source_dir/tests" "$place/repository"
+cat > "$place/repository/build/cpu/tools/sinkscope" <<END
+#!/usr/bin/env bash
+[[ \$1 != train ]] || sed -i 's/"steps": 300/"steps": 50/' "\$2"
+exec "$program" "\${@/step_00000300/step_00000050}"
+END
+chmod +x "$place/repository/build/cpu/tools/sinkscope"
+mv "$place/python" "$place/repository/.cache/interop/bin/python"
+(cd "$place/repository" && bash -c "$line" > "$place/output" 2>&1) || fail "$line"
+for model in gpt2 llama qwen2 qwen3 gpt_neox; do
+  row "$model: transformers" ok "logits 1.5e-07" || fail "$line: has a row of $model"
+done
 
 stand_in 'case $1 in
   -c) ;;

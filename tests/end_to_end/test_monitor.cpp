@@ -219,6 +219,24 @@ class OnTerminal {
 constexpr const char* kOtherScreen = "\x1b[?1049h\x1b[?25l";
 constexpr const char* kFirstScreen = "\x1b[?25h\x1b[?1049l";
 
+TEST_CASE("a run that ended on what is not finite says so, where, and why") {
+  const Workplace place;
+  for (const char* alert : {"true", "false"}) {
+    const std::string name = std::string("nan-") + alert;
+    const Outcome trained = place.run("train config.json --set train.optimizer.learning_rate=1e38 --set "
+                                      "train.schedule.warmup_steps=0 --set alerts.non_finite=" +
+                                      std::string(alert) + " --set name=" + name);
+    CHECK(trained.status == 1);
+    const std::string why = ": step 2: the loss is not finite; the first tensor that is not: ";
+    REQUIRE(contains(trained.output, name + why));
+    const Outcome view = place.run("monitor --once runs/" + name);
+    INFO(view.output);
+    CHECK(view.status == 0);
+    CHECK(view.output.starts_with(name + "   ended in step 2: the loss is not finite; the first "));
+    CHECK_FALSE(contains(view.output, "   left "));
+  }
+}
+
 TEST_CASE("on a terminal the runs are drawn until they end, and then once where the program was started") {
   const Workplace place;
   REQUIRE(place.run(eager_train("small")).status == 0);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <initializer_list>
+#include <limits>
 #include <numeric>
 #include <span>
 #include <vector>
@@ -41,14 +42,14 @@ constexpr DType kHalf[] = {DType::bf16};
 // Many more tiles than multiprocessors: every block of a persistent grid takes several.
 const std::vector<Shape> kManyTiles = {{4, 700, 32, 16, 64, 8}, {4, 400, 48, 24, 128, 8}};
 
-/// At, before and after the edges of tiles of 64 keys and 128 queries with every head dim that has a kernel of
+/// At, before and after the edges of tiles of 64 and 128 keys and of 128 and 192 queries with every head dim that has a kernel of
 /// its own; queries to a key head and positions watched take turns.
 std::vector<Shape> edge_shapes() {
   constexpr int kGroups[] = {1, 2, 3, 4, 8};
   constexpr std::int64_t kWatched[] = {1, 3, 8, 20, 64, 100};
   std::vector<Shape> shapes;
   for (const std::int64_t D : {32, 64, 96, 128})
-    for (const std::int64_t T : {1, 2, 63, 64, 65, 127, 128, 129, 191, 193, 256, 257, 320}) {
+    for (const std::int64_t T : {1, 2, 63, 64, 65, 127, 128, 129, 191, 192, 193, 256, 257, 320, 385}) {
       const std::size_t i = shapes.size();
       const int group = kGroups[i % std::size(kGroups)], G = group < 8 && i % 2 == 1 ? 2 : 1;
       shapes.push_back({i % 3 == 1 ? 2 : 1, T, group * G, G, D, std::min(kWatched[i % std::size(kWatched)], T)});
@@ -244,6 +245,30 @@ TEST_CASE("attention forward and backward on the GPU agree with the CPU at the e
 TEST_CASE("attention forward and backward on the GPU agree with the CPU at small shapes", "[sanitize]") {
   check_attention(kSmallPlainShapes, kComputeTypes, {1.0});
   check_attention(kSmallTensorCoreShapes, kHalf, {1.0});
+}
+
+TEST_CASE("a query that is not finite shows in the sink scores of its head alone") {
+  for (const DType real : kComputeTypes) {
+    Backends both(real);
+    Random random(32);
+    for (const std::int64_t D : {64, 96, 128}) {
+      INFO(both.name() << ", D " << D);
+      constexpr std::int64_t kT = 200, kHeads = 6, kK = 8;
+      Doubles values = random.normals(kT * kHeads * D);
+      values[static_cast<std::size_t>((150 * kHeads + 1) * D + 3)] = std::numeric_limits<double>::quiet_NaN();
+      const auto qkv = both.input({1, kT, kHeads, D}, values);
+      const auto out = both.output({1, kT, 2, D});
+      const auto lse = both.single_output({1, 2, kT}), sink = both.single_output({1, 2, kK});
+      for (int run = 0; run < 2; ++run) {  // the second finds nothing of the first
+        both.spoil(sink.gpu);
+        both.gpu().attention_forward(
+            {.qkv = qkv.gpu, .query_heads = 2, .kv_heads = 2, .out = out.gpu, .lse = lse.gpu, .sink = sink.gpu});
+        const Doubles scores = both.read(sink.gpu);
+        CHECK(std::all_of(scores.begin(), scores.begin() + kK, [](double score) { return std::isfinite(score); }));
+        CHECK(std::all_of(scores.begin() + kK, scores.end(), [](double score) { return std::isnan(score); }));
+      }
+    }
+  }
 }
 
 TEST_CASE("attention statistics on the GPU agree with the CPU") { check_statistics(kShapes); }

@@ -103,7 +103,8 @@ TEST_CASE("the console tells sink rate, phase and step-up layer as they are know
   record.gradient_norm = 1.25;
   record.mfu = 0.5;
   console.sink->write(record);
-  CHECK(contains(console.take(), "  sink 0.250  0 tokens/s  left 0 s  Sink_0 0.062  wandering  MFU 50.0 %  gradient 1.25  l* none\n"));
+  CHECK(contains(console.take(),
+                 "  sink 0.250  0 tokens/s  left 0 s  Sink_0 0.062  wandering  MFU 50.0 %  gradient 1.25  l* -\n"));
   probe.phase = "transition";
   probe.step_up_layer = 3;
   console.sink->write(probe);

@@ -197,7 +197,7 @@ assert.equal(page.nearest([u, 8, null, u, 9], 0), 1);
 assert.deepStrictEqual(page.intervals({x: [1, 2, 3], y: [5, null, 7], low: [4, null, 6], high: [6, null, 9]}), [[1, 4, 6], [3, 6, 9]]);
 assert.deepStrictEqual(page.intervals(series[0]), []);
 assert.equal(page.nearest([u, null], 0), null);
-assert.equal(page.format(null), '–');
+assert.equal(page.format(null), '-');
 assert.equal(page.format(0.123456), '0.1235');
 assert.deepStrictEqual(page.usable([[0, 1], [0, 2]], true), [[0, 1], [null, 2]]);
 assert.equal(heat.fraction(10, 1, 100, true), 0.5);

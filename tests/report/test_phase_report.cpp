@@ -72,6 +72,21 @@ TEST_CASE("a phase report states set, thresholds, changes, onset, bands and the 
   CHECK(contains(text, "at the end   "));
 }
 
+TEST_CASE("an undefined l* is a dash in the table of changes, and said at the end") {
+  const Config config = config_of("sequence");
+  TemporaryFolder folder;
+  write_run(folder.path() / "run", {});
+  RunData run = load_run(folder.path() / "run");
+  for (ProbeRecord& probe : run.probes) {
+    probe.step_up_layer.reset();
+    probe.concentration.reset();
+  }
+  const std::string text = phase_text(report_phases(run, config, config.probes.phase), 80);
+  INFO(text);
+  CHECK(contains(text, "wandering → transition  3.650  1.600   +6.452 %  100 %     -   -   0.2500     no\n"));
+  CHECK(contains(text, ", l* undefined, C2 undefined, sink rate 0.2500"));
+}
+
 TEST_CASE("a phase report's chart fits the width that is given, and marks the onset") {
   const PhaseReport report = report_of();
   for (const std::size_t width : {40U, 80U, 132U}) {

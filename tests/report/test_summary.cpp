@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <tuple>
 
 #include "support.h"
@@ -65,9 +66,15 @@ TEST_CASE("a reading says that a run ended on what is not finite, unless it went
   };
   REQUIRE(told("; it is unfinished."));
   run.events.push_back({101, 0, "alert", "the loss is not finite", R"({"name":"non_finite"})"});
-  REQUIRE(told("; it ended there: the loss is not finite."));
+  REQUIRE(told("; it ended in step 101: the loss is not finite."));
   REQUIRE_FALSE(told("unfinished"));
+  run.events.push_back({101, 0, "warning", "alerts.command: exit status 1; other failures of it are not told", "{}"});
+  REQUIRE(told("; it ended in step 101: the loss is not finite."));
   run.events.push_back({90, 0, "resume", "resumed", "{}"});
+  REQUIRE(told("; it is unfinished."));
+  run.events.push_back({97, 0, "warning", "the gradient is not finite", R"({"tensor":"the gradient of head.weight"})"});
+  REQUIRE(told("; it ended in step 97: the gradient is not finite."));  // with that alert off
+  run.events.back().data = "[]";
   REQUIRE(told("; it is unfinished."));
   run.events.push_back({101, 0, "alert", "loss spike", R"({"name":"loss_spike"})"});
   REQUIRE(told("; it is unfinished."));
@@ -228,6 +235,29 @@ TEST_CASE("notes say what the losses are means of, and how far one seed goes") {
   REQUIRE_FALSE(contains(plain_summary({bos, none}), one));
   REQUIRE_FALSE(contains(plain_summary({bos, other_seed}), "seed, so that"));
   REQUIRE(contains(plain_summary({bos}), "A training loss in the table is that of the first logged step → the mean over the last"));
+}
+
+TEST_CASE("an undefined l* is a dash in the table and said in the sentences, one that was not measured is not") {
+  TemporaryFolder folder;
+  std::vector<RunData> runs = {example(folder, "a", {}),
+                               example(folder, "b", {"sweep/off", "none", 100, 0.0, false, true, 0, 1})};
+  for (ProbeRecord& probe : runs[0].probes) {
+    probe.step_up_layer.reset();
+    probe.concentration.reset();
+  }
+  const std::vector<ArmSummary> arms = summarize(runs);
+  const std::vector<TableRow> rows = summary_rows(arms);
+  for (const std::size_t arm : {0U, 1U}) {
+    REQUIRE(value_of(rows, "step-up layer l*", arm) == "-");
+    REQUIRE(value_of(rows, "first-two-layer share C2", arm) == "-");
+  }
+  const std::vector<std::string> sentences = reading(arms);
+  const auto told = [&](const std::string& text) {
+    return std::count_if(sentences.begin(), sentences.end(), [&](const std::string& s) { return contains(s, text); });
+  };
+  REQUIRE(told("times the others' (layer 1), with l* undefined; its value norm") == 1);
+  REQUIRE(told("l*") == 1);
+  REQUIRE(told("stepping up") == 0);
 }
 
 TEST_CASE("runs without probe passes, without any probe and with bad losses are reported") {

@@ -106,6 +106,18 @@ TEST_CASE("every state is told, and what is wrong") {
   place.status[0].state = RunState::finished;
   CHECK(contains(place.view({.width = 120}), "finished"));
 
+  Place nan;
+  nan.add({"nan", "sequence", 80, 0.01, true, true, 0, 1}, training());
+  nan.runs[0].events.push_back({81, 0, "alert", "the loss is not finite; the first\x1b[2J", R"({"name":"non_finite"})"});
+  CHECK(contains(nan.view({.width = 120}), "nan   training\n"));  // is about to end, or goes on
+  CHECK(contains(nan.view({.width = 120}), "left 40 s"));
+  nan.status[0].state = RunState::quiet;
+  CHECK(contains(nan.view({.width = 120}), "nan   ended in step 81: the loss is not finite; the first\\x1B[2J\n"));
+  CHECK_FALSE(contains(nan.view({.width = 120}), "left"));
+  nan.runs[0].events.push_back({79, 0, "resume", "resumed", "{}"});
+  CHECK(contains(nan.view({.width = 120}), "nan   no process trains here"));
+  CHECK(contains(nan.view({.width = 120}), "left 40 s"));
+
   RunData nothing;
   nothing.directory = "runs/later";
   nothing.name = "later";

@@ -118,6 +118,21 @@ TEST_CASE("a sampled run is shown from its first step to its last, without what 
   CHECK(last->beside(exact->tag) == last->data);  // of another server
 }
 
+TEST_CASE("a state says that a run ended on what is not finite, where, and why") {
+  TemporaryFolder folder;
+  const auto place = folder / "bos";
+  test::write_run(place, {});
+  LiveState state({place.string()});
+  state.look(kWhole);
+  const auto before = state.snapshot();
+  const std::string event = R"({"step":101,"tokens":101000,"kind":"alert","message":"the loss is not finite",)"
+                            R"("data":{"name":"non_finite"}})";
+  test::write_file(place / "events.jsonl", test::read_file(place / "events.jsonl") + event + "\n");
+  state.look(kWhole);
+  const Json json = Json::parse(newer_than(state, before)->data);
+  CHECK(json["status"] == "sweep/bos: ended in step 101: the loss is not finite");
+}
+
 TEST_CASE("names and messages cannot break out of what the page puts in place") {
   const TemporaryFolder folder;
   test::write_run(folder / "a", {"x<img src=x onerror=alert(1)>", "none", 30, 0.0, true, true, 0, 1});

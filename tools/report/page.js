@@ -34,7 +34,7 @@
   }
 
   function format(value) {
-    if (value === null || value === undefined) return "–";
+    if (value === null || value === undefined) return "-";
     const size = Math.abs(value);
     if (size >= 1e5 || (size > 0 && size < 1e-3)) return value.toExponential(2);
     return String(+value.toPrecision(4));

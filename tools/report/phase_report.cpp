@@ -44,8 +44,6 @@ const ReplayPass* highest_pass(const PhaseReport& report) {
   return highest;
 }
 
-std::string layer_text(const std::optional<std::int64_t>& layer) { return layer ? std::to_string(*layer) : "undefined"; }
-
 std::string threshold_text(const PhaseConfig& config) {
   return "onset " + format_number(config.onset) + ", plateau " + format_percent(config.plateau) + ", window " +
          std::to_string(config.window) + ", confirm " + std::to_string(config.confirm);
@@ -74,8 +72,9 @@ std::string change_table(const PhaseReport& report) {
                     std::string(name_of(change.from)) + " → " + std::string(name_of(change.to)),
                     pass.loss_logged ? format_number(change.loss) : "not logged", format_number(change.excess),
                     change.relative_change ? format_change(*change.relative_change) : "-",
-                    format_percent(change.dominant_share), layer_text(change.step_up_layer),
-                    change.concentration ? format_number(change.concentration) : "undefined",
+                    format_percent(change.dominant_share),
+                    change.step_up_layer ? std::to_string(*change.step_up_layer) : "-",
+                    format_number(change.concentration),
                     format_number(change.sink_rate), change.learning_rate_low ? "yes" : "no"});
   }
   return rows.size() == 1 ? std::string() : text_table(rows) + "\n";
@@ -109,7 +108,7 @@ std::string end_text(const PhaseReport& report) {
                      "; excess " + format_number(pass.input.sink_excess.front()) + ", change over the window " +
                      (reading.relative_change ? format_change(*reading.relative_change) : "not known yet") +
                      ", position 0 leads " + format_percent(reading.dominant_share) + " of it, l* " +
-                     layer_text(pass.input.step_up_layer) + ", C2 " +
+                     (pass.input.step_up_layer ? std::to_string(*pass.input.step_up_layer) : "undefined") + ", C2 " +
                      (pass.input.concentration ? format_number(pass.input.concentration) : "undefined") + ", sink rate " +
                      format_number(pass.input.sink_rate);
   if (pass.validation_loss_slope)

@@ -219,7 +219,7 @@ std::string progress_sentence(const ArmSummary& arm) {
   if (arm.planned_steps > 0) text += " of " + std::to_string(arm.planned_steps);
   text += " (" + format_count(arm.tokens) + " tokens)";
   if (!arm.stopped_by.empty())
-    text += "; it ended there: " + arm.stopped_by;
+    text += "; it " + stopped_text(arm);
   else if (arm.planned_steps > arm.steps)
     text += "; it is unfinished";
   return text + ".";
@@ -278,7 +278,10 @@ std::string norm_sentence(const ArmSummary& arm) {
   if (!arm.norm_ratio) return "";
   std::string text = " Its residual norm is at most " + format_number(arm.norm_ratio->ratio) +
                      " times the others' (" + layer_text(arm.norm_ratio->layer) + ")";
-  if (arm.step_up_layer) text += ", stepping up in " + layer_text(*arm.step_up_layer);
+  if (arm.step_up_layer)
+    text += ", stepping up in " + layer_text(*arm.step_up_layer);
+  else if (!arm.probes.empty())
+    text += ", with l* undefined";
   if (arm.value_ratio && arm.value_ratio_layer)
     text += "; its value norm falls to " + format_number(arm.value_ratio) + " of the others' (" +
             layer_text(*arm.value_ratio_layer) + ")";
@@ -313,6 +316,10 @@ std::string contrast(const std::vector<ArmSummary>& arms) {
 }
 
 }  // namespace
+
+std::string stopped_text(const ArmSummary& arm) {
+  return "ended in step " + std::to_string(arm.stopped_step) + ": " + arm.stopped_by;
+}
 
 std::vector<Difference> differences(const std::vector<RunData>& runs) {
   std::vector<std::string> keys;

@@ -97,6 +97,20 @@ void choose_probe_set(const RunData& run, ArmSummary& arm) {
                    [](const ProbeRecord* a, const ProbeRecord* b) { return a->step < b->step; });
 }
 
+/// The event of a run that stopped since something was not finite: an alert, or a warning that names the tensor where
+/// that alert is off. It is the last one, but for a warning that the alert's command failed; a resumed run has others
+/// behind it.
+const EventRecord* stopping_event(const RunData& run) {
+  for (auto event = run.events.rbegin(); event != run.events.rend(); ++event) {
+    const Json data = Json::parse(event->data, nullptr, false);
+    if (!data.is_object()) return nullptr;
+    if (event->kind == "alert") return data.value("name", Json()) == "non_finite" ? &*event : nullptr;
+    if (event->kind != "warning") return nullptr;
+    if (data.contains("tensor")) return &*event;
+  }
+  return nullptr;
+}
+
 void find_onset(ArmSummary& arm) {
   std::vector<double> series;
   std::vector<Point> passes;
@@ -338,10 +352,10 @@ std::vector<ArmSummary> summarize(const std::vector<RunData>& runs) {
     summarize_training(run, arm);
     choose_probe_set(run, arm);
     if (arm.steps == 0 && !arm.probes.empty()) arm.steps = arm.probes.back()->step;
-    // The last event of a run that stopped so; a resumed one has others behind it.
-    if (!run.events.empty() && run.events.back().kind == "alert" &&
-        nlohmann::json::parse(run.events.back().data).value("name", "") == "non_finite")
-      arm.stopped_by = run.events.back().message;
+    if (const EventRecord* event = stopping_event(run)) {
+      arm.stopped_by = event->message;
+      arm.stopped_step = event->step;
+    }
     find_onset(arm);
     read_phases(run, arm);
     find_low_rate(run, arm);
@@ -388,11 +402,9 @@ std::vector<TableRow> summary_rows(const std::vector<ArmSummary>& arms) {
   add("largest P0 norm ratio, first", [](const ArmSummary& a) { return peak_text(a.norm_ratio_first); });
   add("largest P0 norm ratio, last", [](const ArmSummary& a) { return peak_text(a.norm_ratio); });
   add("step-up layer l*", [](const ArmSummary& a) {
-    return a.step_up_layer ? std::to_string(*a.step_up_layer) : std::string(a.probes.empty() ? "-" : "undefined");
+    return a.step_up_layer ? std::to_string(*a.step_up_layer) : std::string("-");
   });
-  add("first-two-layer share C2", [](const ArmSummary& a) {
-    return a.concentration ? format_number(a.concentration) : std::string(a.probes.empty() ? "-" : "undefined");
-  });
+  add("first-two-layer share C2", [](const ArmSummary& a) { return format_number(a.concentration); });
   add("P0 value norm / rest, smallest", [](const ArmSummary& a) {
     if (!a.value_ratio) return std::string("-");
     return format_number(a.value_ratio) + " (layer " + std::to_string(*a.value_ratio_layer) + ")";

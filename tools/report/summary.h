@@ -54,6 +54,7 @@ struct ArmSummary {
   std::int64_t bad_losses = 0;      // steps whose loss is not finite
   std::int64_t first_bad_loss = 0;
   std::string stopped_by;           // what was not finite where the run ended; empty when nothing was
+  std::int64_t stopped_step = 0;    // the step that this was met in
   std::optional<FirstLast> train_loss, train_loss_common, validation_loss, validation_loss_common;
   std::string score_source;         // "probe set natural_bos" or "training batches"
   std::array<std::optional<FirstLast>, kShownPositions> sink_score, sink_rate, sink_excess;
@@ -119,6 +120,8 @@ struct Comparison;  // comparison.h
 std::vector<Statement> comparability(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms,
                                      const Comparison& comparison);
 
+/// "ended in step 2: the loss is not finite; ...", of a run that stopped so.
+std::string stopped_text(const ArmSummary& arm);
 /// The result in sentences, one paragraph an entry.
 std::vector<std::string> reading(const std::vector<ArmSummary>& arms);
 /// What to keep in mind when reading the numbers.

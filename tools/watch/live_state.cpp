@@ -43,6 +43,8 @@ std::string status_text(const ArmSummary& arm, const RunStatus& status) {
   if (status.unread_bytes > 0)
     return text + (is_coarse(status) ? "a coarse first look; " : "") + "reading its logs, " +
            format_count(status.unread_bytes) + " bytes to go";
+  const std::string problem = status.problem.empty() ? "" : " (! " + printable(status.problem) + ")";
+  if (status.state == RunState::quiet && !arm.stopped_by.empty()) return text + printable(stopped_text(arm)) + problem;
   switch (status.state) {
     case RunState::waiting: return text + "not there yet";
     case RunState::training: text += "training"; break;
@@ -54,8 +56,7 @@ std::string status_text(const ArmSummary& arm, const RunStatus& status) {
   if (left > 0) text += " of " + std::to_string(arm.planned_steps);
   if (left > 0 && status.state == RunState::training && status.seconds_per_step)
     text += ", " + format_duration(*status.seconds_per_step * static_cast<double>(left)) + " left";
-  if (!status.problem.empty()) text += " (! " + printable(status.problem) + ")";
-  return text;
+  return text + problem;
 }
 
 /// Of a run that is sampled, without what a sample does not tell.

@@ -74,6 +74,9 @@ struct Block {
     return row.empty() ? text : text + line(row);
   }
 
+  /// It will not go on by itself.
+  bool stopped() const { return status.state == RunState::quiet && !arm.stopped_by.empty(); }
+
   std::string state_text() const {
     switch (status.state) {
       case RunState::waiting: return "waiting: there is no run in " + printable(run.directory.string()) + " yet";
@@ -81,6 +84,7 @@ struct Block {
       case RunState::finished: return "finished";
       case RunState::quiet: break;
     }
+    if (stopped()) return printable(stopped_text(arm));
     std::string text = "no process trains here";
     if (status.seconds_since_step) text += ", last step " + format_duration(*status.seconds_since_step) + " ago";
     return text;
@@ -106,7 +110,8 @@ struct Block {
     }
     parts.push_back(text);
     if (arm.tokens > 0) parts.push_back(format_count(arm.tokens) + " tokens");
-    if (const std::int64_t steps_left = arm.planned_steps - arm.steps; steps_left > 0 && status.seconds_per_step)
+    const std::int64_t steps_left = arm.planned_steps - arm.steps;
+    if (steps_left > 0 && status.seconds_per_step && !stopped())
       parts.push_back("left " + format_duration(*status.seconds_per_step * static_cast<double>(steps_left)));
     return parts;
   }

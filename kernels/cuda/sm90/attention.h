@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/tensor.h"
@@ -16,15 +17,17 @@ namespace sinkscope::cuda::sm90 {
 
 /// Keys that the forward kernel can watch.
 constexpr int kMostWatched = 32;
-/// Queries that share one of its partial sums.
-constexpr int kRowsOfPartial = 64;
+/// Of so many heads times keys the forward kernel can watch, in sequences of so many tokens.
+constexpr std::int64_t kMostSums = 8 * 65535, kLongestWatched = 64 * 65535;
+/// Of counters on the device that are 0 between kernels: one of tiles, then sums.
+constexpr std::size_t kCounterBytes = (1 + kMostSums) * 8;
 
-/// Sink scores of the first keys, from partial sums of their weights.
+/// Sink scores of the first keys. The weights on a key are summed in fixed point, which does not depend on the order, in a word
+/// that counts what was added in its low bits.
 struct Watch {
-  int keys = 0;               // K; 0: none
-  float* sink = nullptr;      // (B*H, K)
-  float* partials = nullptr;  // scratch, (B*H, ceil(T / kRowsOfPartial), K)
-  int* arrived = nullptr;     // (B*H), 0 before and after
+  int keys = 0;                        // K; 0: none
+  float* sink = nullptr;               // (B*H, K)
+  unsigned long long* sums = nullptr;  // (B*H, K), 0 before and after
 };
 
 /// out, lse and `sink_logits` as in AttentionForward. Runs on `processors` multiprocessors. `taken` is a counter on the

@@ -243,9 +243,12 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
   const auto release = [&](Barrier* barrier) {
     if (read_thread() % kWarpgroup == 0) arrive(barrier);
   };
-  // The numbers of barriers: both warpgroups have written score gradients; the other one is done with those of a block.
-  constexpr int kWritten = 1, kMayWrite = 2;
-  if constexpr (S::kScoreBuffers == 1) barrier_arrive(kMayWrite + 1 - group, kGroups * kWarpgroup);
+  // The numbers of barriers of a warpgroup, at which the other one arrives: when it has written score gradients, of blocks in
+  // turn, and when it is done with those of a block.
+  constexpr int kWritten = 1, kMayWrite = kWritten + 2 * kGroups;
+  const auto tell_other = [&](int barrier) { barrier_arrive(barrier + 1 - group, kGroups * kWarpgroup); };
+  const auto wait_for_other = [&](int barrier) { barrier_wait(barrier + group, kGroups * kWarpgroup); };
+  if constexpr (S::kScoreBuffers == 1) tell_other(kMayWrite);
   int used = 0;
   for (int round = 0;; ++round) {
     const Place<S::kTiles> slot(round);
@@ -276,7 +279,7 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
     };
     /// Writes the gradients of a block's scores, `ds`, to where dQ takes them from, when both warpgroups are done with the last.
     const auto share_scores = [&] {
-      if constexpr (S::kScoreBuffers == 1) barrier_wait(kMayWrite + group, kGroups * kWarpgroup);
+      if constexpr (S::kScoreBuffers == 1) wait_for_other(kMayWrite);
       const int id = read_thread() % kWarpgroup, lane = id % kWarp, row = group * kRows + id / kWarp * 16 + lane % 16;
 #pragma unroll
       for (int step = 0; step < kSteps; ++step)
@@ -284,7 +287,9 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
                                       (((step * 2 + lane / 16) ^ row % 8) << 4)),
                        reinterpret_cast<const std::uint32_t(&)[4]>(ds[4 * step]));
       fence_async();
-      barrier_wait(kWritten, kGroups * kWarpgroup);
+      const int written = kWritten + used % 2 * kGroups;
+      tell_other(written);
+      wait_for_other(written);
     };
     const auto begin_dq = [&](std::uint64_t scored) {
       products_begin();
@@ -326,7 +331,7 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
         stage_dq(buffer, parity);
         tell_staged(buffer);
       }
-      if constexpr (S::kScoreBuffers == 1) barrier_arrive(kMayWrite + 1 - group, kGroups * kWarpgroup);
+      if constexpr (S::kScoreBuffers == 1) tell_other(kMayWrite);
       release_queries();
       release(&shared.gradients_empty[gradient.stage]);
     };
@@ -394,7 +399,7 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
       hold<kRows / 2>(s);
       hold<D / 2>(dv);
       release(&shared.gradients_empty[gradient.stage]);
-      if constexpr (S::kScoreBuffers == 1) barrier_arrive(kMayWrite + 1 - group, kGroups * kWarpgroup);
+      if constexpr (S::kScoreBuffers == 1) tell_other(kMayWrite);
       if (mine) {
         stage_dq(buffer, parity);
         if constexpr (Last) tell_staged(buffer);

@@ -38,11 +38,25 @@ __device__ void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(Count));
 }
 
+/// With SINKSCOPE_JITTER (a build option) barriers are reached after random delays, which show what is not ordered: racecheck
+/// follows no barrier in shared memory.
+__device__ inline void jitter() {
+#ifdef SINKSCOPE_JITTER
+  unsigned clock, warp;
+  asm volatile("mov.u32 %0, %%clock;\nmov.u32 %1, %%warpid;\n" : "=r"(clock), "=r"(warp));
+  unsigned random = (clock ^ warp * 0x9E3779B9U) * 0x85EBCA6BU;
+  random ^= random >> 15;
+  if (random % 8 == 0) __nanosleep(random >> 8 & 4095);
+#endif
+}
+
 // Barriers of this block for `threads` threads of it, numbered 1 to 15: wait for all, or only tell that one came.
 __device__ inline void barrier_wait(int number, int threads) {
+  jitter();
   asm volatile("bar.sync %0, %1;\n" ::"r"(number), "r"(threads) : "memory");
 }
 __device__ inline void barrier_arrive(int number, int threads) {
+  jitter();
   asm volatile("bar.arrive %0, %1;\n" ::"r"(number), "r"(threads) : "memory");
 }
 
@@ -54,6 +68,7 @@ __device__ inline void init(Barrier* barrier, int count) {
 /// Shows barriers that were initialised to the copy engine; a __syncthreads() shows them to the block.
 __device__ inline void fence_init() { asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory"); }
 __device__ inline void arrive(Barrier* barrier) {
+  jitter();
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(shared_address(barrier)) : "memory");
 }
 /// Arrives, and expects `bytes` from the copy engine.
@@ -63,23 +78,12 @@ __device__ inline void arrive_expecting(Barrier* barrier, int bytes) {
 }
 /// Waits until the phase of this parity has ended; the phase before the first has parity 1.
 __device__ inline void wait(Barrier* barrier, std::uint32_t parity) {
+  jitter();
   asm volatile(
       "{\n.reg .pred done;\n"
       "again:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
       "@done bra over;\nbra again;\nover:\n}\n" ::"r"(shared_address(barrier)), "r"(parity)
       : "memory");
-}
-
-/// The same for who has time: looks now and then, and leaves the processor to others.
-__device__ inline void wait_asleep(Barrier* barrier, std::uint32_t parity) {
-  for (std::uint32_t ended = 0;;) {
-    asm volatile("{\n.reg .pred ended;\nmbarrier.test_wait.parity.shared::cta.b64 ended, [%1], %2;\nselp.u32 %0, 1, 0, ended;\n}\n"
-                 : "=r"(ended)
-                 : "r"(shared_address(barrier)), "r"(parity)
-                 : "memory");
-    if (ended != 0) return;
-    __nanosleep(1000);
-  }
 }
 
 /// Begins the copy of the box at (0, head, row, 0, b) of a tensor of heads (tensor_map.h) to shared memory, aligned to 1024
@@ -134,6 +138,12 @@ __device__ inline int load_acquire(const int* counter) {
 }
 __device__ inline void add_release(int* counter, int value) {
   asm volatile("red.release.gpu.global.add.s32 [%0], %1;\n" ::"l"(counter), "r"(value) : "memory");
+}
+/// The counter's value before.
+__device__ inline int add_acquire_release(int* counter, int value) {
+  int before;
+  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;\n" : "=r"(before) : "l"(counter), "r"(value) : "memory");
+  return before;
 }
 
 /// Writes four 8 x 8 tiles of bf16 as load_matrices reads them.

@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""How training scales over the GPUs of this machine, at constant tokens a GPU.
+
+usage: ranks_speed.py SINKSCOPE [--ranks N ...] [--model gpt2-124m|gpt2-350m|llama-1.3b] [--steps N] [--torch]
+
+Trains a config of the repository on random bytes of its own texts: on one GPU, then on each number of ranks with the
+whole optimizer on each and with its state sharded; tokens/s are medians of the last half of the steps. --torch also
+times torch_step.py on as many, under torchrun. One table last; exit status 1 where a number of ranks has less than 95 % of
+that many times one GPU's tokens/s.
+"""
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+# Sequences a GPU, their length, and the model's part of a config.
+MODELS = {
+    "gpt2-124m": (64, 1024, {"preset": "gpt2", "layers": 12, "channels": 768, "heads": 12, "vocab_size": 50304,
+                             "max_sequence_length": 1024}),
+    "gpt2-350m": (32, 1024, {"preset": "gpt2", "layers": 24, "channels": 1024, "heads": 16, "vocab_size": 50304,
+                             "max_sequence_length": 1024}),
+    "llama-1.3b": (8, 2048, {"preset": "llama", "layers": 24, "channels": 2048, "heads": 16, "hidden": 5504,
+                             "vocab_size": 32000}),
+}
+
+
+def tokenize(program, folder):
+    text = folder / "text.txt"
+    text.write_text("".join((ROOT / name).read_text() for name in ("README.md", "configs/REFERENCE.md", "tests/bench/NOTES.md")))
+    subprocess.run([program, "tokenize", str(text), "--tokenizer", "byte", "--output", str(folder / "data")], check=True,
+                   stdout=subprocess.DEVNULL)
+
+
+def train(program, folder, model, ranks, sharded, steps):
+    """Tokens a second."""
+    sequences, length, shape = MODELS[model]
+    name = f"{model}-{ranks}-{'shards' if sharded else 'whole'}"
+    config = folder / f"{name}.json"
+    config.write_text(json.dumps({
+        "name": name, "output": str(folder / "runs"), "model": shape,
+        "data": {"path": str(folder / "data"), "bos": "none"},
+        "train": {"steps": steps, "micro_batch": sequences, "gradient_accumulation": ranks, "sequence_length": length,
+                  "schedule": {"warmup_steps": steps // 2}},
+        "ranks": {"shard_optimizer": sharded},
+        "evaluation": {"every": 0}, "probes": {"every": 0}, "checkpoint": {"every": 0}, "log": {"tensorboard": False},
+    }))
+    done = subprocess.run([program, "train", str(config), "--gpus", str(ranks)], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"ranks_speed.py: {name} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    lines = (folder / "runs" / name / "metrics.jsonl").read_text().splitlines()[:-1]  # the last step evaluates
+    return statistics.median(json.loads(line)["tokens_per_second"] for line in lines[len(lines) // 2:])
+
+
+def torch_step(model, ranks):
+    words = [str(ROOT / "tests/bench/torch_step.py"), "--model", model, "--steps", "20"]
+    launcher = [sys.executable] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    done = subprocess.run(launcher + words, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"ranks_speed.py: torch_step.py on {ranks} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])["tokens_per_second"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("program", metavar="SINKSCOPE")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2])
+    parser.add_argument("--model", choices=sorted(MODELS), default="gpt2-124m")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--torch", action="store_true")
+    arguments = parser.parse_args()
+    program = str(pathlib.Path(arguments.program).resolve())
+    rows, passed = [], True
+
+    def row(name, ranks, rate, one):
+        rows.append(f"{name:24s} {ranks:5d} {rate / 1e3:10.1f} k {100 * rate / ranks / one:7.1f} %")
+        print(rows[-1], flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="ranks_speed.") as place:
+        folder = pathlib.Path(place)
+        tokenize(program, folder)
+        one = train(program, folder, arguments.model, 1, False, arguments.steps)
+        row("sinkscope", 1, one, one)
+        for ranks in arguments.ranks:
+            for sharded in (False, True):
+                rate = train(program, folder, arguments.model, ranks, sharded, arguments.steps)
+                row("sinkscope, sharded" if sharded else "sinkscope", ranks, rate, one)
+                passed = passed and rate >= 0.95 * ranks * one
+        if arguments.torch:
+            alone = torch_step(arguments.model, 1)
+            row("torch.compile", 1, alone, alone)
+            for ranks in arguments.ranks:
+                row("torch.compile, DDP", ranks, torch_step(arguments.model, ranks), alone)
+    print("\n" + "\n".join([f"{arguments.model:24s} {'GPUs':>5s} {'tokens/s':>12s} {'of N times one':>15s}", *rows]))
+    sys.exit(0 if passed else 1)
+
+
+if __name__ == "__main__":
+    main()
