@@ -118,7 +118,7 @@ void Watchdog::listen(Peer& peer) {
     if (message.kind == kFarewell) peer.left = true;
     if (message.kind == kFailed) {
       if (options_.rank == 0) send_all(message);
-      _exit(1);
+      end_quietly();
     }
     if (message.kind == kVerdict) end_told(message.text.substr(1), message.text[0] == '0' ? 0 : 1);
   }
@@ -155,7 +155,7 @@ std::string Watchdog::about(int rank, std::int64_t step) const {
 }
 
 void Watchdog::end(int culprit, const std::string& reason) {
-  if (was_stopped_) _exit(1);
+  if (was_stopped_) end_quietly();
   std::int64_t step = step_;
   for (const Peer& peer : peers_)  // which has been in every step with this rank
     if (peer.rank == culprit) step = std::max(peer.beat.step, step_ - 1);
@@ -166,9 +166,15 @@ void Watchdog::end(int culprit, const std::string& reason) {
 }
 
 void Watchdog::end_told(const std::string& message, int teller) const {
-  if (teller == options_.rank)
-    std::fprintf(stderr, "\nsinkscope: error: %s; all ranks end, and --resume goes on from the last checkpoint\n",
-                 message.c_str());
+  if (teller != options_.rank) end_quietly();
+  std::fprintf(stderr, "\nsinkscope: error: %s; all ranks end, and --resume goes on from the last checkpoint\n",
+               message.c_str());
+  _exit(1);
+}
+
+void Watchdog::end_quietly() const {
+  // A launcher that sees a rank end kills the others, the one too that is about to tell why.
+  std::this_thread::sleep_for(std::chrono::seconds(1));
   _exit(1);
 }
 

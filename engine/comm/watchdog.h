@@ -76,6 +76,7 @@ class Watchdog {
   void send_all(const Socket::Message& message) noexcept;
   [[noreturn]] void end(int culprit, const std::string& reason);
   [[noreturn]] void end_told(const std::string& message, int teller) const;
+  [[noreturn]] void end_quietly() const;
   void stop_thread();
 
   Options options_;

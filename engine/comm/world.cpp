@@ -98,6 +98,7 @@ World::World(const Launch& launch, const RankLimits& limits)
   if (size_ == 0)
     throw std::runtime_error("launch: PMIX_RANK is set, and this build has no MPI to ask for the number of ranks; install "
                              "libopenmpi-dev and build again, or set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT");
+  if (launch.master_address.empty() && rank_ > 0) throw ToldElsewhere();  // it is the same on all
   if (launch.master_address.empty())
     throw std::runtime_error("launch: " + std::to_string(size_) + " ranks by " + launch.launcher +
                              "'s variables have no place to meet; set MASTER_ADDR and MASTER_PORT to the host of rank 0 "

@@ -321,6 +321,8 @@ const std::vector<Elsewhere> kElsewhere = {
      "tests/end_to_end/test_convert_llama2c.cpp", "convert-llama2c "},
     {"cmake --preset cpu && cmake --build --preset cpu && ctest --preset cpu", "builds all, runs all tests",
      "scripts/test", "cmake --build --preset \"$preset\""},
+    {"ctest --preset cpu -L mpi", "is part of all tests", "tests/comm/CMakeLists.txt", "LABELS mpi)"},
+    {"ctest --preset cuda -L multi", "needs GPUs", "tests/comm/CMakeLists.txt", "LABELS multi)"},
     {"ctest --preset cuda -L gpu", "needs a GPU", "scripts/gpu_check.sh", "-L gpu --no-tests=error"},
     {"compute-sanitizer build/cuda/tests/gpu/test_gpu \"[sanitize]\"", "needs a GPU", "scripts/gpu_check.sh",
      "\"$build/tests/gpu/test_gpu\" \"${SANITIZE_FILTER:-[sanitize]}\""},
