@@ -90,8 +90,14 @@ TEST_CASE("a resumed run and an unfinished one replay to the bit as well") {
   const Workplace place;
   REQUIRE(place.run(eager_train("whole")).status == 0);
   // Of a run that was killed what it logged is replayed; how far it came is left to the machine.
-  const std::filesystem::path logged = place.path() / "runs/small/probes.jsonl";
-  for (int milliseconds = 150; !std::filesystem::exists(logged) || std::filesystem::is_empty(logged); milliseconds *= 2) {
+  // Only a pass over the set that phases are read from must be whole.
+  const auto logged = [&] {
+    if (!std::filesystem::exists(place.path() / "runs/small/probes.jsonl")) return false;
+    const std::string log = place.read("runs/small/probes.jsonl");
+    const std::size_t at = log.find("\"natural_bos\"");
+    return at != std::string::npos && log.find('\n', at) != std::string::npos;
+  };
+  for (int milliseconds = 150; !logged(); milliseconds *= 2) {
     std::filesystem::remove_all(place.path() / "runs/small");
     place.run_and_kill(eager_words("small"), milliseconds);
   }
