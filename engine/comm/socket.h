@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace sinkscope {
@@ -22,7 +23,7 @@ class Socket {
   Socket() = default;
   explicit Socket(int file) : file_(file) {}
   ~Socket() { close(); }
-  Socket(Socket&& other) noexcept : file_(other.file_) { other.file_ = -1; }
+  Socket(Socket&& other) noexcept : file_(std::exchange(other.file_, -1)), kept_(std::move(other.kept_)) {}
   Socket& operator=(Socket&& other) noexcept;
 
   explicit operator bool() const { return file_ >= 0; }

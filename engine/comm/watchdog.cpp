@@ -69,18 +69,6 @@ void Watchdog::leave() {
 void Watchdog::fail() {
   stop_thread();
   send_all({kFailed, {}});
-  drain();
-}
-
-/// Reads what the others still send, until they have heard what was sent last: a connection that closes with something
-/// unread takes that back.
-void Watchdog::drain() noexcept {
-  const auto deadline = Clock::now() + 2 * kInterval;
-  for (Peer& peer : peers_) {
-    Socket::Message message;
-    while (!peer.left && peer.socket.receive(message, deadline) == Socket::Received::message) {
-    }
-  }
 }
 
 Watchdog::Beat Watchdog::beat() const {

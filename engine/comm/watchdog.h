@@ -74,7 +74,6 @@ class Watchdog {
   void judge_waits();
   std::string about(int rank, std::int64_t step) const;
   void send_all(const Socket::Message& message) noexcept;
-  void drain() noexcept;
   [[noreturn]] void end(int culprit, const std::string& reason);
   [[noreturn]] void end_told(const std::string& message, int teller) const;
   [[noreturn]] void end_quietly() const;

@@ -1,5 +1,7 @@
 #include <chrono>
 #include <string>
+#include <thread>
+#include <utility>
 
 #include "engine/comm/socket.h"
 #include "tests/catch.h"
@@ -22,6 +24,21 @@ struct Pair {
   }
   Socket left, right;
 };
+
+TEST_CASE("what came with the last message goes along when a connection is moved") {
+  Pair pair;
+  for (const char kind : {'a', 'b', 'c'}) REQUIRE(pair.left.send({kind, "text"}, in(5)));
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // until all three are there to be read at once
+  Socket::Message message;
+  REQUIRE(pair.right.receive(message, in(5)) == Socket::Received::message);
+  Socket moved(std::move(pair.right));
+  REQUIRE(moved.receive(message, in(1)) == Socket::Received::message);
+  CHECK(message.kind == 'b');
+  Socket assigned;
+  assigned = std::move(moved);
+  REQUIRE(assigned.receive(message, in(1)) == Socket::Received::message);
+  CHECK(message.kind == 'c');
+}
 
 TEST_CASE("messages arrive whole, in order, of any bytes") {
   Pair pair;
