@@ -1,5 +1,6 @@
 #include "engine/train/run_files.h"
 
+#include <algorithm>
 #include <cmath>
 #include <ctime>
 #include <nlohmann/json.hpp>
@@ -120,6 +121,30 @@ std::vector<ChangedSetting> check_run_config(const std::filesystem::path& run_di
     throw std::runtime_error(file + ": the run was begun on a dataset with fingerprint " + fingerprint + ", not " +
                              dataset_fingerprint);
   return changed;
+}
+
+std::vector<EventRecord> logged_events(const std::filesystem::path& run_directory) {
+  if (!std::filesystem::exists(run_directory / "events.jsonl")) return {};
+  return read_event_records(run_directory);
+}
+
+bool has_ended(const std::vector<EventRecord>& events) {
+  return std::any_of(events.begin(), events.end(), [](const EventRecord& event) { return event.kind == "end"; });
+}
+
+/// The event of a checkpoint stands before the save, so that only what was logged after it tells that it was saved.
+void expect_none_saved(const std::filesystem::path& run_directory) {
+  const std::vector<EventRecord> events = logged_events(run_directory);
+  const auto first = std::find_if(events.begin(), events.end(), [](const EventRecord& e) { return e.kind == "checkpoint"; });
+  if (first == events.end()) return;
+  std::int64_t last = events.back().step;
+  if (std::filesystem::exists(run_directory / "metrics.jsonl"))
+    for (const StepRecord& record : read_step_records(run_directory)) last = std::max(last, record.step);
+  if (last <= first->step && !has_ended(events)) return;
+  throw std::runtime_error(run_directory.string() + ": its logs reach step " + std::to_string(last) +
+                           " and tell of a checkpoint at step " + std::to_string(first->step) +
+                           ", but there is none in checkpoints/, and to begin again would drop the logs; put the "
+                           "checkpoints back, give another name with --set name=..., or delete the folder");
 }
 
 std::string to_text(const LoopState& state) {

@@ -1,5 +1,5 @@
-// What a run directory holds beside logs and checkpoints: config.json, and the loop's state inside a
-// checkpoint.
+// What a run directory holds beside checkpoints: config.json, what the logs tell of a run, and the loop's state inside
+// a checkpoint.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/config/config.h"
+#include "engine/metrics/sinks.h"
 
 namespace sinkscope {
 
@@ -39,6 +40,16 @@ struct ChangedSetting {
 /// having had its default.
 std::vector<ChangedSetting> check_run_config(const std::filesystem::path& run_directory, const Config& config,
                                              const std::string& dataset_fingerprint);
+
+/// The events logged so far; none where there is no log yet.
+std::vector<EventRecord> logged_events(const std::filesystem::path& run_directory);
+
+/// Whether one of them tells that the training came to its end.
+bool has_ended(const std::vector<EventRecord>& events);
+
+/// For a run without checkpoints, which would begin again and drop its logs: throws std::runtime_error when it once had
+/// one.
+void expect_none_saved(const std::filesystem::path& run_directory);
 
 /// Everything the loop carries from step to step beside parameters and moments.
 struct LoopState {

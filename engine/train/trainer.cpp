@@ -28,6 +28,7 @@
 #include "engine/train/gradient_buckets.h"
 #include "engine/train/non_finite.h"
 #include "engine/train/rank_sums.h"
+#include "engine/train/rank_weights.h"
 #include "engine/train/run_files.h"
 #include "engine/train/run_lock.h"
 #include "engine/train/text_sampler.h"
@@ -41,32 +42,6 @@ using Json = nlohmann::ordered_json;
 /// True on every `every`-th step; never for 0.
 bool due(std::int64_t step, std::int64_t every) { return every > 0 && step % every == 0; }
 
-/// The events logged so far; none where there is no log yet.
-std::vector<EventRecord> logged_events(const std::filesystem::path& directory) {
-  if (!std::filesystem::exists(directory / "events.jsonl")) return {};
-  return read_event_records(directory);
-}
-
-bool has_ended(const std::vector<EventRecord>& events) {
-  return std::any_of(events.begin(), events.end(), [](const EventRecord& event) { return event.kind == "end"; });
-}
-
-/// For a run without checkpoints, which would begin again and drop its logs: throws when it once had one. The event
-/// of a checkpoint stands before the save, so that only what was logged after it tells that it was saved.
-void expect_none_saved(const std::filesystem::path& directory) {
-  const std::vector<EventRecord> events = logged_events(directory);
-  const auto first = std::find_if(events.begin(), events.end(), [](const EventRecord& e) { return e.kind == "checkpoint"; });
-  if (first == events.end()) return;
-  std::int64_t last = events.back().step;
-  if (std::filesystem::exists(directory / "metrics.jsonl"))
-    for (const StepRecord& record : read_step_records(directory)) last = std::max(last, record.step);
-  if (last <= first->step && !has_ended(events)) return;
-  throw std::runtime_error(directory.string() + ": its logs reach step " + std::to_string(last) +
-                           " and tell of a checkpoint at step " + std::to_string(first->step) +
-                           ", but there is none in checkpoints/, and to begin again would drop the logs; put the "
-                           "checkpoints back, give another name with --set name=..., or delete the folder");
-}
-
 class Run {
  public:
   Run(const Config& config, TrainOptions options, World& world);
@@ -75,8 +50,6 @@ class Run {
  private:
   void connect();
   void share_state();
-  void spread(std::span<const float> values, const Tensor& own);
-  std::span<const float> collect(const Tensor& own, std::vector<float>& buffer);
   bool works_for_all(std::int64_t step) const;
   void begin();
   void resume();
@@ -105,7 +78,6 @@ class Run {
   void event(std::int64_t step, const std::string& kind, const std::string& message, const Json& data);
 
   std::int64_t tokens_after(std::int64_t step) const { return step * tokens_per_step_; }
-  std::span<const float> host_view(const Tensor& tensor, std::vector<float>& buffer);
   std::string device() const;
 
   World& world_;
@@ -122,6 +94,7 @@ class Run {
   AdamW optimizer_;
   std::unique_ptr<Communicator> ranks_;
   std::optional<GradientBuckets> buckets_;
+  std::optional<RankWeights> weights_;
   TrainingBatches batches_;
   std::optional<Windows> validation_windows_;
   std::optional<ProbePass> probe_pass_;
@@ -136,10 +109,7 @@ class Run {
   double flops_per_token_ = 0;
   std::optional<double> peak_flops_;  // of the GPU, where it is known
 
-  struct Begun {
-    std::vector<float> parameters, first_moment, second_moment;
-  };
-  Begun begun_;  // on rank 0, what the run begins with or goes on from, until share_state()
+  HostWeights begun_;  // on rank 0, what the run begins with or goes on from, until share_state()
 
   // Host buffers of a step.
   Batch batch_;
@@ -233,40 +203,15 @@ void Run::connect() {
   world_.expect_equal("build", options_.build);
   ranks_ = world_.connect(*ops_);
   buckets_.emplace(*ranks_, decoder_.gradients(), gradient_bucket(config_));
+  weights_.emplace(*ops_, decoder_, optimizer_, *ranks_, sharded_);
 }
 
 /// What rank 0 has begun or resumed, on every rank.
 void Run::share_state() {
   const std::string state = ranks_->text_of(0, to_text(state_));
   if (!world_.leads()) state_ = loop_state_from_text(state, "the state of rank 0");
-  spread(begun_.parameters, optimizer_.weights(decoder_.parameters()));
-  ops_->convert(decoder_.parameters(), decoder_.gradients());
-  if (state_.step > 0) {
-    spread(begun_.first_moment, optimizer_.first_moment());
-    spread(begun_.second_moment, optimizer_.second_moment());
-  }
+  weights_->spread(begun_, state_.step > 0);
   begun_ = {};
-}
-
-/// Of rank 0's `values` (flat_size) what every rank keeps, into `own`. All of them are in the gradients afterwards,
-/// whose memory is free between steps.
-void Run::spread(std::span<const float> values, const Tensor& own) {
-  const Tensor all = decoder_.gradients();
-  if (world_.leads()) ops_->copy_from_host(all, values.data());
-  ranks_->broadcast(all, 0);
-  ops_->copy(own, all.rows(optimizer_.share().begin, optimizer_.share().size));
-}
-
-/// The reverse: on rank 0 what all ranks keep, (flat_size), on the host; it may lie in `buffer`.
-std::span<const float> Run::collect(const Tensor& own, std::vector<float>& buffer) {
-  if (!sharded_) return world_.leads() ? host_view(own, buffer) : std::span<const float>{};
-  const Tensor all = decoder_.gradients();
-  ops_->copy(all.rows(optimizer_.share().begin, optimizer_.share().size), own);
-  ranks_->share_parts(all, optimizer_.share().part);
-  if (!world_.leads()) return {};
-  buffer.resize(static_cast<std::size_t>(all.size()));
-  ops_->copy_to_host(buffer.data(), all);
-  return buffer;
 }
 
 /// Whether rank 0 does at this step, while the others wait, what may take long.
@@ -361,8 +306,7 @@ void Run::start(const std::string& how) {
 void Run::initialize() {
   begun_.parameters.resize(static_cast<std::size_t>(decoder_.layout().flat_size()));
   initialize_parameters(decoder_.layout(), static_cast<std::uint64_t>(config_.train.seed), begun_.parameters);
-  ops_->copy_from_host(decoder_.gradients(), begun_.parameters.data());
-  ops_->convert(decoder_.parameters(), decoder_.gradients());  // for the probes before the first step
+  weights_->set_parameters(begun_.parameters);  // for the probes before the first step
 }
 
 void Run::load(const std::filesystem::path& checkpoint) {
@@ -431,7 +375,7 @@ StepRecord Run::training_step(std::int64_t step) {
       optimizer_.step(decoder_.parameters(), decoder_.gradients(), record.learning_rate, step);
   if (update.non_finite)
     stop_not_finite(step, "the gradient", update.gradient_norm, "the gradient of " + *update.non_finite);
-  if (sharded_) ranks_->share_parts(decoder_.parameters(), optimizer_.share().part);
+  weights_->share_update();
   state_.step = step;
   world_.set_step(step);
 
@@ -547,18 +491,16 @@ void Run::sample(std::int64_t step) {
 /// written of a model that is not finite: it would push out the last checkpoint that is.
 void Run::save(std::int64_t step) {
   const StageRange range(*ops_, "checkpoint");
-  std::vector<float> parameters, first, second;
-  const std::span<const float> all_parameters = collect(optimizer_.weights(decoder_.parameters()), parameters);
-  const std::span<const float> all_first = collect(optimizer_.first_moment(), first);
-  const std::span<const float> all_second = collect(optimizer_.second_moment(), second);
+  HostWeights buffers;
+  const HostWeightViews weights = weights_->collect(buffers);
   if (!world_.leads()) return;
   CheckpointData data{.model = config_.model,
                       .step = step,
                       .bos_id = static_cast<std::int32_t>(config_.data.bos_id),
                       .eos_id = static_cast<std::int32_t>(config_.data.eos_id),
-                      .parameters = all_parameters,
-                      .first_moment = all_first,
-                      .second_moment = all_second,
+                      .parameters = weights.parameters,
+                      .first_moment = weights.first_moment,
+                      .second_moment = weights.second_moment,
                       .state = {},
                       .tokenizer_files = tokenizer_ ? tokenizer_->files() : std::vector<std::filesystem::path>{}};
   expect_finite(step, "parameter ", data.parameters);
@@ -586,14 +528,6 @@ void Run::expect_finite(std::int64_t step, const std::string& what, std::span<co
   if (const auto name = first_non_finite(decoder_.layout(), values))
     throw tell_not_finite(step, "the model to save",
                           *std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); }), what + *name);
-}
-
-/// The tensor's elements on the host: in place on the CPU, else copied into `buffer`.
-std::span<const float> Run::host_view(const Tensor& tensor, std::vector<float>& buffer) {
-  if (ops_->device_name() == "cpu") return {tensor.as<float>(), static_cast<std::size_t>(tensor.size())};
-  buffer.resize(static_cast<std::size_t>(tensor.size()));
-  ops_->copy_to_host(buffer.data(), tensor);
-  return buffer;
 }
 
 /// Logs it, and returns what to throw.

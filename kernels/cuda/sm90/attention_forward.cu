@@ -170,13 +170,10 @@ __device__ bool weigh(float* s, Rows& rows, float (&rescale)[2], float scale_log
 }
 
 // The numbers of barriers: a warpgroup's turn at the tensor cores; its outputs are staged, of tiles in turn.
-template <class S>
 constexpr int kTurn = 1;
 template <class S>
-constexpr int kStaged = kTurn<S> + S::kGroups;
-template <class S>
 __device__ int staged(int round, int group) {
-  return kStaged<S> + round % kTiles * S::kGroups + group;
+  return kTurn + S::kGroups + round % kTiles * S::kGroups + group;
 }
 constexpr int kStagedThreads = kWarpgroup + kWarp;
 
@@ -240,16 +237,16 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, int group) {
 
   float s[S::kKeys / 2], out[S::D / 2];
   std::uint32_t p[S::kKeys / 4];
-  const auto take_turn = [&] { barrier_wait(kTurn<S> + group, S::kGroups * kWarpgroup); };
+  const auto take_turn = [&] { barrier_wait(kTurn + group, S::kGroups * kWarpgroup); };
   const auto end_turn = [&] {
 #pragma unroll
     for (int other = 1; other < S::kGroups; ++other)
-      barrier_arrive(kTurn<S> + (group + other) % S::kGroups, S::kGroups * kWarpgroup);
+      barrier_arrive(kTurn + (group + other) % S::kGroups, S::kGroups * kWarpgroup);
   };
   // The first turn of a warpgroup waits for those before it alone: the ones behind it have come already.
 #pragma unroll
   for (int other = 0; other < S::kGroups - 1; ++other)
-    if (other < group) barrier_arrive(kTurn<S> + other, S::kGroups * kWarpgroup);
+    if (other < group) barrier_arrive(kTurn + other, S::kGroups * kWarpgroup);
 
   std::uint64_t queries[S::kHalves], keys[S::kHalves];
 #pragma unroll

@@ -1,0 +1,51 @@
+// The weights and moments that a run begins with, goes on from and saves: on the host of rank 0 all of them, on the device
+// of each rank what it keeps.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "engine/comm/communicator.h"
+#include "engine/model/decoder.h"
+#include "engine/optim/adamw.h"
+#include "kernels/ops.h"
+
+namespace sinkscope {
+
+/// On the host, (flat_size) each; moments are empty where there are none yet, and all are on ranks but 0.
+struct HostWeights {
+  std::vector<float> parameters, first_moment, second_moment;
+};
+
+/// Views of the same.
+struct HostWeightViews {
+  std::span<const float> parameters, first_moment, second_moment;
+};
+
+/// Its collective functions use the gradients, whose memory is free between steps, and leave them overwritten.
+class RankWeights {
+ public:
+  /// All must outlive it. `sharded`: the optimizer keeps this rank's share alone.
+  RankWeights(Ops& ops, Decoder& decoder, AdamW& optimizer, Communicator& ranks, bool sharded);
+
+  /// Not collective: `parameters` (flat_size) on this rank's device alone, where the optimizer does not have them yet.
+  void set_parameters(std::span<const float> parameters);
+  /// Rank 0's weights on every rank, and its moments if it `has_moments`, which every rank says alike.
+  void spread(const HostWeights& weights, bool has_moments);
+  /// After an update of what each rank keeps: the new parameters on every rank.
+  void share_update();
+  /// On rank 0 what all ranks keep, in place or in `buffers`; nothing elsewhere.
+  HostWeightViews collect(HostWeights& buffers);
+
+ private:
+  void spread(std::span<const float> values, const Tensor& kept);
+  std::span<const float> collect(const Tensor& kept, std::vector<float>& buffer);
+
+  Ops* ops_;
+  Decoder* decoder_;
+  AdamW* optimizer_;
+  Communicator* ranks_;
+  bool sharded_;
+};
+
+}  // namespace sinkscope
