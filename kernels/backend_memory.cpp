@@ -50,10 +50,11 @@ std::int64_t scratch_bytes(const BackendExtents& e) {
   std::int64_t most = std::max({
       sink_bytes(e, e.training),
       backward_bytes(e),
-      ceil_div(N, 512) * e.bias_outputs * 4,           // linear_backward: partial column sums
+      ceil_div(N, kBiasRows) * e.bias_outputs * 4,     // linear_backward: partial column sums
       2 * kMaxBlocks * 2 * e.channels * 4,             // norm_backward: partial dweight and dbias
       kMaxBlocks * 2 * e.head_dim * 4,                 // qk_norm_backward: of both weights
-      3 * round_up(N, 64) * 4 + sort_bytes(N),      // embedding_backward: rows sorted by token
+      // embedding_backward: rows sorted by token, then sums of pieces of long runs
+      3 * round_up(N, 64) * 4 + std::max(sort_bytes(N), 2 * ceil_div(N, kEmbeddingPiece) * e.channels * 4),
       (e.layers + 1) * B * 16,                         // norm_sums of a step: means of every sequence of a place
       optimizer_chunks(e) * 8,                         // sum_of_squares
   });

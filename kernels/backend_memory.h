@@ -46,6 +46,8 @@ struct BackendMemory {
 
 constexpr std::size_t kCudaWorkspace = std::size_t{64} << 20;
 constexpr std::int64_t kOptimizerChunk = 16384;  // elements
+constexpr std::int64_t kEmbeddingPiece = 128;    // rows of a token that a block adds up
+constexpr std::int64_t kBiasRows = 128;          // rows of an output gradient that a block adds up
 constexpr std::int64_t kAbsStatisticsScratch = std::int64_t{128} << 10;  // of a matrix of any size
 
 /// What the CUDA backend takes at most; on the CPU backend nothing is planned.

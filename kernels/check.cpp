@@ -125,6 +125,13 @@ std::int64_t check_rope(const Check& check, const Rope& args, DType real) {
   return args.width == 0 ? D : args.width;
 }
 
+void check_gelu_input(const Check& check, const LinearBackward& args, DType real) {
+  if (!args.gelu_input) return;
+  check.that(static_cast<bool>(args.dx), "gelu_input", "is given without dx, which it is about");
+  check.that(!args.accumulate, "gelu_input", "is given with accumulate; expected one of them");
+  check.shape("gelu_input", args.gelu_input, real, {args.dx.extent(0), args.dx.extent(1)});
+}
+
 SinkSumExtents check_sink_sums(const Check& check, const SinkSums& args) {
   check.rank("sink", args.sink, DType::f32, 4);
   const std::int64_t L = args.sink.extent(0), H = args.sink.extent(2), K = args.sink.extent(3);

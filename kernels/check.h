@@ -17,6 +17,7 @@ struct RowL2;
 struct DirectionSums;
 struct AbsStatistics;
 struct Rope;
+struct LinearBackward;
 
 class Check {
  public:
@@ -98,6 +99,9 @@ void check_sink_logits(const Check& check, const Tensor& sink_logits, DType real
                        const char* derived_name, const Tensor& derived, std::initializer_list<std::int64_t> derived_extents);
 
 AttentionExtents check_isolate_query(const Check& check, const IsolateQuery& args, DType real);
+
+/// LinearBackward::gelu_input, of `real`, has the shape of dx, which must be given and not accumulated into.
+void check_gelu_input(const Check& check, const LinearBackward& args, DType real);
 
 /// R of the rotary embedding, its arguments checked: Rope::width, or the head dimension for 0.
 std::int64_t check_rope(const Check& check, const Rope& args, DType real);

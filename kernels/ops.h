@@ -78,17 +78,21 @@ struct NormBackward {
   Tensor dx;      // (N, C) +=, the gradient of the residual stream
   Tensor dweight; // (C) +=
   Tensor dbias;   // optional (C) +=
+  Tensor dx_sums{};  // optional (C) +=: column sums of dx as it then is, the gradient of a bias that is added to the stream
 };
 
-/// out = x weight^T + bias.
+/// out = x weight^T + bias; gelu = GELU(out).
 struct LinearForward {
   Tensor out;     // (N, O) real
   Tensor x;       // (N, I) real
   Tensor weight;  // (O, I) real
   Tensor bias;    // optional (O) real
+  Tensor gelu{};  // optional (N, O) real
+  GeluKind gelu_kind = GeluKind::tanh;
 };
 
 /// dx = dout weight (or dx += when `accumulate`); dweight += dout^T x; dbias += column sums of dout.
+/// With `gelu_input` z, of which x is the GELU, dx is the gradient of z: dout weight times GELU'(z), never accumulated.
 struct LinearBackward {
   Tensor dout;    // (N, O) real
   Tensor x;       // (N, I) real; needed for dweight
@@ -97,6 +101,8 @@ struct LinearBackward {
   Tensor dweight; // optional (O, I) +=
   Tensor dbias;   // optional (O) +=
   bool accumulate = false;
+  Tensor gelu_input{};  // optional (N, I) real: z
+  GeluKind gelu_kind = GeluKind::tanh;
 };
 
 /// Rotary position embedding, "rotate half" form as in Llama checkpoints of the transformers
@@ -430,10 +436,16 @@ class StageRange {
   Ops& ops_;
 };
 
+/// Picks the algorithm of a large matrix product: the one on record for `product`, or what `time` finds when it has timed
+/// several on the arrays at hand, which then goes on record. Algorithms round differently, so a record is what makes
+/// runs equal to the bit. `product` names GPU, library version, shape, dtypes and epilogue; algorithms are one word of text.
+using ChooseAlgorithm = std::function<std::string(const std::string& product, const std::function<std::string()>& time)>;
+
 /// How a CUDA backend is made.
 struct CudaOptions {
   int device = 0;                     // as CUDA numbers them
   DType compute = DType::bf16;        // or f32
+  ChooseAlgorithm choose{};           // not given: the library's first guess, untimed
 };
 
 /// "CUDA 13.0, cuBLASLt 130100", what this build's CUDA backend is made of; empty where it has none.

@@ -83,9 +83,11 @@ struct Decoder::State {
   void norm_forward(const NormParameters& parameters, const Tensor& x, const Tensor& delta, const Tensor& sum,
                     const Tensor& out, const NormStatistics& statistics, const Tensor& l2);
   void norm_backward(const NormParameters& parameters, const Tensor& x, const Tensor& dout,
-                     const NormStatistics& statistics, const Tensor& dx);
+                     const NormStatistics& statistics, const Tensor& dx, const Tensor& dx_sums);
   void linear_forward(const LinearParameters& parameters, const Tensor& x, const Tensor& out);
-  void linear_backward(const LinearParameters& parameters, const Tensor& x, const Tensor& dout, const Tensor& dx);
+  Tensor stream_bias(std::int64_t layer, Branch branch) const;
+  Tensor own_bias(const LinearParameters& branch) const { return config.parallel_block ? branch.bias.gradient : Tensor(); }
+  void linear_backward(const LinearParameters& parameters, const Tensor& x, const Tensor& dout, const Tensor& dx, const Tensor& dbias);
   void attention_forward(std::int64_t layer, const Tensor& sink);
   void attention_output_backward(std::int64_t layer);
   void attention_backward(std::int64_t layer);
@@ -134,7 +136,7 @@ void Decoder::State::norm_forward(const NormParameters& parameters, const Tensor
 }
 
 void Decoder::State::norm_backward(const NormParameters& parameters, const Tensor& x, const Tensor& dout,
-                                   const NormStatistics& statistics, const Tensor& dx) {
+                                   const NormStatistics& statistics, const Tensor& dx, const Tensor& dx_sums) {
   ops.norm_backward({.kind = norm_kind(),
                      .x = x,
                      .dout = dout,
@@ -143,7 +145,16 @@ void Decoder::State::norm_backward(const NormParameters& parameters, const Tenso
                      .rstd = statistics.rstd,
                      .dx = dx,
                      .dweight = parameters.weight.gradient,
-                     .dbias = parameters.bias.gradient});
+                     .dbias = parameters.bias.gradient,
+                     .dx_sums = dx_sums});
+}
+
+/// The gradient of the bias that a branch of a block adds to the residual stream: column sums of d_residual as the backward
+/// pass of the norm behind it leaves it. In a parallel block, whose branches share d_residual, it is left to the branch.
+Tensor Decoder::State::stream_bias(std::int64_t layer, Branch branch) const {
+  if (layer < 0 || config.parallel_block) return {};
+  const BlockParameters& p = weights.blocks[static_cast<std::size_t>(layer)];
+  return (branch == Branch::mlp ? p.down : p.output).bias.gradient;
 }
 
 void Decoder::State::linear_forward(const LinearParameters& parameters, const Tensor& x, const Tensor& out) {
@@ -151,13 +162,13 @@ void Decoder::State::linear_forward(const LinearParameters& parameters, const Te
 }
 
 void Decoder::State::linear_backward(const LinearParameters& parameters, const Tensor& x, const Tensor& dout,
-                                     const Tensor& dx) {
+                                     const Tensor& dx, const Tensor& dbias) {
   ops.linear_backward({.dout = dout,
                        .x = x,
                        .weight = parameters.weight.value,
                        .dx = dx,
                        .dweight = parameters.weight.gradient,
-                       .dbias = parameters.bias.gradient});
+                       .dbias = dbias});
 }
 
 /// delta = W_o attention(rope(qk_norm(W_qkv norm1))), from norm1 (N, C) into attention_delta (N, C); the sink
@@ -214,8 +225,9 @@ void Decoder::State::attention_forward(std::int64_t layer, const Tensor& sink) {
 void Decoder::State::attention_output_backward(std::int64_t layer) {
   const StageRange range(ops, "attention output backward", layer);
   const std::int64_t width = config.heads * config.head_dim;
-  linear_backward(weights.blocks[static_cast<std::size_t>(layer)].output, act(buffers(layer).attention, width),
-                  tmp(memory.d_residual, config.channels), tmp(memory.d_attention, width));
+  const LinearParameters& output = weights.blocks[static_cast<std::size_t>(layer)].output;
+  linear_backward(output, act(buffers(layer).attention, width), tmp(memory.d_residual, config.channels),
+                  tmp(memory.d_attention, width), own_bias(output));
 }
 
 /// From d_attention (N, HD), adds what flows through the attention branch to d_residual (N, C).
@@ -254,8 +266,8 @@ void Decoder::State::attention_backward(std::int64_t layer) {
                           .rstd = act(b.qk_rstd, H + G),
                           .dq_weight = p.q_norm.gradient,
                           .dk_weight = p.k_norm.gradient});
-  linear_backward(p.qkv, act(b.norm1, C), d_qkv, d_norm);
-  norm_backward(p.norm1, residual(layer), d_norm, norm_statistics(b.mean1, b.rstd1), d_residual);
+  linear_backward(p.qkv, act(b.norm1, C), d_qkv, d_norm, p.qkv.bias.gradient);
+  norm_backward(p.norm1, residual(layer), d_norm, norm_statistics(b.mean1, b.rstd1), d_residual, stream_bias(layer - 1, Branch::mlp));
 }
 
 /// act(W_up norm2), from norm2 (N, C).
@@ -263,13 +275,19 @@ void Decoder::State::mlp_hidden(std::int64_t layer) {
   const BlockParameters& p = weights.blocks[static_cast<std::size_t>(layer)];
   const BlockBuffers& b = buffers(layer);
   const std::int64_t F = config.hidden;
-  const Tensor act_out = act(b.act, F);
-  const Tensor up = act(b.up, config.mlp == MlpType::swiglu ? 2 * F : F);
-  linear_forward(p.up, act(b.norm2, config.channels), up);
-  if (config.mlp == MlpType::swiglu)
-    ops.swiglu_forward({.gate_up = up, .out = act_out});
-  else
-    ops.gelu_forward({.kind = gelu_kind(), .x = up, .out = act_out});
+  const Tensor act_out = act(b.act, F), norm2 = act(b.norm2, config.channels);
+  if (config.mlp == MlpType::swiglu) {
+    const Tensor gate_up = act(b.up, 2 * F);
+    linear_forward(p.up, norm2, gate_up);
+    ops.swiglu_forward({.gate_up = gate_up, .out = act_out});
+  } else {
+    ops.linear_forward({.out = act(b.up, F),
+                        .x = norm2,
+                        .weight = p.up.weight.value,
+                        .bias = p.up.bias.value,
+                        .gelu = act_out,
+                        .gelu_kind = gelu_kind()});
+  }
 }
 
 /// delta = W_down act(W_up norm2), from norm2 (N, C) into mlp_delta (N, C).
@@ -288,17 +306,25 @@ void Decoder::State::mlp_backward(std::int64_t layer) {
   const BlockBuffers& b = buffers(layer);
   const std::int64_t F = config.hidden, C = config.channels;
   const Tensor d_residual = tmp(memory.d_residual, C), d_norm = tmp(memory.d_norm, C);
-  const Tensor d_act = tmp(memory.d_act, F);
   const std::int64_t up_width = config.mlp == MlpType::swiglu ? 2 * F : F;
   const Tensor up = act(b.up, up_width), d_up = tmp(memory.d_up, up_width);
 
-  linear_backward(p.down, act(b.act, F), d_residual, d_act);
-  if (config.mlp == MlpType::swiglu)
+  if (config.mlp == MlpType::swiglu) {
+    const Tensor d_act = tmp(memory.d_act, F);
+    linear_backward(p.down, act(b.act, F), d_residual, d_act, own_bias(p.down));
     ops.swiglu_backward({.gate_up = up, .dout = d_act, .dgate_up = d_up});
-  else
-    ops.gelu_backward({.kind = gelu_kind(), .x = up, .dout = d_act, .dx = d_up});
-  linear_backward(p.up, act(b.norm2, C), d_up, d_norm);
-  norm_backward(p.norm2, mlp_input(layer), d_norm, norm_statistics(b.mean2, b.rstd2), d_residual);
+  } else {
+    ops.linear_backward({.dout = d_residual,
+                         .x = act(b.act, F),
+                         .weight = p.down.weight.value,
+                         .dx = d_up,
+                         .dweight = p.down.weight.gradient,
+                         .dbias = own_bias(p.down),
+                         .gelu_input = up,
+                         .gelu_kind = gelu_kind()});
+  }
+  linear_backward(p.up, act(b.norm2, C), d_up, d_norm, p.up.bias.gradient);
+  norm_backward(p.norm2, mlp_input(layer), d_norm, norm_statistics(b.mean2, b.rstd2), d_residual, stream_bias(layer, Branch::attention));
 }
 
 /// Fills the buffers that backward reads of this block and that later blocks have used since: by the same
@@ -492,7 +518,7 @@ void Decoder::backward(const GradientsReady& ready) {
   const Tensor d_residual = s.tmp(s.memory.d_residual, C);
   s.ops.zero(d_residual);
   s.norm_backward(s.weights.final_norm, s.residual(L), s.tmp(s.memory.d_final, C),
-                  s.norm_statistics(s.memory.final_mean, s.memory.final_rstd), d_residual);
+                  s.norm_statistics(s.memory.final_mean, s.memory.final_rstd), d_residual, s.stream_bias(L - 1, Branch::mlp));
   if (ready) ready(s.layout.find("final_norm.weight").offset);
   for (std::int64_t layer = L - 1; layer >= 0; --layer) {
     s.recompute(layer);

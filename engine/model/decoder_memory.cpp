@@ -84,7 +84,7 @@ DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& op
   d_residual = use("gradient of residual", real, N * C);
   d_norm = use("gradient of norm", real, N * C);
   d_final = use("gradient of final norm", real, N * C);
-  d_act = use("gradient of mlp activation", real, N * F);
+  if (config.mlp == MlpType::swiglu) d_act = use("gradient of mlp activation", real, N * F);
   d_up = use("gradient of mlp up", real, N * up_width);
   d_attention = use("gradient of attention", real, N * H * D);
   d_qkv = use("gradient of qkv", real, N * qkv_width);

@@ -28,6 +28,7 @@ void CpuOps::linear_forward(const LinearForward& args) {
   check.shape("weight", args.weight, DType::f32, {outputs, inputs});
   check.shape("out", args.out, DType::f32, {rows, outputs});
   check.optional_shape("bias", args.bias, DType::f32, {outputs});
+  check.optional_shape("gelu", args.gelu, DType::f32, {rows, outputs});
   check.that(inputs > 0, "x", "is " + describe(args.x) + ", expected at least one input");
   if (rows == 0 || outputs == 0) return;
   const int m = check.blas_int("x", rows);
@@ -38,15 +39,17 @@ void CpuOps::linear_forward(const LinearForward& args) {
   set_gemm_threads(threads_);
   cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, 1.0F, args.x.as<float>(), k, args.weight.as<float>(),
               k, 0.0F, out, n);
-  if (!args.bias) return;
-  const float* bias = args.bias.as<float>();
-  parallel_range(threads_, rows, outputs, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r) {
-      float* row = out + r * outputs;
+  if (args.bias) {
+    const float* bias = args.bias.as<float>();
+    parallel_range(threads_, rows, outputs, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r) {
+        float* row = out + r * outputs;
 #pragma omp simd
-      for (std::int64_t o = 0; o < outputs; ++o) row[o] += bias[o];
-    }
-  });
+        for (std::int64_t o = 0; o < outputs; ++o) row[o] += bias[o];
+      }
+    });
+  }
+  if (args.gelu) gelu_forward({.kind = args.gelu_kind, .x = args.out, .out = args.gelu});
 }
 
 void CpuOps::linear_backward(const LinearBackward& args) {
@@ -69,6 +72,7 @@ void CpuOps::linear_backward(const LinearBackward& args) {
     check.shape("x", args.x, DType::f32, {rows, inputs});
   }
   check.optional_shape("dbias", args.dbias, DType::f32, {outputs});
+  check_gelu_input(check, args, DType::f32);
   check.that(outputs > 0, "dout", "is " + describe(args.dout) + ", expected at least one output");
 
   const float* dout = args.dout.as<float>();
@@ -77,6 +81,7 @@ void CpuOps::linear_backward(const LinearBackward& args) {
     const int k = check.blas_int("dx", args.dx.extent(1));
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, k, n, 1.0F, dout, n, args.weight.as<float>(), k,
                 args.accumulate ? 1.0F : 0.0F, args.dx.as<float>(), k);
+    if (args.gelu_input) gelu_backward({.kind = args.gelu_kind, .x = args.gelu_input, .dout = args.dx, .dx = args.dx});
   }
   if (args.dweight && args.dweight.size() > 0 && rows > 0) {
     const int k = check.blas_int("dweight", args.dweight.extent(1));

@@ -98,6 +98,7 @@ void CpuOps::norm_backward(const NormBackward& args) {
   check.shape("dweight", args.dweight, DType::f32, {channels});
   check.optional_shape("dbias", args.dbias, DType::f32, {channels});
   check.that(layernorm || !args.dbias, "dbias", "is given, but rmsnorm has none");
+  check.optional_shape("dx_sums", args.dx_sums, DType::f32, {channels});
 
   const float* x = args.x.as<float>();
   const float* dout = args.dout.as<float>();
@@ -107,18 +108,20 @@ void CpuOps::norm_backward(const NormBackward& args) {
   float* dx = args.dx.as<float>();
   const float inverse_channels = 1.0F / static_cast<float>(channels);
 
-  // Every part sums its own dweight and dbias; the parts are added in order.
+  // Every part sums its own dweight, dbias and dx; the parts are added in order.
   const int parts = part_count(threads_, rows, channels);
   const std::int64_t stride = round_to_line(channels);
-  float* partials = workspace_.take<float>(2 * parts * stride);
-  float* bias_partials = partials + parts * stride;
-  const bool with_bias = static_cast<bool>(args.dbias);
+  float* partials = workspace_.take<float>(3 * parts * stride);
+  float *bias_partials = partials + parts * stride, *sum_partials = bias_partials + parts * stride;
+  const bool with_bias = static_cast<bool>(args.dbias), with_sums = static_cast<bool>(args.dx_sums);
 
   parallel_parts(parts, rows, [&](int part, std::int64_t begin, std::int64_t end) {
     float* dweight = partials + part * stride;
     float* dbias = bias_partials + part * stride;
     std::fill_n(dweight, channels, 0.0F);
     std::fill_n(dbias, channels, 0.0F);
+    float* sums = sum_partials + part * stride;
+    std::fill_n(sums, channels, 0.0F);
     for (std::int64_t n = begin; n < end; ++n) {
       const float* row = x + n * channels;
       const float* gradient = dout + n * channels;
@@ -146,10 +149,15 @@ void CpuOps::norm_backward(const NormBackward& args) {
         const float xhat = (row[c] - mean) * rstd;
         target[c] += rstd * (gradient[c] * weight[c] - g_mean - xhat * projection_mean);
       }
+      if (with_sums) {
+#pragma omp simd
+        for (std::int64_t c = 0; c < channels; ++c) sums[c] += target[c];
+      }
     }
   });
   add_partials(threads_, parts, partials, stride, channels, args.dweight.as<float>());
   if (with_bias) add_partials(threads_, parts, bias_partials, stride, channels, args.dbias.as<float>());
+  if (with_sums) add_partials(threads_, parts, sum_partials, stride, channels, args.dx_sums.as<float>());
 }
 
 }  // namespace sinkscope

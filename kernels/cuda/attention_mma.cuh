@@ -11,8 +11,6 @@
 
 namespace sinkscope::cuda {
 
-constexpr float kLog2E = 1.4426950408889634F;
-
 /// Elements between rows of D in shared memory: an odd number of 16-byte units, so that eight rows at
 /// one column lie in different banks.
 template <int D>

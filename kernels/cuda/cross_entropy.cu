@@ -1,9 +1,11 @@
-// Softmax cross-entropy: one block a row of logits, which are overwritten by their gradient.
+// Softmax cross-entropy: one block a row of logits, which are overwritten by their gradient. Few large blocks, so that a row is
+// still in the second-level cache when it is read again.
 #include <cmath>
 
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/vec.cuh"
 
@@ -11,10 +13,22 @@ namespace sinkscope {
 namespace cuda {
 namespace {
 
-constexpr int kThreads = 512;
+constexpr int kThreads = 1024, kBlocks = 2;  // of a multiprocessor
+
+/// exp(x - offset); in bf16 as 2^(x log2 e - offset), so that a logit costs two instructions. `unit` turns an x into such an offset.
+template <class T>
+struct Exponential {
+  static constexpr float unit = 1.0F;
+  static __device__ float of(float x, float offset) { return expf(x - offset); }
+};
+template <>
+struct Exponential<bf16> {
+  static constexpr float unit = kLog2E;
+  static __device__ float of(float x, float offset) { return exp2_approximate(x * kLog2E - offset); }
+};
 
 template <bool Aligned, class T>
-__global__ void __launch_bounds__(kThreads) cross_entropy_kernel(T* logits, const std::int32_t* targets, float* losses,
+__global__ void __launch_bounds__(kThreads, kBlocks) cross_entropy_kernel(T* logits, const std::int32_t* targets, float* losses,
                                                                  std::int64_t vocabulary, bool gradient, float scale) {
   constexpr std::int64_t kStep = kThreads * kVector;
   T* row = logits + std::int64_t{blockIdx.x} * vocabulary;
@@ -35,14 +49,15 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_kernel(T* logits, cons
     float top = highest;
 #pragma unroll
     for (int j = 0; j < kVector; ++j)
-      if (c + j < vocabulary) top = fmaxf(top, x[j]);
+      if (Aligned || c + j < vocabulary) top = fmaxf(top, x[j]);
     if (top > highest) {
       sum *= expf(highest - top);
       highest = top;
     }
+    const float offset = highest * Exponential<T>::unit;
 #pragma unroll
     for (int j = 0; j < kVector; ++j)
-      if (c + j < vocabulary) sum += expf(x[j] - highest);
+      if (Aligned || c + j < vocabulary) sum += Exponential<T>::of(x[j], offset);
   }
   const float maximum = block_max<kThreads>(highest);
   // A thread without a column, or with only -inf, has nothing to add.
@@ -51,12 +66,12 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_kernel(T* logits, cons
   if (threadIdx.x == 0) losses[blockIdx.x] = logf(sum) + (maximum - target_logit);
   if (!gradient) return;
   __syncthreads();  // the target's logit is read before it is overwritten
-  const float factor = scale / sum;
+  const float factor = scale / sum, offset = maximum * Exponential<T>::unit;
   for (std::int64_t c = first; c < vocabulary; c += kStep) {
     float x[kVector];
     load_some<Aligned>(row + c, vocabulary - c, x);
 #pragma unroll
-    for (int j = 0; j < kVector; ++j) x[j] = factor * expf(x[j] - maximum) - (c + j == target ? scale : 0.0F);
+    for (int j = 0; j < kVector; ++j) x[j] = factor * Exponential<T>::of(x[j], offset) - (c + j == target ? scale : 0.0F);
     store_some<Aligned>(row + c, vocabulary - c, x);
   }
 }

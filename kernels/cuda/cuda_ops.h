@@ -19,6 +19,9 @@
 
 namespace sinkscope {
 
+/// What is done to a product before it is stored: d = GELU(product), the product itself in aux; d = product times GELU'(aux).
+enum class ProductEpilogue : std::uint8_t { none, gelu, gelu_gradient };
+
 class CudaOps final : public Ops {
  public:
   explicit CudaOps(const CudaOptions& options);
@@ -98,13 +101,30 @@ class CudaOps final : public Ops {
     std::int64_t lda = 0, ldb = 0, ldd = 0;
     DType output = DType::f32;
     bool accumulate = false;
+    ProductEpilogue epilogue = ProductEpilogue::none;
     bool bias = false;
     std::uint32_t alignment = 256;  // of the pointers, bytes
     auto operator<=>(const Product&) const = default;
   };
+  struct Operands {
+    const void *a, *b;
+    void* d;
+    const void* bias = nullptr;  // (m), added to every column
+    void* aux = nullptr;         // (m, n) with the strides of d: z of a GELU, written by gelu, read by gelu_gradient
+  };
   struct Plan;
-  void multiply(const char* op, const Product& product, const void* a, const void* b, void* d, const void* bias);
-  Plan& plan(const char* op, const Product& product);
+  std::string product_name(const Product& product) const;
+  Plan* plan(const char* op, const Product& product, const Operands& operands);
+  cublasLtMatmulAlgo_t fastest(const char* op, const Plan& plan, const Product& product, const Operands& operands,
+                               const std::vector<cublasLtMatmulAlgo_t>& candidates);
+  void run(const char* op, const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& product,
+           const Operands& operands);
+  /// False: cuBLASLt has no algorithm for it, and nothing was done.
+  bool try_multiply(const char* op, const Product& product, const Operands& operands);
+  void multiply(const char* op, const Product& product, const Operands& operands);
+  bool fuses_gelu(GeluKind kind, const Tensor& z) const;
+  /// sums (C) += column sums of x (N, C).
+  void add_column_sums(const char* op, const Tensor& sums, const Tensor& x);
 
   /// cos and sin of t * theta^(-2d/R), (length, R/2, 2): rope.cu.
   struct RotaryTable {
@@ -124,6 +144,7 @@ class CudaOps final : public Ops {
 
   int device_ = 0;
   DType real_ = DType::bf16;
+  ChooseAlgorithm choose_;
   cudaDeviceProp properties_{};
   cudaStream_t stream_ = nullptr;
   cublasLtHandle_t blas_ = nullptr;

@@ -1,7 +1,12 @@
-// Embedding lookup, and its gradient without atomics: tokens are sorted (stably, so equal tokens keep
-// their order), then each distinct token's rows are added up by one block in a fixed order.
+// Embedding lookup, and its gradient without atomics: tokens are sorted (stably, so equal tokens keep their order), then
+// each distinct token's rows are added up in a fixed order, by one block where they are few. Long runs are cut where the
+// sorted rows are a multiple of kPiece, since a text's commonest token has up to a fifth of them.
 #include <cub/device/device_radix_sort.cuh>
 
+#include <algorithm>
+#include <bit>
+
+#include "kernels/backend_memory.h"
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
@@ -15,6 +20,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kColumns = 32;             // vectors of a block's channels
 constexpr int kLanes = kThreads / kColumns;  // rows it reads side by side
+constexpr std::int64_t kPiece = kEmbeddingPiece;
 
 template <bool Aligned, class T>
 __global__ void forward_kernel(T* out, const std::int32_t* tokens, const T* wte, const T* wpe, std::int64_t rows,
@@ -52,31 +58,43 @@ __device__ void add_rows(float (&acc)[kVector], std::int64_t first, std::int64_t
   }
 }
 
-/// Adds the lanes' sums in order and the result to out[0..8), whose elements past `left` do not exist.
-__device__ void combine_lanes(float (*shared)[kColumns][kVector], const float (&acc)[kVector], float* out,
-                              std::int64_t left) {
+/// Adds the lanes' sums in order; the first lane gets them.
+__device__ void combine_lanes(float (*shared)[kColumns][kVector], float (&acc)[kVector]) {
   const int column = static_cast<int>(threadIdx.x) % kColumns, lane = static_cast<int>(threadIdx.x) / kColumns;
 #pragma unroll
   for (int j = 0; j < kVector; ++j) shared[lane][column][j] = acc[j];
   __syncthreads();
-  if (lane == 0) {
+  if (lane != 0) return;
 #pragma unroll
-    for (int j = 0; j < kVector; ++j) {
-      float sum = 0;
-      for (int i = 0; i < kLanes; ++i) sum += shared[i][column][j];
-      if (j < left) out[j] += sum;
-    }
-  }
+  for (int j = 0; j < kVector; ++j)
+    for (int i = 1; i < kLanes; ++i) acc[j] += shared[i][column][j];
 }
 
-/// Block per place in the sorted tokens where a new token begins; others leave at once.
+/// out[0..8) += acc, but for elements from `left` on, which do not exist.
+__device__ void add_to(float* out, const float (&acc)[kVector], std::int64_t left) {
+#pragma unroll
+  for (int j = 0; j < kVector; ++j)
+    if (j < left) out[j] += acc[j];
+}
+
+/// Sums of pieces of runs, (pieces, C) each: of the run that goes on from the piece before, and of one that begins in the piece
+/// and goes on in the next.
+struct PieceSums {
+  float *continued, *begun;
+};
+
+/// Block per place in the sorted tokens where a run of equal tokens begins, or a piece inside of one; others leave at once.
 template <bool Aligned, class T>
-__global__ void token_gradient_kernel(float* dwte, const T* dout, const std::int32_t* sorted, const std::int32_t* order,
-                                      std::int64_t rows, std::int64_t channels) {
+__global__ void __launch_bounds__(kThreads) token_gradient_kernel(float* dwte, PieceSums sums, const T* dout,
+                                                                  const std::int32_t* sorted, const std::int32_t* order,
+                                                                  std::int64_t rows, std::int64_t channels) {
   const std::int64_t begin = blockIdx.x;
   const std::int32_t token = sorted[begin];
-  if (begin > 0 && sorted[begin - 1] == token) return;
-  std::int64_t low = begin + 1, high = rows;  // the run ends at the first place that holds a larger token
+  const bool begins = begin == 0 || sorted[begin - 1] != token;
+  if (!begins && begin % kPiece != 0) return;
+  // The piece ends at the next multiple of kPiece, or at the first place before it that holds a larger token.
+  const std::int64_t piece = begin / kPiece, next = (piece + 1) * kPiece;
+  std::int64_t low = begin + 1, high = next < rows ? next : rows;
   while (low < high) {
     const std::int64_t middle = (low + high) / 2;
     if (sorted[middle] == token)
@@ -84,15 +102,40 @@ __global__ void token_gradient_kernel(float* dwte, const T* dout, const std::int
     else
       high = middle;
   }
+  const bool goes_on = low == next && next < rows && sorted[next] == token;
   __shared__ float shared[kLanes][kColumns][kVector];
   for (std::int64_t base = 0; base < channels; base += kColumns * kVector) {
-    const std::int64_t c = base + threadIdx.x % kColumns * kVector;
+    const std::int64_t c = base + threadIdx.x % kColumns * kVector, left = channels - c;
     float acc[kVector] = {};
     add_rows<Aligned, T>(acc, begin + threadIdx.x / kColumns, low, kLanes,
-                         [&](std::int64_t i) { return dout + order[i] * channels + c; }, channels - c);
-    combine_lanes(shared, acc, dwte + token * channels + c, channels - c);
+                         [&](std::int64_t i) { return dout + order[i] * channels + c; }, left);
+    combine_lanes(shared, acc);
+    if (threadIdx.x < kColumns) {
+      if (begins && !goes_on) {
+        add_to(dwte + token * channels + c, acc, left);
+      } else {
+        float* out = (begins ? sums.begun : sums.continued) + piece * channels + c;
+#pragma unroll
+        for (int j = 0; j < kVector; ++j)
+          if (j < left) out[j] = acc[j];
+      }
+    }
     __syncthreads();
   }
+}
+
+/// Block per piece but the last, and 256 channels: adds up the pieces of the run that begins in it and goes on.
+__global__ void __launch_bounds__(kColumns* kVector) long_run_kernel(float* dwte, PieceSums sums, const std::int32_t* sorted,
+                                                                     std::int64_t rows, std::int64_t channels) {
+  const std::int64_t piece = blockIdx.x, c = std::int64_t{blockIdx.y} * kColumns * kVector + threadIdx.x;
+  std::int64_t next = (piece + 1) * kPiece;
+  const std::int32_t token = sorted[next];
+  const bool begins = piece == 0 || sorted[piece * kPiece - 1] != token;
+  if (sorted[next - 1] != token || !begins || c >= channels) return;
+  float sum = sums.begun[piece * channels + c];
+#pragma unroll 4
+  for (; next < rows && sorted[next] == token; next += kPiece) sum += sums.continued[next / kPiece * channels + c];
+  dwte[token * channels + c] += sum;
 }
 
 /// Block per position and 256 channels.
@@ -104,7 +147,8 @@ __global__ void position_gradient_kernel(float* dwpe, const T* dout, std::int64_
   float acc[kVector] = {};
   add_rows<Aligned, T>(acc, threadIdx.x / kColumns, sequences, kLanes,
                        [&](std::int64_t b) { return dout + (b * length + t) * channels + c; }, channels - c);
-  combine_lanes(shared, acc, dwpe + t * channels + c, channels - c);
+  combine_lanes(shared, acc);
+  if (threadIdx.x < kColumns) add_to(dwpe + t * channels + c, acc, channels - c);
 }
 
 }  // namespace
@@ -153,25 +197,29 @@ void CudaOps::embedding_backward(const EmbeddingBackward& args) {
   if (N * C == 0) return;
   const int rows = check.blas_int("tokens", N);
   const auto* tokens = cuda::pointer<const std::int32_t>(args.tokens);
+  // As many bits as a token has.
+  const int bits = std::bit_width(static_cast<std::uint64_t>(std::max<std::int64_t>(args.dwte.extent(0) - 1, 1)));
   std::size_t sort_bytes = 0;
   check_cuda(cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, tokens, static_cast<std::int32_t*>(nullptr),
                                              static_cast<const std::int32_t*>(nullptr),
-                                             static_cast<std::int32_t*>(nullptr), rows, 0, 32, stream_),
+                                             static_cast<std::int32_t*>(nullptr), rows, 0, bits, stream_),
              "embedding_backward: sort");
-  const std::int64_t padded = cuda::ceil_div(N, 64) * 64;
-  auto* identity = scratch_of<std::int32_t>(3 * padded + static_cast<std::int64_t>(sort_bytes / 4 + 64));
+  const std::int64_t padded = cuda::ceil_div(N, 64) * 64, pieces = cuda::ceil_div(N, cuda::kPiece);
+  auto* identity = scratch_of<std::int32_t>(3 * padded + std::max(2 * pieces * C, static_cast<std::int64_t>(sort_bytes / 4 + 64)));
   std::int32_t *order = identity + padded, *sorted = order + padded;
-  void* sort_space = sorted + padded;
+  auto* continued = reinterpret_cast<float*>(sorted + padded);
+  const cuda::PieceSums sums{.continued = continued, .begun = continued + pieces * C};
+  void* sort_space = continued;  // which is written after the sort
   cuda::iota_kernel<<<cuda::grid_of(N, 256, N), 256, 0, stream_>>>(identity, N);
   check_cuda(cub::DeviceRadixSort::SortPairs(sort_space, sort_bytes, tokens, sorted,
-                                             static_cast<const std::int32_t*>(identity), order, rows, 0, 32, stream_),
+                                             static_cast<const std::int32_t*>(identity), order, rows, 0, bits, stream_),
              "embedding_backward: sort");
   cuda::with_real(real_, [&]<class R>(R) {
     const auto* dout = cuda::pointer<const R>(args.dout);
     cuda::with_bool(cuda::vector_rows(C, dout), [&](auto aligned) {
       constexpr bool kAligned = decltype(aligned)::value;
       cuda::token_gradient_kernel<kAligned><<<static_cast<unsigned>(N), cuda::kThreads, 0, stream_>>>(
-          cuda::pointer<float>(args.dwte), dout, sorted, order, N, C);
+          cuda::pointer<float>(args.dwte), sums, dout, sorted, order, N, C);
       if (args.dwpe) {
         const dim3 grid(static_cast<unsigned>(T), static_cast<unsigned>(cuda::ceil_div(C, cuda::kColumns * cuda::kVector)));
         cuda::position_gradient_kernel<kAligned><<<grid, cuda::kThreads, 0, stream_>>>(cuda::pointer<float>(args.dwpe),
@@ -179,6 +227,10 @@ void CudaOps::embedding_backward(const EmbeddingBackward& args) {
       }
     });
   });
+  if (pieces > 1) {
+    const dim3 grid(static_cast<unsigned>(pieces - 1), static_cast<unsigned>(cuda::ceil_div(C, cuda::kColumns * cuda::kVector)));
+    cuda::long_run_kernel<<<grid, cuda::kColumns * cuda::kVector, 0, stream_>>>(cuda::pointer<float>(args.dwte), sums, sorted, N, C);
+  }
   check_launch("embedding_backward");
 }
 

@@ -27,7 +27,7 @@ constexpr std::size_t kAlignment = 256;
 }  // namespace
 }  // namespace cuda
 
-CudaOps::CudaOps(const CudaOptions& options) : device_(options.device), real_(options.compute) {
+CudaOps::CudaOps(const CudaOptions& options) : device_(options.device), real_(options.compute), choose_(options.choose) {
   if (real_ != DType::f32 && real_ != DType::bf16)
     throw std::invalid_argument(std::string("make_cuda_ops: compute is ") + name_of(real_) + ", expected f32 or bf16");
   std::string why;

@@ -111,19 +111,21 @@ __global__ void forward_kernel(ForwardArgs<T> args) {
   }
 }
 
+constexpr int kPartials = 3;  // of a block: dweight, dbias, column sums of dx
+
 /// Rows row0, row0 + stride, ... of each group; the parameters' gradients of a group stay in its
 /// registers and are added up over the block's groups, in order, at the end.
-template <class T, int Group, int Vectors, bool Aligned, bool LayerNorm>
+template <class T, int Group, int Vectors, bool Aligned, bool LayerNorm, bool DxSums>
 __global__ void backward_kernel(BackwardArgs<T> args) {
   extern __shared__ float shared[];  // (groups, C)
   const int groups = static_cast<int>(blockDim.x) / Group, group = static_cast<int>(threadIdx.x) / Group;
   const std::int64_t C = args.channels, stride = std::int64_t{gridDim.x} * groups;
   const auto channels = static_cast<float>(C);
-  float dweight[Vectors][kVector] = {}, dbias[Vectors][kVector] = {};
+  float dweight[Vectors][kVector] = {}, dbias[Vectors][kVector] = {}, dx_sums[Vectors][kVector] = {};
   for (std::int64_t row = std::int64_t{blockIdx.x} * groups + group; row < args.rows; row += stride) {
     const std::int64_t at = row * C;
     const float rstd = args.rstd[row], mean = LayerNorm ? args.mean[row] : 0.0F;
-    float normal[Vectors][kVector], scaled[Vectors][kVector];  // x hat, and dout * weight
+    float normal[Vectors][kVector], scaled[Vectors][kVector], dx[Vectors][kVector];  // x hat, dout * weight, dx before
     float sum_scaled = 0, sum_product = 0;
 #pragma unroll
     for (int v = 0; v < Vectors; ++v) {
@@ -131,6 +133,7 @@ __global__ void backward_kernel(BackwardArgs<T> args) {
       float dout[kVector], weight[kVector];
       load_some<Aligned>(args.x + at + c, C - c, normal[v]);
       load_some<Aligned>(args.dout + at + c, C - c, dout);
+      load_some<Aligned>(args.dx + at + c, C - c, dx[v]);
       load_some<Aligned>(args.weight + c, C - c, weight);
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
@@ -147,42 +150,46 @@ __global__ void backward_kernel(BackwardArgs<T> args) {
 #pragma unroll
     for (int v = 0; v < Vectors; ++v) {
       const std::int64_t c = column_of<Group>(v);
-      float dx[kVector];
-      load_some<Aligned>(args.dx + at + c, C - c, dx);
 #pragma unroll
-      for (int i = 0; i < kVector; ++i)
-        dx[i] += rstd * (scaled[v][i] - normal[v][i] * sum_product - (LayerNorm ? sum_scaled : 0.0F));
-      store_some<Aligned>(args.dx + at + c, C - c, dx);
+      for (int i = 0; i < kVector; ++i) {
+        dx[v][i] += rstd * (scaled[v][i] - normal[v][i] * sum_product - (LayerNorm ? sum_scaled : 0.0F));
+        if constexpr (DxSums) dx_sums[v][i] += dx[v][i];
+      }
+      store_some<Aligned>(args.dx + at + c, C - c, dx[v]);
     }
   }
-  for (int which = 0; which < (LayerNorm ? 2 : 1); ++which) {
+  constexpr int kSums = DxSums ? 3 : LayerNorm ? 2 : 1;
+#pragma unroll
+  for (int which = 0; which < kSums; ++which) {
     __syncthreads();
 #pragma unroll
     for (int v = 0; v < Vectors; ++v) {
       const std::int64_t c = column_of<Group>(v);
 #pragma unroll
       for (int i = 0; i < kVector; ++i)
-        if (c + i < C) shared[group * C + c + i] = which == 0 ? dweight[v][i] : dbias[v][i];
+        if (c + i < C) shared[group * C + c + i] = which == 0 ? dweight[v][i] : which == 1 ? dbias[v][i] : dx_sums[v][i];
     }
     __syncthreads();
     for (std::int64_t c = threadIdx.x; c < C; c += blockDim.x) {
       float sum = 0;
       for (int g = 0; g < groups; ++g) sum += shared[g * C + c];
-      args.partials[(std::int64_t{blockIdx.x} * 2 + which) * C + c] = sum;
+      args.partials[(std::int64_t{blockIdx.x} * kPartials + which) * C + c] = sum;
     }
   }
 }
 
 /// out[c] += sum over blocks of partials[block, which, c], 8 strided runs of blocks at a time.
-__global__ void add_partials_kernel(float* dweight, float* dbias, const float* partials, int blocks, std::int64_t C) {
+__global__ void add_partials_kernel(float* dweight, float* dbias, float* dx_sums, const float* partials, int blocks,
+                                    std::int64_t C) {
   constexpr int kRuns = 8;
   __shared__ float runs[kRuns][kWarp];
   const std::int64_t c = std::int64_t{blockIdx.x} * kWarp + threadIdx.x;
-  float* out = blockIdx.y == 0 ? dweight : dbias;
+  float* out = blockIdx.y == 0 ? dweight : blockIdx.y == 1 ? dbias : dx_sums;
+  if (out == nullptr) return;
   float sum = 0;
   if (c < C)
     for (int block = static_cast<int>(threadIdx.y); block < blocks; block += kRuns)
-      sum += partials[(std::int64_t{block} * 2 + blockIdx.y) * C + c];
+      sum += partials[(std::int64_t{block} * kPartials + blockIdx.y) * C + c];
   runs[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.y != 0 || c >= C) return;
@@ -267,7 +274,9 @@ void CudaOps::norm_backward(const NormBackward& args) {
   check.shape("dweight", args.dweight, DType::f32, {C});
   check.that(layernorm || !args.dbias, "dbias", "is given, but rmsnorm has no bias");
   check.optional_shape("dbias", args.dbias, DType::f32, {C});
+  check.optional_shape("dx_sums", args.dx_sums, DType::f32, {C});
   if (N == 0) return;
+  const bool fused_sums = layernorm && args.dx_sums;
   cuda::with_real(real_, [&]<class T>(T) {
     cuda::BackwardArgs<T> a{cuda::pointer<const T>(args.x),      cuda::pointer<const T>(args.dout),
                             cuda::pointer<const T>(args.weight), cuda::pointer<const float>(args.mean),
@@ -276,19 +285,23 @@ void CudaOps::norm_backward(const NormBackward& args) {
     cuda::with_tile(C, aligned, [&]<int Group, int Vectors, bool Aligned>() {
       constexpr int kGroups = cuda::kThreads / Group;
       const unsigned blocks = cuda::grid_of(N, kGroups, 2 * properties_.multiProcessorCount);
-      a.partials = scratch_of<float>(std::int64_t{blocks} * 2 * C);
+      a.partials = scratch_of<float>(std::int64_t{blocks} * cuda::kPartials * C);
       const auto shared = static_cast<std::size_t>(kGroups * C) * sizeof(float);  // at most 32 KiB
-      if (layernorm)
-        cuda::backward_kernel<T, Group, Vectors, Aligned, true><<<blocks, cuda::kThreads, shared, stream_>>>(a);
+      if (fused_sums)
+        cuda::backward_kernel<T, Group, Vectors, Aligned, true, true><<<blocks, cuda::kThreads, shared, stream_>>>(a);
+      else if (layernorm)
+        cuda::backward_kernel<T, Group, Vectors, Aligned, true, false><<<blocks, cuda::kThreads, shared, stream_>>>(a);
       else
-        cuda::backward_kernel<T, Group, Vectors, Aligned, false><<<blocks, cuda::kThreads, shared, stream_>>>(a);
+        cuda::backward_kernel<T, Group, Vectors, Aligned, false, false><<<blocks, cuda::kThreads, shared, stream_>>>(a);
       check_launch("norm_backward");
-      const dim3 grid(static_cast<unsigned>(cuda::ceil_div(C, cuda::kWarp)), args.dbias ? 2 : 1);
+      const dim3 grid(static_cast<unsigned>(cuda::ceil_div(C, cuda::kWarp)), fused_sums ? 3 : args.dbias ? 2 : 1);
       cuda::add_partials_kernel<<<grid, dim3(cuda::kWarp, 8), 0, stream_>>>(
-          cuda::pointer<float>(args.dweight), cuda::pointer<float>(args.dbias), a.partials, static_cast<int>(blocks), C);
+          cuda::pointer<float>(args.dweight), cuda::pointer<float>(args.dbias), cuda::pointer<float>(args.dx_sums), a.partials,
+          static_cast<int>(blocks), C);
     });
   });
   check_launch("norm_backward");
+  if (args.dx_sums && !fused_sums) add_column_sums("norm_backward", args.dx_sums, args.dx);
 }
 
 }  // namespace sinkscope

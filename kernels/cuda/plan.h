@@ -9,13 +9,16 @@
 
 namespace sinkscope {
 
-/// A matrix product of one shape: descriptors and the algorithm, chosen once and kept, because
-/// another algorithm may round differently.
+/// A matrix product of one shape: descriptors and the algorithm, chosen once and kept, because another algorithm may
+/// round differently.
 struct CudaOps::Plan {
   Plan() = default;
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
   ~Plan();
+
+  /// Of bias and aux, which are part of the descriptor.
+  void set_pointers(const Operands& operands);
 
   cublasLtMatmulDesc_t operation = nullptr;
   cublasLtMatrixLayout_t a = nullptr, b = nullptr, d = nullptr;

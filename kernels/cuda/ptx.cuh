@@ -49,6 +49,8 @@ __device__ inline void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+constexpr float kLog2E = 1.4426950408889634F;
+
 /// 2^x to about 2 units in the last place; 0 for -infinity.
 __device__ inline float exp2_approximate(float x) {
   float y;

@@ -47,7 +47,46 @@ void check_linear(const std::vector<Shape>& shapes) {
   }
 }
 
+/// x -> z -> GELU(z), and from the gradient of an output made of x = GELU(z) to that of z.
+void check_gelu_products(const std::vector<Shape>& shapes) {
+  for (const DType real : kComputeTypes) {
+    Backends both(real);
+    Random random(22);
+    for (const Shape s : shapes)
+      for (const GeluKind kind : {GeluKind::tanh, GeluKind::erf})
+        for (const bool bias : {false, true}) {
+          INFO(both.name() << " " << s.N << " x " << s.I << " x " << s.O << ", erf " << (kind == GeluKind::erf) << ", bias " << bias);
+          const double scale = 2 / std::sqrt(static_cast<double>(s.I));
+          const auto x = both.input({s.N, s.I}, random.normals(s.N * s.I)), weight = both.input({s.O, s.I}, random.normals(s.O * s.I, scale));
+          const auto b = both.input({s.O}, random.normals(s.O)), dout = both.input({s.N, s.O}, random.normals(s.N * s.O));
+          const auto out = both.output({s.N, s.O}), gelu = both.output({s.N, s.O}), dz = both.output({s.N, s.I});
+          const auto z = both.input({s.N, s.I}, random.normals(s.N * s.I, 2.0));
+          const auto dweight = both.single({s.O, s.I}, random.normals(s.O * s.I)), dbias = both.single({s.O}, random.normals(s.O));
+          const auto run = [&](Ops& ops, auto side) {
+            ops.linear_forward({.out = side(out), .x = side(x), .weight = side(weight), .bias = side(bias ? &b : nullptr),
+                                .gelu = side(gelu), .gelu_kind = kind});
+            ops.linear_backward({.dout = side(dout), .x = side(x), .weight = side(weight), .dx = side(dz), .dweight = side(dweight),
+                                 .dbias = side(bias ? &dbias : nullptr), .gelu_input = side(z), .gelu_kind = kind});
+          };
+          run(both.cpu(), kCpu);
+          run(both.gpu(), kGpu);
+          CHECK(both.difference(out) < both.bound(1e-5, 4e-3));
+          CHECK(both.difference(gelu) < both.bound(1e-5, 5e-3));
+          CHECK(both.difference(dz) < both.bound(1e-5, 5e-3));
+          CHECK(both.difference(dweight) < 1e-5);
+          CHECK(both.difference(dbias) < 1e-5);
+        }
+  }
+}
+
 }  // namespace
+
+TEST_CASE("GELU beside products on the GPU agrees with the CPU") {
+  check_gelu_products({{1, 1, 1}, {3, 5, 7}, {64, 128, 192}, {100, 129, 65}, {1100, 64, 264}, {77, 768, 3072}});
+}
+TEST_CASE("GELU beside products on the GPU agrees with the CPU at small shapes", "[sanitize]") {
+  check_gelu_products({{1, 1, 1}, {3, 5, 7}, {16, 24, 40}, {20, 33, 65}, {20, 16, 304}});
+}
 
 TEST_CASE("linear layers on the GPU agree with the CPU") {
   check_linear({{1, 1, 1}, {3, 5, 7}, {64, 128, 192}, {100, 129, 65}, {1100, 64, 257}, {77, 768, 2304}});

@@ -73,16 +73,19 @@ void check_norms(const std::vector<Extents>& extents) {
           const auto dout = both.input({n, c}, random.normals(n * c));
           const auto dx = both.input({n, c}, random.normals(n * c));
           const auto dweight = both.single({c}, random.normals(c)), dbias = both.single({c}, random.normals(c));
+          const auto dx_sums = both.single({c}, random.normals(c));
           const auto backward = [&](auto side) {
             return NormBackward{.kind = kind, .x = side(with_delta ? sum : x), .dout = side(dout), .weight = side(weight),
                                 .mean = side(layernorm ? &mean : nullptr), .rstd = side(rstd), .dx = side(dx),
-                                .dweight = side(dweight), .dbias = side(layernorm ? &dbias : nullptr)};
+                                .dweight = side(dweight), .dbias = side(layernorm ? &dbias : nullptr),
+                                .dx_sums = side(n % 2 == 0 ? nullptr : &dx_sums)};
           };
           both.cpu().norm_backward(backward(kCpu));
           both.gpu().norm_backward(backward(kGpu));
           CHECK(both.difference(dx) < both.bound(1e-5, 4e-3));
           CHECK(both.difference(dweight) < both.bound(1e-5, 1e-4));
           if (layernorm) CHECK(both.difference(dbias) < both.bound(1e-5, 1e-4));
+          CHECK(both.difference(dx_sums) < both.bound(1e-5, 4e-3));
         }
   }
 }
@@ -262,12 +265,13 @@ TEST_CASE("GELU in erf form keeps its tails on the GPU", "[sanitize]") {
 }
 
 TEST_CASE("the embedding and its gradient on the GPU agree with the CPU") {
-  // The last: more tokens than one tile of the sort.
+  // More tokens than one tile of the sort; runs of equal tokens that fill a piece, that are one longer, that have many.
   check_embedding({{1, 1, 1, 1}, {2, 5, 7, 3}, {4, 33, 64, 50}, {3, 100, 260, 2}, {2, 64, 768, 1000},
-                   {8, 128, 40, 40000}, {16, 2048, 24, 700}});
+                   {8, 128, 40, 40000}, {16, 2048, 24, 700}, {2, 64, 8, 1}, {3, 43, 8, 1}, {3, 128, 264, 1},
+                   {4, 600, 72, 3}, {2, 1000, 9, 2}});
 }
 TEST_CASE("the embedding and its gradient on the GPU agree with the CPU at small shapes", "[sanitize]") {
-  check_embedding({{1, 1, 1, 1}, {2, 5, 7, 3}, {2, 9, 64, 50}, {3, 10, 260, 2}, {2, 4096, 8, 300}});
+  check_embedding({{1, 1, 1, 1}, {2, 5, 7, 3}, {2, 9, 64, 50}, {3, 10, 260, 2}, {2, 4096, 8, 300}, {4, 96, 8, 1}});
 }
 
 TEST_CASE("cross-entropy on the GPU agrees with the CPU") {

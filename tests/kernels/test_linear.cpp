@@ -54,6 +54,38 @@ TEST_CASE("linear_forward and linear_backward follow their formulas") {
   }
 }
 
+TEST_CASE("GELU beside a linear map is the GELU of what it gives, and its gradient") {
+  const auto kind = GENERATE(GeluKind::tanh, GeluKind::erf);
+  const auto ops = make_cpu_ops(2);
+  Random random(25);
+  for (const auto [n, i, o] : {LinearExtents{1, 1, 1}, {3, 7, 5}, {65, 17, 129}}) {
+    INFO(n << " x " << i << " -> " << o << (kind == GeluKind::erf ? ", erf" : ", tanh"));
+    const Doubles x = random.normals(n * i), weight = random.normals(o * i), bias = random.normals(o);
+    const Floats x_single({n, i}, x), weight_single({o, i}, weight), bias_single({o}, bias);
+    Floats out({n, o}), gelu({n, o});
+    ops->linear_forward({.out = out, .x = x_single, .weight = weight_single, .bias = bias_single, .gelu = gelu, .gelu_kind = kind});
+    const Doubles z = linear_forward(x, weight, bias, i, o);
+    CHECK(relative_error(out, z) < kSingle);
+    CHECK(relative_error(gelu, gelu_forward(kind, z)) < 2 * kSingle);
+    ops->linear_forward({.out = out, .x = x_single, .weight = weight_single, .bias = {}, .gelu = gelu, .gelu_kind = kind});
+    CHECK(relative_error(gelu, gelu_forward(kind, linear_forward(x, weight, {}, i, o))) < 2 * kSingle);
+
+    const Doubles dout = random.normals(n * o), inner = random.normals(n * i, 2.0);
+    const Floats dout_single({n, o}, dout), inner_single({n, i}, inner);
+    Floats dz({n, i});
+    LinearBackward args{.dout = dout_single, .x = {}, .weight = weight_single, .dx = dz, .dweight = {}, .dbias = {},
+                        .gelu_input = inner_single, .gelu_kind = kind};
+    ops->linear_backward(args);
+    CHECK(relative_error(dz, gelu_backward(kind, inner, linear_backward(x, weight, dout, i, o).dx)) < 2 * kSingle);
+
+    args.accumulate = true;
+    CHECK_THROWS_AS(ops->linear_backward(args), std::invalid_argument);
+    args.accumulate = false;
+    args.dx = {};
+    CHECK_THROWS_AS(ops->linear_backward(args), std::invalid_argument);
+  }
+}
+
 TEST_CASE("The reference gradients of the linear map agree with finite differences") {
   Random random(22);
   const LinearExtents e{4, 3, 5};

@@ -67,19 +67,25 @@ TEST_CASE("norm_forward and norm_backward follow their formulas") {
           const NormGradients gradients = norm_backward(kind, summed, weight, dout, eps);
           const Doubles dx0 = random.normals(n * c);
           const Doubles dweight0 = random.normals(c);
-          const Doubles dbias0 = random.normals(c);
+          const Doubles dbias0 = random.normals(c), dx_sums0 = random.normals(c);
           const Floats row({n, c}, summed);
           const Floats gradient({n, c}, dout);
-          Floats dx({n, c}, dx0), dweight({c}, dweight0), dbias({c}, dbias0);
+          Floats dx({n, c}, dx0), dweight({c}, dweight0), dbias({c}, dbias0), dx_sums({c}, dx_sums0);
           NormBackward backward{.kind = kind, .x = row, .dout = gradient, .weight = scale, .mean = {}, .rstd = rstd,
                                 .dx = dx, .dweight = dweight, .dbias = {}};
           if (layernorm) backward.mean = mean;
           if (with_bias) backward.dbias = dbias;
+          if (with_delta) backward.dx_sums = dx_sums;
           ops->norm_backward(backward);
           const double tolerance = layernorm && c == 1 ? 1e-4 : 4 * kSingle;
           CHECK(relative_error(dx, plus(dx0, gradients.dx)) < tolerance);
           CHECK(relative_error(dweight, plus(dweight0, gradients.dweight)) < 4 * kSingle);
           CHECK(relative_error(dbias, with_bias ? plus(dbias0, gradients.dbias) : dbias0) < 4 * kSingle);
+          Doubles sums = dx_sums0;
+          const Doubles stored_dx = dx.doubles();
+          if (with_delta)
+            for (std::int64_t i = 0; i < n * c; ++i) sums[static_cast<std::size_t>(i % c)] += stored_dx[static_cast<std::size_t>(i)];
+          CHECK(relative_error(dx_sums, sums) < 4 * kSingle);
         }
 }
 

@@ -5,7 +5,6 @@
 
 namespace sinkscope::cuda::sm90 {
 
-constexpr float kLog2E = 1.4426950408889634F;
 /// Rows of a warpgroup; bytes of a row of 64 columns, under a swizzle of 128.
 constexpr int kGroupRows = 64, kRowBytes = 128;
 
