@@ -3,6 +3,7 @@
 #include "engine/config/load.h"
 #include "engine/data/dataset.h"
 #include "engine/train/batch_share.h"
+#include "engine/train/product_plans.h"
 #include "engine/train/trainer.h"
 #include "engine/train/training_batches.h"
 
@@ -21,7 +22,7 @@ std::unique_ptr<Ops> make_ops(const Config& config, int local_rank) {
   if (gpu >= visible)
     throw ConfigError("local rank " + std::to_string(local_rank) + " takes the GPU of that number, and this process sees " +
                       std::to_string(visible) + "; start one rank a GPU");
-  return make_cuda_ops({.device = gpu, .compute = backend.compute});
+  return make_cuda_ops({.device = gpu, .compute = backend.compute, .choose = choose_by_record()});
 }
 
 std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets, int ranks, int local_rank) {
