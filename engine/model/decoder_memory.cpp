@@ -69,6 +69,8 @@ DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& op
   if (options.residual_norms) residual_norms = keep("residual norms", DType::f32, (L + 1) * N);
   if (options.sink_positions > 0)
     step_sums = keep("step statistics", DType::f64, StepStatistics::elements(L, H, options.sink_positions));
+  const bool attention = options.training && options.attention_sums;
+  if (attention) attention_sums = keep("attention sums", DType::f64, AttentionSums::elements(L, H, options.max_length));
 
   const auto use = [&](const std::string& name, DType dtype, std::int64_t size) {
     return scratch.request(name, dtype, size);
@@ -88,6 +90,9 @@ DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& op
   d_up = use("gradient of mlp up", real, N * up_width);
   d_attention = use("gradient of attention", real, N * H * D);
   d_qkv = use("gradient of qkv", real, N * qkv_width);
+  if (!attention) return;
+  head_statistics = use("attention statistics of heads", DType::f32, kHeadStatistics * options.max_sequences * H);
+  key_mass = use("key mass", DType::f32, N * H);
 }
 
 std::vector<MemoryLine> Decoder::memory_plan(const ModelConfig& config, const DecoderOptions& options,
