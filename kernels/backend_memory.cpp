@@ -58,6 +58,7 @@ std::int64_t scratch_bytes(const BackendExtents& e) {
       (e.layers + 1) * B * 16,                         // norm_sums of a step: means of every sequence of a place
       optimizer_chunks(e) * 8,                         // sum_of_squares
   });
+  if (e.training_statistics) most = std::max(most, statistics_bytes(e, e.training));
   for (const BatchExtents& batch : e.probed)
     most = std::max({most, sink_bytes(e, batch), statistics_bytes(e, batch), probed_norms_bytes(e, batch), kAbsStatisticsScratch});
   return round_up(most + 4096, 4096);  // parts begin at multiples of 256 bytes

@@ -19,6 +19,7 @@ struct BatchExtents {
 /// The largest extents of all that a backend will be asked for.
 struct BackendExtents {
   BatchExtents training;                    // goes forward and back; smaller ones need less
+  bool training_statistics = false;         // attention_statistics of it too
   std::vector<BatchExtents> probed;         // go forward and through the operations of probe passes
   std::int64_t query_heads = 0, kv_heads = 0, head_dim = 0;  // H, G, D
   DType compute = DType::bf16;              // of activations and products

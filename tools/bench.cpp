@@ -57,6 +57,7 @@ struct StepResult {
   std::size_t peak_memory = 0;             // bytes, of one model
   std::optional<double> probes;            // what the per-step probes add to a step, as a share of it
   std::optional<double> probe_pass, fastest_probe_pass;  // seconds of a pass over the probe sets
+  std::optional<double> measured;          // seconds that the step before a pass takes longer
   bool two_models_fit = true;
 };
 
@@ -82,6 +83,12 @@ StepResult time_steps(Ops& ops, const Config& config, int steps) {
     for (int i = 0; i < kProbePasses; ++i) passes.push_back(bench.probe_pass());
     result.probe_pass = median(passes);
     result.fastest_probe_pass = *std::min_element(passes.begin(), passes.end());
+    std::vector<double> measured, plain;
+    for (int i = 0; i < kProbePasses; ++i) {
+      measured.push_back(bench.step(true));
+      plain.push_back(bench.step());
+    }
+    result.measured = median(measured) - median(plain);
   }
   result.two_models_fit = static_cast<double>(result.peak_memory + StepBench::planned_bytes(ops, config, false)) <
                           0.95 * static_cast<double>(ops.total_memory());
@@ -153,6 +160,10 @@ void print_step(const StepResult& step, const Config& config, const Ops& ops, co
                 *step.probe_pass * 1e3, kProbePasses, *step.fastest_probe_pass * 1e3,
                 static_cast<long long>(config.probes.every), 100 * pass_share(*step.probe_pass, step.seconds, config),
                 100 * pass_share(*step.fastest_probe_pass, step.fastest, config));
+  if (step.measured)
+    std::printf("step before it      %+10.2f ms for attention entropy and key mass of its batch (medians of %d, taken in turns): "
+                "%.2f %%\n",
+                *step.measured * 1e3, kProbePasses, 100 * pass_share(*step.measured, step.seconds, config));
   std::printf("peak memory         %10.2f GiB\n", static_cast<double>(step.peak_memory) / (1024.0 * 1024.0 * 1024.0));
 }
 
@@ -194,6 +205,9 @@ Json to_json(const StepResult& step, const Config& config, const Ceilings& ceili
            step.fastest_probe_pass ? number_to_json(*step.fastest_probe_pass * 1e3) : Json()},
           {"probe_pass_share",
            step.probe_pass ? number_to_json(pass_share(*step.probe_pass, step.seconds, config)) : Json()},
+          {"measured_step_milliseconds", step.measured ? number_to_json(*step.measured * 1e3) : Json()},
+          {"measured_step_share",
+           step.measured ? number_to_json(pass_share(*step.measured, step.seconds, config)) : Json()},
           {"peak_memory_bytes", step.peak_memory}};
 }
 

@@ -207,7 +207,7 @@ struct SectionFields<ProbeConfig> {
     visitor(Field{"enabled", &S::enabled, Unlimited{}, "per-step statistics and probe passes"});
     visitor(Field{"positions", &S::positions, IntegerLimits{1, 1024}, "first positions whose sink scores are kept, K"});
     visitor(Field{"sink_threshold", &S::sink_threshold, kFraction, "sink score above which a head counts as a sink, eps"});
-    visitor(Field{"every", &S::every, IntegerLimits{0, kMaxSteps}, "steps between probe passes; 0: never"});
+    visitor(Field{"every", &S::every, IntegerLimits{0, kMaxSteps}, "steps between probe passes, and between measurements of the training batch's attention entropy and key mass; 0: never"});
     visitor(Field{"sequences", &S::sequences, IntegerLimits{1, 65536}, "sequences of each probe set"});
     visitor(Field{"short_length", &S::short_length, IntegerLimits{2, kMaxTokens}, "tokens of a sequence of the short natural-text set"});
     visitor(Field{"causal_every", &S::causal_every, IntegerLimits{0, kMaxSteps}, "steps between causal tests of the model as it then is (knock-outs, transplants, isolation), logged as an event; 0: never; needs probe passes and probes.positions of at least 2"});

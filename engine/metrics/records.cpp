@@ -163,6 +163,8 @@ void visit_step_fields(Record& record, Visitor& visit) {
   visit("norm_ratio", record.norm_ratio);
   visit("gradient_norm_attention", record.gradient_norm_attention);
   visit("gradient_norm_mlp", record.gradient_norm_mlp);
+  visit("entropy", record.entropy);
+  visit("key_mass", record.key_mass);
 }
 
 template <class Record, class Visitor>

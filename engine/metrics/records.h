@@ -39,6 +39,10 @@ struct StepRecord {
   std::vector<double> norm_ratio;           // [L+1] R, of each sequence by itself
   std::vector<double> gradient_norm_attention;  // [L]
   std::vector<double> gradient_norm_mlp;        // [L]
+  // METRICS.md section 1, of the training batch, before the step's update; on the steps that probe passes follow alone.
+  // To the precision of float, as in a ProbeRecord's line (as_logged).
+  std::vector<double> entropy;                  // [L*H] mean over sequences
+  std::vector<double> key_mass;                 // [L*T] mean over sequences and heads
 };
 
 /// One probe set of one probe pass (probes.jsonl); METRICS.md sections 1 and 2. Layer-major.
@@ -98,8 +102,8 @@ struct EventRecord {
   std::string data = "{}";
 };
 
-/// A number as the lists of a ProbeRecord's line hold it, to the precision of float: what is decided from such a number
-/// while training can then be decided again, to the bit, from the log.
+/// A number as the lists of a ProbeRecord's line hold it, to the precision of float and in its shortest digits: what is
+/// decided from such a number while training can then be decided again, to the bit, from the log.
 double as_logged(double value);
 
 // JSON of a record. Non-finite numbers become the strings "NaN", "Infinity", "-Infinity", and are

@@ -77,6 +77,7 @@ Summary summary_of(const StepRecord& record) {
   add_positions(summary, "sink/score", record.sink_score);
   add_positions(summary, "sink/rate", record.sink_rate);
   add_each(summary, "sink/score_", record.sink_score_layer, layer_name);
+  add_mean(summary, "sink/entropy", record.entropy);
   add_each(summary, "norm/residual_first_", first_norms(record), residual_name);
   add_each(summary, "norm/residual_rest_", record.residual_norm_rest, residual_name);
   add_each(summary, "norm/ratio_", record.norm_ratio, residual_name);

@@ -39,6 +39,10 @@ struct Decoder::State {
       step_statistics = StepStatistics(
           ops, memory.activations.tensor(memory.step_sums, {StepStatistics::elements(config.layers, config.heads, K)}),
           config.layers, config.heads, K);
+    if (options.training && options.attention_sums)
+      attention_sums = AttentionSums(
+          ops, memory.activations.tensor(memory.attention_sums, {AttentionSums::elements(config.layers, config.heads, options.max_length)}),
+          config.layers, config.heads);
   }
 
   // Views of the current batch.
@@ -91,6 +95,9 @@ struct Decoder::State {
   void attention_forward(std::int64_t layer, const Tensor& sink);
   void attention_output_backward(std::int64_t layer);
   void attention_backward(std::int64_t layer);
+  void begin_attention_sums();
+  void add_attention_sums(std::int64_t layer);
+  void backward(const GradientsReady& ready, bool sum_attention);
   Tensor mlp_input(std::int64_t layer) const {  // what norm2 normalises, (N, C)
     return config.parallel_block ? residual(layer) : act(buffers(layer).middle, config.channels);
   }
@@ -115,6 +122,7 @@ struct Decoder::State {
   bool head_gradient = false;    // d_final holds the gradient of the last forward's loss
   ForwardEdits edits;            // of the last forward
   StepStatistics step_statistics;
+  AttentionSums attention_sums;
 };
 
 // ---- layers, forward and backward side by side ---------------------------------------------------
@@ -268,6 +276,38 @@ void Decoder::State::attention_backward(std::int64_t layer) {
                           .dk_weight = p.k_norm.gradient});
   linear_backward(p.qkv, act(b.norm1, C), d_qkv, d_norm, p.qkv.bias.gradient);
   norm_backward(p.norm1, residual(layer), d_norm, norm_statistics(b.mean1, b.rstd1), d_residual, stream_bias(layer - 1, Branch::mlp));
+}
+
+void Decoder::State::begin_attention_sums() {
+  if (!options.attention_sums)
+    throw std::logic_error("Decoder::backward_with_attention_sums: the decoder's options ask for no attention sums");
+  if (T < 2 || B > options.max_sequences)
+    throw std::invalid_argument("Decoder::backward_with_attention_sums: a batch of " + std::to_string(B) + " x " +
+                                std::to_string(T) + " tokens; expected at most " + std::to_string(options.max_sequences) +
+                                " sequences of at least 2");
+  attention_sums.begin(B, T);
+}
+
+/// Of the block's A, from qkv and lse.
+void Decoder::State::add_attention_sums(std::int64_t layer) {
+  const StageRange range(ops, "attention statistics", layer);
+  const BlockBuffers& b = buffers(layer);
+  const std::int64_t H = config.heads, G = config.kv_heads;
+  const Tensor heads = memory.scratch.tensor(memory.head_statistics, {kHeadStatistics, B, H});
+  const auto of_heads = [&](std::int64_t index) { return heads.rows(index, 1).view({B, H}); };
+  const Tensor entropy = of_heads(0), key_mass = memory.scratch.tensor(memory.key_mass, {B, H, T});
+  ops.attention_statistics({.qkv = qkv_heads(act(b.qkv, (H + 2 * G) * config.head_dim)),
+                            .query_heads = static_cast<int>(H),
+                            .kv_heads = static_cast<int>(G),
+                            .lse = memory.activations.tensor(b.lse, {B, H, T}),
+                            .sink = of_heads(1).view({B, H, 1}),
+                            .first_mass = of_heads(2),
+                            .first_argmax = of_heads(3),
+                            .entropy = entropy,
+                            .key_mass = key_mass,
+                            .cos_first = of_heads(4),
+                            .cos_rest = of_heads(5)});
+  attention_sums.add(layer, entropy, key_mass);
 }
 
 /// act(W_up norm2), from norm2 (N, C).
@@ -508,34 +548,38 @@ void Decoder::loss(const std::int32_t* targets, float* losses, float gradient_sc
   s.ops.copy_to_host(losses, all_losses);
 }
 
-void Decoder::backward(const GradientsReady& ready) {
-  State& s = *state_;
-  if (!s.head_gradient)
-    throw std::logic_error("Decoder::backward: no loss with a gradient scale came before it");
-  s.head_gradient = false;
-  const StageRange range(s.ops, "backward");
-  const std::int64_t C = s.config.channels, L = s.config.layers;
-  const Tensor d_residual = s.tmp(s.memory.d_residual, C);
-  s.ops.zero(d_residual);
-  s.norm_backward(s.weights.final_norm, s.residual(L), s.tmp(s.memory.d_final, C),
-                  s.norm_statistics(s.memory.final_mean, s.memory.final_rstd), d_residual, s.stream_bias(L - 1, Branch::mlp));
-  if (ready) ready(s.layout.find("final_norm.weight").offset);
+void Decoder::State::backward(const GradientsReady& ready, bool sum_attention) {
+  if (!head_gradient) throw std::logic_error("Decoder::backward: no loss with a gradient scale came before it");
+  if (sum_attention) begin_attention_sums();
+  head_gradient = false;
+  const StageRange range(ops, "backward");
+  const std::int64_t C = config.channels, L = config.layers;
+  const Tensor d_residual = tmp(memory.d_residual, C);
+  ops.zero(d_residual);
+  norm_backward(weights.final_norm, residual(L), tmp(memory.d_final, C),
+                norm_statistics(memory.final_mean, memory.final_rstd), d_residual, stream_bias(L - 1, Branch::mlp));
+  if (ready) ready(layout.find("final_norm.weight").offset);
   for (std::int64_t layer = L - 1; layer >= 0; --layer) {
-    s.recompute(layer);
+    recompute(layer);
+    if (sum_attention) add_attention_sums(layer);
     // In a parallel block both branches take the gradient of the block's output, before a norm adds to it.
-    if (s.config.parallel_block) s.attention_output_backward(layer);
-    s.mlp_backward(layer);
-    if (!s.config.parallel_block) s.attention_output_backward(layer);
-    s.attention_backward(layer);
-    if (ready) ready(s.layout.block_begin(layer));
+    if (config.parallel_block) attention_output_backward(layer);
+    mlp_backward(layer);
+    if (!config.parallel_block) attention_output_backward(layer);
+    attention_backward(layer);
+    if (ready) ready(layout.block_begin(layer));
   }
-  const StageRange embedding(s.ops, "embedding backward");
-  s.ops.embedding_backward({.dout = d_residual,
-                            .tokens = s.memory.scratch.tensor(s.memory.tokens, {s.B, s.T}),
-                            .dwte = s.weights.token_embedding.gradient,
-                            .dwpe = s.weights.position_embedding.gradient});
+  const StageRange embedding(ops, "embedding backward");
+  ops.embedding_backward({.dout = d_residual,
+                          .tokens = memory.scratch.tensor(memory.tokens, {B, T}),
+                          .dwte = weights.token_embedding.gradient,
+                          .dwpe = weights.position_embedding.gradient});
   if (ready) ready(0);
 }
+
+void Decoder::backward(const GradientsReady& ready) { state_->backward(ready, false); }
+
+void Decoder::backward_with_attention_sums(const GradientsReady& ready) { state_->backward(ready, true); }
 
 void Decoder::logits(std::int64_t row, float* out) {
   State& s = *state_;
@@ -569,7 +613,10 @@ std::vector<float> Decoder::residual_norms() const {
   return out;
 }
 
-void Decoder::zero_step_sums() { state_->step_statistics.zero(); }
+void Decoder::zero_step_sums() {
+  state_->step_statistics.zero();
+  state_->attention_sums.forget();
+}
 
 void Decoder::add_step_sums(double threshold) {
   State& s = *state_;
@@ -577,6 +624,10 @@ void Decoder::add_step_sums(double threshold) {
   if (s.options.sink_positions > 0) s.step_statistics.add(s.sinks(), s.options.residual_norms ? s.norms() : Tensor(), threshold);
 }
 
-StepSums Decoder::step_sums() const { return state_->step_statistics.read(); }
+StepSums Decoder::step_sums() const {
+  StepSums sums = state_->step_statistics.read();
+  state_->attention_sums.read(sums);
+  return sums;
+}
 
 }  // namespace sinkscope

@@ -45,6 +45,7 @@ struct DecoderOptions {
   std::int64_t max_length = 0;      // T; any batch with B*T <= max_sequences * max_length, T <= max_length fits
   std::int64_t sink_positions = 0;  // K of the per-step sink scores; 0: none
   bool residual_norms = false;      // per-step norms of the residual stream
+  bool attention_sums = false;      // backward can add to the attention sums; in training
   bool training = true;             // false: no gradients, no backward
   Recompute recompute = Recompute::none;              // in training
   std::int64_t logits_bytes = std::int64_t{8} << 20;  // of the chunks that logits come in, 32 rows at least
@@ -89,6 +90,10 @@ class Decoder {
   /// goes on, from which element of gradients() on nothing will be added any more.
   using GradientsReady = std::function<void(std::int64_t first)>;
   void backward(const GradientsReady& ready = {});
+  /// The same, and adds the attention entropy and key mass of the batch's sequences to the step sums. Throws
+  /// std::invalid_argument unless these are at most max_sequences of at least 2 positions, as many as in the batches
+  /// of the step before it.
+  void backward_with_attention_sums(const GradientsReady& ready = {});
 
   /// Logits of one row of the last forward, (V) on the host: for sampling and checks.
   void logits(std::int64_t row, float* out);
@@ -98,7 +103,7 @@ class Decoder {
   std::vector<float> residual_norms() const;  // (L+1, B, T), index 0 the embedding output
 
   // The same summed over sequences on the device, so that nothing waits for it. Without sink positions there
-  // are no sums. `threshold` is the eps of the sink rate, compared strictly for each sequence.
+  // are no sums but those of attention. `threshold` is the eps of the sink rate, compared strictly for each sequence.
   void zero_step_sums();
   void add_step_sums(double threshold);  // of the last forward
   StepSums step_sums() const;            // waits for the device

@@ -18,7 +18,10 @@ DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& op
   const std::int64_t qkv_width = (H + 2 * G) * D;
   const bool layernorm = config.norm == NormType::layernorm;
   rows = N;
-  head_rows = std::min(N, std::max<std::int64_t>(32, options.logits_bytes / (V * static_cast<std::int64_t>(size_of(real)))));
+  // Chunks of equal size, multiples of what products are tiled by.
+  const std::int64_t most_rows = std::max<std::int64_t>(32, options.logits_bytes / (V * static_cast<std::int64_t>(size_of(real))));
+  const std::int64_t chunks = (N + most_rows - 1) / most_rows, even = (N + chunks - 1) / chunks;
+  head_rows = std::min({N, most_rows, (even + 127) / 128 * 128});
   slots = options.training ? L : std::min<std::int64_t>(L, 2);
 
   parameter_flat = parameters.request("parameters", real, layout.flat_size());
@@ -69,6 +72,8 @@ DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& op
   if (options.residual_norms) residual_norms = keep("residual norms", DType::f32, (L + 1) * N);
   if (options.sink_positions > 0)
     step_sums = keep("step statistics", DType::f64, StepStatistics::elements(L, H, options.sink_positions));
+  const bool attention = options.training && options.attention_sums;
+  if (attention) attention_sums = keep("attention sums", DType::f64, AttentionSums::elements(L, H, options.max_length));
 
   const auto use = [&](const std::string& name, DType dtype, std::int64_t size) {
     return scratch.request(name, dtype, size);
@@ -88,6 +93,9 @@ DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& op
   d_up = use("gradient of mlp up", real, N * up_width);
   d_attention = use("gradient of attention", real, N * H * D);
   d_qkv = use("gradient of qkv", real, N * qkv_width);
+  if (!attention) return;
+  head_statistics = use("attention statistics of heads", DType::f32, kHeadStatistics * options.max_sequences * H);
+  key_mass = use("key mass", DType::f32, N * H);
 }
 
 std::vector<MemoryLine> Decoder::memory_plan(const ModelConfig& config, const DecoderOptions& options,

@@ -27,6 +27,9 @@ struct BlockBuffers {
   std::size_t act = 0;                 // (N, F)
 };
 
+/// Numbers of a head that AttentionStatistics gives, the sink score of one position among them.
+constexpr std::int64_t kHeadStatistics = 6;
+
 /// All arenas of a decoder and the places in them. Requests everything, allocates nothing.
 struct DecoderMemory {
   DecoderMemory(const ModelConfig& config, const DecoderOptions& options, DType real, const ParameterLayout& layout);
@@ -44,6 +47,7 @@ struct DecoderMemory {
   std::size_t sink = 0;              // L times (B, H, K), B*K <= N
   std::size_t residual_norms = 0;    // (L+1, N)
   std::size_t step_sums = 0;         // f64, as StepStatistics lays them out
+  std::size_t attention_sums = 0;    // f64, as AttentionSums lays them out
 
   std::size_t tokens = 0, targets = 0, losses = 0, logits = 0;
   std::size_t logits_f32 = 0;        // (V), where `real` is not f32
@@ -53,6 +57,8 @@ struct DecoderMemory {
   std::size_t d_final = 0;                 // (N, C)
   std::size_t d_act = 0, d_up = 0;         // (N, F); swiglu (N, 2F)
   std::size_t d_attention = 0, d_qkv = 0;
+  std::size_t head_statistics = 0;         // (kHeadStatistics, B, H) f32, B <= max_sequences; attention sums only
+  std::size_t key_mass = 0;                // (B, H, T) f32; attention sums only
 };
 
 }  // namespace sinkscope

@@ -1,6 +1,8 @@
 #include "engine/model/step_statistics.h"
 
 #include <initializer_list>
+#include <stdexcept>
+#include <string>
 
 namespace sinkscope {
 
@@ -64,6 +66,44 @@ StepSums StepStatistics::read() const {
   out.norm_rest = part(norm_rest_);
   out.norm_ratio = part(norm_ratio_);
   return out;
+}
+
+std::int64_t AttentionSums::elements(std::int64_t layers, std::int64_t heads, std::int64_t length) {
+  return layers * (heads + length);
+}
+
+AttentionSums::AttentionSums(Ops& ops, const Tensor& sums, std::int64_t layers, std::int64_t heads)
+    : ops_(&ops), all_(sums), layers_(layers), heads_(heads) {}
+
+void AttentionSums::begin(std::int64_t sequences, std::int64_t length) {
+  if (sequences_ == 0) {
+    length_ = length;
+    ops_->zero(all_.rows(0, elements(layers_, heads_, length)));
+  }
+  if (length != length_)
+    throw std::invalid_argument("AttentionSums: a batch of length " + std::to_string(length) + " after one of " +
+                                std::to_string(length_) + "; expected one length in a step");
+  sequences_ += sequences;
+}
+
+void AttentionSums::add(std::int64_t layer, const Tensor& entropy, const Tensor& key_mass) {
+  const std::int64_t B = entropy.extent(0), H = heads_, T = length_;
+  ops_->sink_sums({.sink = entropy.view({1, B, H, 1}), .scores = all_.rows(layer * H, H).view({1, H, 1}), .above = {}});
+  ops_->sink_sums({.sink = key_mass.view({1, B * H, 1, T}),
+                   .scores = all_.rows(layers_ * H + layer * T, T).view({1, 1, T}),
+                   .above = {}});
+}
+
+void AttentionSums::read(StepSums& sums) const {
+  if (sequences_ == 0) return;
+  std::vector<double> all(static_cast<std::size_t>(elements(layers_, heads_, length_)));
+  ops_->copy_to_host(all.data(), all_.rows(0, std::ssize(all)));
+  const auto masses = all.begin() + layers_ * heads_;
+  sums.layers = layers_;
+  sums.heads = heads_;
+  sums.attention_sequences = sequences_;
+  sums.entropy.assign(all.begin(), masses);
+  sums.key_mass.assign(masses, all.end());
 }
 
 }  // namespace sinkscope

@@ -16,6 +16,9 @@ struct StepSums {
   std::vector<double> sink_scores{}, sinks_above{};   // (L, H, K)
   std::vector<double> norm_first{};                   // (L+1, K); empty where norms are not measured
   std::vector<double> norm_rest{}, norm_ratio{};      // (L+1)
+  std::int64_t attention_sequences = 0;               // of the sums below, which backward passes add where they are asked to
+  std::vector<double> entropy{};                      // (L, H)
+  std::vector<double> key_mass{};                     // (L, T), summed over heads too
 };
 
 /// The sums on the device, f64 and one behind the other in a tensor that its owner keeps.
@@ -41,6 +44,32 @@ class StepStatistics {
   Tensor norm_first_, norm_rest_, norm_ratio_; // (L+1, K), (L+1), (L+1)
   std::int64_t sequences_ = 0;
   bool norms_ = false;                         // were given
+};
+
+/// Entropy and key mass of AttentionStatistics, summed over the sequences of the batches of a step whose backward
+/// passes take them. Nothing is done for a step without one.
+class AttentionSums {
+ public:
+  /// Elements for L layers, H heads and sequences of up to T positions.
+  static std::int64_t elements(std::int64_t layers, std::int64_t heads, std::int64_t length);
+
+  /// Without sums to keep.
+  AttentionSums() = default;
+  /// `sums` (elements) f64.
+  AttentionSums(Ops& ops, const Tensor& sums, std::int64_t layers, std::int64_t heads);
+
+  void forget() { sequences_ = 0; }
+  /// Begins a batch, each of whose layers is then added once. Throws std::invalid_argument where those before were of
+  /// another length.
+  void begin(std::int64_t sequences, std::int64_t length);
+  void add(std::int64_t layer, const Tensor& entropy, const Tensor& key_mass);  // (B, H), (B, H, T) f32
+  void read(StepSums& sums) const;  // waits for the device where there is something to read
+
+ private:
+  Ops* ops_ = nullptr;
+  Tensor all_;                    // (L, H), then (L, T)
+  std::int64_t layers_ = 0, heads_ = 0;
+  std::int64_t sequences_ = 0, length_ = 0;  // so far, T of them
 };
 
 }  // namespace sinkscope

@@ -3,8 +3,20 @@
 #include "engine/probes/sink_scores.h"
 
 namespace sinkscope {
+namespace {
+
+void fill_attention(const StepSums& sums, StepRecord& record) {
+  const auto sequences = static_cast<double>(sums.attention_sequences), heads = static_cast<double>(sums.heads);
+  record.entropy = sums.entropy;
+  record.key_mass = sums.key_mass;
+  for (double& value : record.entropy) value = as_logged(value / sequences);
+  for (double& value : record.key_mass) value = as_logged(value / (sequences * heads));
+}
+
+}  // namespace
 
 void fill_step(const StepSums& sums, StepRecord& record) {
+  fill_attention(sums, record);
   if (sums.sequences == 0) return;
   if (sums.positions > 0) {
     SinkTally sinks(sums.layers, sums.heads, sums.positions);

@@ -26,9 +26,13 @@ void sum_over_ranks(Communicator& communicator, LossSums& sums) {
 }
 
 void sum_over_ranks(Communicator& communicator, StepSums& sums) {
-  communicator.sum(std::span(&sums.sequences, 1));
+  std::array<std::int64_t, 2> counts = {sums.sequences, sums.attention_sequences};
+  communicator.sum(std::span<std::int64_t>(counts));
+  sums.sequences = counts[0];
+  sums.attention_sequences = counts[1];
   std::vector<double> all;
-  const std::array parts = {&sums.sink_scores, &sums.sinks_above, &sums.norm_first, &sums.norm_rest, &sums.norm_ratio};
+  const std::array parts = {&sums.sink_scores, &sums.sinks_above, &sums.norm_first, &sums.norm_rest,
+                            &sums.norm_ratio,  &sums.entropy,     &sums.key_mass};
   for (const std::vector<double>* part : parts) all.insert(all.end(), part->begin(), part->end());
   communicator.sum(std::span<double>(all));
   auto from = all.begin();

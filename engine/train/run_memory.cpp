@@ -48,13 +48,16 @@ DecoderOptions decoder_options(const Config& config, const Backend& backend) {
           .max_length = config.train.sequence_length,
           .sink_positions = config.probes.enabled ? config.probes.positions : 0,
           .residual_norms = config.probes.enabled,
+          .attention_sums = has_probe_passes(config.probes),
           .training = true,
           .recompute = config.train.recompute,
           .logits_bytes = backend.device == Device::cuda ? kGpuLogits : kCpuLogits};
 }
 
+bool has_probe_passes(const ProbeConfig& probes) { return probes.enabled && probes.every > 0; }
+
 std::vector<ProbeSet> run_probe_sets(const Config& config, const Dataset& dataset) {
-  if (!config.probes.enabled || config.probes.every == 0 || !dataset.validation) return {};
+  if (!has_probe_passes(config.probes) || !dataset.validation) return {};
   return build_probe_sets(*dataset.validation, probe_set_options(config, dataset.vocab_size));
 }
 
@@ -67,6 +70,7 @@ BackendExtents backend_extents(const Config& config, std::span<const ProbeSet> s
   const std::int64_t biased = model.bias ? std::max({qkv_width, up_width, model.channels})
                               : model.qkv_bias ? qkv_width : 0;
   BackendExtents extents{.training = {.sequences = options.max_sequences, .length = options.max_length},
+                         .training_statistics = options.attention_sums,
                          .probed = {},
                          .query_heads = model.heads,
                          .kv_heads = model.kv_heads,

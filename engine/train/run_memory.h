@@ -31,6 +31,9 @@ Backend backend_of(const Config& config);
 /// The decoder options a run of this (completed) config uses on a backend.
 DecoderOptions decoder_options(const Config& config, const Backend& backend);
 
+/// Whether a run has probe passes, and measures the batches of the steps before them.
+bool has_probe_passes(const ProbeConfig& probes);
+
 /// The sets of the run's probe passes; empty when it has none, or no held-out text.
 std::vector<ProbeSet> run_probe_sets(const Config& config, const Dataset& dataset);
 

@@ -51,6 +51,7 @@ class Run {
   void connect();
   void share_state();
   bool works_for_all(std::int64_t step) const;
+  bool probes_after(std::int64_t step) const;
   void begin();
   void resume();
   void load(const std::filesystem::path& checkpoint);
@@ -171,10 +172,10 @@ TrainResult Run::execute() {
     world_.set_limit(patient ? config_.ranks.start_timeout : config_.ranks.timeout);
     StepRecord record = training_step(step);
     if (due(step, config_.evaluation.every) || step == steps) evaluate(record);
-    if (step % config_.log.every == 0 || step == steps || record.validation_loss) logs_->write(record);
+    if (step % config_.log.every == 0 || step == steps || record.validation_loss || probes_after(step)) logs_->write(record);
     if (options_.console) options_.console->write(record);
     alert(alerts_.step(record));
-    if (probe_pass_ && (due(step, config_.probes.every) || step == steps))
+    if (probe_pass_ && probes_after(step))
       probe(step, state_.validation_loss.value_or(record.loss));
     if (causal_tests_ && due(step, config_.probes.causal_every)) test_causes(step);
     if (world_.leads() && due(step, config_.sample.every)) sample(step);
@@ -218,6 +219,11 @@ void Run::share_state() {
 bool Run::works_for_all(std::int64_t step) const {
   return step == config_.train.steps || due(step, config_.probes.every) || due(step, config_.probes.causal_every) ||
          due(step, config_.sample.every) || due(step, config_.checkpoint.every);
+}
+
+/// Whether a probe pass follows the step, which then measures its own batch as well.
+bool Run::probes_after(std::int64_t step) const {
+  return has_probe_passes(config_.probes) && (due(step, config_.probes.every) || step == config_.train.steps);
 }
 
 std::string Run::device() const {
@@ -358,10 +364,12 @@ StepRecord Run::training_step(std::int64_t step) {
       break;
     }
     decoder_.add_step_sums(config_.probes.sink_threshold);
-    if (pass + 1 < share_.passes)
-      decoder_.backward();
+    Decoder::GradientsReady ready;
+    if (pass + 1 == share_.passes) ready = [this](std::int64_t from) { buckets_->ready(from); };
+    if (probes_after(step))
+      decoder_.backward_with_attention_sums(ready);
     else
-      decoder_.backward([this](std::int64_t from) { buckets_->ready(from); });
+      decoder_.backward(ready);
   }
   state_.sample += share_.sequences;
   buckets_->finish();

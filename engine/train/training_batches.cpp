@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "engine/config/load.h"
+#include "engine/train/run_memory.h"
 
 namespace sinkscope {
 
@@ -23,7 +24,7 @@ Config run_config(const Config& loaded, const Dataset& dataset) {
   Config config = complete_config(loaded, dataset);
   static_cast<void>(TrainingBatches(dataset, config));
   if (dataset.validation) static_cast<void>(Windows(*dataset.validation, window_options(config)));
-  if (config.probes.enabled && config.probes.every > 0 && !dataset.validation)
+  if (has_probe_passes(config.probes) && !dataset.validation)
     throw ConfigError(config.name + ": probe passes need held-out text, and the dataset has none; make it "
                       "anew with --validation-fraction (or give data.validation beside data.train), or set "
                       "probes.every to 0");

@@ -78,6 +78,7 @@ TEST_CASE("timed steps train, with and without probes alike") {
   with.initialize();
   without.copy_weights(with);
   CHECK(with.step() > 0);
+  CHECK(with.step(true) > 0);
   CHECK(without.step() > 0);
   CHECK(with.probe_pass() > 0);
   CHECK(with.probe_pass() > 0);

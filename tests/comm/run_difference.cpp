@@ -35,7 +35,8 @@ double step_difference(const std::filesystem::path& a, const std::filesystem::pa
                         difference(x.residual_norm, y.residual_norm), difference(x.residual_norm_rest, y.residual_norm_rest),
                         difference(x.norm_ratio, y.norm_ratio),
                         difference(x.gradient_norm_attention, y.gradient_norm_attention),
-                        difference(x.gradient_norm_mlp, y.gradient_norm_mlp)});
+                        difference(x.gradient_norm_mlp, y.gradient_norm_mlp), difference(x.entropy, y.entropy),
+                        difference(x.key_mass, y.key_mass)});
     // Shares of (sequence, layer, head): one that stands at the threshold may fall on either side.
     for (std::size_t k = 0; k < x.sink_rate.size(); ++k)
       if (std::abs(x.sink_rate[k] - y.sink_rate[k]) > 1.5 / (8 * 3 * 2)) return INFINITY;

@@ -46,7 +46,9 @@ TEST_CASE("a run of 100 steps is that of one rank on 2 and on 4, and to the bit 
     return place.path() / "runs" / name;
   };
   const fs::path one = train(1, "one"), two = train(2, "two"), four = train(4, "four"), again = train(4, "again");
-  REQUIRE(read_step_records(one).size() == 100);
+  const std::vector<StepRecord> steps = read_step_records(one);
+  REQUIRE(steps.size() == 100);
+  for (const StepRecord& record : steps) CHECK(record.key_mass.empty() == (record.step % 10 != 0));
   for (const fs::path& run : {two, four}) {
     INFO(run);
     CHECK(step_difference(run, one) < 5e-5);

@@ -15,7 +15,7 @@ TEST_CASE("bench prints and writes the step, the operations and the rates they a
   const Outcome outcome = place.run("bench config.json --steps 2 --kernels --repeats 1 --json bench.json --set device=cpu");
   INFO(outcome.output);
   REQUIRE(outcome.status == 0);
-  for (const char* part : {"training step", "probe pass", "every 10 steps", "FLOPs counted", "peak memory", "attention backward", "adamw", "a step, calls times ms"})
+  for (const char* part : {"training step", "probe pass", "every 10 steps", "step before it", "FLOPs counted", "peak memory", "attention backward", "adamw", "a step, calls times ms"})
     CHECK(contains(outcome.output, part));
   CHECK_FALSE(contains(outcome.output, "datasheet"));  // a CPU has no peak by name
 
@@ -32,6 +32,8 @@ TEST_CASE("bench prints and writes the step, the operations and the rates they a
   CHECK(json.at("step").at("probe_pass_milliseconds") > 0.0);
   CHECK(json.at("step").at("probe_pass_fastest_milliseconds") <= json.at("step").at("probe_pass_milliseconds"));
   CHECK(json.at("step").at("probe_pass_share") > 0.0);
+  CHECK(json.at("step").at("measured_step_milliseconds").is_number());
+  CHECK(json.at("step").at("measured_step_share").is_number());
   CHECK(json.at("step").at("peak_memory_bytes") > 1e6);
   CHECK(json.at("kernels").size() > 30);
   for (const auto& kernel : json.at("kernels")) {

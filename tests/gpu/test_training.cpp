@@ -100,6 +100,11 @@ TEST_CASE("an fp32 run of 200 steps on the GPU follows the CPU's") {
       CHECK(relative(a.sink_score[k], b.sink_score[k]) < growth);
     for (std::size_t l = 0; l < b.norm_ratio.size(); ++l)
       CHECK(relative(a.norm_ratio[l], b.norm_ratio[l]) < growth);
+    REQUIRE(a.entropy.size() == b.entropy.size());
+    REQUIRE(a.key_mass.size() == b.key_mass.size());
+    CHECK(b.entropy.empty() == (b.step % 50 != 0));
+    for (std::size_t h = 0; h < b.entropy.size(); ++h) CHECK(relative(a.entropy[h], b.entropy[h]) < growth);
+    for (std::size_t k = 0; k < b.key_mass.size(); ++k) CHECK(relative(a.key_mass[k], b.key_mass[k]) < 10 * growth);
     REQUIRE(a.validation_loss.has_value() == b.validation_loss.has_value());
     if (b.validation_loss) CHECK(relative(*a.validation_loss, *b.validation_loss) < growth);
   }

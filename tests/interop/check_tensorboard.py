@@ -87,6 +87,8 @@ def expected_scalars(run):
         for prefix, (key, name) in STEP_SEVERAL.items():
             for i, value in enumerate(line.get(key) or []):
                 put(prefix + name(i), line["step"], value)
+        if "entropy" in line:
+            put("sink/entropy", line["step"], sum(line["entropy"]) / len(line["entropy"]))
         norms, rows = line.get("residual_norm") or [], len(line.get("residual_norm_rest") or [])
         for i in range(rows if norms else 0):  # position 0 of each row
             put("norm/residual_first_" + residual(i), line["step"], norms[i * (len(norms) // rows)])

@@ -42,6 +42,8 @@ StepRecord example_step(std::int64_t step) {
   record.norm_ratio = numbers(3, 1.2, 2.1);
   record.gradient_norm_attention = numbers(2, 0.4, 1.3);
   record.gradient_norm_mlp = numbers(2, 0.6, 1.4);
+  record.entropy = numbers(2 * 3, 1.4, 0.9);
+  record.key_mass = numbers(2 * 16, 2.9, 0.92);
   return record;
 }
 

@@ -44,8 +44,10 @@ TEST_CASE("a step record comes back bit for bit") {
   CHECK(read.norm_ratio == record.norm_ratio);
   CHECK(read.gradient_norm_attention == record.gradient_norm_attention);
   CHECK(read.gradient_norm_mlp == record.gradient_norm_mlp);
-  // No field is forgotten: 11 numbers and 8 lists.
-  CHECK(through_text(record).size() == 19);
+  CHECK(read.entropy == record.entropy);
+  CHECK(read.key_mass == record.key_mass);
+  // No field is forgotten: 11 numbers and 10 lists.
+  CHECK(through_text(record).size() == 21);
 }
 
 TEST_CASE("norms of a step keep all bits of a double") {
@@ -111,6 +113,9 @@ TEST_CASE("what is absent is left out") {
   CHECK_FALSE(step.contains("validation_loss"));
   CHECK_FALSE(step.contains("mfu"));
   CHECK_FALSE(step.contains("sink_score"));
+  CHECK_FALSE(step.contains("entropy"));
+  CHECK_FALSE(step.contains("key_mass"));
+  CHECK(step_record_from_json(step).key_mass.empty());
   CHECK_FALSE(step_record_from_json(step).validation_loss.has_value());
   const Json probe = through_text(ProbeRecord{});
   CHECK_FALSE(probe.contains("step_up_layer"));

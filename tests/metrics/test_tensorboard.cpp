@@ -6,6 +6,7 @@
 #include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <stdexcept>
 #include <vector>
 
@@ -65,6 +66,7 @@ TEST_CASE("A step's record becomes one event whose scalars are the record's") {
     check("sink/rate_position_" + std::to_string(k), record.sink_rate[k]);
   }
   check("sink/score_layer_01", record.sink_score_layer[1]);
+  check("sink/entropy", std::accumulate(record.entropy.begin(), record.entropy.end(), 0.0) / 6);
   check("norm/residual_first_embedding", record.residual_norm[0]);
   check("norm/residual_first_layer_01", record.residual_norm[2 * 4]);
   check("norm/ratio_layer_01", record.norm_ratio[2]);

@@ -1,5 +1,5 @@
 // A backend that does what another does, remembers the buffers that were asked of it and counts how often the host
-// waits for values.
+// waits for values, arrays are zeroed and attention statistics taken.
 #pragma once
 
 #include <memory>
@@ -16,6 +16,8 @@ class CountingOps final : public Ops {
 
   std::vector<std::size_t> allocations;  // bytes, in order
   int reads = 0;                         // copies to the host
+  int zeros = 0;
+  int attention_statistics_calls = 0;
 
   Buffer allocate(std::size_t bytes) override {
     allocations.push_back(bytes);
@@ -33,7 +35,10 @@ class CountingOps final : public Ops {
     inner_->copy_to_host(dst, src);
   }
   void copy(const Tensor& dst, const Tensor& src) override { inner_->copy(dst, src); }
-  void zero(const Tensor& dst) override { inner_->zero(dst); }
+  void zero(const Tensor& dst) override {
+    ++zeros;
+    inner_->zero(dst);
+  }
   void convert(const Tensor& dst, const Tensor& src) override { inner_->convert(dst, src); }
   void synchronize() override { inner_->synchronize(); }
   void embedding_forward(const EmbeddingForward& args) override { inner_->embedding_forward(args); }
@@ -59,7 +64,10 @@ class CountingOps final : public Ops {
   void sink_sums(const SinkSums& args) override { inner_->sink_sums(args); }
   void norm_sums(const NormSums& args) override { inner_->norm_sums(args); }
   void isolate_query(const IsolateQuery& args) override { inner_->isolate_query(args); }
-  void attention_statistics(const AttentionStatistics& args) override { inner_->attention_statistics(args); }
+  void attention_statistics(const AttentionStatistics& args) override {
+    ++attention_statistics_calls;
+    inner_->attention_statistics(args);
+  }
   void row_l2(const RowL2& args) override { inner_->row_l2(args); }
   void direction_sums(const DirectionSums& args) override { inner_->direction_sums(args); }
   void abs_statistics(const AbsStatistics& args) override { inner_->abs_statistics(args); }

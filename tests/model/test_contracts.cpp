@@ -144,6 +144,7 @@ TEST_CASE("the memory plan is what a decoder takes, once, before its first step"
                                  .max_length = 2 + random.below(10),
                                  .sink_positions = random.below(3),
                                  .residual_norms = random.below(2) == 0,
+                                 .attention_sums = random.below(2) == 0,
                                  .training = random.below(3) > 0,
                                  .recompute = static_cast<Recompute>(random.below(3))};
     INFO(test::describe(config) << ", seed " << seed);
@@ -198,14 +199,15 @@ TEST_CASE("a step asks no array of the heap") {
       const Batch batch = random_batch(random, config, 3, 12);
       Decoder decoder = make_decoder(
           *ops, config,
-          {.max_sequences = 3, .max_length = 12, .sink_positions = 2, .residual_norms = true, .recompute = recompute},
+          {.max_sequences = 3, .max_length = 12, .sink_positions = 2, .residual_norms = true, .attention_sums = true,
+           .recompute = recompute},
           strong_parameters(ParameterLayout(config), 68));
       Values losses(batch.targets.size());
       const auto step = [&] {
         decoder.zero_gradients();
         decoder.forward(batch.sequences, batch.length, batch.inputs.data());
         decoder.loss(batch.targets.data(), losses.data(), 0.1F);
-        decoder.backward();
+        decoder.backward_with_attention_sums();
       };
       step();  // scratch memory of the operations grows to its size
       const long before = heap_arrays;

@@ -72,10 +72,11 @@ TEST_CASE("GPT-2 124M at 64 x 1024 takes less than the 28.5 GB of PyTorch, with 
   CHECK(bytes["gradients"] == 4 * P);
   const std::size_t step_sums = (8 * (2 * L * 12 * 8 + (L + 1) * (8 + 2)) + 255) / 256 * 256;  // of 8 positions
   // Five rows of C, qkv of 3C, up and activation of 4C each in bf16; lse of 12 heads and two norms' statistics in f32.
-  CHECK(bytes["activations"] == N * (L * (16 * C * 2 + 12 * 4 + 4 * 4) + 2 * C * 2 + 2 * 4 + L * 12 * 4 + (L + 1) * 4) + step_sums);
+  CHECK(bytes["activations"] == N * (L * (16 * C * 2 + 12 * 4 + 4 * 4) + 2 * C * 2 + 2 * 4 + L * 12 * 4 + (L + 1) * 4) + step_sums +
+                                    (8 * L * (12 + 1024) + 255) / 256 * 256);  // attention sums
   const std::size_t head_rows = (std::size_t{1} << 30) / (50304 * 2);
   CHECK(bytes["scratch"] == N * 3 * 4 + (head_rows * 50304 * 2 + 255) / 256 * 256 + 50304 * 4 +
-                                N * (2 * C + 3 * C + 8 * C + C + 3 * C) * 2);
+                                N * (2 * C + 3 * C + 8 * C + C + 3 * C) * 2 + (6 * 64 + N) * 12 * 4);  // statistics, key mass
   CHECK(bytes["optimizer"] / P == 12);
   CHECK(bytes["backend"] < std::size_t{600} << 20);
 
@@ -120,7 +121,8 @@ TEST_CASE("a run is planned for a device without one: the CPU's in fp32, a GPU's
 }
 
 TEST_CASE("what the backend asks for follows from what the run does") {
-  const auto memory = [](const std::vector<std::string>& overrides, bool probed = true, const Backend& backend = kGpu) {
+  const auto memory = [](std::vector<std::string> overrides, bool probed = true, const Backend& backend = kGpu) {
+    if (!probed) overrides.emplace_back("probes.every=0");
     const Config config = small(overrides);
     return cuda_memory(backend_extents(config, probed ? set_extents(config) : std::vector<ProbeSet>{}, backend));
   };
@@ -140,6 +142,8 @@ TEST_CASE("what the backend asks for follows from what the run does") {
   const std::vector<std::string> lengthy = {"train.sequence_length=8192", "train.micro_batch=1", "probes.sequences=1"};
   CHECK(scratch(lengthy) >= std::size_t{2 * 256} * (40 + 4 * 8192));
   CHECK(scratch(lengthy) > scratch(lengthy, false));
+  const Config own = small(lengthy);  // the training batch's alone, where no set is known
+  CHECK(cuda_memory(backend_extents(own, {}, kGpu)).scratch == scratch(lengthy));
   const std::vector<std::string> deep = {"model.layers=40", "model.heads=4", "model.kv_heads=4", "model.head_dim=8",
                                          "train.micro_batch=1024", "probes.sequences=1024"};
   CHECK(scratch(deep) >= std::size_t{2 * 4 * 40 * 1024} * 16);

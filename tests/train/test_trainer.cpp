@@ -3,6 +3,7 @@
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/config/load.h"
@@ -88,6 +89,84 @@ TEST_CASE("probes change no bit of the losses or the parameters") {
   CHECK(read_probe_records(off.run_directory).empty());
   const std::string model = "checkpoints/step_00000012/model.safetensors";
   CHECK(test::read_file(on.run_directory / model) == test::read_file(off.run_directory / model));
+}
+
+TEST_CASE("the steps before probe passes measure the attention of their own batch, no other does, and no loss depends on it") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const auto config = [&](const std::string& name, const std::vector<std::string>& more = {}) {
+    std::vector<std::string> overrides = {"name=" + name, "train.steps=11", "model.heads=4", "model.kv_heads=2",
+                                          "log.every=2", "evaluation.every=0"};
+    overrides.insert(overrides.end(), more.begin(), more.end());
+    return small_config(folder.path(), overrides);
+  };
+  constexpr std::size_t L = 2, H = 4, T = 24, K = 4;
+  double uniform = 0;  // the most that the entropy can be
+  for (std::size_t t = 0; t < T; ++t) uniform += std::log(static_cast<double>(t + 1)) / T;
+  const auto run = train_quietly(config("on")).run_directory;
+  const auto steps = read_step_records(run);
+  std::vector<std::int64_t> logged, measured;
+  for (const StepRecord& record : steps) {
+    INFO("step " << record.step);
+    logged.push_back(record.step);
+    CHECK(record.entropy.empty() == record.key_mass.empty());
+    if (record.entropy.empty()) continue;
+    measured.push_back(record.step);
+    REQUIRE(record.entropy.size() == L * H);
+    for (const double entropy : record.entropy) CHECK((entropy > 0.5 * uniform && entropy < uniform));
+    REQUIRE(record.key_mass.size() == L * T);
+    std::vector<double> scores(K, 0.0);  // alpha_k, of the forward pass
+    for (std::size_t l = 0; l < L; ++l) {
+      const double* masses = record.key_mass.data() + l * T;
+      CHECK(std::accumulate(masses, masses + T, 0.0) == Approx(T).epsilon(1e-6));
+      CHECK(record.sink_score_layer[l] == Approx(masses[0] / T).epsilon(1e-6));
+      for (std::size_t k = 0; k < K; ++k) scores[k] += masses[k] / static_cast<double>((T - k) * L);
+    }
+    for (std::size_t k = 0; k < K; ++k) CHECK(record.sink_score[k] == Approx(scores[k]).epsilon(1e-6));
+  }
+  CHECK(measured == std::vector<std::int64_t>{3, 6, 9, 11});
+  CHECK(logged == std::vector<std::int64_t>{2, 3, 4, 6, 8, 9, 10, 11});
+
+  const auto again = train_quietly(config("again")).run_directory;
+  CHECK(test::timeless_lines(again / "metrics.jsonl") == test::timeless_lines(run / "metrics.jsonl"));
+  for (const std::string off : {"probes.every=0", "probes.enabled=false"}) {
+    INFO(off);
+    const auto without = train_quietly(config(off, {off, "log.every=1"})).run_directory;
+    const auto found = read_step_records(without);
+    REQUIRE(found.size() == 11);
+    for (const StepRecord& record : found) CHECK((record.entropy.empty() && record.key_mass.empty()));
+    for (const StepRecord& record : steps) {
+      const StepRecord& other = found[static_cast<std::size_t>(record.step) - 1];
+      CHECK(other.loss == record.loss);
+      CHECK(other.gradient_norm == record.gradient_norm);
+    }
+    const std::string model = "checkpoints/step_00000011/model.safetensors";
+    CHECK(test::read_file(without / model) == test::read_file(run / model));
+  }
+}
+
+TEST_CASE("what a step measures of its batch does not depend on how that is cut into micro-batches") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const auto records = [&](const std::string& rows, const std::string& passes) {
+    return read_step_records(train_quietly(small_config(folder.path(), {"name=rows-" + rows, "train.optimizer.learning_rate=0",
+                                                                        "train.steps=7", "train.micro_batch=" + rows,
+                                                                        "train.gradient_accumulation=" + passes}))
+                                 .run_directory);
+  };
+  const auto whole = records("6", "1");
+  REQUIRE(whole.size() == 7);
+  for (const auto& [rows, passes] : {std::pair{"1", "6"}, {"3", "2"}}) {
+    INFO(passes << " passes of " << rows);
+    const auto parts = records(rows, passes);
+    for (std::size_t i : {2U, 5U, 6U}) {
+      REQUIRE(parts[i].entropy.size() == 4);
+      REQUIRE(parts[i].key_mass.size() == 2 * 24);
+      for (std::size_t h = 0; h < 4; ++h) CHECK(parts[i].entropy[h] == Approx(whole[i].entropy[h]).epsilon(1e-6));
+      for (std::size_t k = 0; k < 2 * 24; ++k) CHECK(parts[i].key_mass[k] == Approx(whole[i].key_mass[k]).epsilon(1e-6));
+    }
+  }
+  CHECK(whole[2].key_mass != whole[5].key_mass);  // other batches
 }
 
 TEST_CASE("recomputing activations changes no bit of what a run measures and learns, and may change at a resume") {

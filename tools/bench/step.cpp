@@ -56,7 +56,7 @@ void StepBench::copy_weights(const StepBench& other) {
   optimizer_.weights_changed(decoder_.parameters());
 }
 
-double StepBench::step() {
+double StepBench::step(bool measured) {
   const auto begin = std::chrono::steady_clock::now();
   const StageRange range(ops_, "step", ++steps_);
   const std::int64_t B = config_.train.micro_batch, T = config_.train.sequence_length;
@@ -67,7 +67,10 @@ double StepBench::step() {
     decoder_.forward(B, T, tokens_.data());
     decoder_.loss(tokens_.data() + 1, losses_.data(), scale);
     decoder_.add_step_sums(config_.probes.sink_threshold);
-    decoder_.backward();
+    if (measured)
+      decoder_.backward_with_attention_sums();
+    else
+      decoder_.backward();
   }
   optimizer_.step(decoder_.parameters(), decoder_.gradients(), 1e-4, steps_);
   StepRecord record;
