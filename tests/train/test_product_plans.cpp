@@ -11,7 +11,7 @@
 
 #include "engine/train/product_plans.h"
 #include "tests/catch.h"
-#include "tests/temporary_folder.h"
+#include "tests/files.h"
 
 using namespace sinkscope;
 
