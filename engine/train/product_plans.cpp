@@ -76,32 +76,39 @@ ProductPlans::ProductPlans(std::filesystem::path file) : file_(std::move(file)) 
   std::error_code error;
   std::filesystem::create_directories(file_.parent_path(), error);
   if (error) throw_system_error(file_.parent_path(), "make the folder", error.value());
-  const Turn turn(lock_of(file_));
+  if (access(file_.parent_path().c_str(), W_OK | X_OK) != 0) throw_system_error(file_.parent_path(), "write to", errno);
 }
 
 std::string ProductPlans::choose(const std::string& product, const std::function<std::string()>& time) {
+  if (const auto known = known_.find(product); known != known_.end()) return known->second;
+  // What is on record waits for nobody: the process whose turn it is may itself be waiting for this one to go on.
+  known_.merge(read(file_));
   if (const auto known = known_.find(product); known != known_.end()) return known->second;
   const Turn turn(lock_of(file_));
   std::map<std::string, std::string> products = read(file_);
   if (const auto recorded = products.find(product); recorded != products.end()) return known_[product] = recorded->second;
   const std::string algorithm = products[product] = time();
+  if (algorithm.empty()) throw std::logic_error("ProductPlans: timing \"" + product + "\" gave no algorithm");
   FileReplacement replacement(file_);
   replacement.write(nlohmann::json(products).dump(1) + "\n");
   replacement.commit();
   return known_[product] = algorithm;
 }
 
-ChooseAlgorithm choose_by_record() {
+ChooseAlgorithm choose_by_record(bool warns) {
+  const auto warn = [warns](const std::string& reason) {
+    if (warns) spdlog::warn("matrix products are not timed, since no record of them can be kept: {}", reason);
+  };
   const auto file = product_plans_file([](const char* name) { return std::getenv(name); });
   if (!file) {
-    spdlog::warn("matrix products are not timed: none of SINKSCOPE_CACHE, XDG_CACHE_HOME and HOME says where to keep the record");
+    warn("none of SINKSCOPE_CACHE, XDG_CACHE_HOME and HOME is set");
     return {};
   }
   try {
     const auto plans = std::make_shared<ProductPlans>(*file);
     return [plans](const std::string& product, const std::function<std::string()>& time) { return plans->choose(product, time); };
   } catch (const std::runtime_error& error) {
-    spdlog::warn("matrix products are not timed, since no record of them can be kept: {}", error.what());
+    warn(error.what());
     return {};
   }
 }

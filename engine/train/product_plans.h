@@ -31,7 +31,7 @@ class ProductPlans {
   std::map<std::string, std::string> known_;
 };
 
-/// That of this user; none, after a warning, where no record can be kept.
-ChooseAlgorithm choose_by_record();
+/// That of this user; none where no record can be kept, which is told in a warning where `warns`.
+ChooseAlgorithm choose_by_record(bool warns = true);
 
 }  // namespace sinkscope

@@ -11,7 +11,9 @@ namespace sinkscope {
 
 std::filesystem::path run_directory(const Config& config) { return std::filesystem::path(config.output) / config.name; }
 
-std::unique_ptr<Ops> make_ops(const Config& config, int local_rank) {
+namespace {
+
+std::unique_ptr<Ops> ops_of(const Config& config, int local_rank, bool computes) {
   const Backend backend = backend_of(config);
   if (backend.device == Device::cpu) return make_cpu_ops(static_cast<int>(config.threads));
   std::string why;
@@ -22,14 +24,23 @@ std::unique_ptr<Ops> make_ops(const Config& config, int local_rank) {
   if (gpu >= visible)
     throw ConfigError("local rank " + std::to_string(local_rank) + " takes the GPU of that number, and this process sees " +
                       std::to_string(visible) + "; start one rank a GPU");
-  return make_cuda_ops({.device = gpu, .compute = backend.compute, .choose = choose_by_record()});
+  return make_cuda_ops({.device = gpu, .compute = backend.compute,
+                        .choose = computes ? choose_by_record(local_rank == 0) : ChooseAlgorithm()});
 }
+
+void expect_fit_of(const Ops& ops, const Config& config, std::span<const ProbeSet> sets, int ranks) {
+  Backend backend = backend_of(config);
+  backend.ranks = ranks;
+  if (const auto available = ops.memory_available()) expect_fit(config_of_rank(config, ranks), sets, backend, *available);
+}
+
+}  // namespace
+
+std::unique_ptr<Ops> make_ops(const Config& config, int local_rank) { return ops_of(config, local_rank, true); }
 
 std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets, int ranks, int local_rank) {
   std::unique_ptr<Ops> ops = make_ops(config, local_rank);
-  Backend backend = backend_of(config);
-  backend.ranks = ranks;
-  if (const auto available = ops->memory_available()) expect_fit(config_of_rank(config, ranks), sets, backend, *available);
+  expect_fit_of(*ops, config, sets, ranks);
   return ops;
 }
 
@@ -67,8 +78,11 @@ RunPlan plan_run(const Config& config, int ranks) {
   RunPlan plan = plan_of(completed, dataset, sets, ranks);
   plan.dataset_absent = absent;
   if (plan.backend.device == Device::cpu) return plan;
-  if (!cuda_devices(&plan.no_gpu).empty())
-    plan.memory_available = make_ops_that_fit(completed, sets, ranks)->memory_available();
+  if (!cuda_devices(&plan.no_gpu).empty()) {
+    const std::unique_ptr<Ops> ops = ops_of(completed, 0, false);  // a plan leaves nothing on the disk
+    expect_fit_of(*ops, completed, sets, ranks);
+    plan.memory_available = ops->memory_available();
+  }
   return plan;
 }
 
