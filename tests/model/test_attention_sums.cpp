@@ -12,7 +12,7 @@ using namespace sinkscope::test;
 
 namespace {
 
-constexpr Recompute kModes[] = {Recompute::none, Recompute::mlp, Recompute::block};
+constexpr Recompute kSummedModes[] = {Recompute::none, Recompute::mlp, Recompute::block};
 
 /// What the sums must be, from the attention matrices of a pass in double precision.
 struct Expected {
@@ -99,7 +99,7 @@ void check_sums(const ModelConfig& config, std::int64_t sequences, std::int64_t 
 
 TEST_CASE("a backward pass sums attention entropy and key mass as the reference has them, whatever is recomputed") {
   for (const ModelConfig& config : tiny_presets())
-    for (const Recompute recompute : kModes) {
+    for (const Recompute recompute : kSummedModes) {
       check_sums(config, 3, 7, recompute, 91);
       check_sums(config, 2, 12, recompute, 92);
       check_sums(config, 2, 2, recompute, 93);
@@ -110,7 +110,7 @@ TEST_CASE("random models sum attention entropy and key mass as the reference has
   for (std::uint64_t seed = 1; seed <= 40; ++seed) {
     Random random(3000 + seed);
     const ModelConfig config = random_model(random);
-    check_sums(config, 1 + random.below(4), 2 + random.below(10), kModes[seed % 3], seed);
+    check_sums(config, 1 + random.below(4), 2 + random.below(10), kSummedModes[seed % 3], seed);
   }
 }
 
