@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "engine/comm/backends.h"
+#include "engine/train/product_record.h"
 #include "kernels/ops.h"
 #include "tools/commands.h"
 #include "tools/program.h"
@@ -126,6 +127,15 @@ void check() {
   std::string why;
   const std::vector<std::string> gpus = cuda_devices(&why);
   for (std::size_t i = 0; i < gpus.size(); ++i) found("GPU " + std::to_string(i), gpus[i]);
+  if (const fs::path record = product_record_file(); record.empty()) {
+    missing("product record", "matrix products on a GPU are not timed", "set SINKSCOPE_CACHE to a folder");
+  } else {
+    try {
+      found("product record", record.string() + ", " + std::to_string(ProductRecord(record).size()) + " matrix products timed on GPUs");
+    } catch (const std::exception& error) {
+      missing("product record", "no run on a GPU", error.what());
+    }
+  }
   if (gpus.empty()) missing("GPU", "training runs on the CPU (" + why + ")", "use a machine and a build that have one (not needed)");
   std::fflush(stdout);
 }

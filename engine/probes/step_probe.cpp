@@ -1,5 +1,7 @@
 #include "engine/probes/step_probe.h"
 
+#include <cmath>
+
 #include "engine/probes/sink_scores.h"
 
 namespace sinkscope {
@@ -33,6 +35,20 @@ void fill_step(const StepSums& sums, StepRecord& record) {
   record.norm_ratio = sums.norm_ratio;
   for (std::vector<double>* field : {&record.residual_norm, &record.residual_norm_rest, &record.norm_ratio})
     for (double& value : *field) value /= static_cast<double>(sums.sequences);
+}
+
+void fill_gradient_norms(std::int64_t layers, std::span<const ParameterSpec> parameters, std::span<const double> squared_norms,
+                         StepRecord& record) {
+  record.gradient_norm_attention.assign(static_cast<std::size_t>(layers), 0);
+  record.gradient_norm_mlp.assign(static_cast<std::size_t>(layers), 0);
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    if (parameters[i].layer < 0) continue;
+    const auto layer = static_cast<std::size_t>(parameters[i].layer);
+    if (parameters[i].group == ParameterGroup::attention) record.gradient_norm_attention[layer] += squared_norms[i];
+    if (parameters[i].group == ParameterGroup::mlp) record.gradient_norm_mlp[layer] += squared_norms[i];
+  }
+  for (double& norm : record.gradient_norm_attention) norm = std::sqrt(norm);
+  for (double& norm : record.gradient_norm_mlp) norm = std::sqrt(norm);
 }
 
 }  // namespace sinkscope

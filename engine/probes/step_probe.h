@@ -3,7 +3,10 @@
 // over the micro-batches of a step by the decoder.
 #pragma once
 
+#include <span>
+
 #include "engine/metrics/records.h"
+#include "engine/model/parameters.h"
 #include "engine/model/step_statistics.h"
 
 namespace sinkscope {
@@ -11,5 +14,10 @@ namespace sinkscope {
 /// Fills sink_score, sink_rate, sink_score_layer, residual_norm, residual_norm_rest, norm_ratio, entropy and key_mass of
 /// `record` with means over the sequences that were summed; what was not measured stays empty.
 void fill_step(const StepSums& sums, StepRecord& record);
+
+/// Fills gradient_norm_attention and gradient_norm_mlp, of each layer's attention and MLP weights, from the sums of squares that
+/// clipping takes of every parameter.
+void fill_gradient_norms(std::int64_t layers, std::span<const ParameterSpec> parameters, std::span<const double> squared_norms,
+                         StepRecord& record);
 
 }  // namespace sinkscope

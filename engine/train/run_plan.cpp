@@ -3,7 +3,7 @@
 #include "engine/config/load.h"
 #include "engine/data/dataset.h"
 #include "engine/train/batch_share.h"
-#include "engine/train/product_plans.h"
+#include "engine/train/product_record.h"
 #include "engine/train/trainer.h"
 #include "engine/train/training_batches.h"
 

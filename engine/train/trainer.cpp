@@ -62,7 +62,6 @@ class Run {
   void write_config() const;
 
   StepRecord training_step(std::int64_t step);
-  void probe_gradients(const UpdateResult& update, StepRecord& record) const;
   void evaluate(StepRecord& record);
   void probe(std::int64_t step, double loss);
   void test_causes(std::int64_t step);
@@ -396,29 +395,13 @@ StepRecord Run::training_step(std::int64_t step) {
     StepSums step_sums = decoder_.step_sums();
     sum_over_ranks(*ranks_, step_sums);
     fill_step(step_sums, record);
-    probe_gradients(update, record);
+    fill_gradient_norms(config_.model.layers, decoder_.layout().specs(), update.squared_norms, record);
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   record.step_seconds = seconds.count();
   record.tokens_per_second = static_cast<double>(tokens_per_step_) / record.step_seconds;
   if (peak_flops_) record.mfu = record.tokens_per_second * flops_per_token_ / (*peak_flops_ * world_.size());
   return record;
-}
-
-/// Gradient norms of each layer's attention and MLP weights, from what clipping summed anyway.
-void Run::probe_gradients(const UpdateResult& update, StepRecord& record) const {
-  const auto layers = static_cast<std::size_t>(config_.model.layers);
-  record.gradient_norm_attention.assign(layers, 0);
-  record.gradient_norm_mlp.assign(layers, 0);
-  const auto& specs = decoder_.layout().specs();
-  for (std::size_t i = 0; i < specs.size(); ++i) {
-    if (specs[i].layer < 0) continue;
-    const auto layer = static_cast<std::size_t>(specs[i].layer);
-    if (specs[i].group == ParameterGroup::attention) record.gradient_norm_attention[layer] += update.squared_norms[i];
-    if (specs[i].group == ParameterGroup::mlp) record.gradient_norm_mlp[layer] += update.squared_norms[i];
-  }
-  for (double& norm : record.gradient_norm_attention) norm = std::sqrt(norm);
-  for (double& norm : record.gradient_norm_mlp) norm = std::sqrt(norm);
 }
 
 /// Mean loss over the first windows of the validation stream, the same ones every time; ranks take batches in turns.

@@ -1,10 +1,13 @@
 // What `sinkscope bench` counts, and that every operation of a model can be timed. Times themselves
 // are the machine's.
 #include <cmath>
+#include <map>
+#include <string>
 
 #include "engine/config/load.h"
 #include "engine/model/parameters.h"
 #include "tests/catch.h"
+#include "tests/model/counting_ops.h"
 #include "tools/bench/ceilings.h"
 #include "tools/bench/kernels.h"
 #include "tools/bench/step.h"
@@ -38,6 +41,33 @@ TEST_CASE("the FLOPs of a step's operations are the model's, and what attention 
       // Attention backward counts 2.5 times the forward, the model's FLOPs twice: one product is done again.
       const double again = static_cast<double>(model.layers * model.heads * model.head_dim) * 16.0;
       CHECK(flops == Approx(tokens * (training_flops_per_token(model, 16) + again)).epsilon(1e-12));
+    }
+}
+
+TEST_CASE("the operations of a step, as often as they are said to be called, are those of a step") {
+  for (const char* preset : {"gpt2", "llama", "qwen2", "qwen3", "gpt_neox"})
+    for (const bool probes : {false, true}) {
+      INFO(preset << ", probes " << probes);
+      const Config config = small_config(preset, probes);
+      test::CountingOps ops(make_cpu_ops(1));
+      std::map<std::string, double> listed, done;
+      {
+        RandomSource source(ops);
+        for (KernelCase& kernel : kernel_cases(ops, config)) {
+          if (kernel.calls == 0) continue;
+          ArraySet arrays(ops, source);
+          const auto call = kernel.make(arrays);
+          ops.calls.clear();  // of what the arguments were made with
+          call();
+          for (const auto& [name, count] : ops.calls) listed[name] += kernel.calls * count;
+        }
+      }
+      StepBench bench(ops, config, probes);
+      bench.initialize();
+      ops.calls.clear();
+      bench.step();
+      for (const auto& [name, count] : ops.calls) done[name] = count;
+      CHECK(listed == done);
     }
 }
 

@@ -1,8 +1,10 @@
 // A backend that does what another does, remembers the buffers that were asked of it and counts how often the host
-// waits for values, arrays are zeroed and attention statistics taken.
+// waits for values, arrays are zeroed and operations are called.
 #pragma once
 
+#include <map>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -18,6 +20,7 @@ class CountingOps final : public Ops {
   int reads = 0;                         // copies to the host
   int zeros = 0;
   int attention_statistics_calls = 0;
+  std::map<std::string, int> calls;      // of the operations of a training step, and of their optional parts
 
   Buffer allocate(std::size_t bytes) override {
     allocations.push_back(bytes);
@@ -41,26 +44,86 @@ class CountingOps final : public Ops {
   }
   void convert(const Tensor& dst, const Tensor& src) override { inner_->convert(dst, src); }
   void synchronize() override { inner_->synchronize(); }
-  void embedding_forward(const EmbeddingForward& args) override { inner_->embedding_forward(args); }
-  void embedding_backward(const EmbeddingBackward& args) override { inner_->embedding_backward(args); }
-  void norm_forward(const NormForward& args) override { inner_->norm_forward(args); }
-  void norm_backward(const NormBackward& args) override { inner_->norm_backward(args); }
-  void linear_forward(const LinearForward& args) override { inner_->linear_forward(args); }
-  void linear_backward(const LinearBackward& args) override { inner_->linear_backward(args); }
-  void rope(const Rope& args) override { inner_->rope(args); }
-  void qk_norm_forward(const QkNormForward& args) override { inner_->qk_norm_forward(args); }
-  void qk_norm_backward(const QkNormBackward& args) override { inner_->qk_norm_backward(args); }
-  void attention_forward(const AttentionForward& args) override { inner_->attention_forward(args); }
-  void attention_backward(const AttentionBackward& args) override { inner_->attention_backward(args); }
-  void gelu_forward(const GeluForward& args) override { inner_->gelu_forward(args); }
-  void gelu_backward(const GeluBackward& args) override { inner_->gelu_backward(args); }
-  void swiglu_forward(const SwigluForward& args) override { inner_->swiglu_forward(args); }
-  void swiglu_backward(const SwigluBackward& args) override { inner_->swiglu_backward(args); }
-  void add(const Tensor& out, const Tensor& a, const Tensor& b) override { inner_->add(out, a, b); }
-  void cross_entropy(const CrossEntropy& args) override { inner_->cross_entropy(args); }
+  void embedding_forward(const EmbeddingForward& args) override {
+    count("embedding_forward");
+    inner_->embedding_forward(args);
+  }
+  void embedding_backward(const EmbeddingBackward& args) override {
+    count("embedding_backward");
+    inner_->embedding_backward(args);
+  }
+  void norm_forward(const NormForward& args) override {
+    count("norm_forward");
+    inner_->norm_forward(args);
+  }
+  void norm_backward(const NormBackward& args) override {
+    count("norm_backward");
+    count("norm_backward: dx_sums", args.dx_sums);
+    inner_->norm_backward(args);
+  }
+  void linear_forward(const LinearForward& args) override {
+    count("linear_forward");
+    count("linear_forward: bias", args.bias);
+    count("linear_forward: gelu", args.gelu);
+    inner_->linear_forward(args);
+  }
+  void linear_backward(const LinearBackward& args) override {
+    count("linear_backward: dx", args.dx);
+    count("linear_backward: dweight", args.dweight);
+    count("linear_backward: dbias", args.dbias);
+    count("linear_backward: gelu_input", args.gelu_input);
+    inner_->linear_backward(args);
+  }
+  void rope(const Rope& args) override {
+    count("rope");
+    inner_->rope(args);
+  }
+  void qk_norm_forward(const QkNormForward& args) override {
+    count("qk_norm_forward");
+    inner_->qk_norm_forward(args);
+  }
+  void qk_norm_backward(const QkNormBackward& args) override {
+    count("qk_norm_backward");
+    inner_->qk_norm_backward(args);
+  }
+  void attention_forward(const AttentionForward& args) override {
+    count("attention_forward");
+    inner_->attention_forward(args);
+  }
+  void attention_backward(const AttentionBackward& args) override {
+    count("attention_backward");
+    inner_->attention_backward(args);
+  }
+  void gelu_forward(const GeluForward& args) override {
+    count("gelu_forward");
+    inner_->gelu_forward(args);
+  }
+  void gelu_backward(const GeluBackward& args) override {
+    count("gelu_backward");
+    inner_->gelu_backward(args);
+  }
+  void swiglu_forward(const SwigluForward& args) override {
+    count("swiglu_forward");
+    inner_->swiglu_forward(args);
+  }
+  void swiglu_backward(const SwigluBackward& args) override {
+    count("swiglu_backward");
+    inner_->swiglu_backward(args);
+  }
+  void add(const Tensor& out, const Tensor& a, const Tensor& b) override {
+    count("add");
+    inner_->add(out, a, b);
+  }
+  void cross_entropy(const CrossEntropy& args) override {
+    count("cross_entropy");
+    inner_->cross_entropy(args);
+  }
   void sum_of_squares(const SumOfSquares& args) override { inner_->sum_of_squares(args); }
   void clip_scale(const ClipScale& args) override { inner_->clip_scale(args); }
-  void adamw_step(const AdamwStep& args) override { inner_->adamw_step(args); }
+  void adamw_step(const AdamwStep& args) override {
+    count("adamw_step");
+    inner_->adamw_step(args);
+  }
   void sink_sums(const SinkSums& args) override { inner_->sink_sums(args); }
   void norm_sums(const NormSums& args) override { inner_->norm_sums(args); }
   void isolate_query(const IsolateQuery& args) override { inner_->isolate_query(args); }
@@ -81,6 +144,11 @@ class CountingOps final : public Ops {
   void release(std::byte*) noexcept override {}  // its buffers belong to the inner backend
 
  private:
+  void count(const char* name) { ++calls[name]; }
+  void count(const char* name, const Tensor& given) {
+    if (given) ++calls[name];
+  }
+
   std::unique_ptr<Ops> inner_;
 };
 

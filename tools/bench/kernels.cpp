@@ -27,7 +27,12 @@ class Cases : public std::enable_shared_from_this<Cases> {
 
  private:
   void rows();
-  void linear(const std::string& name, std::int64_t O, std::int64_t I, std::int64_t rows, double calls, bool bias);
+  /// What a linear map of a step has beside its three products.
+  struct LinearParts {
+    bool bias = false, dbias = false;      // dbias: the gradient of its bias is its own, not that of a norm behind it
+    bool gelu = false, gelu_input = false;  // its output goes through a GELU; its input came out of one
+  };
+  void linear(const std::string& name, std::int64_t O, std::int64_t I, std::int64_t rows, double calls, const LinearParts& parts);
   void linears();
   void heads();
   void attention();
@@ -48,6 +53,9 @@ class Cases : public std::enable_shared_from_this<Cases> {
   }
   static double d(std::int64_t x) { return static_cast<double>(x); }
   std::int64_t row_heads() const { return H + 2 * G; }
+  GeluKind gelu_kind() const { return model_.mlp == MlpType::gelu_erf ? GeluKind::erf : GeluKind::tanh; }
+  /// Whether norms backward sum the bias gradients of the branches before them.
+  bool norms_sum_biases() const { return model_.bias && !model_.parallel_block; }
 
   Ops& ops_;
   Config config_;
@@ -129,19 +137,25 @@ void Cases::rows() {
   if (probed && alone > 0) add_forward("", false, false, passes_ * d(alone));
   add_forward(", residual add", true, false, passes_ * d(probed ? adding : L + adding));
   add_forward(", residual add, row norms", true, true, passes_ * d(probed ? L : 0));
-  add(name + " backward", passes_ * d(2 * L + 1), 4 * s_ * d(N * C) + statistics, 0, [=, this](ArraySet& set) {
-    const NormForward f = forward(set, false, false);
-    ops_.norm_forward(f);
-    return call<&Ops::norm_backward>(NormBackward{.kind = kind,
-                                                  .x = f.x,
-                                                  .dout = set.normal({N, C}),
-                                                  .weight = f.weight,
-                                                  .mean = f.mean,
-                                                  .rstd = f.rstd,
-                                                  .dx = set.zeros({N, C}),
-                                                  .dweight = set.zeros({C}, DType::f32),
-                                                  .dbias = layernorm ? set.zeros({C}, DType::f32) : Tensor{}});
-  });
+  const auto add_backward = [&](const std::string& with, bool bias_of_branch, double calls) {
+    add(name + " backward" + with, calls, 4 * s_ * d(N * C) + statistics + (bias_of_branch ? 8 * d(C) : 0), 0, [=, this](ArraySet& set) {
+      const NormForward f = forward(set, false, false);
+      ops_.norm_forward(f);
+      return call<&Ops::norm_backward>(NormBackward{.kind = kind,
+                                                    .x = f.x,
+                                                    .dout = set.normal({N, C}),
+                                                    .weight = f.weight,
+                                                    .mean = f.mean,
+                                                    .rstd = f.rstd,
+                                                    .dx = set.zeros({N, C}),
+                                                    .dweight = set.zeros({C}, DType::f32),
+                                                    .dbias = layernorm ? set.zeros({C}, DType::f32) : Tensor{},
+                                                    .dx_sums = bias_of_branch ? set.zeros({C}, DType::f32) : Tensor{}});
+    });
+  };
+  // Every norm but the first stands behind a branch.
+  add_backward(", bias of a branch", true, passes_ * d(norms_sum_biases() ? 2 * L : 0));
+  add_backward("", false, passes_ * d(norms_sum_biases() ? 1 : 2 * L + 1));
   add("add", passes_ * d(alone), 3 * s_ * d(N * C), 0, [this](ArraySet& set) -> std::function<void()> {
     const Tensor a = set.normal({N, C}), b = set.normal({N, C}), out = set.zeros({N, C});
     return [&ops = ops_, a, b, out] { ops.add(out, a, b); };
@@ -149,43 +163,49 @@ void Cases::rows() {
 }
 
 /// out (rows, O) = x (rows, I) weight^T, and its two gradients apart.
-void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std::int64_t rows, double calls,
-                   bool bias) {
-  const double flops = 2 * d(rows) * d(O) * d(I), biases = bias ? d(O) : 0;
+void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std::int64_t rows, double calls, const LinearParts& parts) {
+  const double flops = 2 * d(rows) * d(O) * d(I), biases = parts.bias ? d(O) : 0, summed = parts.dbias ? d(O) : 0;
   const double operands = s_ * (d(rows * I) + d(O * I) + d(rows * O));
-  add("linear " + name + " forward", calls, operands + s_ * biases, flops, [=, this](ArraySet& set) {
+  add("linear " + name + (parts.gelu ? " forward, gelu" : " forward"), calls, operands + s_ * (biases + (parts.gelu ? d(rows * O) : 0)),
+      flops, [=, this](ArraySet& set) {
     return call<&Ops::linear_forward>(LinearForward{.out = set.zeros({rows, O}),
                                                     .x = set.normal({rows, I}),
                                                     .weight = set.normal({O, I}),
-                                                    .bias = bias ? set.normal({O}) : Tensor{}});
+                                                    .bias = parts.bias ? set.normal({O}) : Tensor{},
+                                                    .gelu = parts.gelu ? set.zeros({rows, O}) : Tensor{},
+                                                    .gelu_kind = gelu_kind()});
   });
-  add("linear " + name + " dx", calls, operands, flops, [=, this](ArraySet& set) {
+  add("linear " + name + (parts.gelu_input ? " dx, gelu gradient" : " dx"), calls, operands + s_ * (parts.gelu_input ? d(rows * I) : 0),
+      flops, [=, this](ArraySet& set) {
     return call<&Ops::linear_backward>(LinearBackward{.dout = set.normal({rows, O}),
                                                       .x = {},
                                                       .weight = set.normal({O, I}),
                                                       .dx = set.zeros({rows, I}),
                                                       .dweight = {},
-                                                      .dbias = {}});
+                                                      .dbias = {},
+                                                      .gelu_input = parts.gelu_input ? set.normal({rows, I}) : Tensor{},
+                                                      .gelu_kind = gelu_kind()});
   });
-  add("linear " + name + (bias ? " dweight, dbias" : " dweight"), calls,
-      s_ * (d(rows * I) + d(rows * O)) + 8 * (d(O * I) + biases), flops, [=, this](ArraySet& set) {
+  add("linear " + name + (parts.dbias ? " dweight, dbias" : " dweight"), calls,
+      s_ * (d(rows * I) + d(rows * O)) + 8 * (d(O * I) + summed), flops, [=, this](ArraySet& set) {
     return call<&Ops::linear_backward>(LinearBackward{.dout = set.normal({rows, O}),
                                                       .x = set.normal({rows, I}),
                                                       .weight = {},
                                                       .dx = {},
                                                       .dweight = set.zeros({O, I}, DType::f32),
-                                                      .dbias = bias ? set.zeros({O}, DType::f32) : Tensor{}});
+                                                      .dbias = parts.dbias ? set.zeros({O}, DType::f32) : Tensor{}});
   });
 }
 
 void Cases::linears() {
   const double calls = passes_ * d(L);
-  linear("qkv", row_heads() * D, C, N, calls, model_.bias || model_.qkv_bias);
-  linear("attention out", C, H * D, N, calls, model_.bias);
-  const bool gated = model_.mlp == MlpType::swiglu;
-  linear(gated ? "gate and up" : "up", gated ? 2 * F : F, C, N, calls, model_.bias);
-  linear("down", C, F, N, calls, model_.bias);
-  linear("head", V, C, head_rows_, passes_ * d(N) / d(head_rows_), false);
+  const bool gated = model_.mlp == MlpType::swiglu, bias = model_.bias, qkv_bias = bias || model_.qkv_bias;
+  const bool own = bias && !norms_sum_biases();  // the branches' outputs go to the residual stream
+  linear("qkv", row_heads() * D, C, N, calls, {.bias = qkv_bias, .dbias = qkv_bias});
+  linear("attention out", C, H * D, N, calls, {.bias = bias, .dbias = own});
+  linear(gated ? "gate and up" : "up", gated ? 2 * F : F, C, N, calls, {.bias = bias, .dbias = bias, .gelu = !gated});
+  linear("down", C, F, N, calls, {.bias = bias, .dbias = own, .gelu_input = !gated});
+  linear("head", V, C, head_rows_, passes_ * d(N) / d(head_rows_), {});
 }
 
 /// What is done to query and key vectors before attention.
@@ -277,12 +297,12 @@ void Cases::attention() {
 
 void Cases::mlp() {
   const double hidden = s_ * d(N * F), calls = passes_ * d(L);
-  const double swiglu = model_.mlp == MlpType::swiglu ? calls : 0, gelu = calls - swiglu;
-  const GeluKind kind = model_.mlp == MlpType::gelu_erf ? GeluKind::erf : GeluKind::tanh;
-  add("gelu forward", gelu, 2 * hidden, 0, [=, this](ArraySet& set) {
+  const double swiglu = model_.mlp == MlpType::swiglu ? calls : 0;
+  const GeluKind kind = gelu_kind();
+  add("gelu forward (apart)", 0, 2 * hidden, 0, [=, this](ArraySet& set) {
     return call<&Ops::gelu_forward>(GeluForward{.kind = kind, .x = set.normal({N, F}), .out = set.zeros({N, F})});
   });
-  add("gelu backward", gelu, 3 * hidden, 0, [=, this](ArraySet& set) {
+  add("gelu backward (apart)", 0, 3 * hidden, 0, [=, this](ArraySet& set) {
     return call<&Ops::gelu_backward>(
         GeluBackward{.kind = kind, .x = set.normal({N, F}), .dout = set.normal({N, F}), .dx = set.zeros({N, F})});
   });

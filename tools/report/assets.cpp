@@ -1,21 +1,16 @@
 #include "tools/report/assets.h"
 
-#include <cstdlib>
 #include <filesystem>
 #include <stdexcept>
 #include <vector>
 
+#include "engine/files/cache_folder.h"
 #include "engine/files/input_file.h"
 
 namespace sinkscope {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? std::string() : std::string(value);
-}
 
 std::vector<fs::path> asset_folders() {
   if (const std::string chosen = environment("SINKSCOPE_ASSETS"); !chosen.empty()) return {chosen};
@@ -24,10 +19,7 @@ std::vector<fs::path> asset_folders() {
   const fs::path program = fs::read_symlink("/proc/self/exe", error);
   if (!error) folders.push_back(program.parent_path().parent_path() / "share" / "sinkscope");
   folders.emplace_back(SINKSCOPE_INSTALLED_ASSET_DIR);
-  if (const std::string cache = environment("XDG_CACHE_HOME"); !cache.empty())
-    folders.push_back(fs::path(cache) / "sinkscope");
-  else if (const std::string home = environment("HOME"); !home.empty())
-    folders.push_back(fs::path(home) / ".cache" / "sinkscope");
+  if (const fs::path cache = user_cache_folder(); !cache.empty()) folders.push_back(cache);
   return folders;
 }
 

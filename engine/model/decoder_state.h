@@ -1,0 +1,122 @@
+// What a Decoder keeps: weights, memory, the last batch, and its layers, forward and backward (decoder_layers.cpp).
+#pragma once
+
+#include "engine/model/decoder.h"
+#include "engine/model/decoder_memory.h"
+#include "engine/model/decoder_parameters.h"
+
+namespace sinkscope {
+
+/// What a norm remembers for its backward pass.
+struct NormStatistics {
+  Tensor mean, rstd;
+};
+
+struct Decoder::State {
+  State(Ops& ops_in, const ModelConfig& config_in, const DecoderOptions& options_in)
+      : ops(ops_in),
+        config(config_in),
+        options(options_in),
+        layout(config_in),
+        real(ops_in.compute_dtype()),
+        memory(config_in, options_in, ops_in.compute_dtype(), layout) {
+    memory.parameters.allocate(ops);
+    if (options.training) memory.gradients.allocate(ops);
+    memory.activations.allocate(ops);
+    memory.scratch.allocate(ops);
+    const std::int64_t size = layout.flat_size();
+    weights = DecoderParameters(config, layout, memory.parameters.tensor(memory.parameter_flat, {size}),
+                                options.training ? memory.gradients.tensor(memory.gradient_flat, {size}) : Tensor());
+    if (config.attention.sink == AttentionSink::off_by_one)  // an arena begins as zeros
+      zero_logits = memory.parameters.tensor(memory.zero_logits, {config.heads});
+    if (const std::int64_t K = options.sink_positions; K > 0)
+      step_statistics = StepStatistics(
+          ops, memory.activations.tensor(memory.step_sums, {StepStatistics::elements(config.layers, config.heads, K)}),
+          config.layers, config.heads, K);
+    if (options.training && options.attention_sums)
+      attention_sums = AttentionSums(
+          ops, memory.activations.tensor(memory.attention_sums, {AttentionSums::elements(config.layers, config.heads, options.max_length)}),
+          config.layers, config.heads);
+  }
+
+  // Views of the current batch.
+  std::int64_t rows() const { return B * T; }
+  Tensor act(std::size_t buffer, std::int64_t width) const { return memory.activations.tensor(buffer, {rows(), width}); }
+  Tensor tmp(std::size_t buffer, std::int64_t width) const { return memory.scratch.tensor(buffer, {rows(), width}); }
+  Tensor row_statistic(std::size_t buffer) const { return memory.activations.tensor(buffer, {rows()}); }
+  const BlockBuffers& buffers(std::int64_t layer) const {
+    return memory.blocks[static_cast<std::size_t>(layer % memory.slots)];
+  }
+  NormStatistics norm_statistics(std::size_t mean, std::size_t rstd) const {
+    return {config.norm == NormType::layernorm ? row_statistic(mean) : Tensor(), row_statistic(rstd)};
+  }
+  Tensor residual(std::int64_t layer) const {  // h^(layer-1), (N, C)
+    return act(layer == config.layers ? memory.final_residual : buffers(layer).residual, config.channels);
+  }
+  Tensor qkv_heads(const Tensor& qkv) const {
+    return qkv.view({B, T, config.heads + 2 * config.kv_heads, config.head_dim});
+  }
+  Tensor norms() const { return memory.activations.tensor(memory.residual_norms, {config.layers + 1, B, T}); }
+  Tensor norm_row(std::int64_t index) const {  // residual norms of one layer, (N) of the (L+1, B, T)
+    return options.residual_norms ? norms().rows(index, 1).view({rows()}) : Tensor();
+  }
+  Tensor sinks() const {
+    return memory.activations.tensor(memory.sink, {config.layers, B, config.heads, options.sink_positions});
+  }
+  Tensor sink_block(std::int64_t layer) const {  // (B, H, K) of the (L, B, H, K)
+    return options.sink_positions == 0 ? Tensor()
+                                       : sinks().rows(layer, 1).view({B, config.heads, options.sink_positions});
+  }
+  /// Without a gradient where they are fixed; both absent where there are none.
+  Parameter sink_logits(std::int64_t layer) const {
+    return zero_logits ? Parameter{zero_logits, {}} : weights.blocks[static_cast<std::size_t>(layer)].sink_logits;
+  }
+  const Parameter& head() const { return config.tied_embedding ? weights.token_embedding : weights.lm_head; }
+  Tensor final_norm_output() const { return act(memory.final_norm, config.channels); }
+  NormKind norm_kind() const { return config.norm == NormType::layernorm ? NormKind::layernorm : NormKind::rmsnorm; }
+
+  void check_batch(std::int64_t sequences, std::int64_t length, const std::int32_t* inputs) const;
+  void knock_out(Branch branch, std::int64_t layer, const Tensor& delta);
+  bool transplant(std::int64_t layer);
+  void norm_forward(const NormParameters& parameters, const Tensor& x, const Tensor& delta, const Tensor& sum,
+                    const Tensor& out, const NormStatistics& statistics, const Tensor& l2);
+  void norm_backward(const NormParameters& parameters, const Tensor& x, const Tensor& dout,
+                     const NormStatistics& statistics, const Tensor& dx, const Tensor& dx_sums);
+  void linear_forward(const LinearParameters& parameters, const Tensor& x, const Tensor& out);
+  Tensor stream_bias(std::int64_t layer, Branch branch) const;
+  Tensor own_bias(const LinearParameters& branch) const { return config.parallel_block ? branch.bias.gradient : Tensor(); }
+  void linear_backward(const LinearParameters& parameters, const Tensor& x, const Tensor& dout, const Tensor& dx, const Tensor& dbias);
+  void attention_forward(std::int64_t layer, const Tensor& sink);
+  void attention_output_backward(std::int64_t layer);
+  void attention_backward(std::int64_t layer);
+  void begin_attention_sums();
+  void add_attention_sums(std::int64_t layer);
+  void backward(const GradientsReady& ready, bool sum_attention);
+  Tensor mlp_input(std::int64_t layer) const {  // what norm2 normalises, (N, C)
+    return config.parallel_block ? residual(layer) : act(buffers(layer).middle, config.channels);
+  }
+  GeluKind gelu_kind() const { return config.mlp == MlpType::gelu_erf ? GeluKind::erf : GeluKind::tanh; }
+  void mlp_hidden(std::int64_t layer);
+  void mlp_forward(std::int64_t layer);
+  void mlp_backward(std::int64_t layer);
+  void recompute(std::int64_t layer);
+  void show_block(std::int64_t layer, ActivationObserver& observer) const;
+
+  Ops& ops;
+  ModelConfig config;
+  DecoderOptions options;
+  ParameterLayout layout;
+  DType real;
+  DecoderMemory memory;
+
+  DecoderParameters weights;
+  Tensor zero_logits;  // (H) real, sink logits that are fixed; not given otherwise
+
+  std::int64_t B = 0, T = 0;     // of the last forward
+  bool head_gradient = false;    // d_final holds the gradient of the last forward's loss
+  ForwardEdits edits;            // of the last forward
+  StepStatistics step_statistics;
+  AttentionSums attention_sums;
+};
+
+}  // namespace sinkscope
