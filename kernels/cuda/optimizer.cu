@@ -1,5 +1,6 @@
 // Gradient norm, clipping and AdamW over the flat arrays: segments are cut into chunks of a fixed
 // size, a block each, so one launch does all tensors and sums keep their order.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/backend_memory.h"
@@ -59,24 +60,38 @@ struct AdamwArgs {
   float beta1, beta2, rest1, rest2, rate, correction2, eps, decay_rate;
 };
 
-template <class T>
+/// Eight parameters a thread and turn; all of them are read before any is written, so that loads do not wait.
+template <bool Aligned, class T>
 __global__ void __launch_bounds__(kThreads) adamw_kernel(AdamwArgs args, T* compute, const Chunk* chunks) {
   const Chunk chunk = chunks[blockIdx.x];
   const float scale = args.clip[1];
   if (!isfinite(scale)) return;
   const float decay = chunk.decay != 0 ? args.decay_rate : 0.0F;
-#pragma unroll 4
-  for (int j = static_cast<int>(threadIdx.x); j < chunk.size; j += kThreads) {
-    const std::int64_t i = chunk.begin + j;
-    const float g = scale * args.grad[i];
-    const float m = args.beta1 * args.m[i] + args.rest1 * g;
-    const float v = args.beta2 * args.v[i] + args.rest2 * (g * g);
-    const float param = args.param[i];
-    const float updated = param - (args.rate * m / (sqrtf(v * args.correction2) + args.eps) + decay * param);
-    args.m[i] = m;
-    args.v[i] = v;
-    args.param[i] = updated;
-    if (compute != nullptr) compute[i] = from_float<T>(updated);
+  for (int j = static_cast<int>(threadIdx.x) * kVector; j < chunk.size; j += kThreads * kVector) {
+    const std::int64_t i = chunk.begin + j, left = chunk.size - j;
+    const auto update = [&](auto aligned) {
+      constexpr bool kWhole = decltype(aligned)::value;
+      float grad[kVector], m[kVector], v[kVector], param[kVector];
+      load_some<kWhole>(args.grad + i, left, grad);
+      load_some<kWhole>(args.m + i, left, m);
+      load_some<kWhole>(args.v + i, left, v);
+      load_some<kWhole>(args.param + i, left, param);
+#pragma unroll
+      for (int k = 0; k < kVector; ++k) {
+        const float g = scale * grad[k];
+        m[k] = args.beta1 * m[k] + args.rest1 * g;
+        v[k] = args.beta2 * v[k] + args.rest2 * (g * g);
+        param[k] = param[k] - (args.rate * m[k] / (sqrtf(v[k] * args.correction2) + args.eps) + decay * param[k]);
+      }
+      store_some<kWhole>(args.m + i, left, m);
+      store_some<kWhole>(args.v + i, left, v);
+      store_some<kWhole>(args.param + i, left, param);
+      if (compute != nullptr) store_some<kWhole>(compute + i, left, param);
+    };
+    if (Aligned && left >= kVector)
+      update(std::true_type{});
+    else
+      update(std::false_type{});
   }
 }
 
@@ -108,11 +123,13 @@ const CudaOps::ChunkTable& CudaOps::chunk_table(const char* op, std::span<const 
                         segment.decay ? 1 : 0});
   }
   first.push_back(static_cast<std::int64_t>(chunks.size()));
+  const bool aligned = std::ranges::all_of(segments, [](const Segment& s) { return s.begin % cuda::kVector == 0; });
   synchronize();  // nobody reads an old table any more
   if (chunk_tables_.size() == cuda::kMostTables) chunk_tables_.erase(chunk_tables_.begin());
   auto table = std::make_unique<ChunkTable>();
   table->segments.assign(segments.begin(), segments.end());
   table->size = size;
+  table->aligned = aligned;
   table->chunks = static_cast<std::int64_t>(chunks.size());
   table->device_chunks = allocate(chunks.size() * sizeof(Chunk));
   table->device_first = allocate(first.size() * sizeof(std::int64_t));
@@ -180,8 +197,12 @@ void CudaOps::adamw_step(const AdamwStep& args) {
                           .eps = static_cast<float>(args.eps),
                           .decay_rate = static_cast<float>(args.lr * args.weight_decay)};
   cuda::with_real(real_, [&]<class T>(T) {
-    cuda::adamw_kernel<T><<<static_cast<unsigned>(table.chunks), cuda::kThreads, 0, stream_>>>(
-        a, cuda::pointer<T>(args.compute), reinterpret_cast<const Chunk*>(table.device_chunks.get()));
+    auto* compute = cuda::pointer<T>(args.compute);
+    const bool aligned = table.aligned && cuda::vector_rows(cuda::kVector, a.param, a.grad, a.m, a.v, compute);
+    cuda::with_bool(aligned, [&](auto vectors) {
+      cuda::adamw_kernel<decltype(vectors)::value><<<static_cast<unsigned>(table.chunks), cuda::kThreads, 0, stream_>>>(
+          a, compute, reinterpret_cast<const Chunk*>(table.device_chunks.get()));
+    });
   });
   check_launch("adamw_step");
 }

@@ -36,6 +36,7 @@ struct CudaOps::ChunkTable {
   std::vector<Segment> segments;   // what it was made of
   std::int64_t size = 0;           // of the array they lie in
   std::int64_t chunks = 0;
+  bool aligned = false;            // every segment, and so every chunk, begins at a multiple of 8 elements
   Buffer device_chunks;            // (chunks) Chunk
   Buffer device_first;             // (S+1) i64: the first chunk of each segment
 };

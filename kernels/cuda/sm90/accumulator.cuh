@@ -15,6 +15,14 @@ __device__ void pack(std::uint32_t* p, const float* c) {
   for (int i = 0; i < Count / 2; ++i) p[i] = pack_bf16(c[2 * i], c[2 * i + 1]);
 }
 
+/// Into p, which holds c so rounded, what the rounding took off.
+template <int Count>
+__device__ void pack_rest(std::uint32_t* p, const float* c) {
+#pragma unroll
+  for (int i = 0; i < Count / 2; ++i)
+    p[i] = pack_bf16(c[2 * i] - __uint_as_float(p[i] << 16), c[2 * i + 1] - __uint_as_float(p[i] & 0xffff0000U));
+}
+
 /// Writes c (64, D), each of a thread's two rows times its factor, as bf16 to rows `first_row` on of a matrix in shared
 /// memory whose halves of 64 columns are HalfBytes apart. `warp` is that of the warpgroup.
 template <int D, int HalfBytes>

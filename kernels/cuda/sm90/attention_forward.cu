@@ -377,6 +377,13 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, int group) {
     }
     products_wait<0>();
     hold<kOuts>(out);
+    if (row < S::kKeys) {
+      // Rows of few keys have the largest outputs, so that their weights' rounding would be most of the whole error.
+      pack_rest<kScores>(p, s);
+      add_values(values_of.stage);
+      products_wait<0>();
+      hold<kOuts>(out);
+    }
     release(&shared.values_empty[values_of.stage]);
     stage_rows<S::D, S::kQueryBytes>(shared.queries[queries_of.stage][0], out, inverse, group * kGroupRows, warp, lane);
     fence_async();
