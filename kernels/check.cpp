@@ -126,10 +126,12 @@ std::int64_t check_rope(const Check& check, const Rope& args, DType real) {
 }
 
 void check_gelu_input(const Check& check, const LinearBackward& args, DType real) {
+  check.that(args.gelu_input || !args.dx_sums, "dx_sums", "is given without gelu_input, whose gradient it sums");
   if (!args.gelu_input) return;
   check.that(static_cast<bool>(args.dx), "gelu_input", "is given without dx, which it is about");
   check.that(!args.accumulate, "gelu_input", "is given with accumulate; expected one of them");
   check.shape("gelu_input", args.gelu_input, real, {args.dx.extent(0), args.dx.extent(1)});
+  check.optional_shape("dx_sums", args.dx_sums, DType::f32, {args.dx.extent(1)});
 }
 
 SinkSumExtents check_sink_sums(const Check& check, const SinkSums& args) {

@@ -100,7 +100,8 @@ void check_sink_logits(const Check& check, const Tensor& sink_logits, DType real
 
 AttentionExtents check_isolate_query(const Check& check, const IsolateQuery& args, DType real);
 
-/// LinearBackward::gelu_input, of `real`, has the shape of dx, which must be given and not accumulated into.
+/// LinearBackward::gelu_input, of `real`, has the shape of dx, which must be given and not accumulated into; dx_sums
+/// fits it.
 void check_gelu_input(const Check& check, const LinearBackward& args, DType real);
 
 /// R of the rotary embedding, its arguments checked: Rope::width, or the head dimension for 0.

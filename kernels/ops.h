@@ -92,7 +92,8 @@ struct LinearForward {
 };
 
 /// dx = dout weight (or dx += when `accumulate`); dweight += dout^T x; dbias += column sums of dout.
-/// With `gelu_input` z, of which x is the GELU, dx is the gradient of z: dout weight times GELU'(z), never accumulated.
+/// With `gelu_input` z, of which x is the GELU, dx is the gradient of z: dout weight times GELU'(z), never accumulated;
+/// dx_sums += column sums of dx, the gradient of a bias that z had.
 struct LinearBackward {
   Tensor dout;    // (N, O) real
   Tensor x;       // (N, I) real; needed for dweight
@@ -103,6 +104,7 @@ struct LinearBackward {
   bool accumulate = false;
   Tensor gelu_input{};  // optional (N, I) real: z
   GeluKind gelu_kind = GeluKind::tanh;
+  Tensor dx_sums{};     // optional (I) +=; with gelu_input only
 };
 
 /// Rotary position embedding, "rotate half" form as in Llama checkpoints of the transformers
@@ -222,6 +224,7 @@ struct GeluBackward {
   Tensor x;     // (N, F) real
   Tensor dout;  // (N, F) real
   Tensor dx;    // (N, F) real, may alias dout
+  Tensor dx_sums{};  // optional (F) +=: column sums of dx
 };
 
 /// SwiGLU (Shazeer 2020): out = silu(gate) * up; gate is the first F columns, up the last F.
@@ -366,6 +369,9 @@ class Ops {
   virtual void reserve(const BackendExtents& extents) = 0;
   virtual void copy_from_host(const Tensor& dst, const void* src) = 0;
   virtual void copy_to_host(void* dst, const Tensor& src) = 0;
+  /// Begins copy_to_host of what src holds at this point of the device's work, and does not wait. What it returns waits
+  /// for that point alone and fills dst; it is called once, or not at all.
+  [[nodiscard]] virtual std::function<void()> copy_to_host_later(void* dst, const Tensor& src) = 0;
   virtual void copy(const Tensor& dst, const Tensor& src) = 0;  // same dtype and size
   virtual void zero(const Tensor& dst) = 0;
   virtual void convert(const Tensor& dst, const Tensor& src) = 0;  // between f32 and real, same size

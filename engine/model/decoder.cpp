@@ -106,6 +106,10 @@ void Decoder::forward(std::int64_t sequences, std::int64_t length, const std::in
 }
 
 void Decoder::loss(const std::int32_t* targets, float* losses, float gradient_scale) {
+  loss_later(targets, losses, gradient_scale)();
+}
+
+std::function<void()> Decoder::loss_later(const std::int32_t* targets, float* losses, float gradient_scale) {
   State& s = *state_;
   if (s.B == 0) throw std::logic_error("Decoder::loss: no forward pass came before");
   if (gradient_scale > 0 && !s.options.training)
@@ -140,7 +144,7 @@ void Decoder::loss(const std::int32_t* targets, float* losses, float gradient_sc
                              .dbias = {}});
   }
   s.head_gradient = gradient_scale > 0;
-  s.ops.copy_to_host(losses, all_losses);
+  return s.ops.copy_to_host_later(losses, all_losses);
 }
 
 void Decoder::State::backward(const GradientsReady& ready, bool sum_attention) {
@@ -219,10 +223,14 @@ void Decoder::add_step_sums(double threshold) {
   if (s.options.sink_positions > 0) s.step_statistics.add(s.sinks(), s.options.residual_norms ? s.norms() : Tensor(), threshold);
 }
 
-StepSums Decoder::step_sums() const {
-  StepSums sums = state_->step_statistics.read();
-  state_->attention_sums.read(sums);
-  return sums;
+StepSums Decoder::step_sums() const { return step_sums_later()(); }
+
+std::function<StepSums()> Decoder::step_sums_later() const {
+  return [step = state_->step_statistics.read(), attention = state_->attention_sums.read()] {
+    StepSums sums = step();
+    attention(sums);
+    return sums;
+  };
 }
 
 }  // namespace sinkscope

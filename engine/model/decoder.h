@@ -85,6 +85,8 @@ class Decoder {
   /// -1 ignored. Losses per target are written to `losses` (B*T, host). With `gradient_scale` > 0
   /// also the head's backward, each target's gradient times gradient_scale.
   void loss(const std::int32_t* targets, float* losses, float gradient_scale = 0.0F);
+  /// The same without waiting: what it returns waits for the losses alone and writes them, and is called once.
+  [[nodiscard]] std::function<void()> loss_later(const std::int32_t* targets, float* losses, float gradient_scale = 0.0F);
 
   /// Backward through the blocks, after loss() with a gradient scale; gradients accumulate. `ready` is told, as it
   /// goes on, from which element of gradients() on nothing will be added any more.
@@ -107,6 +109,8 @@ class Decoder {
   void zero_step_sums();
   void add_step_sums(double threshold);  // of the last forward
   StepSums step_sums() const;            // waits for the device
+  /// Of the sums as they are now; what it returns waits for them alone, and is called once.
+  [[nodiscard]] std::function<StepSums()> step_sums_later() const;
 
  private:
   struct State;

@@ -240,9 +240,10 @@ void Decoder::State::mlp_backward(std::int64_t layer) {
                          .dweight = p.down.weight.gradient,
                          .dbias = own_bias(p.down),
                          .gelu_input = up,
-                         .gelu_kind = gelu_kind()});
+                         .gelu_kind = gelu_kind(),
+                         .dx_sums = p.up.bias.gradient});
   }
-  linear_backward(p.up, act(b.norm2, C), d_up, d_norm, p.up.bias.gradient);
+  linear_backward(p.up, act(b.norm2, C), d_up, d_norm, config.mlp == MlpType::swiglu ? p.up.bias.gradient : Tensor());
   norm_backward(p.norm2, mlp_input(layer), d_norm, norm_statistics(b.mean2, b.rstd2), d_residual, stream_bias(layer, Branch::attention));
 }
 

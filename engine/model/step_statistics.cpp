@@ -1,6 +1,7 @@
 #include "engine/model/step_statistics.h"
 
 #include <initializer_list>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -47,10 +48,16 @@ void StepStatistics::add(const Tensor& sink, const Tensor& norms, double thresho
   sequences_ += sink.extent(1);
 }
 
-StepSums StepStatistics::read() const {
-  if (!all_) return {};
-  std::vector<double> all(static_cast<std::size_t>(all_.size()));
-  ops_->copy_to_host(all.data(), all_);
+std::function<StepSums()> StepStatistics::read() const {
+  if (!all_) return [] { return StepSums(); };
+  auto all = std::make_shared<std::vector<double>>(static_cast<std::size_t>(all_.size()));
+  return [all, wait = ops_->copy_to_host_later(all->data(), all_), statistics = *this] {
+    wait();
+    return statistics.sums_of(*all);
+  };
+}
+
+StepSums StepStatistics::sums_of(const std::vector<double>& all) const {
   const auto part = [&](const Tensor& view) {
     const auto* begin = all.data() + (static_cast<const double*>(view.data) - all_.as<double>());
     return std::vector<double>(begin, begin + view.size());
@@ -94,16 +101,18 @@ void AttentionSums::add(std::int64_t layer, const Tensor& entropy, const Tensor&
                    .above = {}});
 }
 
-void AttentionSums::read(StepSums& sums) const {
-  if (sequences_ == 0) return;
-  std::vector<double> all(static_cast<std::size_t>(elements(layers_, heads_, length_)));
-  ops_->copy_to_host(all.data(), all_.rows(0, std::ssize(all)));
-  const auto masses = all.begin() + layers_ * heads_;
-  sums.layers = layers_;
-  sums.heads = heads_;
-  sums.attention_sequences = sequences_;
-  sums.entropy.assign(all.begin(), masses);
-  sums.key_mass.assign(masses, all.end());
+std::function<void(StepSums&)> AttentionSums::read() const {
+  if (sequences_ == 0) return [](StepSums&) {};
+  auto all = std::make_shared<std::vector<double>>(static_cast<std::size_t>(elements(layers_, heads_, length_)));
+  return [all, wait = ops_->copy_to_host_later(all->data(), all_.rows(0, std::ssize(*all))), of = *this](StepSums& sums) {
+    wait();
+    const auto masses = all->begin() + of.layers_ * of.heads_;
+    sums.layers = of.layers_;
+    sums.heads = of.heads_;
+    sums.attention_sequences = of.sequences_;
+    sums.entropy.assign(all->begin(), masses);
+    sums.key_mass.assign(masses, all->end());
+  };
 }
 
 }  // namespace sinkscope

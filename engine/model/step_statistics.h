@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "kernels/ops.h"
@@ -35,9 +36,12 @@ class StepStatistics {
   void zero();
   /// Adds a batch: `sink` (L, B, H, K) f32 and `norms` (L+1, B, T) f32, optional.
   void add(const Tensor& sink, const Tensor& norms, double threshold);
-  StepSums read() const;  // waits for the device
+  /// Of the sums as they are at this point of the device's work; what it returns waits for them, and is called once.
+  std::function<StepSums()> read() const;
 
  private:
+  StepSums sums_of(const std::vector<double>& all) const;
+
   Ops* ops_ = nullptr;
   Tensor all_;
   Tensor sink_scores_, sinks_above_;           // (L, H, K)
@@ -63,7 +67,8 @@ class AttentionSums {
   /// another length.
   void begin(std::int64_t sequences, std::int64_t length);
   void add(std::int64_t layer, const Tensor& entropy, const Tensor& key_mass);  // (B, H), (B, H, T) f32
-  void read(StepSums& sums) const;  // waits for the device where there is something to read
+  /// As StepStatistics::read; what it returns writes the sums, where there are any, into those of the other kind.
+  std::function<void(StepSums&)> read() const;
 
  private:
   Ops* ops_ = nullptr;

@@ -68,30 +68,29 @@ UpdateResult AdamW::step(const Tensor& parameters, const Tensor& gradients, doub
 
   UpdateResult result;
   result.squared_norms.resize(segments_.size());
-  ops_->copy_to_host(result.squared_norms.data(), sums);
+  const std::function<void()> wait_for_norms = ops_->copy_to_host_later(result.squared_norms.data(), sums);
+  ops_->clip_scale({.sums = sums, .max_norm = config_.clip_norm, .out = clip});
+  if (share_.size > 0)  // does nothing when the norm is not finite
+    ops_->adamw_step({.param = weights(parameters),
+                      .grad = gradients.rows(share_.begin, share_.size),
+                      .compute = has_master_ ? parameters.rows(share_.begin, share_.size) : Tensor{},
+                      .m = first_moment(),
+                      .v = second_moment(),
+                      .segments = share_segments_,
+                      .clip = clip,
+                      .lr = rate,
+                      .beta1 = config_.beta1,
+                      .beta2 = config_.beta2,
+                      .eps = config_.eps,
+                      .weight_decay = config_.weight_decay,
+                      .step = step});
+  wait_for_norms();
   double total = 0;
   for (const double squared_norm : result.squared_norms) total += squared_norm;
   // Backwards: what is not finite flows on to every gradient computed after it, down to the embedding.
   for (std::size_t i = segments_.size(); i-- > 0 && !result.non_finite;)
     if (!std::isfinite(result.squared_norms[i])) result.non_finite = layout_->specs()[i].name;
   result.gradient_norm = std::sqrt(total);
-  if (result.non_finite) return result;
-
-  ops_->clip_scale({.sums = sums, .max_norm = config_.clip_norm, .out = clip});
-  if (share_.size == 0) return result;
-  ops_->adamw_step({.param = weights(parameters),
-                    .grad = gradients.rows(share_.begin, share_.size),
-                    .compute = has_master_ ? parameters.rows(share_.begin, share_.size) : Tensor{},
-                    .m = first_moment(),
-                    .v = second_moment(),
-                    .segments = share_segments_,
-                    .clip = clip,
-                    .lr = rate,
-                    .beta1 = config_.beta1,
-                    .beta2 = config_.beta2,
-                    .eps = config_.eps,
-                    .weight_decay = config_.weight_decay,
-                    .step = step});
   return result;
 }
 

@@ -40,7 +40,7 @@ class AdamW {
 
   /// One update of the share of `parameters` (flat_size) real, through the master weights if there are any, from
   /// `gradients` (flat_size) at the given rate; `step` counts from 1. Norms are those of all gradients. With a gradient
-  /// that is not finite nothing changes, and the result names it.
+  /// that is not finite nothing changes, and the result names it. Waits for the norms, not for the update.
   UpdateResult step(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step);
 
   const OptimizerShare& share() const { return share_; }

@@ -95,7 +95,7 @@ class Run {
   std::unique_ptr<Communicator> ranks_;
   std::optional<GradientBuckets> buckets_;
   std::optional<RankWeights> weights_;
-  TrainingBatches batches_;
+  BatchQueue batches_;
   std::optional<Windows> validation_windows_;
   std::optional<ProbePass> probe_pass_;
   std::optional<CausalTests> causal_tests_;
@@ -111,9 +111,7 @@ class Run {
 
   HostWeights begun_;  // on rank 0, what the run begins with or goes on from, until share_state()
 
-  // Host buffers of a step.
-  Batch batch_;
-  std::vector<float> losses_;
+  std::vector<float> losses_;  // on the host, of a batch
 };
 
 Run::Run(const Config& config, TrainOptions options, World& world)
@@ -342,7 +340,7 @@ void Run::open_logs(std::optional<std::int64_t> resume_step) {
 }
 
 /// One optimizer step: forward, loss and backward of this rank's sequences, sums over the ranks, then clipping and
-/// AdamW, which every rank does alike.
+/// AdamW, which every rank does alike. Work is enqueued ahead of the device; at the end the update may still be under way.
 StepRecord Run::training_step(std::int64_t step) {
   const StageRange range(*ops_, "step", step);
   const auto begin = std::chrono::steady_clock::now();
@@ -354,23 +352,31 @@ StepRecord Run::training_step(std::int64_t step) {
   decoder_.zero_step_sums();
   for (std::int64_t pass = 0; pass < share_.passes; ++pass) {
     const auto [first, rows] = share_.pass(pass);
-    batches_.draw(state_.sample + first, rows, batch_);
-    decoder_.forward(batch_.sequences, batch_.length, batch_.inputs.data());
-    decoder_.loss(batch_.targets.data(), losses_.data(), scale);
-    sums.add(losses_, batch_);
-    if (!std::isfinite(sums.all)) {
-      not_finite = first_non_finite(*ops_, decoder_, batch_);
-      break;
-    }
+    const bool last = pass + 1 == share_.passes;
+    const Batch& batch = batches_.take(state_.sample + first, rows);
+    decoder_.forward(batch.sequences, batch.length, batch.inputs.data());
+    const std::function<void()> wait_for_losses = decoder_.loss_later(batch.targets.data(), losses_.data(), scale);
     decoder_.add_step_sums(config_.probes.sink_threshold);
     Decoder::GradientsReady ready;
-    if (pass + 1 == share_.passes) ready = [this](std::int64_t from) { buckets_->ready(from); };
+    if (last) ready = [this](std::int64_t from) { buckets_->ready(from); };
     if (probes_after(step))
       decoder_.backward_with_attention_sums(ready);
     else
       decoder_.backward(ready);
+    // While the device goes back: the losses are looked at, the next batch is drawn.
+    if (!last || step < train.steps) {
+      const auto [next, next_rows] = share_.pass(last ? 0 : pass + 1);
+      batches_.fetch(state_.sample + (last ? share_.sequences : 0) + next, next_rows);
+    }
+    wait_for_losses();
+    sums.add(losses_, batch);
+    if (!std::isfinite(sums.all)) {
+      not_finite = first_non_finite(*ops_, decoder_, batch);
+      break;
+    }
   }
   state_.sample += share_.sequences;
+  const std::function<StepSums()> wait_for_sums = decoder_.step_sums_later();
   buckets_->finish();
   sum_over_ranks(*ranks_, sums);
   if (!std::isfinite(sums.all))
@@ -392,7 +398,7 @@ StepRecord Run::training_step(std::int64_t step) {
   record.loss_common = sums.mean_common();
   record.gradient_norm = update.gradient_norm;
   if (config_.probes.enabled) {
-    StepSums step_sums = decoder_.step_sums();
+    StepSums step_sums = wait_for_sums();
     sum_over_ranks(*ranks_, step_sums);
     fill_step(step_sums, record);
     fill_gradient_norms(config_.model.layers, decoder_.layout().specs(), update.squared_norms, record);

@@ -43,4 +43,18 @@ void TrainingBatches::draw(std::int64_t sample, std::int64_t sequences, Batch& b
   for (std::int64_t row = 0; row < sequences; ++row) windows_.fill(order_.window(sample + row), row, batch);
 }
 
+void BatchQueue::fetch(std::int64_t sample, std::int64_t sequences) {
+  if (drawn_.valid()) drawn_.wait();
+  sample_ = sample;
+  sequences_ = sequences;
+  drawn_ = std::async(std::launch::async, [this, sample, sequences] { batches_.draw(sample, sequences, next_); });
+}
+
+const Batch& BatchQueue::take(std::int64_t sample, std::int64_t sequences) {
+  if (!drawn_.valid() || sample != sample_ || sequences != sequences_) fetch(sample, sequences);
+  drawn_.get();
+  std::swap(current_, next_);
+  return current_;
+}
+
 }  // namespace sinkscope

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <future>
 
 #include "engine/config/config.h"
 #include "engine/data/dataset.h"
@@ -33,6 +34,23 @@ class TrainingBatches {
  private:
   Windows windows_;
   ShuffledOrder order_;
+};
+
+/// Batches drawn on a thread of their own while the one before is trained on.
+class BatchQueue {
+ public:
+  BatchQueue(const Dataset& dataset, const Config& config) : batches_(dataset, config) {}
+
+  /// Begins to draw what take() is expected to ask for next.
+  void fetch(std::int64_t sample, std::int64_t sequences);
+  /// The batch of TrainingBatches::draw, good until the next call: the one fetched, or drawn now. Throws what drawing throws.
+  const Batch& take(std::int64_t sample, std::int64_t sequences);
+
+ private:
+  TrainingBatches batches_;
+  Batch current_, next_;
+  std::int64_t sample_ = 0, sequences_ = 0;  // of the next
+  std::future<void> drawn_;                  // last: its thread ends before what it writes to does
 };
 
 }  // namespace sinkscope

@@ -40,6 +40,7 @@ void CpuOps::gelu_backward(const GeluBackward& args) {
   check.rank("x", args.x, DType::f32, 2);
   check.shape("dout", args.dout, DType::f32, {args.x.extent(0), args.x.extent(1)});
   check.shape("dx", args.dx, DType::f32, {args.x.extent(0), args.x.extent(1)});
+  check.optional_shape("dx_sums", args.dx_sums, DType::f32, {args.x.extent(1)});
   const float* x = args.x.as<float>();
   const float* dout = args.dout.as<float>();
   float* dx = args.dx.as<float>();
@@ -60,6 +61,7 @@ void CpuOps::gelu_backward(const GeluBackward& args) {
       dx[i] = dout[i] * (s + v * s * (1.0F - s) * slope);
     }
   });
+  if (args.dx_sums) add_column_sums(args.dx_sums, args.dx);
 }
 
 void CpuOps::swiglu_forward(const SwigluForward& args) {

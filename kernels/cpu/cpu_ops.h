@@ -26,6 +26,7 @@ class CpuOps final : public Ops {
   void reserve(const BackendExtents&) override {}
   void copy_from_host(const Tensor& dst, const void* src) override;
   void copy_to_host(void* dst, const Tensor& src) override;
+  std::function<void()> copy_to_host_later(void* dst, const Tensor& src) override;
   void copy(const Tensor& dst, const Tensor& src) override;
   void zero(const Tensor& dst) override;
   void convert(const Tensor& dst, const Tensor& src) override { copy(dst, src); }
@@ -69,6 +70,9 @@ class CpuOps final : public Ops {
 
  private:
   void release(std::byte* data) noexcept override;
+
+  /// sums (C) += column sums of x (N, C): linear.cpp.
+  void add_column_sums(const Tensor& sums, const Tensor& x);
 
   /// Part of a segment that one thread works on: optimizer.cpp.
   struct SegmentPart {

@@ -81,27 +81,33 @@ void CpuOps::linear_backward(const LinearBackward& args) {
     const int k = check.blas_int("dx", args.dx.extent(1));
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, k, n, 1.0F, dout, n, args.weight.as<float>(), k,
                 args.accumulate ? 1.0F : 0.0F, args.dx.as<float>(), k);
-    if (args.gelu_input) gelu_backward({.kind = args.gelu_kind, .x = args.gelu_input, .dout = args.dx, .dx = args.dx});
+    if (args.gelu_input)
+      gelu_backward({.kind = args.gelu_kind, .x = args.gelu_input, .dout = args.dx, .dx = args.dx, .dx_sums = args.dx_sums});
   }
   if (args.dweight && args.dweight.size() > 0 && rows > 0) {
     const int k = check.blas_int("dweight", args.dweight.extent(1));
     cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, n, k, m, 1.0F, dout, n, args.x.as<float>(), k, 1.0F,
                 args.dweight.as<float>(), k);
   }
-  if (!args.dbias) return;
-  const int parts = part_count(threads_, rows, outputs);
-  const std::int64_t stride = round_to_line(outputs);
+  if (args.dbias) add_column_sums(args.dbias, args.dout);
+}
+
+void CpuOps::add_column_sums(const Tensor& sums, const Tensor& x) {
+  const std::int64_t rows = x.extent(0), columns = x.extent(1);
+  const float* values = x.as<float>();
+  const int parts = part_count(threads_, rows, columns);
+  const std::int64_t stride = round_to_line(columns);
   float* partials = workspace_.take<float>(parts * stride);
   parallel_parts(parts, rows, [&](int part, std::int64_t begin, std::int64_t end) {
-    float* sums = partials + part * stride;
-    std::fill_n(sums, outputs, 0.0F);
+    float* part_sums = partials + part * stride;
+    std::fill_n(part_sums, columns, 0.0F);
     for (std::int64_t r = begin; r < end; ++r) {
-      const float* row = dout + r * outputs;
+      const float* row = values + r * columns;
 #pragma omp simd
-      for (std::int64_t o = 0; o < outputs; ++o) sums[o] += row[o];
+      for (std::int64_t c = 0; c < columns; ++c) part_sums[c] += row[c];
     }
   });
-  add_partials(threads_, parts, partials, stride, outputs, args.dbias.as<float>());
+  add_partials(threads_, parts, partials, stride, columns, sums.as<float>());
 }
 
 }  // namespace sinkscope

@@ -1,9 +1,12 @@
 // Buffers and copies. The device is the host, so copies are plain ones.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
@@ -51,6 +54,12 @@ void CpuOps::copy_to_host(void* dst, const Tensor& src) {
   check.that(static_cast<bool>(src), "src", "is not given");
   check.that(dst != nullptr, "dst", "is null");
   copy_bytes(threads_, dst, src.data, src.bytes());
+}
+
+std::function<void()> CpuOps::copy_to_host_later(void* dst, const Tensor& src) {
+  std::vector<std::byte> kept(src.bytes());
+  copy_to_host(kept.data(), src);
+  return [dst, kept = std::move(kept)] { std::copy(kept.begin(), kept.end(), static_cast<std::byte*>(dst)); };
 }
 
 void CpuOps::copy(const Tensor& dst, const Tensor& src) {

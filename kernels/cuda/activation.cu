@@ -1,4 +1,5 @@
 // GELU, SwiGLU and the plain addition: one pass over memory each.
+#include "kernels/backend_memory.h"
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
@@ -64,6 +65,43 @@ void map(cudaStream_t stream, T* out, const T* a, const T* b, std::int64_t size,
   });
 }
 
+constexpr int kSumColumns = 32;  // of a block, vectors of eight columns
+constexpr int kSumLanes = kThreads / kSumColumns;  // rows side by side
+
+/// The same over rows of `columns` elements; partials[block row, c] = sum of out[:, c] over a block's kBiasRows rows.
+template <bool Aligned, class T, class F>
+__global__ void __launch_bounds__(kThreads) map_and_sum_kernel(T* out, float* partials, const T* a, const T* b, std::int64_t rows,
+                                                               std::int64_t columns, F f) {
+  __shared__ float shared[kSumLanes][kSumColumns][kVector];
+  const int column = static_cast<int>(threadIdx.x) % kSumColumns, lane = static_cast<int>(threadIdx.x) / kSumColumns;
+  const std::int64_t c = (std::int64_t{blockIdx.y} * kSumColumns + column) * kVector, left = columns - c;
+  const std::int64_t end = min((std::int64_t{blockIdx.x} + 1) * kBiasRows, rows);
+  float sums[kVector] = {};
+  for (std::int64_t row = blockIdx.x * kBiasRows + lane; row < end; row += kSumLanes) {
+    float x[kVector], y[kVector], z[kVector];
+    load_some<Aligned>(a + row * columns + c, left, x);
+    load_some<Aligned>(b + row * columns + c, left, y);
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) {
+      z[j] = f(x[j], y[j]);
+      sums[j] += z[j];
+    }
+    store_some<Aligned>(out + row * columns + c, left, z);
+  }
+#pragma unroll
+  for (int j = 0; j < kVector; ++j) shared[lane][column][j] = sums[j];
+  __syncthreads();
+  // A thread for each of the block's columns.
+  const int own = static_cast<int>(threadIdx.x);
+  const std::int64_t at = std::int64_t{blockIdx.y} * kThreads + own;
+  if (at >= columns) return;
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kSumLanes; ++i) sum += shared[i][own / kVector][own % kVector];
+  partials[blockIdx.x * columns + at] = sum;
+}
+static_assert(kSumColumns * kVector == kThreads);
+
 /// Thread per eight hidden elements of a row; the gate is `width` columns before the up projection.
 template <bool Aligned, bool Backward, class T>
 __global__ void swiglu_kernel(const T* gate_up, const T* dout, T* out, std::int64_t rows, std::int64_t width) {
@@ -123,19 +161,37 @@ void CudaOps::gelu_forward(const GeluForward& args) {
 }
 
 void CudaOps::gelu_backward(const GeluBackward& args) {
+  if (const float* partials = gelu_gradient(args)) add_partials("gelu_backward", args.dx_sums, partials, args.x.extent(0));
+}
+
+const float* CudaOps::gelu_gradient(const GeluBackward& args) {
   const Check check("gelu_backward");
   check.rank("x", args.x, real_, 2);
   check.shape("dout", args.dout, real_, {args.x.extent(0), args.x.extent(1)});
   check.shape("dx", args.dx, real_, {args.x.extent(0), args.x.extent(1)});
+  check.optional_shape("dx_sums", args.dx_sums, DType::f32, {args.x.extent(1)});
+  if (args.x.size() == 0) return nullptr;
+  const std::int64_t N = args.x.extent(0), F = args.x.extent(1);
+  const auto blocks = static_cast<unsigned>(cuda::ceil_div(N, kBiasRows));
+  float* partials = args.dx_sums ? scratch_of<float>(blocks * F) : nullptr;
   cuda::with_real(real_, [&]<class T>(T) {
     auto* dx = cuda::pointer<T>(args.dx);
     const auto *x = cuda::pointer<const T>(args.x), *dout = cuda::pointer<const T>(args.dout);
+    const auto with = [&](auto gradient) {
+      if (partials == nullptr) return cuda::map(stream_, dx, x, dout, args.x.size(), gradient);
+      const dim3 grid(blocks, static_cast<unsigned>(cuda::ceil_div(F, cuda::kThreads)));
+      cuda::with_bool(cuda::vector_rows(F, dx, x, dout), [&](auto aligned) {
+        cuda::map_and_sum_kernel<decltype(aligned)::value>
+            <<<grid, cuda::kThreads, 0, stream_>>>(dx, partials, x, dout, N, F, gradient);
+      });
+    };
     if (args.kind == GeluKind::erf)
-      cuda::map(stream_, dx, x, dout, args.x.size(), cuda::GeluGradient<GeluKind::erf>{});
+      with(cuda::GeluGradient<GeluKind::erf>{});
     else
-      cuda::map(stream_, dx, x, dout, args.x.size(), cuda::GeluGradient<GeluKind::tanh>{});
+      with(cuda::GeluGradient<GeluKind::tanh>{});
   });
   check_launch("gelu_backward");
+  return partials;
 }
 
 void CudaOps::swiglu_forward(const SwigluForward& args) {

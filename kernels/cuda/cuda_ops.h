@@ -41,6 +41,7 @@ class CudaOps final : public Ops {
   void reserve(const BackendExtents& extents) override;
   void copy_from_host(const Tensor& dst, const void* src) override;
   void copy_to_host(void* dst, const Tensor& src) override;
+  std::function<void()> copy_to_host_later(void* dst, const Tensor& src) override;
   void copy(const Tensor& dst, const Tensor& src) override;
   void zero(const Tensor& dst) override;
   void convert(const Tensor& dst, const Tensor& src) override;
@@ -103,6 +104,7 @@ class CudaOps final : public Ops {
     bool accumulate = false;
     ProductEpilogue epilogue = ProductEpilogue::none;
     bool bias = false;
+    bool sums = false;  // of d's rows are wanted as well, which decides whether an epilogue pays
     std::uint32_t alignment = 256;  // of the pointers, bytes
     auto operator<=>(const Product&) const = default;
   };
@@ -114,17 +116,29 @@ class CudaOps final : public Ops {
   };
   struct Plan;
   std::string product_name(const Product& product) const;
-  Plan* plan(const char* op, const Product& product, const Operands& operands);
+  /// The same as a product with an epilogue, by operations of their own; and what follows the product with it. Neither
+  /// changes what it may not do twice.
+  struct Apart {
+    std::function<void()> all, after_product;
+  };
+  Plan* plan(const char* op, const Product& product, const Operands& operands, const Apart* apart);
+  bool is_faster(const std::function<void()>& one, const std::function<void()>& other);
+  bool multiply_by_plan(const char* op, const Product& product, const Operands& operands, const Apart* apart);
   cublasLtMatmulAlgo_t fastest(const char* op, const Plan& plan, const Product& product, const Operands& operands,
                                const std::vector<cublasLtMatmulAlgo_t>& candidates);
   void run(const char* op, const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& product,
            const Operands& operands);
-  /// False: cuBLASLt has no algorithm for it, and nothing was done.
-  bool try_multiply(const char* op, const Product& product, const Operands& operands);
+  /// A product with an epilogue. False: cuBLASLt has no algorithm for it, or `apart` was faster; the product is still to do.
+  bool try_multiply(const char* op, const Product& product, const Operands& operands, const Apart& apart);
   void multiply(const char* op, const Product& product, const Operands& operands);
   bool fuses_gelu(GeluKind kind, const Tensor& z) const;
-  /// sums (C) += column sums of x (N, C).
+  void multiply_gelu_gradient(const LinearBackward& args, const Product& product, const std::function<void()>& multiply_apart);
+  /// sums (C) += column sums of x (N, C), through partial ones in scratch memory: (blocks of kBiasRows rows, C).
   void add_column_sums(const char* op, const Tensor& sums, const Tensor& x);
+  const float* column_partials(const char* op, const Tensor& x);
+  void add_partials(const char* op, const Tensor& sums, const float* partials, std::int64_t rows);
+  /// gelu_backward without the last step of its column sums: their partial ones, or null.
+  const float* gelu_gradient(const GeluBackward& args);
 
   /// cos and sin of t * theta^(-2d/R), (length, R/2, 2): rope.cu.
   struct RotaryTable {
@@ -157,6 +171,8 @@ class CudaOps final : public Ops {
   std::map<Product, std::unique_ptr<Plan>> plans_;
   std::vector<RotaryTable> rotary_tables_;
   std::vector<std::unique_ptr<ChunkTable>> chunk_tables_;  // of all gradients, and of a rank's share
+  struct PinnedCopy;
+  std::vector<std::shared_ptr<PinnedCopy>> pinned_copies_;  // of copy_to_host_later; those that nobody else holds are free
   std::size_t peak_memory_ = 0;  // at the newest allocations
 };
 

@@ -78,13 +78,17 @@ void CudaOps::linear_forward(const LinearForward& args) {
   check.that(I > 0, "x", "is " + describe(args.x) + ", expected at least one input");
   if (N == 0 || O == 0) return;
   Product product{.m = O, .n = N, .k = I, .transpose_a = true, .transpose_b = false, .lda = I, .ldb = I, .ldd = O, .output = real_};
+  const auto apart = [&] {
+    multiply("linear_forward", product, {args.weight.data, args.x.data, args.out.data, args.bias.data});
+    if (args.gelu) gelu_forward({.kind = args.gelu_kind, .x = args.out, .out = args.gelu});
+  };
   if (args.gelu && fuses_gelu(args.gelu_kind, args.out)) {
-    product.epilogue = ProductEpilogue::gelu;
-    if (try_multiply("linear_forward", product, {args.weight.data, args.x.data, args.gelu.data, args.bias.data, args.out.data})) return;
-    product.epilogue = ProductEpilogue::none;
+    Product fused = product;
+    fused.epilogue = ProductEpilogue::gelu;
+    const Operands operands{args.weight.data, args.x.data, args.gelu.data, args.bias.data, args.out.data};
+    if (try_multiply("linear_forward", fused, operands, {apart, [] {}})) return;
   }
-  multiply("linear_forward", product, {args.weight.data, args.x.data, args.out.data, args.bias.data});
-  if (args.gelu) gelu_forward({.kind = args.gelu_kind, .x = args.out, .out = args.gelu});
+  apart();
 }
 
 /// Whether a product may have this GELU in its epilogue, `z` (rows, columns) being what it is of. cuBLASLt has the tanh form.
@@ -115,16 +119,11 @@ void CudaOps::linear_backward(const LinearBackward& args) {
     } else {
       Product product{.m = I, .n = N, .k = O, .transpose_a = false, .transpose_b = false, .lda = I, .ldb = O, .ldd = I,
                       .output = real_, .accumulate = args.accumulate};
-      bool fused = false;
-      if (args.gelu_input && fuses_gelu(args.gelu_kind, args.gelu_input)) {
-        product.epilogue = ProductEpilogue::gelu_gradient;
-        fused = try_multiply("linear_backward", product, {args.weight.data, args.dout.data, args.dx.data, nullptr, args.gelu_input.data});
-        product.epilogue = ProductEpilogue::none;
-      }
-      if (!fused) {
-        multiply("linear_backward", product, {args.weight.data, args.dout.data, args.dx.data});
-        if (args.gelu_input) gelu_backward({.kind = args.gelu_kind, .x = args.gelu_input, .dout = args.dx, .dx = args.dx});
-      }
+      const auto multiply_apart = [&] { multiply("linear_backward", product, {args.weight.data, args.dout.data, args.dx.data}); };
+      if (args.gelu_input)
+        multiply_gelu_gradient(args, product, multiply_apart);
+      else
+        multiply_apart();
     }
   }
   if (N == 0 || O == 0) return;
@@ -138,7 +137,35 @@ void CudaOps::linear_backward(const LinearBackward& args) {
   if (args.dbias) add_column_sums("linear_backward", args.dbias, args.dout);
 }
 
+/// The part of linear_backward that has gelu_input, by a product with an epilogue or apart: `product` by `multiply_apart`.
+void CudaOps::multiply_gelu_gradient(const LinearBackward& args, const Product& product, const std::function<void()>& multiply_apart) {
+  constexpr const char* kOp = "linear_backward";
+  const GeluBackward gradient{.kind = args.gelu_kind, .x = args.gelu_input, .dout = args.dx, .dx = args.dx, .dx_sums = args.dx_sums};
+  if (fuses_gelu(args.gelu_kind, args.gelu_input)) {
+    Product fused = product;
+    fused.epilogue = ProductEpilogue::gelu_gradient;
+    fused.sums = static_cast<bool>(args.dx_sums);
+    const auto all = [&] {
+      multiply_apart();
+      gelu_gradient(gradient);
+    };
+    const auto after_product = [&] {
+      if (args.dx_sums) column_partials(kOp, args.dx);
+    };
+    if (try_multiply(kOp, fused, {args.weight.data, args.dout.data, args.dx.data, nullptr, args.gelu_input.data}, {all, after_product})) {
+      if (args.dx_sums) add_column_sums(kOp, args.dx_sums, args.dx);
+      return;
+    }
+  }
+  multiply_apart();
+  gelu_backward(gradient);
+}
+
 void CudaOps::add_column_sums(const char* op, const Tensor& sums, const Tensor& x) {
+  add_partials(op, sums, column_partials(op, x), x.extent(0));
+}
+
+const float* CudaOps::column_partials(const char* op, const Tensor& x) {
   const std::int64_t N = x.extent(0), O = x.extent(1);
   const auto blocks = static_cast<unsigned>(cuda::ceil_div(N, cuda::kRowsPerBlock));
   auto* partials = scratch_of<float>(blocks * O);
@@ -150,8 +177,13 @@ void CudaOps::add_column_sums(const char* op, const Tensor& sums, const Tensor& 
     });
   });
   check_launch(op);
+  return partials;
+}
+
+void CudaOps::add_partials(const char* op, const Tensor& sums, const float* partials, std::int64_t rows) {
+  const std::int64_t O = sums.size();
   cuda::add_columns_kernel<<<static_cast<unsigned>(cuda::ceil_div(O, cuda::kColumns)), cuda::kThreads, 0, stream_>>>(
-      cuda::pointer<float>(sums), partials, static_cast<int>(blocks), O);
+      cuda::pointer<float>(sums), partials, static_cast<int>(cuda::ceil_div(rows, cuda::kRowsPerBlock)), O);
   check_launch(op);
 }
 

@@ -1,5 +1,7 @@
 // The device itself: buffers, copies, conversion between f32 and the compute dtype.
 #include <algorithm>
+#include <cstring>
+#include <memory>
 #include <stdexcept>
 
 #include "kernels/backend_memory.h"
@@ -27,6 +29,24 @@ constexpr std::size_t kAlignment = 256;
 }  // namespace
 }  // namespace cuda
 
+/// Pinned memory of the host that the device copies to while the host goes on.
+struct CudaOps::PinnedCopy {
+  explicit PinnedCopy(std::size_t size) : bytes(size) {
+    check_cuda(cudaMallocHost(&data, size), "cudaMallocHost");
+    check_cuda(cudaEventCreateWithFlags(&there, cudaEventDisableTiming), "cudaEventCreate");
+  }
+  PinnedCopy(const PinnedCopy&) = delete;
+  PinnedCopy& operator=(const PinnedCopy&) = delete;
+  ~PinnedCopy() {
+    if (there != nullptr) cudaEventDestroy(there);
+    cudaFreeHost(data);
+  }
+
+  std::size_t bytes;
+  void* data = nullptr;
+  cudaEvent_t there = nullptr;
+};
+
 CudaOps::CudaOps(const CudaOptions& options) : device_(options.device), real_(options.compute), choose_(options.choose) {
   if (real_ != DType::f32 && real_ != DType::bf16)
     throw std::invalid_argument(std::string("make_cuda_ops: compute is ") + name_of(real_) + ", expected f32 or bf16");
@@ -52,6 +72,7 @@ CudaOps::CudaOps(const CudaOptions& options) : device_(options.device), real_(op
 CudaOps::~CudaOps() {
   cudaStreamSynchronize(stream_);
   plans_.clear();
+  pinned_copies_.clear();
   chunk_tables_.clear();
   rotary_tables_.clear();
   scratch_.reset();
@@ -138,6 +159,23 @@ void CudaOps::copy_to_host(void* dst, const Tensor& src) {
   check.that(dst != nullptr, "dst", "is null");
   check_cuda(cudaMemcpyAsync(dst, src.data, src.bytes(), cudaMemcpyDeviceToHost, stream_), "copy_to_host");
   check_cuda(cudaStreamSynchronize(stream_), "copy_to_host");
+}
+
+std::function<void()> CudaOps::copy_to_host_later(void* dst, const Tensor& src) {
+  const Check check("copy_to_host_later");
+  if (src.bytes() == 0) return [] {};
+  check.that(static_cast<bool>(src), "src", "is not given");
+  check.that(dst != nullptr, "dst", "is null");
+  std::shared_ptr<PinnedCopy> copy;
+  for (const std::shared_ptr<PinnedCopy>& known : pinned_copies_)
+    if (known.use_count() == 1 && known->bytes >= src.bytes() && (!copy || known->bytes < copy->bytes)) copy = known;
+  if (!copy) copy = pinned_copies_.emplace_back(std::make_shared<PinnedCopy>(src.bytes()));
+  check_cuda(cudaMemcpyAsync(copy->data, src.data, src.bytes(), cudaMemcpyDeviceToHost, stream_), "copy_to_host_later");
+  check_cuda(cudaEventRecord(copy->there, stream_), "copy_to_host_later");
+  return [copy, dst, bytes = src.bytes()] {
+    check_cuda(cudaEventSynchronize(copy->there), "copy_to_host_later");
+    std::memcpy(dst, copy->data, bytes);
+  };
 }
 
 void CudaOps::copy(const Tensor& dst, const Tensor& src) {

@@ -22,6 +22,8 @@ constexpr double kWorthTiming = 1e10;  // FLOPs, some 15 us: below, the library'
 constexpr int kCandidates = 16;
 // Of a candidate: calls in a first look, then rounds in turns of those that looked best.
 constexpr int kFirstCalls = 3, kBest = 4, kRounds = 5, kCalls = 4;
+// In place of an algorithm: the product without its epilogue, and the rest by operations of their own.
+constexpr const char* kApart = "apart";
 
 cudaDataType_t data_type(DType dtype) { return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }
 
@@ -93,6 +95,7 @@ std::string CudaOps::product_name(const Product& p) const {
   text += std::string(p.accumulate ? " += " : " = ") + name_of(p.output);
   if (p.bias) text += " bias";
   if (p.epilogue != ProductEpilogue::none) text += p.epilogue == ProductEpilogue::gelu ? " gelu" : " gelu'";
+  if (p.sums) text += " sums";
   return text + " align " + std::to_string(p.alignment);
 }
 
@@ -101,6 +104,20 @@ void CudaOps::run(const char* op, const Plan& plan, const Algorithm& algorithm, 
   check_blas(cublasLtMatmul(blas_, plan.operation, &alpha, operands.a, plan.a, operands.b, plan.b, &beta, operands.d, plan.d,
                             operands.d, plan.d, &algorithm, blas_workspace_.get(), blas_workspace_bytes_, stream_),
              op);
+}
+
+/// Whether one is faster than the other: medians of calls in turns.
+bool CudaOps::is_faster(const std::function<void()>& one, const std::function<void()>& other) {
+  std::vector<double> times[2];
+  for (int round = 0; round <= kRounds; ++round)
+    for (const bool second : {false, true}) {
+      const double ms = time_ms([&] {
+        for (int i = 0; i < kCalls; ++i) (second ? other : one)();
+      });
+      if (round > 0) times[second ? 1 : 0].push_back(ms);
+    }
+  for (std::vector<double>& of : times) std::sort(of.begin(), of.end());
+  return times[0][kRounds / 2] < times[1][kRounds / 2];
 }
 
 /// The fastest on these operands. What d holds is kept where it is added to.
@@ -140,8 +157,9 @@ Algorithm CudaOps::fastest(const char* op, const Plan& plan, const Product& prod
           })->algorithm;
 }
 
-/// The plan of a product, or null when the library has no algorithm for it.
-CudaOps::Plan* CudaOps::plan(const char* op, const Product& p, const Operands& operands) {
+/// The plan of a product; null when the library has no algorithm for it, or the product has an epilogue and `apart`, given
+/// exactly then, is faster.
+CudaOps::Plan* CudaOps::plan(const char* op, const Product& p, const Operands& operands, const Apart* apart) {
   if (const auto known = plans_.find(p); known != plans_.end()) return known->second.get();
   auto made = std::make_unique<Plan>();
   const cudaDataType_t in = data_type(real_), out = data_type(p.output);
@@ -186,7 +204,19 @@ CudaOps::Plan* CudaOps::plan(const char* op, const Product& p, const Operands& o
   made->algorithm = candidates.front();
   if (timed) {
     const std::string product = product_name(p);
-    const std::string word = choose_(product, [&] { return to_word(fastest(op, *made, p, operands, candidates)); });
+    if (apart != nullptr) apart->all();  // has a plan of its own, which may not be chosen while this one is
+    const std::string word = choose_(product, [&] {
+      const Algorithm algorithm = fastest(op, *made, p, operands, candidates);
+      const auto fused = [&] {
+        run(op, *made, algorithm, p, operands);
+        apart->after_product();
+      };
+      return apart != nullptr && is_faster(apart->all, fused) ? std::string(kApart) : to_word(algorithm);
+    });
+    if (apart != nullptr && word == kApart) {
+      plans_[p] = nullptr;
+      return nullptr;
+    }
     cublasLtMatmulHeuristicResult_t result{};
     if (!from_word(word, made->algorithm) ||
         cublasLtMatmulAlgoCheck(blas_, made->operation, made->a, made->b, made->d, made->d, &made->algorithm, &result) !=
@@ -203,19 +233,23 @@ void CudaOps::Plan::set_pointers(const Operands& operands) {
   if (operands.aux != nullptr) set_attribute(operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, operands.aux);
 }
 
-bool CudaOps::try_multiply(const char* op, const Product& shape, const Operands& operands) {
+bool CudaOps::multiply_by_plan(const char* op, const Product& shape, const Operands& operands, const Apart* apart) {
   Product product = shape;
   product.bias = operands.bias != nullptr;
   product.alignment = common_alignment({operands.a, operands.b, operands.d, operands.bias, operands.aux});
-  Plan* found = plan(op, product, operands);
+  Plan* found = plan(op, product, operands, apart);
   if (found == nullptr) return false;
   found->set_pointers(operands);
   run(op, *found, found->algorithm, product, operands);
   return true;
 }
 
+bool CudaOps::try_multiply(const char* op, const Product& product, const Operands& operands, const Apart& apart) {
+  return multiply_by_plan(op, product, operands, &apart);
+}
+
 void CudaOps::multiply(const char* op, const Product& product, const Operands& operands) {
-  if (try_multiply(op, product, operands)) return;
+  if (multiply_by_plan(op, product, operands, nullptr)) return;
   throw std::runtime_error(std::string(op) + ": cuBLASLt has no algorithm for a product of " + std::to_string(product.m) + " x " +
                            std::to_string(product.n) + " x " + std::to_string(product.k));
 }

@@ -37,6 +37,12 @@ class CountingOps final : public Ops {
     ++reads;
     inner_->copy_to_host(dst, src);
   }
+  std::function<void()> copy_to_host_later(void* dst, const Tensor& src) override {
+    return [this, wait = inner_->copy_to_host_later(dst, src)] {
+      ++reads;
+      wait();
+    };
+  }
   void copy(const Tensor& dst, const Tensor& src) override { inner_->copy(dst, src); }
   void zero(const Tensor& dst) override {
     ++zeros;
@@ -72,6 +78,7 @@ class CountingOps final : public Ops {
     count("linear_backward: dweight", args.dweight);
     count("linear_backward: dbias", args.dbias);
     count("linear_backward: gelu_input", args.gelu_input);
+    count("linear_backward: dx_sums", args.dx_sums);
     inner_->linear_backward(args);
   }
   void rope(const Rope& args) override {

@@ -63,7 +63,7 @@ TEST_CASE("GPT-2 124M at 64 x 1024 takes less than the 28.5 GB of PyTorch, with 
   const std::vector<MemoryLine> lines = run_memory(config, set_extents(config), backend_of(config));
   const std::size_t total = total_bytes(lines);
   CHECK(static_cast<double>(total) < 28.5e9);
-  CHECK(static_cast<double>(total) == Approx(24.70e9).epsilon(1e-3));
+  CHECK(static_cast<double>(total) == Approx(24.57e9).epsilon(1e-3));
 
   auto bytes = by_arena(lines);
   const std::size_t N = 64 * 1024, C = 768, L = 12;
@@ -74,7 +74,7 @@ TEST_CASE("GPT-2 124M at 64 x 1024 takes less than the 28.5 GB of PyTorch, with 
   // Five rows of C, qkv of 3C, up and activation of 4C each in bf16; lse of 12 heads and two norms' statistics in f32.
   CHECK(bytes["activations"] == N * (L * (16 * C * 2 + 12 * 4 + 4 * 4) + 2 * C * 2 + 2 * 4 + L * 12 * 4 + (L + 1) * 4) + step_sums +
                                     (8 * L * (12 + 1024) + 255) / 256 * 256);  // attention sums
-  const std::size_t head_rows = 9472;  // a seventh of N in whole tiles of 128 rows; a GiB of logits has room for 10672
+  const std::size_t head_rows = 8192;  // a power of two; a GiB of logits has room for 10672
   CHECK(bytes["scratch"] == N * 3 * 4 + (head_rows * 50304 * 2 + 255) / 256 * 256 + 50304 * 4 +
                                 N * (2 * C + 3 * C + 4 * C + C + 3 * C) * 2 + (6 * 64 + N) * 12 * 4);  // statistics, key mass
   CHECK(bytes["optimizer"] / P == 12);

@@ -31,6 +31,7 @@ class Cases : public std::enable_shared_from_this<Cases> {
   struct LinearParts {
     bool bias = false, dbias = false;      // dbias: the gradient of its bias is its own, not that of a norm behind it
     bool gelu = false, gelu_input = false;  // its output goes through a GELU; its input came out of one
+    bool dx_sums = false;                   // with its input's gradient, that of the bias before the GELU
   };
   void linear(const std::string& name, std::int64_t O, std::int64_t I, std::int64_t rows, double calls, const LinearParts& parts);
   void linears();
@@ -175,7 +176,7 @@ void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std:
                                                     .gelu = parts.gelu ? set.zeros({rows, O}) : Tensor{},
                                                     .gelu_kind = gelu_kind()});
   });
-  add("linear " + name + (parts.gelu_input ? " dx, gelu gradient" : " dx"), calls, operands + s_ * (parts.gelu_input ? d(rows * I) : 0),
+  add("linear " + name + (parts.gelu_input ? " dx, gelu gradient" : " dx") + (parts.dx_sums ? ", bias" : ""), calls, operands + s_ * (parts.gelu_input ? d(rows * I) : 0),
       flops, [=, this](ArraySet& set) {
     return call<&Ops::linear_backward>(LinearBackward{.dout = set.normal({rows, O}),
                                                       .x = {},
@@ -184,7 +185,8 @@ void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std:
                                                       .dweight = {},
                                                       .dbias = {},
                                                       .gelu_input = parts.gelu_input ? set.normal({rows, I}) : Tensor{},
-                                                      .gelu_kind = gelu_kind()});
+                                                      .gelu_kind = gelu_kind(),
+                                                      .dx_sums = parts.dx_sums ? set.zeros({I}, DType::f32) : Tensor{}});
   });
   add("linear " + name + (parts.dbias ? " dweight, dbias" : " dweight"), calls,
       s_ * (d(rows * I) + d(rows * O)) + 8 * (d(O * I) + summed), flops, [=, this](ArraySet& set) {
@@ -203,8 +205,8 @@ void Cases::linears() {
   const bool own = bias && !norms_sum_biases();  // the branches' outputs go to the residual stream
   linear("qkv", row_heads() * D, C, N, calls, {.bias = qkv_bias, .dbias = qkv_bias});
   linear("attention out", C, H * D, N, calls, {.bias = bias, .dbias = own});
-  linear(gated ? "gate and up" : "up", gated ? 2 * F : F, C, N, calls, {.bias = bias, .dbias = bias, .gelu = !gated});
-  linear("down", C, F, N, calls, {.bias = bias, .dbias = own, .gelu_input = !gated});
+  linear(gated ? "gate and up" : "up", gated ? 2 * F : F, C, N, calls, {.bias = bias, .dbias = bias && gated, .gelu = !gated});
+  linear("down", C, F, N, calls, {.bias = bias, .dbias = own, .gelu_input = !gated, .dx_sums = bias && !gated});
   linear("head", V, C, head_rows_, passes_ * d(N) / d(head_rows_), {});
 }
 

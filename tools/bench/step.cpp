@@ -56,6 +56,7 @@ void StepBench::copy_weights(const StepBench& other) {
   optimizer_.weights_changed(decoder_.parameters());
 }
 
+/// As the loop of a run does it, which leaves the device its update and goes on.
 double StepBench::step(bool measured) {
   const auto begin = std::chrono::steady_clock::now();
   const StageRange range(ops_, "step", ++steps_);
@@ -65,17 +66,18 @@ double StepBench::step(bool measured) {
   decoder_.zero_step_sums();
   for (std::int64_t micro = 0; micro < config_.train.gradient_accumulation; ++micro) {
     decoder_.forward(B, T, tokens_.data());
-    decoder_.loss(tokens_.data() + 1, losses_.data(), scale);
+    const std::function<void()> wait_for_losses = decoder_.loss_later(tokens_.data() + 1, losses_.data(), scale);
     decoder_.add_step_sums(config_.probes.sink_threshold);
     if (measured)
       decoder_.backward_with_attention_sums();
     else
       decoder_.backward();
+    wait_for_losses();
   }
+  const std::function<StepSums()> wait_for_sums = decoder_.step_sums_later();
   optimizer_.step(decoder_.parameters(), decoder_.gradients(), 1e-4, steps_);
   StepRecord record;
-  if (config_.probes.enabled) fill_step(decoder_.step_sums(), record);
-  ops_.synchronize();
+  if (config_.probes.enabled) fill_step(wait_for_sums(), record);
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
