@@ -33,7 +33,7 @@ constexpr std::array kLinearWeights = {
 
 const char* name_of(Stage stage) {
   constexpr std::array<const char*, kStages> names = {"embedding", "norms and residual", "attention projections",
-                                                      "attention", "MLP", "head and loss", "optimizer", "probes",
+                                                      "attention", "MLP", "head and loss", "optimizer", "per-step probes",
                                                       "copies"};
   return names.at(static_cast<std::size_t>(stage));
 }
