@@ -415,6 +415,12 @@ class Ops {
   // Measuring; nothing that is computed depends on it.
   /// Milliseconds from the start to the end of what `work` enqueues, by the device's own clock; waits for the end.
   virtual double time_ms(const std::function<void()>& work) = 0;
+  /// Notes a point in the order of what is enqueued, by the device's own clock, and does not wait for it. A mark costs
+  /// the device about a microsecond.
+  virtual void mark() = 0;
+  /// Waits until the device is past every mark; returns the milliseconds of each after the first, whose own are 0, in
+  /// the order they were made, and forgets them all.
+  virtual std::vector<double> marked_ms() = 0;
   /// The most bytes in use so far: on a GPU of the whole device, by all its users; on the CPU by this process.
   virtual std::size_t peak_memory() const = 0;
   /// Bytes that the device has.

@@ -198,7 +198,7 @@ stage_bench() {
   program bench tools/sinkscope || return
   if ! timeout -k 10 540 "$build/tools/sinkscope" bench "configs/$model.json" --set device=cuda --set precision=bf16 \
       --set "train.micro_batch=$batch" --set "train.sequence_length=$length" --set train.gradient_accumulation=1 \
-      --kernels --json "$json" > "$log" 2>&1; then
+      --step --kernels --json "$json" > "$log" 2>&1; then
     row bench FAIL $((SECONDS - begin)) "$(tail -n 1 "$log" | cut -c 1-100); see $log"
     return
   fi

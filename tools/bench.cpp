@@ -19,6 +19,7 @@
 #include "tools/bench/communication.h"
 #include "tools/bench/kernels.h"
 #include "tools/bench/step.h"
+#include "tools/bench/step_stages.h"
 #include "tools/arguments.h"
 #include "tools/commands.h"
 #include "tools/local_ranks.h"
@@ -39,15 +40,11 @@ struct BenchArguments {
   std::vector<std::string> overrides;
   int steps = 20;
   bool kernels = false;
+  bool stages = false;
   bool communication = false;
   int repeats = 15;
   std::string json;
 };
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 /// Whole steps; times in seconds, medians.
 struct StepResult {
@@ -186,6 +183,66 @@ void print_kernels(const std::vector<KernelResult>& results, const Ceilings& cei
               100 * floor / total);
 }
 
+/// "12 %", or nothing.
+std::string percent(std::optional<double> share) {
+  char text[32] = "";
+  if (share) std::snprintf(text, sizeof text, "%.0f %%", 100 * *share);
+  return text;
+}
+
+void print_stages(const StepStages& stages) {
+  std::printf("\n%-52s %6s %10s %8s %10s %9s\n", "a step's operations, where they stand in it", "calls", "ms", "of step",
+              "floor ms", "floor/ms");
+  const auto print = [&](const std::string& name, const std::string& calls, double ms, std::optional<double> floor) {
+    char least[32] = "";
+    if (floor) std::snprintf(least, sizeof least, "%.4f", *floor);
+    std::printf("%-52s %6s %10.4f %6.1f %% %10s %9s\n", name.c_str(), calls.c_str(), ms, 100 * ms / stages.ms, least,
+                percent(floor ? std::optional(*floor / ms) : std::nullopt).c_str());
+  };
+  for (int i = 0; i < kStages; ++i) {
+    const auto stage = static_cast<Stage>(i);
+    const StageRow total = stages.total(stage);
+    if (total.calls == 0) continue;
+    print(total.name, std::to_string(total.calls), total.ms, total.floor);
+    for (const StageRow& row : stages.rows)
+      if (row.stage == stage) print("  " + row.name, std::to_string(row.calls), row.ms, row.floor);
+  }
+  const StageRow all = stages.total();
+  print("between operations", "", stages.between(), {});
+  print("step", std::to_string(all.calls), stages.ms, all.floor);
+  std::printf("medians of %d steps with a mark before and after each operation; without marks a step takes %.4f ms\n"
+              "between operations: the step, as the host sees it, less all rows: the host's work, gaps, the marks\n",
+              stages.steps, stages.plain_ms);
+}
+
+Json to_json(const StepStages& stages) {
+  const auto numbers = [&](Json entry, double ms, std::optional<double> floor) {
+    entry["milliseconds"] = number_to_json(ms);
+    entry["share_of_step"] = number_to_json(ms / stages.ms);
+    entry["floor_milliseconds"] = floor ? number_to_json(*floor) : Json();
+    entry["floor_share"] = floor ? number_to_json(*floor / ms) : Json();
+    return entry;
+  };
+  Json list = Json::array();
+  for (int i = 0; i < kStages; ++i) {
+    const auto stage = static_cast<Stage>(i);
+    const StageRow total = stages.total(stage);
+    if (total.calls == 0) continue;
+    Json entry = numbers({{"name", total.name}, {"calls", total.calls}}, total.ms, total.floor);
+    for (const StageRow& row : stages.rows)
+      if (row.stage == stage)
+        entry["operations"].push_back(
+            numbers({{"name", row.name}, {"kernels", row.kernels}, {"calls", row.calls}}, row.ms, row.floor));
+    list.push_back(std::move(entry));
+  }
+  const StageRow all = stages.total();
+  list.push_back(numbers({{"name", "between operations"}, {"calls", 0}}, stages.between(), {}));
+  list.push_back(numbers({{"name", "step"}, {"calls", all.calls}}, stages.ms, all.floor));
+  list.back()["steps"] = stages.steps;
+  list.back()["milliseconds_without_marks"] = number_to_json(stages.plain_ms);
+  return list;
+}
+
 Json to_json(const StepResult& step, const Config& config, const Ceilings& ceilings, std::optional<double> datasheet) {
   const double rate = step.flops / step.seconds;
   return {{"parameters", ParameterLayout(config.model).parameter_count()},
@@ -283,6 +340,10 @@ void run_communication(const BenchArguments& arguments, const Config& config) {
 }
 
 void run(const BenchArguments& arguments) {
+  if (arguments.stages && arguments.communication)
+    throw std::runtime_error("--step times a step of one rank, --comm what is between ranks; expected one of them");
+  if (arguments.stages && arguments.steps == 0)
+    throw std::runtime_error("--step times as many steps as --steps says; expected --steps of at least 1, found 0");
   Config config = load_config(arguments.config, arguments.overrides);
   const std::string vocabulary_source = take_vocabulary(config);
   if (arguments.communication) {
@@ -311,6 +372,12 @@ void run(const BenchArguments& arguments) {
               static_cast<long long>(ceilings.matrix_size), name_of(ops->compute_dtype()));
   if (step) print_step(*step, config, *ops, ceilings, datasheet);
   std::fflush(stdout);
+  std::optional<StepStages> stages;
+  if (arguments.stages) {
+    stages = time_stages(*ops, config, ceilings, arguments.steps);
+    print_stages(*stages);
+    std::fflush(stdout);
+  }
   std::vector<KernelResult> kernels;
   if (arguments.kernels) {
     kernels = time_kernels(*ops, config, ceilings, arguments.repeats);
@@ -329,6 +396,7 @@ void run(const BenchArguments& arguments) {
                  {"matrix_dtype", name_of(ops->compute_dtype())},
                  {"datasheet_flops_per_second", datasheet ? Json(*datasheet) : Json()}}}};
   if (step) json["step"] = to_json(*step, config, ceilings, datasheet);
+  if (stages) json["stages"] = to_json(*stages);
   if (arguments.kernels) json["kernels"] = to_json(kernels, ceilings);
   json["vocabulary_source"] = vocabulary_source;
   json["config"] = to_json(config);
@@ -345,6 +413,8 @@ void add_bench_command(CLI::App& app) {
   command->add_option("config", arguments->config, "config file, default configs/quickstart.json")->type_name("CONFIG");
   add_set_option(*command, arguments->overrides, "override; may be repeated");
   command->add_option("--steps", arguments->steps, "steps to time, default 20; 0: none")->check(CLI::Range(0, 1000000));
+  command->add_flag("--step", arguments->stages,
+                    "also where a step goes: its operations by stage, timed where they stand in it, against their floors");
   command->add_flag("--kernels", arguments->kernels, "also every operation by itself, at the sizes of the config");
   command->add_option("--repeats", arguments->repeats, "timings of each operation, default 15")
       ->check(CLI::Range(1, 1000000));

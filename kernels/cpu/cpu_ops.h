@@ -1,6 +1,7 @@
 // The fp32 CPU backend: reference and product at once. One .cpp file per family of operations.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -63,6 +64,8 @@ class CpuOps final : public Ops {
   void abs_statistics(const AbsStatistics& args) override;
 
   double time_ms(const std::function<void()>& work) override;
+  void mark() override;
+  std::vector<double> marked_ms() override;
   std::size_t peak_memory() const override;
   std::size_t total_memory() const override;
   void range_push(const char*, std::int64_t) noexcept override {}
@@ -96,6 +99,7 @@ class CpuOps final : public Ops {
   Workspace workspace_;
   std::vector<SegmentPart> segment_parts_;
   std::vector<RotaryTable> rotary_tables_;
+  std::vector<std::chrono::steady_clock::time_point> marks_;
 };
 
 }  // namespace sinkscope

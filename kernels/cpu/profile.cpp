@@ -14,6 +14,17 @@ double CpuOps::time_ms(const std::function<void()>& work) {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
 }
 
+void CpuOps::mark() { marks_.push_back(std::chrono::steady_clock::now()); }
+
+std::vector<double> CpuOps::marked_ms() {
+  std::vector<double> times;
+  times.reserve(marks_.size());
+  for (const auto& point : marks_)
+    times.push_back(std::chrono::duration<double, std::milli>(point - marks_.front()).count());
+  marks_.clear();
+  return times;
+}
+
 std::size_t CpuOps::peak_memory() const {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);

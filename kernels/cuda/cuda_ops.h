@@ -13,11 +13,17 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "kernels/ops.h"
 
 namespace sinkscope {
+
+struct CudaEventDeleter {
+  void operator()(cudaEvent_t event) const { cudaEventDestroy(event); }
+};
+using CudaEvent = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, CudaEventDeleter>;
 
 /// What is done to a product before it is stored: d = GELU(product), the product itself in aux; d = product times GELU'(aux).
 enum class ProductEpilogue : std::uint8_t { none, gelu, gelu_gradient };
@@ -78,6 +84,8 @@ class CudaOps final : public Ops {
   void abs_statistics(const AbsStatistics& args) override;
 
   double time_ms(const std::function<void()>& work) override;
+  void mark() override;
+  std::vector<double> marked_ms() override;
   std::size_t peak_memory() const override;
   std::size_t total_memory() const override;
   void range_push(const char* name, std::int64_t index) noexcept override;
@@ -174,6 +182,8 @@ class CudaOps final : public Ops {
   struct PinnedCopy;
   std::vector<std::shared_ptr<PinnedCopy>> pinned_copies_;  // of copy_to_host_later; those that nobody else holds are free
   std::size_t peak_memory_ = 0;  // at the newest allocations
+  std::vector<CudaEvent> mark_events_;  // made when a mark first needs one, then used again
+  std::size_t marks_ = 0;           // of them recorded since the last marked_ms()
 };
 
 }  // namespace sinkscope

@@ -75,6 +75,7 @@ CudaOps::~CudaOps() {
   pinned_copies_.clear();
   chunk_tables_.clear();
   rotary_tables_.clear();
+  mark_events_.clear();
   scratch_.reset();
   blas_workspace_.reset();
   attention_counters_.reset();

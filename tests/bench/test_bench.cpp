@@ -1,7 +1,9 @@
 // What `sinkscope bench` counts, and that every operation of a model can be timed. Times themselves
 // are the machine's.
 #include <cmath>
+#include <initializer_list>
 #include <map>
+#include <stdexcept>
 #include <string>
 
 #include "engine/config/load.h"
@@ -11,19 +13,29 @@
 #include "tools/bench/ceilings.h"
 #include "tools/bench/kernels.h"
 #include "tools/bench/step.h"
+#include "tools/bench/step_stages.h"
 
 using namespace sinkscope;
 
 namespace {
 
-Config small_config(const std::string& preset, bool probes) {
+constexpr const char* kSmallSteps = R"("sequence_length": 16, "gradient_accumulation": 2)";
+
+Config small_config(const std::string& preset, bool probes, const std::string& train = kSmallSteps,
+                    std::int64_t vocabulary = 100) {
   Config config = parse_config(
       R"({"model": {"preset": ")" + preset + R"(", "layers": 3, "channels": 32, "heads": 4, "kv_heads": 2,
-                    "head_dim": 8, "hidden": 48, "vocab_size": 100},
-          "train": {"micro_batch": 2, "sequence_length": 16, "gradient_accumulation": 2},
+                    "head_dim": 8, "hidden": 48, "vocab_size": )" + std::to_string(vocabulary) + R"(},
+          "train": {"micro_batch": 2, )" + train + R"(},
           "probes": {"enabled": )" + (probes ? "true" : "false") + R"(, "short_length": 16, "positions": 4}})", "test");
-  resolve_with_dataset(config, 100, 0, 1);
+  resolve_with_dataset(config, vocabulary, 0, 1);
   return config;
+}
+
+const StageRow& row_named(const StepStages& stages, const std::string& name) {
+  for (const StageRow& row : stages.rows)
+    if (row.name == name) return row;
+  throw std::logic_error("no row " + name);
 }
 
 }  // namespace
@@ -69,6 +81,121 @@ TEST_CASE("the operations of a step, as often as they are said to be called, are
       for (const auto& [name, count] : ops.calls) done[name] = count;
       CHECK(listed == done);
     }
+}
+
+TEST_CASE("the rows of a step's stages are the operations of a step, each with the floor of its calls") {
+  // Products are bound by the matrix rate, the rest by the copy rate.
+  const Ceilings ceilings{.copy_rate = 1e9, .copy_bytes = 1, .matrix_rate = 1e9, .matrix_size = 1};
+  for (const char* preset : {"gpt2", "llama", "qwen2", "qwen3", "gpt_neox"})
+    for (const bool probes : {false, true})
+      for (const char* train : {kSmallSteps, R"("sequence_length": 16, "gradient_accumulation": 1)"}) {
+        INFO(preset << ", probes " << probes << ", " << train);
+        const Config config = small_config(preset, probes, train);
+        test::CountingOps ops(make_cpu_ops(1));
+        const StepStages stages = time_stages(ops, config, ceilings, 3);
+        CHECK(stages.steps == 3);
+
+        std::map<std::string, double> listed, done, least;
+        for (const KernelCase& kernel : kernel_cases(ops, config)) {
+          least[kernel.name] = floor_ms(ceilings, kernel.bytes, kernel.flops);
+          if (kernel.calls > 0) listed[kernel.name] = kernel.calls;
+        }
+        double sum = 0;
+        int zeros = 0, reads = 0, writes = 0;
+        Stage stage = Stage::embedding;
+        for (const StageRow& row : stages.rows) {
+          INFO(row.name);
+          CHECK(row.ms > 0);
+          CHECK(row.calls > 0);
+          CHECK(row.stage >= stage);
+          stage = row.stage;
+          sum += row.ms;
+          double floor = 0;
+          for (const std::string& kernel : row.kernels) {
+            done[kernel] += row.calls;
+            floor += row.calls * least.at(kernel);
+          }
+          if (row.name == "zero step sums") floor = 8.0 * (2 * 3 * 4 * 4 + 4 * (4 + 2)) / 1e9 * 1e3;
+          if (row.name.starts_with("zero ")) zeros += row.calls;
+          if (row.name == "copy to host") reads += row.calls;
+          if (row.name == "copy from host") writes += row.calls;
+          CHECK(row.floor.has_value() == (row.stage != Stage::copies));
+          CHECK(row.floor.value_or(0) == Approx(floor).epsilon(1e-12));
+        }
+        CHECK(done == listed);
+        CHECK(writes == 2 * config.train.gradient_accumulation);  // tokens and targets
+        CHECK(sum + stages.between() == Approx(stages.ms));
+        CHECK(stages.total().ms == Approx(sum));
+        CHECK(stages.plain_ms > 0);
+        double of_stages = 0;
+        for (int i = 0; i < kStages; ++i) of_stages += stages.total(static_cast<Stage>(i)).ms;
+        CHECK(of_stages == Approx(sum));
+
+        StepBench bench(ops, config, probes);
+        bench.initialize();
+        ops.zeros = ops.reads = 0;
+        bench.step();
+        CHECK(zeros == ops.zeros);
+        CHECK(reads == ops.reads);
+      }
+}
+
+TEST_CASE("backward of a linear map is one row, and what is computed again has rows of its own") {
+  const auto ops = make_cpu_ops(1);
+  const Ceilings ceilings{.copy_rate = 1e9, .copy_bytes = 1, .matrix_rate = 1e9, .matrix_size = 1};
+  const StepStages kept = time_stages(*ops, small_config("gpt2", true), ceilings, 1);
+  for (const char* name :
+       {"linear qkv dx, dweight, dbias", "linear attention out dx, dweight", "linear up forward, gelu",
+        "linear up dx, dweight, dbias", "linear down dx, gelu gradient, dweight"})
+    CHECK(row_named(kept, name).calls == 2 * 3);
+  CHECK(row_named(kept, "linear head dx, dweight").calls == 2);
+  CHECK(row_named(kept, "linear attention out forward").stage == Stage::projections);
+  CHECK(row_named(kept, "linear down forward").stage == Stage::mlp);
+  for (const StageRow& row : kept.rows) CHECK_FALSE(row.name.ends_with(", recomputed"));
+
+  for (const char* preset : {"gpt2", "llama", "qwen3", "gpt_neox"})
+    for (const bool probes : {false, true})
+      for (const std::string recompute : {"mlp", "block"}) {
+        INFO(preset << ", probes " << probes << ", " << recompute);
+        const Config config =
+            small_config(preset, probes, std::string(kSmallSteps) + R"(, "recompute": ")" + recompute + "\"");
+        const StepStages stages = time_stages(*ops, config, ceilings, 1);
+        const bool block = recompute == "block", gated = config.model.mlp == MlpType::swiglu;
+        const StageRow& up = row_named(stages, gated ? "linear gate and up forward" : "linear up forward, gelu");
+        const StageRow& again = row_named(stages, up.name + ", recomputed");
+        CHECK(up.calls == 2 * 3);
+        CHECK(again.calls == 2 * 2);  // the last block's are still there
+        CHECK(*again.floor == Approx(*up.floor * 2 / 3));
+        int attention = 0;
+        for (const StageRow& row : stages.rows)
+          if (row.name == "attention forward, no sink scores, recomputed") attention += row.calls;
+        CHECK(attention == (block ? 2 * 2 : 0));
+      }
+}
+
+TEST_CASE("floors of the head's chunks are those of their own rows") {
+  const auto ops = make_cpu_ops(1);
+  const double V = 20000, C = 32;
+  const Config config = small_config("llama", false, R"("sequence_length": 64, "gradient_accumulation": 1)", 20000);
+  const double chunks[] = {104, 24};  // 8 MiB of logits hold 104 rows of f32
+  {
+    const Ceilings copy_bound{.copy_rate = 1e9, .copy_bytes = 1, .matrix_rate = 1e18, .matrix_size = 1};
+    const StepStages stages = time_stages(*ops, config, copy_bound, 1);
+    double forward = 0, backward = 0, loss = 0;
+    for (const double rows : chunks) {
+      forward += 4 * (rows * C + V * C + rows * V);
+      backward += 4 * (rows * C + V * C + rows * V) + 4 * (rows * C + rows * V) + 8 * V * C;
+      loss += 2 * 4 * rows * V + 8 * rows;
+    }
+    CHECK(row_named(stages, "linear head forward").calls == 2);
+    CHECK(*row_named(stages, "linear head forward").floor == Approx(forward / 1e6).epsilon(1e-12));
+    CHECK(*row_named(stages, "linear head dx, dweight").floor == Approx(backward / 1e6).epsilon(1e-12));
+    CHECK(*row_named(stages, "cross-entropy, gradient").floor == Approx(loss / 1e6).epsilon(1e-12));
+  }
+  const Ceilings matrix_bound{.copy_rate = 1e18, .copy_bytes = 1, .matrix_rate = 1e12, .matrix_size = 1};
+  const StepStages stages = time_stages(*ops, config, matrix_bound, 1);
+  CHECK(*row_named(stages, "linear head forward").floor == Approx(2 * 128 * V * C / 1e9).epsilon(1e-12));
+  CHECK(*row_named(stages, "linear head dx, dweight").floor == Approx(4 * 128 * V * C / 1e9).epsilon(1e-12));
 }
 
 TEST_CASE("every operation of a model can be timed") {

@@ -272,9 +272,9 @@ const std::vector<Run> kRuns = {
      "",
      {{"build/cpu", SINKSCOPE_BUILD_DIRECTORY}}},
     // How fast
-    {"sinkscope bench configs/gpt2-124m.json --kernels --json bench.json",
+    {"sinkscope bench configs/gpt2-124m.json --step --kernels --json bench.json",
      How::plain,
-     {"\nmatrix ", "\ntokens  ", "of what the rates allow"},
+     {"\nmatrix ", "\ntokens  ", "\nbetween operations ", "of what the rates allow"},
      "test -s bench.json",
      "",
      {}},

@@ -142,6 +142,8 @@ class CountingOps final : public Ops {
   void direction_sums(const DirectionSums& args) override { inner_->direction_sums(args); }
   void abs_statistics(const AbsStatistics& args) override { inner_->abs_statistics(args); }
   double time_ms(const std::function<void()>& work) override { return inner_->time_ms(work); }
+  void mark() override { inner_->mark(); }
+  std::vector<double> marked_ms() override { return inner_->marked_ms(); }
   std::size_t peak_memory() const override { return inner_->peak_memory(); }
   std::size_t total_memory() const override { return inner_->total_memory(); }
   void range_push(const char* name, std::int64_t index) noexcept override { inner_->range_push(name, index); }

@@ -43,9 +43,14 @@ class Cases : public std::enable_shared_from_this<Cases> {
   void probes();
 
   template <class Make>
-  void add(const std::string& name, double calls, double bytes, double flops, Make make) {
+  KernelCase& add(const std::string& name, double calls, double bytes, double flops, Make make) {
     const auto self = shared_from_this();
     cases_.push_back({name, calls, bytes, flops, [self, make](ArraySet& set) { return make(set); }});
+    return cases_.back();
+  }
+  static void grows(KernelCase& kernel, std::int64_t rows, double fixed_bytes) {
+    kernel.rows = rows;
+    kernel.fixed_bytes = fixed_bytes;
   }
   /// Runs `args` by the operation `Op`.
   template <auto Op, class Args>
@@ -135,7 +140,7 @@ void Cases::rows() {
   // the branch is added by itself.
   const std::int64_t alone = model_.parallel_block ? L : 0, adding = L - alone;
   add_forward(probed ? ", row norms" : "", false, probed, passes_ * d(probed ? 1 : 1 + alone));
-  if (probed && alone > 0) add_forward("", false, false, passes_ * d(alone));
+  if (probed) add_forward("", false, false, passes_ * d(alone));  // and what is computed again
   add_forward(", residual add", true, false, passes_ * d(probed ? adding : L + adding));
   add_forward(", residual add, row norms", true, true, passes_ * d(probed ? L : 0));
   const auto add_backward = [&](const std::string& with, bool bias_of_branch, double calls) {
@@ -167,7 +172,7 @@ void Cases::rows() {
 void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std::int64_t rows, double calls, const LinearParts& parts) {
   const double flops = 2 * d(rows) * d(O) * d(I), biases = parts.bias ? d(O) : 0, summed = parts.dbias ? d(O) : 0;
   const double operands = s_ * (d(rows * I) + d(O * I) + d(rows * O));
-  add("linear " + name + (parts.gelu ? " forward, gelu" : " forward"), calls, operands + s_ * (biases + (parts.gelu ? d(rows * O) : 0)),
+  grows(add("linear " + name + (parts.gelu ? " forward, gelu" : " forward"), calls, operands + s_ * (biases + (parts.gelu ? d(rows * O) : 0)),
       flops, [=, this](ArraySet& set) {
     return call<&Ops::linear_forward>(LinearForward{.out = set.zeros({rows, O}),
                                                     .x = set.normal({rows, I}),
@@ -175,8 +180,9 @@ void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std:
                                                     .bias = parts.bias ? set.normal({O}) : Tensor{},
                                                     .gelu = parts.gelu ? set.zeros({rows, O}) : Tensor{},
                                                     .gelu_kind = gelu_kind()});
-  });
-  add("linear " + name + (parts.gelu_input ? " dx, gelu gradient" : " dx") + (parts.dx_sums ? ", bias" : ""), calls, operands + s_ * (parts.gelu_input ? d(rows * I) : 0),
+  }), rows, s_ * (d(O * I) + biases));
+  const std::string dx = std::string(parts.gelu_input ? " dx, gelu gradient" : " dx") + (parts.dx_sums ? ", bias" : "");
+  grows(add("linear " + name + dx, calls, operands + s_ * (parts.gelu_input ? d(rows * I) : 0),
       flops, [=, this](ArraySet& set) {
     return call<&Ops::linear_backward>(LinearBackward{.dout = set.normal({rows, O}),
                                                       .x = {},
@@ -187,8 +193,8 @@ void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std:
                                                       .gelu_input = parts.gelu_input ? set.normal({rows, I}) : Tensor{},
                                                       .gelu_kind = gelu_kind(),
                                                       .dx_sums = parts.dx_sums ? set.zeros({I}, DType::f32) : Tensor{}});
-  });
-  add("linear " + name + (parts.dbias ? " dweight, dbias" : " dweight"), calls,
+  }), rows, s_ * d(O * I));
+  grows(add("linear " + name + (parts.dbias ? " dweight, dbias" : " dweight"), calls,
       s_ * (d(rows * I) + d(rows * O)) + 8 * (d(O * I) + summed), flops, [=, this](ArraySet& set) {
     return call<&Ops::linear_backward>(LinearBackward{.dout = set.normal({rows, O}),
                                                       .x = set.normal({rows, I}),
@@ -196,7 +202,7 @@ void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std:
                                                       .dx = {},
                                                       .dweight = set.zeros({O, I}, DType::f32),
                                                       .dbias = parts.dbias ? set.zeros({O}, DType::f32) : Tensor{}});
-  });
+  }), rows, 8 * (d(O * I) + summed));
 }
 
 void Cases::linears() {
@@ -327,10 +333,10 @@ void Cases::classifier() {
                         .gradient = gradient,
                         .scale = 1.0F / static_cast<float>(N)};
   };
-  add("cross-entropy, gradient", calls, 2 * s_ * d(rows * V) + 8 * d(rows), 0,
-      [=, this](ArraySet& set) { return call<&Ops::cross_entropy>(args(set, true)); });
-  add("cross-entropy (evaluation)", 0, s_ * d(rows * V) + 8 * d(rows), 0,
-      [=, this](ArraySet& set) { return call<&Ops::cross_entropy>(args(set, false)); });
+  grows(add("cross-entropy, gradient", calls, 2 * s_ * d(rows * V) + 8 * d(rows), 0,
+            [=, this](ArraySet& set) { return call<&Ops::cross_entropy>(args(set, true)); }), rows, 0);
+  grows(add("cross-entropy (evaluation)", 0, s_ * d(rows * V) + 8 * d(rows), 0,
+            [=, this](ArraySet& set) { return call<&Ops::cross_entropy>(args(set, false)); }), rows, 0);
 }
 
 /// Flat arrays of all parameters.

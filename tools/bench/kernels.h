@@ -18,6 +18,8 @@ struct KernelCase {
   double bytes = 0;  // read and written, every operand once
   double flops = 0;  // of matrix products; attention forward 2 B H T^2 D (causal half), backward 2.5 times that
   std::function<std::function<void()>(ArraySet&)> make;  // a call on arrays of its own
+  std::int64_t rows = 0;   // of linear maps and losses, whose last call in a step may have fewer; 0: other operations
+  double fixed_bytes = 0;  // those of the bytes that do not grow with the rows
 };
 
 /// `config` must be complete; `ops` must outlive the result.

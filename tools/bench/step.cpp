@@ -36,6 +36,11 @@ class RandomText final : public TokenStream {
 
 }  // namespace
 
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
 StepBench::StepBench(Ops& ops, const Config& config, bool probes)
     : ops_(ops), config_(with_probes(config, probes)), decoder_(ops, config_.model, decoder_options(config_)),
       optimizer_(ops, decoder_.layout(), config_.train.optimizer) {

@@ -14,6 +14,9 @@
 
 namespace sinkscope {
 
+/// The middle value, of an even count the upper of two. `values` must not be empty.
+double median(std::vector<double> values);
+
 /// A model, its optimizer and one batch, which every step trains on.
 class StepBench {
  public:
@@ -29,6 +32,7 @@ class StepBench {
   /// Seconds of one probe pass over all probe sets; the first call also allocates it.
   double probe_pass();
 
+  const Decoder& decoder() const { return decoder_; }
   const ParameterLayout& layout() const { return decoder_.layout(); }
   /// Bytes that a StepBench plans for on the device.
   static std::size_t planned_bytes(const Ops& ops, const Config& config, bool probes);
