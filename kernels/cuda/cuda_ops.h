@@ -19,6 +19,10 @@
 
 namespace sinkscope {
 
+namespace cuda {
+struct Rotary;
+}
+
 /// What is done to a product before it is stored: d = GELU(product), the product itself in aux; d = product times GELU'(aux).
 enum class ProductEpilogue : std::uint8_t { none, gelu, gelu_gradient };
 
@@ -134,6 +138,8 @@ class CudaOps final : public Ops {
     Buffer values;
   };
   const float2* rotary_table(double theta, std::int64_t half, std::int64_t length);
+  /// For kernels on sequences of `length`, whose heads turn in their first R = `width` channels.
+  cuda::Rotary rotary(const Rotation& rotation, std::int64_t width, std::int64_t length, bool inverse);
 
   /// The segments of the flat arrays cut into chunks of equal work: optimizer.cu.
   struct ChunkTable;
