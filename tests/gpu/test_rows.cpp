@@ -285,6 +285,39 @@ TEST_CASE("QK-norm on the GPU agrees with the CPU at small shapes", "[sanitize]"
                  {1, 4, 6, 3, 96}, {2, 3, 2, 2, 18}, {1, 3, 3, 1, 40}, {1, 3, 3, 1, 80}});
 }
 
+TEST_CASE("the gradients of QK-norm on the GPU are the same bits every time") {
+  for (const DType real : kComputeTypes)
+    for (const bool unaligned : {false, true}) {
+      Backends both(real);
+      Random random(19);
+      INFO(both.name() << ", unaligned " << unaligned);
+      const std::int64_t T = 5000, D = 64;  // rows for every warp of every block
+      const int H = 3, G = 1;
+      const Doubles before = random.normals(T * (H + 2 * G) * D), gradient = random.normals(T * (H + 2 * G) * D);
+      const auto qw = both.input({D}, random.normals(D)), kw = both.input({D}, random.normals(D));
+      const Doubles weight_gradient = random.normals(D);
+      const auto rstd = both.single({T, H + G}, random.normals(T * (H + G)));
+      std::vector<std::vector<std::byte>> results;
+      for (int run = 0; run < 3; ++run) {
+        const auto placed = [&](const Doubles& values) {
+          auto array = both.input({1, T, H + 2 * G, D}, values);
+          return unaligned ? shifted(both, std::move(array)) : std::move(array);
+        };
+        const auto in = placed(before), dqkv = placed(gradient);
+        const auto dqw = both.single({D}, weight_gradient), dkw = both.single({D}, weight_gradient);
+        both.gpu().qk_norm_backward({.in = in.gpu, .dqkv = dqkv.gpu, .query_heads = H, .kv_heads = G, .q_weight = qw.gpu,
+                                     .k_weight = kw.gpu, .rstd = rstd.gpu, .dq_weight = dqw.gpu, .dk_weight = dkw.gpu,
+                                     .rotation = Rotation{}});
+        results.emplace_back();
+        for (const Tensor& tensor : {dqkv.gpu, dqw.gpu, dkw.gpu}) {
+          const std::vector<std::byte> bytes = both.bytes(tensor);
+          results.back().insert(results.back().end(), bytes.begin(), bytes.end());
+        }
+        CHECK(results.back() == results.front());
+      }
+    }
+}
+
 TEST_CASE("rotary embedding on the GPU agrees with the CPU") {
   check_rope({{1, 1, 1, 1, 2},   {2, 7, 3, 1, 6},   {3, 33, 4, 2, 64}, {2, 130, 8, 8, 128},
               {1, 9, 2, 1, 256}, {2, 40, 6, 3, 96}, {1, 70, 4, 4, 18}, {2, 300, 8, 8, 64}});
