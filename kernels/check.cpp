@@ -115,8 +115,10 @@ std::int64_t check_rotation(const Check& check, const char* name, const Tensor& 
     check.that(D % 2 == 0 && D > 0, name, "is " + describe(heads) + ", expected an even head dimension");
   else
     check.that(width > 0 && width % 2 == 0 && width <= D, "width",
-               "is " + std::to_string(width) + ", expected an even number from 2 to the head dimension " + std::to_string(D));
-  check.that(theta > 0 && std::isfinite(theta), "theta", "is " + std::to_string(theta) + ", expected a positive number");
+               "is " + std::to_string(width) + ", expected an even number from 2 to the head dimension " +
+                   std::to_string(D));
+  check.that(theta > 0 && std::isfinite(theta), "theta",
+             "is " + std::to_string(theta) + ", expected a positive number");
   check.that(first_index >= 0, "first_index", "is " + std::to_string(first_index) + ", expected 0 or more");
   return width == 0 ? D : width;
 }

@@ -128,8 +128,8 @@ struct Rotation {
 };
 
 /// RMS normalisation of every query and key head vector, before rotary embedding (Qwen3's QK-norm), and that embedding
-/// in the same pass: out = rotate(in * rstd * weight), rstd = 1/sqrt(mean_d(in^2) + eps); values are copied. The product
-/// is not rounded before it is rotated.
+/// in the same pass: out = rotate(in * rstd * weight), rstd = 1/sqrt(mean_d(in^2) + eps); values are copied. The
+/// product is not rounded before it is rotated.
 struct QkNormForward {
   Tensor in;         // (B, T, H+2G, D) real
   Tensor out;        // (B, T, H+2G, D) real, not aliasing `in`

@@ -16,8 +16,8 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kMaxHeadDim = kWarp * kVector;
-constexpr int kForwardBlocks = 3;   // on a multiprocessor
-constexpr int kBackwardBlocks = 2;  // in all, each of which leaves partial sums of the weights' gradients
+constexpr int kForwardBlocks = 3;   // at a time on a multiprocessor
+constexpr int kBackwardBlocks = 2;  // for each multiprocessor in all: each leaves partial sums of the weights' gradients
 
 struct Shape {
   std::int64_t rows;  // B*T
@@ -50,8 +50,8 @@ __device__ float group_sum(float x) {
   return x;
 }
 
-/// The pairs of a lane's elements d, ..., d + 7 of any head, of which the others may be in other lanes. Elements beyond the
-/// width are their own others, by a sine of 0. Aligned: a lane's elements are all of one half, or all beyond.
+/// The pairs of a lane's elements d, ..., d + 7 of any head, of which the others may be in other lanes. Elements beyond
+/// the width are their own others, by a sine of 0. Aligned: a lane's elements are all of one half, or all beyond.
 template <bool Aligned>
 class Pairs {
  public:
@@ -82,7 +82,8 @@ class Pairs {
     }
   }
   /// A row's rotation: x becomes x cosine + other sine.
-  __device__ void angles(const Rotary& rotary, std::int64_t row, float (&cosine)[kVector], float (&sine)[kVector]) const {
+  __device__ void angles(const Rotary& rotary, std::int64_t row, float (&cosine)[kVector],
+                         float (&sine)[kVector]) const {
     const float2* angles = rotary.angles(row);
 #pragma unroll
     for (int j = 0; j < kVector; ++j) cosine[j] = 1, sine[j] = 0;
@@ -113,7 +114,8 @@ class Pairs {
   float* head_;
 };
 
-/// out = rstd (x own + other others) of a lane's elements: a weight, with the rotation of a row folded in where there is one.
+/// out = rstd (x own + other others) of a lane's elements: a weight, with the rotation of a row folded in where there is
+/// one.
 template <bool Rotated>
 struct Factors {
   float own[kVector], others[kVector];
@@ -144,7 +146,8 @@ constexpr int kHeadsInFlight = Aligned && sizeof(T) == 2 ? 4 : 2;
 
 /// All H+2G heads of a row; values are copied.
 template <class T, int Group, bool Aligned, bool Rotated>
-__global__ void __launch_bounds__(kThreads, kForwardBlocks) forward_kernel(Shape shape, Rotary rotary, ForwardArgs<T> args) {
+__global__ void __launch_bounds__(kThreads, kForwardBlocks) forward_kernel(Shape shape, Rotary rotary,
+                                                                           ForwardArgs<T> args) {
   constexpr int kGroups = kWarp / Group, kHeads = kHeadsInFlight<T, Aligned>;
   constexpr bool kStaged = Rotated && !Aligned;
   __shared__ float shared[kStaged ? kWarps : 1][kMaxHeadDim];
@@ -191,8 +194,8 @@ __global__ void __launch_bounds__(kThreads, kForwardBlocks) forward_kernel(Shape
   }
 }
 
-/// The H+G heads of rows row0, row0 + stride, ... of each warp; the weights' gradients of a warp stay in its registers and
-/// are added up over the block's warps, in order, at the end.
+/// The H+G heads of rows row0, row0 + stride, ... of each warp; the weights' gradients of a warp stay in its registers
+/// and are added up over the block's warps, in order, at the end.
 template <class T, int Group, bool Aligned, bool Rotated>
 __global__ void __launch_bounds__(kThreads, kBackwardBlocks) backward_kernel(Shape shape, Rotary rotary,
                                                                              BackwardArgs<T> args) {
@@ -310,8 +313,8 @@ Shape shape_of(const Check& check, const AttentionExtents& extents) {
           static_cast<int>(extents.head_dim)};
 }
 
-/// Calls f<Group, Aligned, Rotated> with the fewest lanes that hold a head. `aligned`: heads may be read as vectors, and so
-/// may each half of what is rotated.
+/// Calls f<Group, Aligned, Rotated> with the fewest lanes that hold a head. `aligned`: heads may be read as vectors, and
+/// so may each half of what is rotated.
 template <class F>
 void with_group(std::int64_t head_dim, bool aligned, bool rotated, F&& f) {
   with_bool(rotated, [&](auto rotates) {

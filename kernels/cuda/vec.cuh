@@ -74,8 +74,8 @@ __device__ inline void store_some(T* p, std::int64_t count, const float (&v)[kVe
     if (!Aligned && i < count) p[i] = from_float<T>(v[i]);
 }
 
-/// Eight neighbouring elements as they lie in memory, in bf16 half as many registers as their floats: for loads that are
-/// waited for, and to be shuffled or copied.
+/// Eight neighbouring elements as they lie in memory, in bf16 half as many registers as their floats: for loads that
+/// are waited for, and to be shuffled or copied.
 template <class T>
 struct Packed {
   static constexpr int kWords = kVector * sizeof(T) / sizeof(std::uint32_t);

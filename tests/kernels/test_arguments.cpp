@@ -195,7 +195,8 @@ TEST_CASE("Attention and its neighbours reject wrong tensors") {
   CHECK(rotated({.theta = 0}) == "qk_norm_forward: theta is 0.000000, expected a positive number");
   CHECK(rotated({.first_index = -1}) == "qk_norm_forward: first_index is -1, expected 0 or more");
   CHECK(rotated({.width = 4}).empty());
-  CHECK(rotated_back({.width = 8}) == "qk_norm_backward: width is 8, expected an even number from 2 to the head dimension 6");
+  CHECK(rotated_back({.width = 8}) ==
+        "qk_norm_backward: width is 8, expected an even number from 2 to the head dimension 6");
   CHECK(rotated_back({.width = 4}).empty());
 }
 
