@@ -17,7 +17,7 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kMaxHeadDim = kWarp * kVector;
 constexpr int kForwardBlocks = 3;   // at a time on a multiprocessor
-constexpr int kBackwardBlocks = 2;  // for each multiprocessor in all: each leaves partial sums of the weights' gradients
+constexpr int kBackwardBlocks = 2;  // for each multiprocessor in all: each leaves partial sums of weights' gradients
 
 struct Shape {
   std::int64_t rows;  // B*T
@@ -114,8 +114,8 @@ class Pairs {
   float* head_;
 };
 
-/// out = rstd (x own + other others) of a lane's elements: a weight, with the rotation of a row folded in where there is
-/// one.
+/// out = rstd (x own + other others) of a lane's elements: a weight, with the rotation of a row folded in where there
+/// is one.
 template <bool Rotated>
 struct Factors {
   float own[kVector], others[kVector];
@@ -313,8 +313,8 @@ Shape shape_of(const Check& check, const AttentionExtents& extents) {
           static_cast<int>(extents.head_dim)};
 }
 
-/// Calls f<Group, Aligned, Rotated> with the fewest lanes that hold a head. `aligned`: heads may be read as vectors, and
-/// so may each half of what is rotated.
+/// Calls f<Group, Aligned, Rotated> with the fewest lanes that hold a head. `aligned`: heads may be read as vectors,
+/// and so may each half of what is rotated.
 template <class F>
 void with_group(std::int64_t head_dim, bool aligned, bool rotated, F&& f) {
   with_bool(rotated, [&](auto rotates) {

@@ -126,7 +126,8 @@ void check_qk_norm(const std::vector<HeadShape>& shapes) {
           const auto rstd = both.single_output({s.B * s.T, s.H + s.G});
           const auto forward = [&](auto side) {
             return QkNormForward{.in = side(in), .out = side(out), .query_heads = s.H, .kv_heads = s.G,
-                                 .q_weight = side(qw), .k_weight = side(kw), .eps = 1e-6F, .rstd = side(rstd), .rotation = rotation};
+                                 .q_weight = side(qw), .k_weight = side(kw), .eps = 1e-6F, .rstd = side(rstd),
+                                 .rotation = rotation};
           };
           both.cpu().qk_norm_forward(forward(kCpu));
           both.gpu().qk_norm_forward(forward(kGpu));
@@ -306,8 +307,8 @@ TEST_CASE("the gradients of QK-norm on the GPU are the same bits every time") {
         const auto in = placed(before), dqkv = placed(gradient);
         const auto dqw = both.single({D}, weight_gradient), dkw = both.single({D}, weight_gradient);
         both.gpu().qk_norm_backward({.in = in.gpu, .dqkv = dqkv.gpu, .query_heads = H, .kv_heads = G,
-                                     .q_weight = qw.gpu, .k_weight = kw.gpu, .rstd = rstd.gpu, .dq_weight = dqw.gpu, .dk_weight = dkw.gpu,
-                                     .rotation = Rotation{}});
+                                     .q_weight = qw.gpu, .k_weight = kw.gpu, .rstd = rstd.gpu, .dq_weight = dqw.gpu,
+                                     .dk_weight = dkw.gpu, .rotation = Rotation{}});
         results.emplace_back();
         for (const Tensor& tensor : {dqkv.gpu, dqw.gpu, dkw.gpu}) {
           const std::vector<std::byte> bytes = both.bytes(tensor);
