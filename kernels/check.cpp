@@ -108,21 +108,26 @@ AttentionExtents check_isolate_query(const Check& check, const IsolateQuery& arg
   return extents;
 }
 
+std::int64_t check_rotation(const Check& check, const char* name, const Tensor& heads, const Rotation& rotation) {
+  const auto [width, theta, first_index] = rotation;
+  const std::int64_t D = heads.extent(3);
+  if (width == 0)
+    check.that(D % 2 == 0 && D > 0, name, "is " + describe(heads) + ", expected an even head dimension");
+  else
+    check.that(width > 0 && width % 2 == 0 && width <= D, "width",
+               "is " + std::to_string(width) + ", expected an even number from 2 to the head dimension " +
+                   std::to_string(D));
+  check.that(theta > 0 && std::isfinite(theta), "theta",
+             "is " + std::to_string(theta) + ", expected a positive number");
+  check.that(first_index >= 0, "first_index", "is " + std::to_string(first_index) + ", expected 0 or more");
+  return width == 0 ? D : width;
+}
+
 std::int64_t check_rope(const Check& check, const Rope& args, DType real) {
   check.rank("qkv", args.qkv, real, 4);
-  const std::int64_t D = args.qkv.extent(3);
-  if (args.width == 0)
-    check.that(D % 2 == 0 && D > 0, "qkv", "is " + describe(args.qkv) + ", expected an even head dimension");
-  else
-    check.that(args.width > 0 && args.width % 2 == 0 && args.width <= D, "width",
-               "is " + std::to_string(args.width) + ", expected an even number from 2 to the head dimension " +
-                   std::to_string(D));
   check.that(args.heads >= 0 && args.heads <= args.qkv.extent(2), "qkv",
              "is " + describe(args.qkv) + ", which has no " + std::to_string(args.heads) + " heads to rotate");
-  check.that(args.theta > 0 && std::isfinite(args.theta), "theta",
-             "is " + std::to_string(args.theta) + ", expected a positive number");
-  check.that(args.first_index >= 0, "first_index", "is " + std::to_string(args.first_index) + ", expected 0 or more");
-  return args.width == 0 ? D : args.width;
+  return check_rotation(check, "qkv", args.qkv, {args.width, args.theta, args.first_index});
 }
 
 void check_gelu_input(const Check& check, const LinearBackward& args, DType real) {

@@ -17,6 +17,7 @@ struct RowL2;
 struct DirectionSums;
 struct AbsStatistics;
 struct Rope;
+struct Rotation;
 struct LinearBackward;
 
 class Check {
@@ -104,7 +105,9 @@ AttentionExtents check_isolate_query(const Check& check, const IsolateQuery& arg
 /// fits it.
 void check_gelu_input(const Check& check, const LinearBackward& args, DType real);
 
-/// R of the rotary embedding, its arguments checked: Rope::width, or the head dimension for 0.
+/// R of the rotary embedding of heads (B, T, heads, D), its arguments checked: the width, or D for 0.
+std::int64_t check_rotation(const Check& check, const char* name, const Tensor& heads, const Rotation& rotation);
+/// Of Rope, its other arguments checked too.
 std::int64_t check_rope(const Check& check, const Rope& args, DType real);
 
 }  // namespace sinkscope

@@ -110,7 +110,7 @@ struct LinearBackward {
 /// Rotary position embedding, "rotate half" form as in Llama checkpoints of the transformers
 /// library (Su et al. 2021): pairs (d, d + R/2) of the first R channels, angle t * theta^(-2d/R); the
 /// other D - R channels stay (GPT-NeoX, Black et al. 2022). In place on the first `heads` heads of
-/// every row (queries then keys; values come after and stay).
+/// every row (queries then keys; values come after and stay). After QK-norm it is part of QkNormForward.
 struct Rope {
   Tensor qkv;           // (B, T, heads_total, D) real, in and out
   int heads = 0;        // H + G
@@ -120,8 +120,18 @@ struct Rope {
   std::int64_t first_index = 0;  // t of position 0 alone, which causal controls shift
 };
 
-/// RMS normalisation of every query and key head vector, before rotary embedding (Qwen3's QK-norm):
-/// out = in * rstd * weight; values are copied.
+/// Rotary embedding as part of another operation; its fields as in Rope.
+struct Rotation {
+  std::int64_t width = 0;  // R, even, at most D; 0: D
+  double theta = 1e4;
+  std::int64_t first_index = 0;  // t of position 0 alone
+
+  std::int64_t index(std::int64_t position) const { return position == 0 ? first_index : position; }  // t
+};
+
+/// RMS normalisation of every query and key head vector, before rotary embedding (Qwen3's QK-norm), and that embedding
+/// in the same pass: out = rotate(in * rstd * weight), rstd = 1/sqrt(mean_d(in^2) + eps); values are copied. The
+/// product is not rounded before it is rotated.
 struct QkNormForward {
   Tensor in;         // (B, T, H+2G, D) real
   Tensor out;        // (B, T, H+2G, D) real, not aliasing `in`
@@ -131,9 +141,11 @@ struct QkNormForward {
   Tensor k_weight;   // (D)
   float eps = 1e-6F;
   Tensor rstd;       // (B*T, H+G) f32
+  std::optional<Rotation> rotation{};  // absent: nothing is rotated
 };
 
-/// In place: `dqkv` holds the gradient of `out` and becomes the gradient of `in`.
+/// In place: `dqkv` holds the gradient of `out` and becomes the gradient of `in`, rotated back first where forward
+/// rotated; that of values stays.
 struct QkNormBackward {
   Tensor in;         // (B, T, H+2G, D) real, as given to forward
   Tensor dqkv;       // (B, T, H+2G, D) real, in and out
@@ -144,6 +156,7 @@ struct QkNormBackward {
   Tensor rstd;       // (B*T, H+G) f32
   Tensor dq_weight;  // (D) +=
   Tensor dk_weight;  // (D) +=
+  std::optional<Rotation> rotation{};  // as given to forward
 };
 
 /// Causal attention, online softmax, never a T x T matrix in memory:

@@ -66,6 +66,7 @@ void Decoder::State::attention_forward(std::int64_t layer, const Tensor& sink) {
   const BlockBuffers& b = buffers(layer);
   const std::int64_t H = config.heads, G = config.kv_heads, D = config.head_dim;
   const Tensor qkv = act(b.qkv, (H + 2 * G) * D);
+  const std::optional<Rotation> rotation = head_rotation(edits.first_rotary_index);
   if (config.qk_norm) {
     const Tensor raw = act(b.qkv_raw, (H + 2 * G) * D);
     linear_forward(p.qkv, act(b.norm1, config.channels), raw);
@@ -76,17 +77,18 @@ void Decoder::State::attention_forward(std::int64_t layer, const Tensor& sink) {
                          .q_weight = p.q_norm.value,
                          .k_weight = p.k_norm.value,
                          .eps = static_cast<float>(config.norm_eps),
-                         .rstd = act(b.qk_rstd, H + G)});
+                         .rstd = act(b.qk_rstd, H + G),
+                         .rotation = rotation});
   } else {
     linear_forward(p.qkv, act(b.norm1, config.channels), qkv);
+    if (rotation)
+      ops.rope({.qkv = qkv_heads(qkv),
+                .heads = static_cast<int>(H + G),
+                .width = rotation->width,
+                .theta = rotation->theta,
+                .inverse = false,
+                .first_index = rotation->first_index});
   }
-  if (config.position == PositionEncoding::rope)
-    ops.rope({.qkv = qkv_heads(qkv),
-              .heads = static_cast<int>(H + G),
-              .width = config.rotary_dim,
-              .theta = config.rope_theta,
-              .inverse = false,
-              .first_index = edits.first_rotary_index});
   ops.attention_forward({.qkv = qkv_heads(qkv),
                          .query_heads = static_cast<int>(H),
                          .kv_heads = static_cast<int>(G),
@@ -137,11 +139,12 @@ void Decoder::State::attention_backward(std::int64_t layer) {
                           .dqkv = qkv_heads(d_qkv),
                           .sink_logits = sink_logits(layer).value,
                           .dsink_logits = sink_logits(layer).gradient});
-  if (config.position == PositionEncoding::rope)
+  const std::optional<Rotation> rotation = head_rotation(0);
+  if (rotation && !config.qk_norm)
     ops.rope({.qkv = qkv_heads(d_qkv),
               .heads = static_cast<int>(H + G),
-              .width = config.rotary_dim,
-              .theta = config.rope_theta,
+              .width = rotation->width,
+              .theta = rotation->theta,
               .inverse = true});
   if (config.qk_norm)
     ops.qk_norm_backward({.in = qkv_heads(act(b.qkv_raw, (H + 2 * G) * D)),
@@ -152,7 +155,8 @@ void Decoder::State::attention_backward(std::int64_t layer) {
                           .k_weight = p.k_norm.value,
                           .rstd = act(b.qk_rstd, H + G),
                           .dq_weight = p.q_norm.gradient,
-                          .dk_weight = p.k_norm.gradient});
+                          .dk_weight = p.k_norm.gradient,
+                          .rotation = rotation});
   linear_backward(p.qkv, act(b.norm1, C), d_qkv, d_norm, p.qkv.bias.gradient);
   norm_backward(p.norm1, residual(layer), d_norm, norm_statistics(b.mean1, b.rstd1), d_residual, stream_bias(layer - 1, Branch::mlp));
 }

@@ -1,6 +1,8 @@
 // What a Decoder keeps: weights, memory, the last batch, and its layers, forward and backward (decoder_layers.cpp).
 #pragma once
 
+#include <optional>
+
 #include "engine/model/decoder.h"
 #include "engine/model/decoder_memory.h"
 #include "engine/model/decoder_parameters.h"
@@ -73,6 +75,11 @@ struct Decoder::State {
   }
   const Parameter& head() const { return config.tied_embedding ? weights.token_embedding : weights.lm_head; }
   Tensor final_norm_output() const { return act(memory.final_norm, config.channels); }
+  /// Of query and key heads; absent without rotary embedding.
+  std::optional<Rotation> head_rotation(std::int64_t first_index) const {
+    if (config.position != PositionEncoding::rope) return {};
+    return Rotation{.width = config.rotary_dim, .theta = config.rope_theta, .first_index = first_index};
+  }
   NormKind norm_kind() const { return config.norm == NormType::layernorm ? NormKind::layernorm : NormKind::rmsnorm; }
 
   void check_batch(std::int64_t sequences, std::int64_t length, const std::int32_t* inputs) const;

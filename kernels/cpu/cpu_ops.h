@@ -92,8 +92,12 @@ class CpuOps final : public Ops {
     std::int64_t length = 0;
     std::vector<float> cosine;
     std::vector<float> sine;
+
+    /// Turns the first R channels of `heads` neighbouring heads by the angles of t = `index`; `sign` -1: back.
+    void rotate(float* vectors, std::int64_t heads, std::int64_t head_dim, std::int64_t index, float sign) const;
   };
-  const RotaryTable& rotary_table(double theta, std::int64_t half, std::int64_t length);
+  /// Of R = `width` channels, for sequences of `length`.
+  const RotaryTable& rotary_table(const Rotation& rotation, std::int64_t width, std::int64_t length);
 
   int threads_ = 1;
   Workspace workspace_;

@@ -20,6 +20,9 @@ void CpuOps::qk_norm_forward(const QkNormForward& args) {
   check.shape("q_weight", args.q_weight, DType::f32, {head_dim});
   check.shape("k_weight", args.k_weight, DType::f32, {head_dim});
   check.shape("rstd", args.rstd, DType::f32, {rows, normed_heads});
+  const RotaryTable* table = nullptr;
+  if (args.rotation)
+    table = &rotary_table(*args.rotation, check_rotation(check, "in", args.in, *args.rotation), extents.length);
 
   const float* in = args.in.as<float>();
   const float* q_weight = args.q_weight.as<float>();
@@ -40,6 +43,9 @@ void CpuOps::qk_norm_forward(const QkNormForward& args) {
 #pragma omp simd
         for (std::int64_t d = 0; d < head_dim; ++d) normed[d] = row[d] * rstd * weight[d];
       }
+      if (table != nullptr)
+        table->rotate(out + n * row_heads * head_dim, normed_heads, head_dim,
+                      args.rotation->index(n % extents.length), 1.0F);
       const std::int64_t values = (n * row_heads + normed_heads) * head_dim;
       std::memcpy(out + values, in + values, static_cast<std::size_t>(extents.kv_heads * head_dim) * sizeof(float));
     }
@@ -59,6 +65,9 @@ void CpuOps::qk_norm_backward(const QkNormBackward& args) {
   check.shape("rstd", args.rstd, DType::f32, {rows, normed_heads});
   check.shape("dq_weight", args.dq_weight, DType::f32, {head_dim});
   check.shape("dk_weight", args.dk_weight, DType::f32, {head_dim});
+  const RotaryTable* table = nullptr;
+  if (args.rotation)
+    table = &rotary_table(*args.rotation, check_rotation(check, "in", args.in, *args.rotation), extents.length);
 
   const float* in = args.in.as<float>();
   const float* q_weight = args.q_weight.as<float>();
@@ -75,6 +84,9 @@ void CpuOps::qk_norm_backward(const QkNormBackward& args) {
     std::fill_n(dq_weight, head_dim, 0.0F);
     std::fill_n(dk_weight, head_dim, 0.0F);
     for (std::int64_t n = begin; n < end; ++n) {
+      if (table != nullptr)
+        table->rotate(dqkv + n * row_heads * head_dim, normed_heads, head_dim,
+                      args.rotation->index(n % extents.length), -1.0F);
       for (std::int64_t h = 0; h < normed_heads; ++h) {
         const bool query = h < extents.query_heads;
         const float* row = in + (n * row_heads + h) * head_dim;

@@ -7,7 +7,10 @@
 
 namespace sinkscope {
 
-const CpuOps::RotaryTable& CpuOps::rotary_table(double theta, std::int64_t half, std::int64_t length) {
+const CpuOps::RotaryTable& CpuOps::rotary_table(const Rotation& rotation, std::int64_t width, std::int64_t length) {
+  const double theta = rotation.theta;
+  const std::int64_t half = width / 2;
+  length = std::max(length, rotation.first_index + 1);
   RotaryTable* found = nullptr;
   for (RotaryTable& table : rotary_tables_)
     if (table.theta == theta && table.half == half) found = &table;
@@ -32,35 +35,39 @@ const CpuOps::RotaryTable& CpuOps::rotary_table(double theta, std::int64_t half,
   return *found;
 }
 
+void CpuOps::RotaryTable::rotate(float* vectors, std::int64_t heads, std::int64_t head_dim, std::int64_t index,
+                                 float sign) const {
+  const float* cosines = cosine.data() + index * half;
+  const float* sines = sine.data() + index * half;
+  for (std::int64_t h = 0; h < heads; ++h) {
+    float* low = vectors + h * head_dim;
+    float* high = low + half;
+#pragma omp simd
+    for (std::int64_t d = 0; d < half; ++d) {
+      const float first = low[d];
+      const float second = high[d];
+      const float s = sign * sines[d];
+      low[d] = first * cosines[d] - second * s;
+      high[d] = second * cosines[d] + first * s;
+    }
+  }
+}
+
 void CpuOps::rope(const Rope& args) {
   const Check check("rope");
-  const std::int64_t half = check_rope(check, args, DType::f32) / 2;
+  const std::int64_t width = check_rope(check, args, DType::f32);
+  const Rotation rotation{width, args.theta, args.first_index};
   const std::int64_t length = args.qkv.extent(1);
   const std::int64_t row_heads = args.qkv.extent(2);
   const std::int64_t head_dim = args.qkv.extent(3);
   const std::int64_t rows = args.qkv.extent(0) * length;
   const std::int64_t heads = args.heads;
-  const RotaryTable& table = rotary_table(args.theta, half, std::max(length, args.first_index + 1));
+  const RotaryTable& table = rotary_table(rotation, width, length);
   const float sign = args.inverse ? -1.0F : 1.0F;
   float* qkv = args.qkv.as<float>();
-  parallel_range(threads_, rows, heads * 2 * half, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t n = begin; n < end; ++n) {
-      const std::int64_t t = n % length == 0 ? args.first_index : n % length;
-      const float* cosine = table.cosine.data() + t * half;
-      const float* sine = table.sine.data() + t * half;
-      for (std::int64_t h = 0; h < heads; ++h) {
-        float* low = qkv + (n * row_heads + h) * head_dim;
-        float* high = low + half;
-#pragma omp simd
-        for (std::int64_t d = 0; d < half; ++d) {
-          const float first = low[d];
-          const float second = high[d];
-          const float s = sign * sine[d];
-          low[d] = first * cosine[d] - second * s;
-          high[d] = second * cosine[d] + first * s;
-        }
-      }
-    }
+  parallel_range(threads_, rows, heads * width, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t n = begin; n < end; ++n)
+      table.rotate(qkv + n * row_heads * head_dim, heads, head_dim, rotation.index(n % length), sign);
   });
 }
 

@@ -24,6 +24,9 @@ struct CudaEventDeleter {
   void operator()(cudaEvent_t event) const { cudaEventDestroy(event); }
 };
 using CudaEvent = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, CudaEventDeleter>;
+namespace cuda {
+struct Rotary;
+}
 
 /// What is done to a product before it is stored: d = GELU(product), the product itself in aux; d = product times GELU'(aux).
 enum class ProductEpilogue : std::uint8_t { none, gelu, gelu_gradient };
@@ -156,6 +159,8 @@ class CudaOps final : public Ops {
     Buffer values;
   };
   const float2* rotary_table(double theta, std::int64_t half, std::int64_t length);
+  /// For kernels on sequences of `length`, whose heads turn in their first R = `width` channels.
+  cuda::Rotary rotary(const Rotation& rotation, std::int64_t width, std::int64_t length, bool inverse);
 
   /// The segments of the flat arrays cut into chunks of equal work: optimizer.cu.
   struct ChunkTable;

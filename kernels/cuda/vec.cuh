@@ -74,6 +74,73 @@ __device__ inline void store_some(T* p, std::int64_t count, const float (&v)[kVe
     if (!Aligned && i < count) p[i] = from_float<T>(v[i]);
 }
 
+/// Eight neighbouring elements as they lie in memory, in bf16 half as many registers as their floats: for loads that
+/// are waited for, and to be shuffled or copied.
+template <class T>
+struct Packed {
+  static constexpr int kWords = kVector * sizeof(T) / sizeof(std::uint32_t);
+  std::uint32_t words[kWords];
+};
+
+__device__ inline void unpack(const Packed<float>& packed, float (&v)[kVector]) {
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) v[i] = __uint_as_float(packed.words[i]);
+}
+__device__ inline void unpack(const Packed<bf16>& packed, float (&v)[kVector]) {
+#pragma unroll
+  for (int i = 0; i < kVector; ++i)
+    v[i] = __uint_as_float(i % 2 == 0 ? packed.words[i / 2] << 16 : packed.words[i / 2] & 0xffff0000U);
+}
+template <class T>
+__device__ inline Packed<T> pack(const float (&v)[kVector]) {
+  Packed<T> packed;
+#pragma unroll
+  for (int i = 0; i < Packed<T>::kWords; ++i) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      packed.words[i] = __float_as_uint(v[i]);
+    } else {
+      const __nv_bfloat162 pair = __floats2bfloat162_rn(v[2 * i], v[2 * i + 1]);
+      packed.words[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
+    }
+  }
+  return packed;
+}
+
+/// As load_some and store_some.
+template <bool Aligned, class T>
+__device__ inline Packed<T> load_packed(const T* p, std::int64_t count) {
+  if constexpr (Aligned) {
+    Packed<T> packed = {};
+    if (count >= kVector) {
+#pragma unroll
+      for (int i = 0; i < Packed<T>::kWords; i += 4) {
+        const uint4 raw = reinterpret_cast<const uint4*>(p)[i / 4];
+        packed.words[i] = raw.x, packed.words[i + 1] = raw.y, packed.words[i + 2] = raw.z, packed.words[i + 3] = raw.w;
+      }
+    }
+    return packed;
+  } else {
+    float v[kVector];
+    load_some<false>(p, count, v);
+    return pack<T>(v);
+  }
+}
+template <bool Aligned, class T>
+__device__ inline void store_packed(T* p, std::int64_t count, const Packed<T>& packed) {
+  if constexpr (Aligned) {
+    if (count < kVector) return;
+#pragma unroll
+    for (int i = 0; i < Packed<T>::kWords; i += 4)
+      // By an intrinsic: the compiler may make four stores of an assignment.
+      __stcg(reinterpret_cast<uint4*>(p) + i / 4,
+             make_uint4(packed.words[i], packed.words[i + 1], packed.words[i + 2], packed.words[i + 3]));
+  } else {
+    float v[kVector];
+    unpack(packed, v);
+    store_some<false>(p, count, v);
+  }
+}
+
 /// Whether rows of `width` elements from `p` on may be read as vectors.
 template <class T>
 bool vector_rows(std::int64_t width, const T* p) {

@@ -1,5 +1,7 @@
 // Norms, QK-norm, activations, rotary embedding, embedding, cross-entropy: one row at a time. Cases tagged
 // [sanitize] take every kernel through small shapes, for compute-sanitizer.
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "tests/catch.h"
@@ -90,36 +92,79 @@ void check_norms(const std::vector<Extents>& extents) {
   }
 }
 
-void check_qk_norm_and_rope(const std::vector<HeadShape>& shapes) {
+/// The same with its GPU array one element further: no vector of it is aligned.
+BothFloats shifted(Backends& both, BothFloats array) {
+  const Tensor room = both.device_array({array.gpu.size() + 1}, array.gpu.dtype);
+  Tensor moved = array.gpu;
+  moved.data = static_cast<std::byte*>(room.data) + size_of(room.dtype);
+  both.gpu().copy(moved, array.gpu);
+  array.gpu = moved;
+  return array;
+}
+
+/// QK-norm alone, and with rotations of the whole head, one pair, a quarter, half, and one pair less than all.
+void check_qk_norm(const std::vector<HeadShape>& shapes) {
+  for (const DType real : kComputeTypes) {
+    Backends both(real);
+    Random random(18);
+    for (const HeadShape s : shapes) {
+      std::vector<std::optional<Rotation>> rotations = {std::nullopt};
+      if (s.D % 2 == 0) rotations.push_back(Rotation{.theta = 1e4, .first_index = s.T + 3});
+      for (const std::int64_t width : {std::int64_t{2}, s.D / 8 * 2, s.D / 4 * 2, (s.D - 1) / 2 * 2})
+        if (width > 0 && width <= s.D) rotations.push_back(Rotation{.width = width, .theta = 5e5});
+      for (const std::optional<Rotation>& rotation : rotations)
+        for (const bool unaligned : {false, true}) {
+          INFO(both.name() << " B " << s.B << ", T " << s.T << ", H " << s.H << ", G " << s.G << ", D " << s.D << ", R "
+                           << (rotation ? rotation->width : -1) << ", unaligned " << unaligned);
+          const std::int64_t heads = s.H + 2 * s.G, size = s.B * s.T * heads * s.D;
+          const auto placed = [&](BothFloats array) {
+            return unaligned ? shifted(both, std::move(array)) : std::move(array);
+          };
+          const auto in = placed(both.input({s.B, s.T, heads, s.D}, random.normals(size)));
+          const auto out = placed(both.output({s.B, s.T, heads, s.D}));
+          const auto qw = both.input({s.D}, random.normals(s.D)), kw = both.input({s.D}, random.normals(s.D));
+          const auto rstd = both.single_output({s.B * s.T, s.H + s.G});
+          const auto forward = [&](auto side) {
+            return QkNormForward{.in = side(in), .out = side(out), .query_heads = s.H, .kv_heads = s.G,
+                                 .q_weight = side(qw), .k_weight = side(kw), .eps = 1e-6F, .rstd = side(rstd),
+                                 .rotation = rotation};
+          };
+          both.cpu().qk_norm_forward(forward(kCpu));
+          both.gpu().qk_norm_forward(forward(kGpu));
+          CHECK(both.difference(out) < both.bound(1e-5, 4e-3));
+          CHECK(both.difference(rstd) < 1e-5);
+          const auto dqkv = placed(both.input({s.B, s.T, heads, s.D}, random.normals(size)));
+          const auto dqw = both.single({s.D}, random.normals(s.D)), dkw = both.single({s.D}, random.normals(s.D));
+          const auto backward = [&](auto side) {
+            return QkNormBackward{.in = side(in), .dqkv = side(dqkv), .query_heads = s.H, .kv_heads = s.G,
+                                  .q_weight = side(qw), .k_weight = side(kw), .rstd = side(rstd),
+                                  .dq_weight = side(dqw), .dk_weight = side(dkw), .rotation = rotation};
+          };
+          both.cpu().qk_norm_backward(backward(kCpu));
+          both.gpu().qk_norm_backward(backward(kGpu));
+          CHECK(both.difference(dqkv) < both.bound(1e-5, 4e-3));
+          CHECK(both.difference(dqw) < both.bound(1e-5, 1e-4));
+          CHECK(both.difference(dkw) < both.bound(1e-5, 1e-4));
+          // Values are copied, and their gradients are not written: the same bits.
+          const Doubles out_gpu = both.read(out.gpu), out_cpu = out.cpu.doubles();
+          const Doubles dqkv_gpu = both.read(dqkv.gpu), dqkv_cpu = dqkv.cpu.doubles();
+          std::int64_t changed = 0;
+          for (std::size_t i = 0; i < out_gpu.size(); ++i)
+            if (static_cast<std::int64_t>(i) / s.D % heads >= s.H + s.G)
+              changed += out_gpu[i] == out_cpu[i] && dqkv_gpu[i] == dqkv_cpu[i] ? 0 : 1;
+          CHECK(changed == 0);
+        }
+    }
+  }
+}
+
+void check_rope(const std::vector<HeadShape>& shapes) {
   for (const DType real : kComputeTypes) {
     Backends both(real);
     Random random(12);
     for (const HeadShape s : shapes) {
       INFO(both.name() << " B " << s.B << ", T " << s.T << ", H " << s.H << ", G " << s.G << ", D " << s.D);
       const std::int64_t heads = s.H + 2 * s.G, size = s.B * s.T * heads * s.D;
-      const auto in = both.input({s.B, s.T, heads, s.D}, random.normals(size));
-      const auto out = both.output({s.B, s.T, heads, s.D});
-      const auto qw = both.input({s.D}, random.normals(s.D)), kw = both.input({s.D}, random.normals(s.D));
-      const auto rstd = both.single_output({s.B * s.T, s.H + s.G});
-      const auto forward = [&](auto side) {
-        return QkNormForward{.in = side(in), .out = side(out), .query_heads = s.H, .kv_heads = s.G, .q_weight = side(qw),
-                             .k_weight = side(kw), .eps = 1e-6F, .rstd = side(rstd)};
-      };
-      both.cpu().qk_norm_forward(forward(kCpu));
-      both.gpu().qk_norm_forward(forward(kGpu));
-      CHECK(both.difference(out) < both.bound(1e-5, 4e-3));
-      CHECK(both.difference(rstd) < 1e-5);
-      const auto dqkv = both.input({s.B, s.T, heads, s.D}, random.normals(size));
-      const auto dqw = both.single({s.D}, random.normals(s.D)), dkw = both.single({s.D}, random.normals(s.D));
-      const auto backward = [&](auto side) {
-        return QkNormBackward{.in = side(in), .dqkv = side(dqkv), .query_heads = s.H, .kv_heads = s.G, .q_weight = side(qw),
-                              .k_weight = side(kw), .rstd = side(rstd), .dq_weight = side(dqw), .dk_weight = side(dkw)};
-      };
-      both.cpu().qk_norm_backward(backward(kCpu));
-      both.gpu().qk_norm_backward(backward(kGpu));
-      CHECK(both.difference(dqkv) < both.bound(1e-5, 4e-3));
-      CHECK(both.difference(dqw) < both.bound(1e-5, 1e-4));
-      CHECK(both.difference(dkw) < both.bound(1e-5, 1e-4));
       // The whole head, one pair, half of the channels, and one pair less than all or all but an odd one.
       for (const std::int64_t width : {std::int64_t{0}, std::int64_t{2}, s.D / 4 * 2, (s.D - 1) / 2 * 2})
         for (const bool inverse : {false, true}) {
@@ -229,14 +274,58 @@ void check_cross_entropy(const std::vector<Extents>& extents) {
 TEST_CASE("norms on the GPU agree with the CPU") { check_norms(kRows); }
 TEST_CASE("norms on the GPU agree with the CPU at small shapes", "[sanitize]") { check_norms(kSmallRows); }
 
-TEST_CASE("QK-norm and rotary embedding on the GPU agree with the CPU") {
-  // The last: more vectors than blocks and warps, which take several each in the backward pass.
-  check_qk_norm_and_rope({{1, 1, 1, 1, 2},  {2, 7, 3, 1, 6},   {3, 33, 4, 2, 64}, {2, 130, 8, 8, 128},
-                          {1, 9, 2, 1, 256}, {2, 40, 6, 3, 96}, {1, 70, 4, 4, 18}, {2, 300, 8, 8, 64}});
+// D below, at and above the width of a group of 8, 16 and 32 lanes, and some that are no whole vectors.
+TEST_CASE("QK-norm on the GPU agrees with the CPU") {
+  // The last: more rows than blocks and warps, which take several each in the backward pass.
+  check_qk_norm({{1, 1, 1, 1, 1},   {2, 7, 3, 1, 6},   {3, 33, 4, 2, 64}, {2, 130, 8, 8, 128}, {1, 9, 2, 1, 256},
+                 {2, 40, 6, 3, 96}, {1, 70, 4, 4, 18}, {2, 21, 5, 1, 40}, {3, 19, 6, 2, 80},   {2, 17, 9, 3, 160},
+                 {2, 2200, 3, 1, 64}});
 }
-TEST_CASE("QK-norm and rotary embedding on the GPU agree with the CPU at small shapes", "[sanitize]") {
-  check_qk_norm_and_rope({{1, 1, 1, 1, 2}, {2, 7, 3, 1, 6}, {1, 9, 4, 2, 64}, {1, 5, 2, 1, 128},
-                          {1, 3, 2, 1, 256}, {1, 4, 6, 3, 96}, {2, 3, 2, 2, 18}});
+TEST_CASE("QK-norm on the GPU agrees with the CPU at small shapes", "[sanitize]") {
+  check_qk_norm({{1, 1, 1, 1, 1}, {2, 7, 3, 1, 6}, {1, 9, 4, 2, 64}, {1, 5, 20, 4, 128}, {1, 3, 2, 1, 256},
+                 {1, 4, 6, 3, 96}, {2, 3, 2, 2, 18}, {1, 3, 3, 1, 40}, {1, 3, 3, 1, 80}});
+}
+
+TEST_CASE("the gradients of QK-norm on the GPU are the same bits every time") {
+  for (const DType real : kComputeTypes)
+    for (const bool unaligned : {false, true}) {
+      Backends both(real);
+      Random random(19);
+      INFO(both.name() << ", unaligned " << unaligned);
+      const std::int64_t T = 5000, D = 64;  // rows for every warp of every block
+      const int H = 3, G = 1;
+      const Doubles before = random.normals(T * (H + 2 * G) * D), gradient = random.normals(T * (H + 2 * G) * D);
+      const auto qw = both.input({D}, random.normals(D)), kw = both.input({D}, random.normals(D));
+      const Doubles weight_gradient = random.normals(D);
+      const auto rstd = both.single({T, H + G}, random.normals(T * (H + G)));
+      std::vector<std::vector<std::byte>> results;
+      for (int run = 0; run < 3; ++run) {
+        const auto placed = [&](const Doubles& values) {
+          auto array = both.input({1, T, H + 2 * G, D}, values);
+          return unaligned ? shifted(both, std::move(array)) : std::move(array);
+        };
+        const auto in = placed(before), dqkv = placed(gradient);
+        const auto dqw = both.single({D}, weight_gradient), dkw = both.single({D}, weight_gradient);
+        both.gpu().qk_norm_backward({.in = in.gpu, .dqkv = dqkv.gpu, .query_heads = H, .kv_heads = G,
+                                     .q_weight = qw.gpu, .k_weight = kw.gpu, .rstd = rstd.gpu, .dq_weight = dqw.gpu,
+                                     .dk_weight = dkw.gpu, .rotation = Rotation{}});
+        results.emplace_back();
+        for (const Tensor& tensor : {dqkv.gpu, dqw.gpu, dkw.gpu}) {
+          const std::vector<std::byte> bytes = both.bytes(tensor);
+          results.back().insert(results.back().end(), bytes.begin(), bytes.end());
+        }
+        CHECK(results.back() == results.front());
+      }
+    }
+}
+
+TEST_CASE("rotary embedding on the GPU agrees with the CPU") {
+  check_rope({{1, 1, 1, 1, 2},   {2, 7, 3, 1, 6},   {3, 33, 4, 2, 64}, {2, 130, 8, 8, 128},
+              {1, 9, 2, 1, 256}, {2, 40, 6, 3, 96}, {1, 70, 4, 4, 18}, {2, 300, 8, 8, 64}});
+}
+TEST_CASE("rotary embedding on the GPU agrees with the CPU at small shapes", "[sanitize]") {
+  check_rope({{1, 1, 1, 1, 2}, {2, 7, 3, 1, 6}, {1, 9, 4, 2, 64}, {1, 5, 2, 1, 128},
+              {1, 3, 2, 1, 256}, {1, 4, 6, 3, 96}, {2, 3, 2, 2, 18}});
 }
 
 TEST_CASE("activations and addition on the GPU agree with the CPU") {

@@ -178,6 +178,26 @@ TEST_CASE("Attention and its neighbours reject wrong tensors") {
   const QF aliased{.in = qkv, .out = qkv, .query_heads = 2, .kv_heads = 1, .q_weight = d, .k_weight = d, .eps = 1e-6F,
                    .rstd = rstd};
   CHECK(message_of<std::invalid_argument>([&] { ops->qk_norm_forward(aliased); }) == "qk_norm_forward: out aliases in");
+  const auto rotated = [&](const Rotation& rotation) {
+    return message_of<std::invalid_argument>([&] {
+      ops->qk_norm_forward({.in = qkv, .out = dqkv, .query_heads = 2, .kv_heads = 1, .q_weight = d, .k_weight = d,
+                            .rstd = rstd, .rotation = rotation});
+    });
+  };
+  const auto rotated_back = [&](const Rotation& rotation) {
+    return message_of<std::invalid_argument>([&] {
+      ops->qk_norm_backward({.in = qkv, .dqkv = dqkv, .query_heads = 2, .kv_heads = 1, .q_weight = d, .k_weight = d,
+                             .rstd = rstd, .dq_weight = filled({6}), .dk_weight = filled({6}), .rotation = rotation});
+    });
+  };
+  CHECK(rotated({.width = 8}) == "qk_norm_forward: width is 8, expected an even number from 2 to the head dimension 6");
+  CHECK(rotated({.width = 3}) == "qk_norm_forward: width is 3, expected an even number from 2 to the head dimension 6");
+  CHECK(rotated({.theta = 0}) == "qk_norm_forward: theta is 0.000000, expected a positive number");
+  CHECK(rotated({.first_index = -1}) == "qk_norm_forward: first_index is -1, expected 0 or more");
+  CHECK(rotated({.width = 4}).empty());
+  CHECK(rotated_back({.width = 8}) ==
+        "qk_norm_backward: width is 8, expected an even number from 2 to the head dimension 6");
+  CHECK(rotated_back({.width = 4}).empty());
 }
 
 TEST_CASE("Activations, the loss and the optimizer reject wrong tensors") {

@@ -64,7 +64,8 @@ Doubles everything(Ops& ops) {
   const auto heads = static_cast<int>(kHeads);
   const auto groups = static_cast<int>(kGroups);
   ops.qk_norm_forward({.in = in, .out = qkv, .query_heads = heads, .kv_heads = groups, .q_weight = q_weight,
-                       .k_weight = k_weight, .eps = 1e-6F, .rstd = head_rstd});
+                       .k_weight = k_weight, .eps = 1e-6F, .rstd = head_rstd,
+                       .rotation = Rotation{.width = 2, .first_index = 1}});
   ops.rope({.qkv = qkv, .heads = heads + groups, .theta = 1e4, .inverse = false});
   Floats attended({kSequences, kLength, kHeads, kDim}), lse({kSequences, kHeads, kLength}),
       sink({kSequences, kHeads, 8});
@@ -74,7 +75,8 @@ Doubles everything(Ops& ops) {
                           .lse = lse, .dqkv = dqkv});
   ops.rope({.qkv = dqkv, .heads = heads + groups, .theta = 1e4, .inverse = true});
   ops.qk_norm_backward({.in = in, .dqkv = dqkv, .query_heads = heads, .kv_heads = groups, .q_weight = q_weight,
-                        .k_weight = k_weight, .rstd = head_rstd, .dq_weight = dq, .dk_weight = dk});
+                        .k_weight = k_weight, .rstd = head_rstd, .dq_weight = dq, .dk_weight = dk,
+                        .rotation = Rotation{.width = 2, .first_index = 1}});
   keep(attended), keep(lse), keep(sink), keep(dqkv), keep(dq), keep(dk);
   const Floats logits_of_heads({kHeads}, random.normals(kHeads));
   Floats dlogits_of_heads({kHeads}, random.normals(kHeads)), logit_mass({kSequences, kHeads});

@@ -163,6 +163,74 @@ TEST_CASE("QK-norm normalises query and key heads and leaves values") {
   }
 }
 
+TEST_CASE("QK-norm rotates query and key heads after it, and their gradients back before it") {
+  const auto ops = make_cpu_ops(2);
+  Random random(16);
+  struct Case {
+    Heads heads;
+    std::int64_t width, first_index;
+  };
+  // Width 0 is the whole head. Position 0 as itself, as another one and as one beyond the sequence.
+  for (const auto& [heads, width, first] :
+       {Case{{1, 1, 1, 1, 2}, 0, 0}, {{2, 5, 3, 1, 7}, 4, 3}, {{3, 9, 4, 2, 40}, 0, 12}, {{2, 21, 2, 1, 80}, 24, 0},
+        {{2, 33, 4, 2, 64}, 0, 0}, {{2, 33, 4, 2, 64}, 16, 40}, {{1, 70, 2, 2, 128}, 2, 1}}) {
+    INFO("T " << heads.length << ", D " << heads.head_dim << ", R " << width << ", first index " << first);
+    const double eps = 1e-6, theta = 1e5;
+    const std::int64_t D = heads.head_dim, channels = width == 0 ? D : width, normed = heads.normed_heads();
+    const Rotation rotation{.width = width, .theta = theta, .first_index = first};
+    const Doubles in = random.normals(heads.size()), q_weight = random.normals(D), k_weight = random.normals(D);
+    const auto extents = {heads.sequences, heads.length, heads.row_heads(), D};
+    const Floats stored(extents, in), q_scale({D}, q_weight), k_scale({D}, k_weight);
+    Floats out(extents), rstd({heads.rows(), normed});
+    const auto queries = static_cast<int>(heads.query_heads), keys = static_cast<int>(heads.kv_heads);
+    ops->qk_norm_forward({.in = stored, .out = out, .query_heads = queries, .kv_heads = keys, .q_weight = q_scale,
+                          .k_weight = k_scale, .eps = 1e-6F, .rstd = rstd, .rotation = rotation});
+    const QkNormOut reference = qk_norm_forward(heads, in, q_weight, k_weight, eps);
+    CHECK(relative_error(out, rope(heads, reference.out, normed, channels, theta, false, first)) < 2 * kSingle);
+    CHECK(relative_error(rstd, reference.rstd) < kSingle);
+
+    const Doubles dout = random.normals(heads.size()), dq0 = random.normals(D), dk0 = random.normals(D);
+    Floats dqkv(extents, dout), dq({D}, dq0), dk({D}, dk0);
+    ops->qk_norm_backward({.in = stored, .dqkv = dqkv, .query_heads = queries, .kv_heads = keys, .q_weight = q_scale,
+                           .k_weight = k_scale, .rstd = rstd, .dq_weight = dq, .dk_weight = dk, .rotation = rotation});
+    const QkNormGradients gradients = qk_norm_backward(
+        heads, in, q_weight, k_weight, rope(heads, dout, normed, channels, theta, true, first), eps);
+    CHECK(relative_error(dqkv, gradients.din) < 4 * kSingle);
+    CHECK(relative_error(dq, plus(dq0, gradients.dq_weight)) < 4 * kSingle);
+    CHECK(relative_error(dk, plus(dk0, gradients.dk_weight)) < 4 * kSingle);
+    // Values and their gradients stay, bit for bit.
+    const Floats given(extents, dout);
+    std::int64_t changed = 0;
+    for (std::int64_t n = 0; n < heads.rows(); ++n)
+      for (std::int64_t i = (n * heads.row_heads() + normed) * D; i < (n + 1) * heads.row_heads() * D; ++i)
+        changed += out[i] == stored[i] && dqkv[i] == given[i] ? 0 : 1;
+    CHECK(changed == 0);
+  }
+}
+
+TEST_CASE("The reference gradients of QK-norm and rotation agree with finite differences") {
+  Random random(17);
+  const Heads heads{2, 3, 2, 1, 6};
+  const Doubles in = random.normals(heads.size()), dout = random.normals(heads.size());
+  const Doubles q_weight = random.normals(heads.head_dim), k_weight = random.normals(heads.head_dim);
+  for (const std::int64_t width : {6, 4}) {
+    const auto loss = [&](const Doubles& a, const Doubles& q, const Doubles& k) {
+      return dot(rope(heads, qk_norm_forward(heads, a, q, k, 1e-3).out, 3, width, 1e4, false, 2), dout);
+    };
+    const QkNormGradients gradients =
+        qk_norm_backward(heads, in, q_weight, k_weight, rope(heads, dout, 3, width, 1e4, true, 2), 1e-3);
+    CHECK(relative_error(gradients.din,
+                         finite_differences([&](const Doubles& a) { return loss(a, q_weight, k_weight); }, in)) <
+          kDifferences);
+    CHECK(relative_error(gradients.dq_weight,
+                         finite_differences([&](const Doubles& q) { return loss(in, q, k_weight); }, q_weight)) <
+          kDifferences);
+    CHECK(relative_error(gradients.dk_weight,
+                         finite_differences([&](const Doubles& k) { return loss(in, q_weight, k); }, k_weight)) <
+          kDifferences);
+  }
+}
+
 TEST_CASE("The reference gradients of QK-norm agree with finite differences") {
   Random random(15);
   const Heads heads{2, 3, 2, 1, 5};

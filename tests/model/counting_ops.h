@@ -87,10 +87,12 @@ class CountingOps final : public Ops {
   }
   void qk_norm_forward(const QkNormForward& args) override {
     count("qk_norm_forward");
+    if (args.rotation) count("qk_norm_forward: rotation");
     inner_->qk_norm_forward(args);
   }
   void qk_norm_backward(const QkNormBackward& args) override {
     count("qk_norm_backward");
+    if (args.rotation) count("qk_norm_backward: rotation");
     inner_->qk_norm_backward(args);
   }
   void attention_forward(const AttentionForward& args) override {

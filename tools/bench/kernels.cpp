@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <set>
+#include <string>
 #include <utility>
 
 #include "engine/model/decoder_memory.h"
@@ -220,7 +222,8 @@ void Cases::linears() {
 void Cases::heads() {
   const double queries_and_keys = s_ * d(N * (H + G) * D);
   const std::int64_t width = model_.rotary_dim == 0 ? D : model_.rotary_dim;
-  const double rotations = model_.position == PositionEncoding::rope ? 2 * passes_ * d(L) : 0;
+  const bool rope = model_.position == PositionEncoding::rope;
+  const double rotations = rope && !model_.qk_norm ? 2 * passes_ * d(L) : 0;  // QK-norm rotates in the same pass
   if (width % 2 == 0)
     add("rope", rotations, 2 * s_ * d(N * (H + G) * width), 0, [this](ArraySet& set) {
       return call<&Ops::rope>(Rope{.qkv = set.normal({B, T, row_heads(), D}),
@@ -230,18 +233,22 @@ void Cases::heads() {
                                    .inverse = false});
     });
   const double calls = model_.qk_norm ? passes_ * d(L) : 0, statistics = 4 * d(N * (H + G));
-  const auto forward = [this](ArraySet& set) {
+  const std::string name = rope ? "qk-norm and rope " : "qk-norm ";
+  std::optional<Rotation> rotation;
+  if (rope) rotation = Rotation{.width = model_.rotary_dim, .theta = model_.rope_theta};
+  const auto forward = [=, this](ArraySet& set) {
     return QkNormForward{.in = set.normal({B, T, row_heads(), D}),
                          .out = set.zeros({B, T, row_heads(), D}),
                          .query_heads = static_cast<int>(H),
                          .kv_heads = static_cast<int>(G),
                          .q_weight = set.normal({D}),
                          .k_weight = set.normal({D}),
-                         .rstd = set.zeros({N, H + G}, DType::f32)};
+                         .rstd = set.zeros({N, H + G}, DType::f32),
+                         .rotation = rotation};
   };
-  add("qk-norm forward", calls, 2 * s_ * d(N * row_heads() * D) + statistics, 0,
+  add(name + "forward", calls, 2 * s_ * d(N * row_heads() * D) + statistics, 0,
       [=, this](ArraySet& set) { return call<&Ops::qk_norm_forward>(forward(set)); });
-  add("qk-norm backward", calls, 3 * queries_and_keys + statistics, 0, [=, this](ArraySet& set) {
+  add(name + "backward", calls, 3 * queries_and_keys + statistics, 0, [=, this](ArraySet& set) {
     const QkNormForward f = forward(set);
     ops_.qk_norm_forward(f);
     return call<&Ops::qk_norm_backward>(QkNormBackward{.in = f.in,
@@ -252,7 +259,8 @@ void Cases::heads() {
                                                        .k_weight = f.k_weight,
                                                        .rstd = f.rstd,
                                                        .dq_weight = set.zeros({D}, DType::f32),
-                                                       .dk_weight = set.zeros({D}, DType::f32)});
+                                                       .dk_weight = set.zeros({D}, DType::f32),
+                                                       .rotation = f.rotation});
   });
 }
 

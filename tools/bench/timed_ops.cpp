@@ -185,11 +185,13 @@ void TimedOps::rope(const Rope& args) {
 }
 
 void TimedOps::qk_norm_forward(const QkNormForward& args) {
-  timed(Stage::attention, "qk-norm forward", [&] { inner_.qk_norm_forward(args); });
+  timed(Stage::attention, args.rotation ? "qk-norm and rope forward" : "qk-norm forward",
+        [&] { inner_.qk_norm_forward(args); });
 }
 
 void TimedOps::qk_norm_backward(const QkNormBackward& args) {
-  timed(Stage::attention, "qk-norm backward", [&] { inner_.qk_norm_backward(args); });
+  timed(Stage::attention, args.rotation ? "qk-norm and rope backward" : "qk-norm backward",
+        [&] { inner_.qk_norm_backward(args); });
 }
 
 void TimedOps::attention_forward(const AttentionForward& args) {
