@@ -62,17 +62,20 @@ void check_gelu_products(const std::vector<Shape>& shapes) {
           const auto out = both.output({s.N, s.O}), gelu = both.output({s.N, s.O}), dz = both.output({s.N, s.I});
           const auto z = both.input({s.N, s.I}, random.normals(s.N * s.I, 2.0));
           const auto dweight = both.single({s.O, s.I}, random.normals(s.O * s.I)), dbias = both.single({s.O}, random.normals(s.O));
+          const auto dz_sums = both.single({s.I}, random.normals(s.I));
           const auto run = [&](Ops& ops, auto side) {
             ops.linear_forward({.out = side(out), .x = side(x), .weight = side(weight), .bias = side(bias ? &b : nullptr),
                                 .gelu = side(gelu), .gelu_kind = kind});
             ops.linear_backward({.dout = side(dout), .x = side(x), .weight = side(weight), .dx = side(dz), .dweight = side(dweight),
-                                 .dbias = side(bias ? &dbias : nullptr), .gelu_input = side(z), .gelu_kind = kind});
+                                 .dbias = side(bias ? &dbias : nullptr), .gelu_input = side(z), .gelu_kind = kind,
+                                 .dx_sums = side(bias ? &dz_sums : nullptr)});
           };
           run(both.cpu(), kCpu);
           run(both.gpu(), kGpu);
           CHECK(both.difference(out) < both.bound(1e-5, 4e-3));
           CHECK(both.difference(gelu) < both.bound(1e-5, 5e-3));
           CHECK(both.difference(dz) < both.bound(1e-5, 5e-3));
+          CHECK(both.difference(dz_sums) < both.bound(1e-5, 4e-3));
           CHECK(both.difference(dweight) < 1e-5);
           CHECK(both.difference(dbias) < 1e-5);
         }

@@ -1,5 +1,7 @@
 // What is planned is what is taken: scratch memory of operations, a whole run's memory, recomputed activations.
 #include <algorithm>
+#include <functional>
+#include <vector>
 
 #include "engine/config/load.h"
 #include "engine/optim/adamw.h"
@@ -44,6 +46,30 @@ Step step_of(DType compute, const ModelConfig& config, Recompute recompute) {
 }
 
 }  // namespace
+
+TEST_CASE("a copy from the GPU that is waited for later holds what was there when it began", "[sanitize]") {
+  const auto ops = make_cuda_ops({.device = 0, .compute = DType::bf16});
+  constexpr std::int64_t kSize = 100003;
+  const Buffer buffer = ops->allocate(kSize * sizeof(float));
+  const Tensor tensor(buffer.get(), DType::f32, {kSize});
+  const auto filled = [](float value) { return std::vector<float>(kSize, value); };
+  std::vector<std::vector<float>> there(4, filled(-1));
+  std::vector<std::function<void()>> waits;
+  for (std::size_t i = 0; i < there.size(); ++i) {
+    ops->copy_from_host(tensor, filled(static_cast<float>(i)).data());
+    waits.push_back(ops->copy_to_host_later(there[i].data(), tensor));
+  }
+  ops->zero(tensor);
+  for (std::size_t i = there.size(); i-- > 0;) waits[i]();  // in any order
+  for (std::size_t i = 0; i < there.size(); ++i) CHECK(there[i] == filled(static_cast<float>(i)));
+  waits.clear();
+  std::vector<float> last(kSize, -1.0F), small(3, -1.0F);
+  ops->copy_to_host_later(last.data(), tensor)();  // into memory that is free again
+  CHECK(last == filled(0));
+  ops->copy_to_host_later(small.data(), tensor.rows(0, 3))();
+  CHECK(small == std::vector<float>(3, 0.0F));
+  CHECK_THROWS_AS(ops->copy_to_host_later(nullptr, tensor), std::invalid_argument);
+}
 
 TEST_CASE("recomputed activations change no bit on the GPU") {
   for (const DType compute : kComputeTypes)

@@ -1,4 +1,6 @@
 // Which algorithm a large matrix product takes: timed once, then from the record.
+#include <functional>
+#include <initializer_list>
 #include <map>
 #include <stdexcept>
 #include <string>
@@ -92,4 +94,82 @@ TEST_CASE("a record that is no algorithm of the product is an error that names t
   INFO(message);
   CHECK(message.find("bf16 " + std::to_string(I) + " " + std::to_string(O) + " " + std::to_string(N)) != std::string::npos);
   CHECK(message.find("delete the record") != std::string::npos);
+}
+
+namespace {
+
+/// GELU beside a product, and a product times GELU'(z), with its column sums.
+struct GeluResults {
+  std::vector<float> out, gelu, dz, dz_sums;
+  bool operator==(const GeluResults&) const = default;
+};
+
+GeluResults multiply_with_gelu(const ChooseAlgorithm& choose) {
+  const auto ops = make_cuda_ops({.device = 0, .compute = DType::bf16, .choose = choose});
+  Random random(32);
+  std::vector<Buffer> buffers;
+  const auto take = [&](std::initializer_list<std::int64_t> extents, std::int64_t size, DType dtype) {
+    buffers.push_back(ops->allocate(static_cast<std::size_t>(size) * size_of(dtype)));
+    return Tensor(buffers.back().get(), dtype, extents);
+  };
+  const auto single = [&](std::initializer_list<std::int64_t> extents, std::int64_t size, double scale) {
+    const Doubles values = random.normals(size, scale);
+    const std::vector<float> floats(values.begin(), values.end());
+    const Tensor tensor = take(extents, size, DType::f32);
+    ops->copy_from_host(tensor, floats.data());
+    return tensor;
+  };
+  const auto input = [&](std::int64_t rows, std::int64_t columns, double scale) {
+    const Tensor narrow = take({rows, columns}, rows * columns, DType::bf16);
+    ops->convert(narrow, single({rows, columns}, rows * columns, scale));
+    return narrow;
+  };
+  const Tensor x = input(N, I, 1), weight = input(O, I, 0.03), z = input(N, O, 1), dout = input(N, I, 1), weight2 = input(I, O, 0.03);
+  const Tensor out = take({N, O}, N * O, DType::bf16), gelu = take({N, O}, N * O, DType::bf16), dz = take({N, O}, N * O, DType::bf16);
+  const Tensor dz_sums = single({O}, O, 1), wide = take({N, O}, N * O, DType::f32);
+  ops->linear_forward({.out = out, .x = x, .weight = weight, .bias = {}, .gelu = gelu});
+  ops->linear_backward({.dout = dout, .x = {}, .weight = weight2, .dx = dz, .dweight = {}, .dbias = {}, .gelu_input = z, .dx_sums = dz_sums});
+  const auto read = [&](const Tensor& tensor) {
+    std::vector<float> values(static_cast<std::size_t>(tensor.size()));
+    if (tensor.dtype != DType::f32) ops->convert(wide, tensor);
+    ops->copy_to_host(values.data(), tensor.dtype == DType::f32 ? tensor : wide);
+    return values;
+  };
+  return {read(out), read(gelu), read(dz), read(dz_sums)};
+}
+
+bool has_epilogue(const std::string& product) { return product.find(" gelu") != std::string::npos; }
+
+}  // namespace
+
+TEST_CASE("GELU is in a product's epilogue or apart, whichever is on record or faster") {
+  const GeluResults fused = multiply_with_gelu({});
+  std::map<std::string, std::string> record;
+  const auto choose = [&](const std::string& product, const std::function<std::string()>& time) {
+    auto [known, added] = record.emplace(product, "");
+    if (added) known->second = time();
+    return record[product];
+  };
+  const auto check = [&](const GeluResults& results) {
+    CHECK(difference(results.out, fused.out) < 4e-3);
+    CHECK(difference(results.gelu, fused.gelu) < 5e-3);
+    CHECK(difference(results.dz, fused.dz) < 5e-3);
+    CHECK(difference(results.dz_sums, fused.dz_sums) < 4e-3);  // timing added nothing to them
+  };
+  const GeluResults timed = multiply_with_gelu(choose);
+  check(timed);
+  REQUIRE(record.size() == 4);  // each with its epilogue and without
+  CHECK(multiply_with_gelu(choose) == timed);
+  int epilogues = 0;
+  for (auto& [product, word] : record) {
+    INFO(product << ": " << word);
+    CHECK((word.size() == 128 || (has_epilogue(product) && word == "apart")));
+    epilogues += has_epilogue(product) ? 1 : 0;
+    if (has_epilogue(product)) word = "apart";
+  }
+  CHECK(epilogues == 2);
+  check(multiply_with_gelu(choose));
+  // A product without an epilogue has nothing to be apart from.
+  for (auto& [product, word] : record) word = "apart";
+  CHECK_THROWS_AS(multiply_with_gelu(choose), std::runtime_error);
 }

@@ -200,20 +200,22 @@ void check_activations(const std::vector<Extents>& extents) {
       const auto x = both.input({n, f}, random.normals(n * f, 2.0)), dout = both.input({n, f}, random.normals(n * f));
       const auto gates = both.input({n, 2 * f}, random.normals(n * 2 * f, 2.0));
       const auto gelu = both.output({n, f}), dx = both.output({n, f});
-      const auto exact = both.output({n, f}), exact_dx = both.output({n, f}), swiglu = both.output({n, f}), sum = both.output({n, f});
+      const auto exact = both.output({n, f}), exact_dx = both.output({n, f}), exact_dx_sums = both.single({f}, random.normals(f)),
+                 swiglu = both.output({n, f}), sum = both.output({n, f});
       const auto dgates = both.output({n, 2 * f});
       const auto run = [&](Ops& ops, auto side) {
         ops.gelu_forward({.x = side(x), .out = side(gelu)});
         ops.gelu_backward({.x = side(x), .dout = side(dout), .dx = side(dx)});
         ops.gelu_forward({.kind = GeluKind::erf, .x = side(x), .out = side(exact)});
-        ops.gelu_backward({.kind = GeluKind::erf, .x = side(x), .dout = side(dout), .dx = side(exact_dx)});
+        ops.gelu_backward({.kind = GeluKind::erf, .x = side(x), .dout = side(dout), .dx = side(exact_dx), .dx_sums = side(exact_dx_sums)});
         ops.swiglu_forward({.gate_up = side(gates), .out = side(swiglu)});
         ops.swiglu_backward({.gate_up = side(gates), .dout = side(dout), .dgate_up = side(dgates)});
         ops.add(side(sum), side(x), side(dout));
       };
       run(both.cpu(), kCpu);
       run(both.gpu(), kGpu);
-      for (const auto* result : {&gelu, &dx, &exact, &exact_dx, &swiglu, &dgates, &sum}) CHECK(both.difference(*result) < both.bound(1e-5, 4e-3));
+      for (const auto* result : {&gelu, &dx, &exact, &exact_dx, &exact_dx_sums, &swiglu, &dgates, &sum})
+        CHECK(both.difference(*result) < both.bound(1e-5, 4e-3));
     }
   }
 }

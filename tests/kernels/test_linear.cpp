@@ -72,15 +72,23 @@ TEST_CASE("GELU beside a linear map is the GELU of what it gives, and its gradie
 
     const Doubles dout = random.normals(n * o), inner = random.normals(n * i, 2.0);
     const Floats dout_single({n, o}, dout), inner_single({n, i}, inner);
-    Floats dz({n, i});
+    const Doubles sums0 = random.normals(i);
+    Floats dz({n, i}), dz_sums({i}, sums0);
     LinearBackward args{.dout = dout_single, .x = {}, .weight = weight_single, .dx = dz, .dweight = {}, .dbias = {},
-                        .gelu_input = inner_single, .gelu_kind = kind};
+                        .gelu_input = inner_single, .gelu_kind = kind, .dx_sums = dz_sums};
     ops->linear_backward(args);
-    CHECK(relative_error(dz, gelu_backward(kind, inner, linear_backward(x, weight, dout, i, o).dx)) < 2 * kSingle);
+    const Doubles reference = gelu_backward(kind, inner, linear_backward(x, weight, dout, i, o).dx);
+    CHECK(relative_error(dz, reference) < 2 * kSingle);
+    Doubles sums = sums0;
+    for (std::int64_t at = 0; at < n * i; ++at) sums[static_cast<std::size_t>(at % i)] += reference[static_cast<std::size_t>(at)];
+    CHECK(relative_error(dz_sums, sums) < 2 * kSingle);
 
     args.accumulate = true;
     CHECK_THROWS_AS(ops->linear_backward(args), std::invalid_argument);
     args.accumulate = false;
+    args.gelu_input = {};  // whose gradient dx_sums are of
+    CHECK_THROWS_AS(ops->linear_backward(args), std::invalid_argument);
+    args.gelu_input = inner_single;
     args.dx = {};
     CHECK_THROWS_AS(ops->linear_backward(args), std::invalid_argument);
   }

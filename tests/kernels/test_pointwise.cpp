@@ -28,8 +28,14 @@ TEST_CASE("GELU of both forms and its gradient follow the formula, far from zero
     CHECK(relative_error(out, gelu_forward(kind, x)) < kSingle);
     ops->gelu_backward({.kind = kind, .x = stored, .dout = gradient, .dx = dx});
     CHECK(relative_error(dx, gelu_backward(kind, x, dout)) < kSingle);
-    ops->gelu_backward({.kind = kind, .x = stored, .dout = gradient, .dx = gradient});  // dx may alias dout
+    const Doubles sums0 = random.normals(f);
+    Floats sums({f}, sums0);
+    ops->gelu_backward({.kind = kind, .x = stored, .dout = gradient, .dx = gradient, .dx_sums = sums});  // dx may alias dout
     CHECK(gradient.same_bits(dx));
+    Doubles summed = sums0;
+    const Doubles derivative = gelu_backward(kind, x, dout);
+    for (std::int64_t at = 0; at < n * f; ++at) summed[static_cast<std::size_t>(at % f)] += derivative[static_cast<std::size_t>(at)];
+    CHECK(relative_error(sums, summed) < kSingle);
   }
   const Doubles far = {-1e4, -50, -20, -13.3, -10, -8, -5, -3, -1, -1e-20, 0, 1e-20, 1, 3, 5, 10, 50, 1e4};
   const auto count = static_cast<std::int64_t>(far.size());
