@@ -51,7 +51,7 @@ std::int64_t scratch_bytes(const BackendExtents& e) {
       sink_bytes(e, e.training),
       backward_bytes(e),
       ceil_div(N, kBiasRows) * e.bias_outputs * 4,     // linear_backward: partial column sums
-      2 * kMaxBlocks * 2 * e.channels * 4,             // norm_backward: partial dweight and dbias
+      kMaxBlocks * 3 * e.channels * 4,                 // norm_backward: partial dweight, dbias, sums of dx
       kMaxBlocks * 2 * e.head_dim * 4,                 // qk_norm_backward: of both weights
       // embedding_backward: rows sorted by token, then sums of pieces of long runs
       3 * round_up(N, 64) * 4 + std::max(sort_bytes(N), 2 * ceil_div(N, kEmbeddingPiece) * e.channels * 4),

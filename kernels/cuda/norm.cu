@@ -1,5 +1,7 @@
 // Residual add and LayerNorm or RMSNorm. A row is held in registers by one warp (C <= 1024) or one
 // block; longer rows are read again from memory.
+#include <algorithm>
+
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
@@ -113,49 +115,63 @@ __global__ void forward_kernel(ForwardArgs<T> args) {
 
 constexpr int kPartials = 3;  // of a block: dweight, dbias, column sums of dx
 
+/// Threads of a block of backward_kernel: few where a warp holds a row, so that many warps fit beside their registers.
+template <int Group>
+constexpr int kBackwardThreads = Group == kWarp ? 128 : Group;
+
 /// Rows row0, row0 + stride, ... of each group; the parameters' gradients of a group stay in its
-/// registers and are added up over the block's groups, in order, at the end.
+/// registers and are added up over the block's groups, in order, at the end. A row stays packed in registers, and
+/// what is computed of it is computed twice: wider, it would leave room for half the warps.
 template <class T, int Group, int Vectors, bool Aligned, bool LayerNorm, bool DxSums>
-__global__ void backward_kernel(BackwardArgs<T> args) {
+__global__ void __launch_bounds__(kBackwardThreads<Group>) backward_kernel(BackwardArgs<T> args) {
   extern __shared__ float shared[];  // (groups, C)
-  const int groups = static_cast<int>(blockDim.x) / Group, group = static_cast<int>(threadIdx.x) / Group;
+  constexpr int groups = kBackwardThreads<Group> / Group;
+  const int group = static_cast<int>(threadIdx.x) / Group;
   const std::int64_t C = args.channels, stride = std::int64_t{gridDim.x} * groups;
   const auto channels = static_cast<float>(C);
   float dweight[Vectors][kVector] = {}, dbias[Vectors][kVector] = {}, dx_sums[Vectors][kVector] = {};
   for (std::int64_t row = std::int64_t{blockIdx.x} * groups + group; row < args.rows; row += stride) {
     const std::int64_t at = row * C;
-    const float rstd = args.rstd[row], mean = LayerNorm ? args.mean[row] : 0.0F;
-    float normal[Vectors][kVector], scaled[Vectors][kVector], dx[Vectors][kVector];  // x hat, dout * weight, dx before
-    float sum_scaled = 0, sum_product = 0;
+    Packed<T> xs[Vectors], douts[Vectors], dxs[Vectors];
 #pragma unroll
     for (int v = 0; v < Vectors; ++v) {
       const std::int64_t c = column_of<Group>(v);
-      float dout[kVector], weight[kVector];
-      load_some<Aligned>(args.x + at + c, C - c, normal[v]);
-      load_some<Aligned>(args.dout + at + c, C - c, dout);
-      load_some<Aligned>(args.dx + at + c, C - c, dx[v]);
+      xs[v] = load_packed<Aligned>(args.x + at + c, C - c);
+      douts[v] = load_packed<Aligned>(args.dout + at + c, C - c);
+      dxs[v] = load_packed<Aligned>(args.dx + at + c, C - c);
+    }
+    const float rstd = args.rstd[row], mean = LayerNorm ? args.mean[row] : 0.0F;
+    // Calls f(i, dout, x hat, dout * weight) for the elements of vector v.
+    const auto each = [&](int v, auto&& f) {
+      const std::int64_t c = column_of<Group>(v);
+      float x[kVector], dout[kVector], weight[kVector];
+      unpack(xs[v], x);
+      unpack(douts[v], dout);
       load_some<Aligned>(args.weight + c, C - c, weight);
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) {
-        normal[v][i] = (normal[v][i] - mean) * rstd;
-        scaled[v][i] = dout[i] * weight[i];
-        sum_scaled += scaled[v][i];
-        sum_product += scaled[v][i] * normal[v][i];
-        dweight[v][i] += dout[i] * normal[v][i];
-        dbias[v][i] += dout[i];
-      }
-    }
+      for (int i = 0; i < kVector; ++i) f(i, dout[i], (x[i] - mean) * rstd, dout[i] * weight[i]);
+    };
+    float sum_scaled = 0, sum_product = 0;
+#pragma unroll
+    for (int v = 0; v < Vectors; ++v)
+      each(v, [&](int i, float dout, float normal, float scaled) {
+        sum_scaled += scaled;
+        sum_product += scaled * normal;
+        dweight[v][i] += dout * normal;
+        dbias[v][i] += dout;
+      });
     sum_product = row_sum<Group>(sum_product) / channels;
     if constexpr (LayerNorm) sum_scaled = row_sum<Group>(sum_scaled) / channels;
 #pragma unroll
     for (int v = 0; v < Vectors; ++v) {
       const std::int64_t c = column_of<Group>(v);
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) {
-        dx[v][i] += rstd * (scaled[v][i] - normal[v][i] * sum_product - (LayerNorm ? sum_scaled : 0.0F));
-        if constexpr (DxSums) dx_sums[v][i] += dx[v][i];
-      }
-      store_some<Aligned>(args.dx + at + c, C - c, dx[v]);
+      float dx[kVector];
+      unpack(dxs[v], dx);
+      each(v, [&](int i, float, float normal, float scaled) {
+        dx[i] += rstd * (scaled - normal * sum_product - (LayerNorm ? sum_scaled : 0.0F));
+        if constexpr (DxSums) dx_sums[v][i] += dx[i];
+      });
+      store_some<Aligned>(args.dx + at + c, C - c, dx);
     }
   }
   constexpr int kSums = DxSums ? 3 : LayerNorm ? 2 : 1;
@@ -282,17 +298,23 @@ void CudaOps::norm_backward(const NormBackward& args) {
                             cuda::pointer<const T>(args.weight), cuda::pointer<const float>(args.mean),
                             cuda::pointer<const float>(args.rstd), cuda::pointer<T>(args.dx), nullptr, N, C};
     const bool aligned = cuda::vector_rows(C, a.x, a.dout, a.weight, a.dx);
+    unsigned blocks = 0;
     cuda::with_tile(C, aligned, [&]<int Group, int Vectors, bool Aligned>() {
-      constexpr int kGroups = cuda::kThreads / Group;
-      const unsigned blocks = cuda::grid_of(N, kGroups, 2 * properties_.multiProcessorCount);
-      a.partials = scratch_of<float>(std::int64_t{blocks} * cuda::kPartials * C);
+      constexpr int kThreads = cuda::kBackwardThreads<Group>, kGroups = kThreads / Group;
       const auto shared = static_cast<std::size_t>(kGroups * C) * sizeof(float);  // at most 32 KiB
+      const auto launch = [&](auto* kernel) {
+        int fitting = 0;  // blocks on a multiprocessor
+        check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&fitting, kernel, kThreads, shared), "norm_backward");
+        blocks = cuda::grid_of(N, kGroups, std::int64_t{std::clamp(fitting, 1, 4)} * properties_.multiProcessorCount);
+        a.partials = scratch_of<float>(std::int64_t{blocks} * cuda::kPartials * C);
+        kernel<<<blocks, kThreads, shared, stream_>>>(a);
+      };
       if (fused_sums)
-        cuda::backward_kernel<T, Group, Vectors, Aligned, true, true><<<blocks, cuda::kThreads, shared, stream_>>>(a);
+        launch(cuda::backward_kernel<T, Group, Vectors, Aligned, true, true>);
       else if (layernorm)
-        cuda::backward_kernel<T, Group, Vectors, Aligned, true, false><<<blocks, cuda::kThreads, shared, stream_>>>(a);
+        launch(cuda::backward_kernel<T, Group, Vectors, Aligned, true, false>);
       else
-        cuda::backward_kernel<T, Group, Vectors, Aligned, false, false><<<blocks, cuda::kThreads, shared, stream_>>>(a);
+        launch(cuda::backward_kernel<T, Group, Vectors, Aligned, false, false>);
       check_launch("norm_backward");
       const dim3 grid(static_cast<unsigned>(cuda::ceil_div(C, cuda::kWarp)), fused_sums ? 3 : args.dbias ? 2 : 1);
       cuda::add_partials_kernel<<<grid, dim3(cuda::kWarp, 8), 0, stream_>>>(
