@@ -57,6 +57,7 @@ void CpuOps::copy_to_host(void* dst, const Tensor& src) {
 }
 
 std::function<void()> CpuOps::copy_to_host_later(void* dst, const Tensor& src) {
+  Check("copy_to_host_later").that(dst != nullptr || src.bytes() == 0, "dst", "is null");
   std::vector<std::byte> kept(src.bytes());
   copy_to_host(kept.data(), src);
   return [dst, kept = std::move(kept)] { std::copy(kept.begin(), kept.end(), static_cast<std::byte*>(dst)); };
