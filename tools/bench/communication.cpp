@@ -10,6 +10,7 @@
 #include "engine/train/gradient_buckets.h"
 #include "engine/train/trainer.h"
 #include "tools/bench/arrays.h"
+#include "tools/bench/step.h"
 
 namespace sinkscope {
 namespace {
@@ -32,11 +33,6 @@ double slowest(Communicator& ranks, Ops& ops, const std::function<void()>& work)
     most = std::max(most, other);
   }
   return most;
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 }  // namespace
