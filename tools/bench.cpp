@@ -5,6 +5,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -112,10 +113,16 @@ struct KernelResult {
 std::vector<KernelResult> time_kernels(Ops& ops, const Config& config, const Ceilings& ceilings, int repeats) {
   RandomSource source(ops);
   std::vector<KernelResult> results;
-  for (const KernelCase& kernel : kernel_cases(ops, config))
-    results.push_back({.kernel = kernel,
-                       .ms = time_kernel(ops, source, kernel, repeats),
-                       .floor = floor_ms(ceilings, kernel.bytes, kernel.flops)});
+  const std::vector<KernelCase> kernels = kernel_cases(ops, config);
+  for (std::size_t begin = 0, end = 0; begin < kernels.size(); begin = end) {
+    for (end = begin + 1; end < kernels.size() && kernels[end].compared;) ++end;
+    const std::span<const KernelCase> compared(kernels.data() + begin, end - begin);
+    const std::vector<double> times = time_in_turns(ops, source, compared, repeats);
+    for (std::size_t i = 0; i < compared.size(); ++i)
+      results.push_back({.kernel = compared[i],
+                         .ms = times[i],
+                         .floor = floor_ms(ceilings, compared[i].bytes, compared[i].flops)});
+  }
   return results;
 }
 

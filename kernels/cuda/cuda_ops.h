@@ -127,8 +127,8 @@ class CudaOps final : public Ops {
   };
   struct Plan;
   std::string product_name(const Product& product) const;
-  /// The same as a product with an epilogue, by operations of their own; and what follows the product with it. Neither
-  /// changes what it may not do twice.
+  /// What a product with an epilogue does, by operations of their own; and what follows the product with it. Both add to
+  /// nothing, so that they may be done any number of times.
   struct Apart {
     std::function<void()> all, after_product;
   };

@@ -4,6 +4,7 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/partial_sums.cuh"
 #include "kernels/cuda/vec.cuh"
 
 namespace sinkscope {
@@ -42,23 +43,6 @@ __global__ void __launch_bounds__(kThreads) column_partials_kernel(float* partia
     for (int i = 0; i < kLanes; ++i) sum += shared[i][column][j];
     if (j < left) partials[blockIdx.x * outputs + c + j] = sum;
   }
-}
-
-/// Block of kColumns columns: dbias += sums of the partials, first those of every kLanes-th, then of the lanes.
-__global__ void __launch_bounds__(kThreads) add_columns_kernel(float* dbias, const float* partials, int blocks, std::int64_t outputs) {
-  __shared__ float shared[kLanes][kColumns];
-  const int column = static_cast<int>(threadIdx.x) % kColumns, lane = static_cast<int>(threadIdx.x) / kColumns;
-  const std::int64_t o = std::int64_t{blockIdx.x} * kColumns + column;
-  float sum = 0;
-  if (o < outputs) {
-#pragma unroll 8
-    for (int block = lane; block < blocks; block += kLanes) sum += partials[block * outputs + o];
-  }
-  shared[lane][column] = sum;
-  __syncthreads();
-  if (lane != 0 || o >= outputs) return;
-  for (int i = 1; i < kLanes; ++i) sum += shared[i][column];
-  dbias[o] += sum;
 }
 
 }  // namespace
@@ -181,9 +165,7 @@ const float* CudaOps::column_partials(const char* op, const Tensor& x) {
 }
 
 void CudaOps::add_partials(const char* op, const Tensor& sums, const float* partials, std::int64_t rows) {
-  const std::int64_t O = sums.size();
-  cuda::add_columns_kernel<<<static_cast<unsigned>(cuda::ceil_div(O, cuda::kColumns)), cuda::kThreads, 0, stream_>>>(
-      cuda::pointer<float>(sums), partials, static_cast<int>(cuda::ceil_div(rows, cuda::kRowsPerBlock)), O);
+  cuda::add_partials<1>(stream_, {{cuda::pointer<float>(sums)}, partials, cuda::ceil_div(rows, cuda::kRowsPerBlock), sums.size()});
   check_launch(op);
 }
 

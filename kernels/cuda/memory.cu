@@ -33,18 +33,17 @@ constexpr std::size_t kAlignment = 256;
 struct CudaOps::PinnedCopy {
   explicit PinnedCopy(std::size_t size) : bytes(size) {
     check_cuda(cudaMallocHost(&data, size), "cudaMallocHost");
-    check_cuda(cudaEventCreateWithFlags(&there, cudaEventDisableTiming), "cudaEventCreate");
+    cudaEvent_t event = nullptr;
+    check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+    there.reset(event);
   }
   PinnedCopy(const PinnedCopy&) = delete;
   PinnedCopy& operator=(const PinnedCopy&) = delete;
-  ~PinnedCopy() {
-    if (there != nullptr) cudaEventDestroy(there);
-    cudaFreeHost(data);
-  }
+  ~PinnedCopy() { cudaFreeHost(data); }
 
   std::size_t bytes;
   void* data = nullptr;
-  cudaEvent_t there = nullptr;
+  CudaEvent there;
 };
 
 CudaOps::CudaOps(const CudaOptions& options) : device_(options.device), real_(options.compute), choose_(options.choose) {
@@ -172,9 +171,9 @@ std::function<void()> CudaOps::copy_to_host_later(void* dst, const Tensor& src) 
     if (known.use_count() == 1 && known->bytes >= src.bytes() && (!copy || known->bytes < copy->bytes)) copy = known;
   if (!copy) copy = pinned_copies_.emplace_back(std::make_shared<PinnedCopy>(src.bytes()));
   check_cuda(cudaMemcpyAsync(copy->data, src.data, src.bytes(), cudaMemcpyDeviceToHost, stream_), "copy_to_host_later");
-  check_cuda(cudaEventRecord(copy->there, stream_), "copy_to_host_later");
+  check_cuda(cudaEventRecord(copy->there.get(), stream_), "copy_to_host_later");
   return [copy, dst, bytes = src.bytes()] {
-    check_cuda(cudaEventSynchronize(copy->there), "copy_to_host_later");
+    check_cuda(cudaEventSynchronize(copy->there.get()), "copy_to_host_later");
     std::memcpy(dst, copy->data, bytes);
   };
 }

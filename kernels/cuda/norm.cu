@@ -6,6 +6,7 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/partial_sums.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/vec.cuh"
 
@@ -29,7 +30,7 @@ struct BackwardArgs {
   const T *x, *dout, *weight;
   const float *mean, *rstd;
   T* dx;
-  float* partials;  // (blocks, 2, C): of dweight, then dbias
+  float* partials;  // (blocks, kPartials, C)
   std::int64_t rows, channels;
 };
 
@@ -125,12 +126,12 @@ constexpr int kBackwardThreads = Group == kWarp ? 128 : Group;
 template <class T, int Group, int Vectors, bool Aligned, bool LayerNorm, bool DxSums>
 __global__ void __launch_bounds__(kBackwardThreads<Group>) backward_kernel(BackwardArgs<T> args) {
   extern __shared__ float shared[];  // (groups, C)
-  constexpr int groups = kBackwardThreads<Group> / Group;
+  constexpr int kGroups = kBackwardThreads<Group> / Group;
   const int group = static_cast<int>(threadIdx.x) / Group;
-  const std::int64_t C = args.channels, stride = std::int64_t{gridDim.x} * groups;
+  const std::int64_t C = args.channels, stride = std::int64_t{gridDim.x} * kGroups;
   const auto channels = static_cast<float>(C);
   float dweight[Vectors][kVector] = {}, dbias[Vectors][kVector] = {}, dx_sums[Vectors][kVector] = {};
-  for (std::int64_t row = std::int64_t{blockIdx.x} * groups + group; row < args.rows; row += stride) {
+  for (std::int64_t row = std::int64_t{blockIdx.x} * kGroups + group; row < args.rows; row += stride) {
     const std::int64_t at = row * C;
     Packed<T> xs[Vectors], douts[Vectors], dxs[Vectors];
 #pragma unroll
@@ -188,31 +189,10 @@ __global__ void __launch_bounds__(kBackwardThreads<Group>) backward_kernel(Backw
     __syncthreads();
     for (std::int64_t c = threadIdx.x; c < C; c += blockDim.x) {
       float sum = 0;
-      for (int g = 0; g < groups; ++g) sum += shared[g * C + c];
+      for (int g = 0; g < kGroups; ++g) sum += shared[g * C + c];
       args.partials[(std::int64_t{blockIdx.x} * kPartials + which) * C + c] = sum;
     }
   }
-}
-
-/// out[c] += sum over blocks of partials[block, which, c], 8 strided runs of blocks at a time.
-__global__ void add_partials_kernel(float* dweight, float* dbias, float* dx_sums, const float* partials, int blocks,
-                                    std::int64_t C) {
-  constexpr int kRuns = 8;
-  __shared__ float runs[kRuns][kWarp];
-  const std::int64_t c = std::int64_t{blockIdx.x} * kWarp + threadIdx.x;
-  float* out = blockIdx.y == 0 ? dweight : blockIdx.y == 1 ? dbias : dx_sums;
-  if (out == nullptr) return;
-  float sum = 0;
-  if (c < C)
-    for (int block = static_cast<int>(threadIdx.y); block < blocks; block += kRuns)
-      sum += partials[(std::int64_t{block} * kPartials + blockIdx.y) * C + c];
-  runs[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.y != 0 || c >= C) return;
-  float total = 0;
-#pragma unroll
-  for (int run = 0; run < kRuns; ++run) total += runs[run][threadIdx.x];
-  out[c] += total;
 }
 
 /// Calls f<Group, Vectors, Aligned> with the smallest register tile that holds a row of C elements.
@@ -316,10 +296,9 @@ void CudaOps::norm_backward(const NormBackward& args) {
       else
         launch(cuda::backward_kernel<T, Group, Vectors, Aligned, false, false>);
       check_launch("norm_backward");
-      const dim3 grid(static_cast<unsigned>(cuda::ceil_div(C, cuda::kWarp)), fused_sums ? 3 : args.dbias ? 2 : 1);
-      cuda::add_partials_kernel<<<grid, dim3(cuda::kWarp, 8), 0, stream_>>>(
-          cuda::pointer<float>(args.dweight), cuda::pointer<float>(args.dbias), cuda::pointer<float>(args.dx_sums), a.partials,
-          static_cast<int>(blocks), C);
+      cuda::add_partials<cuda::kPartials>(stream_, {{cuda::pointer<float>(args.dweight), cuda::pointer<float>(args.dbias),
+                                                     fused_sums ? cuda::pointer<float>(args.dx_sums) : nullptr},
+                                                    a.partials, blocks, C});
     });
   });
   check_launch("norm_backward");

@@ -5,6 +5,7 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/partial_sums.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/rotary.cuh"
 #include "kernels/cuda/vec.cuh"
@@ -289,23 +290,6 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks) backward_kernel(Sha
   }
 }
 
-/// Adds the sums over blocks of partials (blocks, 2, D), 32 strided runs of blocks at a time.
-__global__ void add_partials_kernel(float* dq_weight, float* dk_weight, const float* partials, int blocks, int head_dim) {
-  __shared__ float runs[kWarp][kWarp];
-  const int i = static_cast<int>(blockIdx.x * kWarp + threadIdx.x);
-  float sum = 0;
-  if (i < 2 * head_dim)
-    for (int block = static_cast<int>(threadIdx.y); block < blocks; block += kWarp)
-      sum += partials[std::int64_t{block} * 2 * head_dim + i];
-  runs[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.y != 0 || i >= 2 * head_dim) return;
-  float total = 0;
-#pragma unroll
-  for (int run = 0; run < kWarp; ++run) total += runs[run][threadIdx.x];
-  (i < head_dim ? dq_weight[i] : dk_weight[i - head_dim]) += total;
-}
-
 Shape shape_of(const Check& check, const AttentionExtents& extents) {
   check.that(extents.head_dim <= kMaxHeadDim, "in",
              "has a head dimension of " + std::to_string(extents.head_dim) + ", expected at most " + std::to_string(kMaxHeadDim));
@@ -382,10 +366,7 @@ void CudaOps::qk_norm_backward(const QkNormBackward& args) {
     });
   });
   check_launch("qk_norm_backward");
-  const dim3 grid(static_cast<unsigned>(cuda::ceil_div(2 * D, cuda::kWarp)));
-  cuda::add_partials_kernel<<<grid, dim3(cuda::kWarp, cuda::kWarp), 0, stream_>>>(
-      cuda::pointer<float>(args.dq_weight), cuda::pointer<float>(args.dk_weight), partials, static_cast<int>(blocks),
-      static_cast<int>(D));
+  cuda::add_partials<2>(stream_, {{cuda::pointer<float>(args.dq_weight), cuda::pointer<float>(args.dk_weight)}, partials, blocks, D});
   check_launch("qk_norm_backward");
 }
 

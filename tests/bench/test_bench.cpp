@@ -1,10 +1,13 @@
 // What `sinkscope bench` counts, and that every operation of a model can be timed. Times themselves
 // are the machine's.
+#include <algorithm>
 #include <cmath>
 #include <initializer_list>
 #include <map>
+#include <span>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "engine/config/load.h"
 #include "engine/model/parameters.h"
@@ -81,6 +84,22 @@ TEST_CASE("the operations of a step, as often as they are said to be called, are
       for (const auto& [name, count] : ops.calls) done[name] = count;
       CHECK(listed == done);
     }
+}
+
+TEST_CASE("a step waits for its losses behind backward, and for norms and sums behind the update") {
+  test::CountingOps ops(make_cpu_ops(1));
+  StepBench bench(ops, small_config("gpt2", true, R"("sequence_length": 16, "gradient_accumulation": 1)"), true);
+  bench.initialize();
+  bench.step();
+  ops.order.clear();
+  bench.step();
+  const auto backward = std::find(ops.order.begin(), ops.order.end(), "embedding_backward");
+  const auto update = std::find(ops.order.begin(), ops.order.end(), "adamw_step");
+  REQUIRE(backward < update);
+  REQUIRE(update < ops.order.end());
+  CHECK(std::count(ops.order.begin(), backward, "wait") == 0);
+  CHECK(std::count(backward, update, "wait") == 1);
+  CHECK(std::count(update, ops.order.end(), "wait") >= 2);
 }
 
 TEST_CASE("the rows of a step's stages are the operations of a step, each with the floor of its calls") {
@@ -217,9 +236,23 @@ TEST_CASE("every operation of a model can be timed") {
       if (kernel.name == "add") return kernel;
     throw std::logic_error("no add");
   }();
-  const double ms = time_kernel(*ops, source, add, 3);
+  const double ms = time_in_turns(*ops, source, std::span(&add, 1), 3).at(0);
   CHECK(ms > 0);
   CHECK(std::isfinite(ms));
+}
+
+TEST_CASE("operations that are compared are timed in turns") {
+  const auto ops = make_cpu_ops(1);
+  RandomSource source(*ops);
+  std::vector<int> called;
+  std::vector<KernelCase> kernels(2);
+  for (int i = 0; i < 2; ++i)
+    kernels[static_cast<std::size_t>(i)].make = [&called, i](ArraySet&) { return [&called, i] { called.push_back(i); }; };
+  CHECK(time_in_turns(*ops, source, kernels, 3).size() == 2);
+  const auto last = std::unique(called.begin(), called.end());
+  CHECK(std::vector(called.begin(), last) == std::vector{0, 1, 0, 1, 0, 1, 0, 1});  // made and tried, then three windows each
+  for (const KernelCase& kernel : kernel_cases(*ops, small_config("gpt2", true)))
+    CHECK(kernel.compared == (kernel.name == "attention forward, no sink scores"));
 }
 
 TEST_CASE("a floor is the slower of moving and multiplying") {

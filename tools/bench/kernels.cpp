@@ -12,6 +12,7 @@
 #include "engine/model/parameters.h"
 #include "engine/model/random.h"
 #include "engine/train/trainer.h"
+#include "tools/bench/step.h"
 
 namespace sinkscope {
 namespace {
@@ -275,10 +276,12 @@ void Cases::attention() {
                             .lse = set.zeros({B, H, T}, DType::f32),
                             .sink = watched ? set.zeros({B, H, K}, DType::f32) : Tensor{}};
   };
-  for (const bool watched : {true, false})
+  for (const bool watched : {true, false}) {
     add(watched ? "attention forward, sink scores of " + std::to_string(K) : "attention forward, no sink scores",
         watched == config_.probes.enabled ? calls : 0, qkv + out + lse + (watched ? 4 * d(B * H * K) : 0), flops,
         [=, this](ArraySet& set) { return call<&Ops::attention_forward>(forward(set, watched)); });
+    cases_.back().compared = !watched;
+  }
   add("attention backward", calls, 2 * qkv + 2 * out + lse, 2.5 * flops, [=, this](ArraySet& set) {
     const AttentionForward f = forward(set, false);
     ops_.attention_forward(f);
@@ -429,26 +432,38 @@ std::vector<KernelCase> kernel_cases(Ops& ops, const Config& config) {
   return std::make_shared<Cases>(ops, config)->all();
 }
 
-double time_kernel(Ops& ops, RandomSource& source, const KernelCase& kernel, int repeats) {
-  std::vector<ArraySet> sets;
-  std::vector<std::function<void()>> calls;
-  do {
-    calls.push_back(kernel.make(sets.emplace_back(ops, source)));
-    calls.back()();  // plans are made, pages touched
-  } while (sets.size() < kMostSets && (sets.size() + 1) * sets.front().bytes() <= kRoundBytes);
-  ops.synchronize();
-
-  const double once = std::max(ops.time_ms(calls.front()), 1e-4);
-  const int window = static_cast<int>(std::clamp(std::ceil(kWindowMs / once), 1.0, 256.0));
-  const int windows = std::min(repeats, static_cast<int>(std::clamp(kPatienceMs / once, 3.0, 1e6)));
-  std::size_t next = 0;
-  std::vector<double> times;
-  for (int i = 0; i < windows; ++i)
-    times.push_back(ops.time_ms([&] {
-                      for (int n = 0; n < window; ++n) calls[next++ % calls.size()]();
-                    }) / window);
-  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
-  return times[times.size() / 2];
+std::vector<double> time_in_turns(Ops& ops, RandomSource& source, std::span<const KernelCase> kernels, int repeats) {
+  struct Timing {
+    std::vector<ArraySet> sets;
+    std::vector<std::function<void()>> calls;
+    int window = 0, windows = 0;
+    std::size_t next = 0;
+    std::vector<double> times;
+  };
+  std::vector<Timing> timings(kernels.size());
+  int rounds = 0;
+  for (std::size_t i = 0; i < kernels.size(); ++i) {
+    Timing& t = timings[i];
+    do {
+      t.calls.push_back(kernels[i].make(t.sets.emplace_back(ops, source)));
+      t.calls.back()();  // plans are made, pages touched
+    } while (t.sets.size() < kMostSets && (t.sets.size() + 1) * t.sets.front().bytes() <= kRoundBytes);
+    ops.synchronize();
+    const double once = std::max(ops.time_ms(t.calls.front()), 1e-4);
+    t.window = static_cast<int>(std::clamp(std::ceil(kWindowMs / once), 1.0, 256.0));
+    t.windows = std::min(repeats, static_cast<int>(std::clamp(kPatienceMs / once, 3.0, 1e6)));
+    rounds = std::max(rounds, t.windows);
+  }
+  for (int round = 0; round < rounds; ++round)
+    for (Timing& t : timings) {
+      if (round >= t.windows) continue;
+      t.times.push_back(ops.time_ms([&] {
+                          for (int n = 0; n < t.window; ++n) t.calls[t.next++ % t.calls.size()]();
+                        }) / t.window);
+    }
+  std::vector<double> medians;
+  for (Timing& t : timings) medians.push_back(median(std::move(t.times)));
+  return medians;
 }
 
 }  // namespace sinkscope

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,13 +21,14 @@ struct KernelCase {
   std::function<std::function<void()>(ArraySet&)> make;  // a call on arrays of its own
   std::int64_t rows = 0;   // of linear maps and losses, whose last call in a step may have fewer; 0: other operations
   double fixed_bytes = 0;  // those of the bytes that do not grow with the rows
+  bool compared = false;   // with the case before it: timed in turns with that one
 };
 
 /// `config` must be complete; `ops` must outlive the result.
 std::vector<KernelCase> kernel_cases(Ops& ops, const Config& config);
 
-/// Milliseconds of a call: the median of `repeats` windows of several calls each (fewer windows for calls
+/// Milliseconds of a call of each: medians of `repeats` windows of several calls, taken in turns (fewer windows for calls
 /// beyond 100 ms). Calls go round enough sets of arrays that no cache holds what the next one reads.
-double time_kernel(Ops& ops, RandomSource& source, const KernelCase& kernel, int repeats);
+std::vector<double> time_in_turns(Ops& ops, RandomSource& source, std::span<const KernelCase> kernels, int repeats);
 
 }  // namespace sinkscope

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "engine/model/decoder.h"
-#include "kernels/ops.h"
+#include "kernels/forwarding_ops.h"
 
 namespace sinkscope {
 
@@ -28,29 +28,22 @@ struct TimedCall {
   double ms = 0;
 };
 
-class TimedOps final : public Ops {
+/// Operations of probe passes and causal tests, which are not of a training step, are not timed.
+class TimedOps final : public ForwardingOps {
  public:
-  explicit TimedOps(Ops& inner) : inner_(inner) {}
+  explicit TimedOps(Ops& inner) : ForwardingOps(inner) {}
 
   /// From now on every operation is timed, of steps on this decoder, whose linear maps are told apart by their weights.
   void begin(const Decoder& decoder);
   /// Waits for them; their times in order, by the device's own clock. Those to come are not timed.
   std::vector<TimedCall> end();
 
-  std::string device_name() const override { return inner_.device_name(); }
-  std::string description() const override { return inner_.description(); }
-  DType compute_dtype() const override { return inner_.compute_dtype(); }
-  std::string gpu_name() const override { return inner_.gpu_name(); }
-  Buffer allocate(std::size_t bytes) override { return inner_.allocate(bytes); }  // which also frees it
-  std::optional<std::size_t> memory_available() const override { return inner_.memory_available(); }
-  void reserve(const BackendExtents& extents) override { inner_.reserve(extents); }
   void copy_from_host(const Tensor& dst, const void* src) override;
   void copy_to_host(void* dst, const Tensor& src) override;
   std::function<void()> copy_to_host_later(void* dst, const Tensor& src) override;
   void copy(const Tensor& dst, const Tensor& src) override;
   void zero(const Tensor& dst) override;
   void convert(const Tensor& dst, const Tensor& src) override;
-  void synchronize() override { inner_.synchronize(); }
 
   void embedding_forward(const EmbeddingForward& args) override;
   void embedding_backward(const EmbeddingBackward& args) override;
@@ -75,23 +68,8 @@ class TimedOps final : public Ops {
   void sink_sums(const SinkSums& args) override;
   void norm_sums(const NormSums& args) override;
 
-  // Not of a training step, and not timed.
-  void isolate_query(const IsolateQuery& args) override { inner_.isolate_query(args); }
-  void attention_statistics(const AttentionStatistics& args) override { inner_.attention_statistics(args); }
-  void row_l2(const RowL2& args) override { inner_.row_l2(args); }
-  void direction_sums(const DirectionSums& args) override { inner_.direction_sums(args); }
-  void abs_statistics(const AbsStatistics& args) override { inner_.abs_statistics(args); }
-
-  double time_ms(const std::function<void()>& work) override { return inner_.time_ms(work); }
-  void mark() override { inner_.mark(); }
-  std::vector<double> marked_ms() override { return inner_.marked_ms(); }
-  std::size_t peak_memory() const override { return inner_.peak_memory(); }
-  std::size_t total_memory() const override { return inner_.total_memory(); }
   void range_push(const char* name, std::int64_t index) noexcept override;
   void range_pop() noexcept override;
-
- protected:
-  void release(std::byte*) noexcept override {}  // its buffers belong to the inner backend
 
  private:
   /// A weight's linear map.
@@ -108,7 +86,6 @@ class TimedOps final : public Ops {
   template <class Call>
   void timed(Stage stage, const char* kernel, const Call& call);
 
-  Ops& inner_;
   bool timing_ = false;
   std::vector<TimedCall> calls_;
   std::map<const void*, LinearMap> linear_maps_;  // by the weight's place
