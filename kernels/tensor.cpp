@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 namespace sinkscope {
 
@@ -112,5 +113,14 @@ void widen(std::span<const std::byte> raw, DType dtype, std::span<float> out) {
       throw std::invalid_argument(std::string("widen: elements are ") + name_of(dtype) + ", expected f32 or bf16");
   }
 }
+
+std::uint16_t to_bf16(float x) {
+  const auto bits = std::bit_cast<std::uint32_t>(x);
+  constexpr std::uint32_t kQuiet = 0x40;
+  if (std::isnan(x)) return static_cast<std::uint16_t>(bits >> 16 | kQuiet);
+  return static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+float from_bf16(std::uint16_t x) { return std::bit_cast<float>(std::uint32_t{x} << 16); }
 
 }  // namespace sinkscope

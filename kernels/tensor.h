@@ -59,6 +59,10 @@ std::int32_t* Tensor::as<std::int32_t>() const;
 /// Elements of f32 or bf16, copied from a device, as floats. Throws std::invalid_argument for other dtypes.
 void widen(std::span<const std::byte> raw, DType dtype, std::span<float> out);
 
+/// The nearest bf16, of two the even one, and back. NaN stays NaN.
+std::uint16_t to_bf16(float x);
+float from_bf16(std::uint16_t x);
+
 /// "(2, 3) f32", for messages.
 std::string describe(const Tensor& tensor);
 

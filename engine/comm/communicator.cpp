@@ -52,36 +52,22 @@ std::optional<std::string> Communicator::first(const std::optional<std::string>&
   return text_of(static_cast<int>(found - all.begin()), mine.value_or(""));
 }
 
-void OneProcess::all_gather(const Tensor& all, const Tensor& part) {
-  check_parts("all_gather", all, part, 1);
-  if (all.data != part.data) throw std::invalid_argument("all_gather: in one process the part must be the whole");
+std::int64_t Stretch::begin_of(int rank) const { return std::clamp<std::int64_t>(rank * part - first, 0, x.size()); }
+
+std::int64_t Stretch::size_of(int rank) const { return begin_of(rank + 1) - begin_of(rank); }
+
+void check_summable(const char* call, const Tensor& x, DType wire) {
+  const bool fits = x.dtype == DType::f32 ? wire == DType::f32 || wire == DType::bf16 : x.dtype == DType::f64 && wire == DType::f32;
+  if ((!x && x.size() > 0) || !fits)
+    throw std::invalid_argument(std::string(call) + ": x is " + describe(x) + " on a wire of " + name_of(wire) +
+                                ", expected f32, or f64 and no bf16");
 }
 
-void OneProcess::reduce_scatter(const Tensor& part, const Tensor& all) {
-  check_parts("reduce_scatter", all, part, 1);
-  if (all.data != part.data) throw std::invalid_argument("reduce_scatter: in one process the part must be the whole");
-}
-
-void check_summable(const char* call, const Tensor& x) {
-  if ((!x && x.size() > 0) || x.dtype != DType::f32)
-    throw std::invalid_argument(std::string(call) + ": x is " + describe(x) + ", expected f32");
-}
-
-Tensor part_of(const Tensor& x, std::int64_t part, int rank) {
-  const std::int64_t begin = std::min(x.size(), rank * part);
-  return x.rows(begin, std::min(part, x.size() - begin));
-}
-
-void check_share(const char* call, const Tensor& x, std::int64_t part, int size) {
-  if (x.rank != 1 || part < 0 || part * size < x.size())
-    throw std::invalid_argument(std::string(call) + ": x is " + describe(x) + ", expected one dimension of at most " +
-                                std::to_string(size) + " times " + std::to_string(part) + " elements");
-}
-
-void check_parts(const char* call, const Tensor& all, const Tensor& part, int size) {
-  if (all.dtype != part.dtype || all.size() != part.size() * size)
-    throw std::invalid_argument(std::string(call) + ": all is " + describe(all) + ", expected " + std::to_string(size) +
-                                " times the part, " + describe(part));
+void check_stretch(const char* call, const Stretch& stretch, int size) {
+  if (stretch.x.rank != 1 || stretch.first < 0 || stretch.part < 0 || stretch.part * size < stretch.first + stretch.x.size())
+    throw std::invalid_argument(std::string(call) + ": x is " + describe(stretch.x) + " from " + std::to_string(stretch.first) +
+                                " on, expected one dimension that ends within " + std::to_string(size) + " times " +
+                                std::to_string(stretch.part) + " elements");
 }
 
 }  // namespace sinkscope

@@ -13,6 +13,19 @@
 
 namespace sinkscope {
 
+/// What lies side by side in an array that is dealt to the ranks in parts: of the whole array rank r has the elements
+/// [r * part, (r + 1) * part), as far as there are that many.
+struct Stretch {
+  Tensor x;                // (n)
+  std::int64_t first = 0;  // x's place in the array
+  std::int64_t part = 0;
+
+  /// Where the rank's elements begin in x, and how many there are.
+  std::int64_t begin_of(int rank) const;
+  std::int64_t size_of(int rank) const;
+  Tensor of(int rank) const { return x.rows(begin_of(rank), size_of(rank)); }
+};
+
 /// Every member function but rank(), size() and description() is collective: all ranks call it, in the same order and
 /// with arrays of the same size. Sums are the same to the bit on every rank, and between two runs on as many ranks.
 /// Tensors lie where the Ops computes that the communicator was made for. A rank that is gone or hangs does not make
@@ -27,23 +40,26 @@ class Communicator {
   virtual std::string description() const = 0;
   bool leads() const { return rank() == 0; }
 
-  /// In place, x becomes the sum of the ranks' x (n) f32. Begins once what was enqueued on the Ops is done; other
-  /// operations go on meanwhile, and must leave x alone until finish(), after which operations see the sums.
-  virtual void start_all_reduce(const Tensor& x) = 0;
+  // Sums begin once what was enqueued on the Ops is done; other operations go on meanwhile, and must leave the tensor alone
+  // until join() or finish(). With `wire` bf16, which is for f32 alone, a rank's addends are rounded to bf16 on their way to
+  // others, and are added up in f32, in rank order.
+
+  /// In place, x (n) f32 or f64 becomes the sum of the ranks' x. With `wire` bf16 the sum is rounded to it as well.
+  virtual void start_all_reduce(const Tensor& x, DType wire) = 0;
+  /// The rank's own elements of the stretch, f32, become the ranks' sum of them; those of others are left without a meaning.
+  virtual void start_reduce(const Stretch& stretch, DType wire) = 0;
+  /// Operations that are enqueued on the Ops from now on see what was started; nothing waits on the host.
+  virtual void join() = 0;
+  /// The same, and waits until it is done.
   virtual void finish() = 0;
-  void all_reduce(const Tensor& x) {
-    start_all_reduce(x);
+  void all_reduce(const Tensor& x, DType wire = DType::f32) {
+    start_all_reduce(x, wire);
     finish();
   }
   /// x (n) of `root` becomes that of every rank.
   virtual void broadcast(const Tensor& x, int root) = 0;
-  /// all (size * n) f32 becomes the ranks' `part` (n), in their order; `part` may be the rank's own place in `all`.
-  virtual void all_gather(const Tensor& all, const Tensor& part) = 0;
-  /// x (n): rank r's elements [r * part, (r + 1) * part), as far as there are that many, become those of every rank.
-  virtual void share_parts(const Tensor& x, std::int64_t part) = 0;
-  /// part (n) becomes the rank's place in the sum of the ranks' `all` (size * n) f32; it may lie in its place in `all`,
-  /// which is otherwise left as it was.
-  virtual void reduce_scatter(const Tensor& part, const Tensor& all) = 0;
+  /// Each rank's own elements of the stretch become those of every rank.
+  virtual void share(const Stretch& stretch) = 0;
 
   /// The bytes of every rank, as many on each, in rank order. On the host; does not wait for the Ops.
   virtual std::vector<std::byte> gather(std::span<const std::byte> mine) = 0;
@@ -67,14 +83,10 @@ class ToldElsewhere : public std::exception {
   const char* what() const noexcept override { return "another rank tells why"; }
 };
 
-/// Rank r's elements of x (n) where every rank has `part` of them and the last ones fewer or none.
-Tensor part_of(const Tensor& x, std::int64_t part, int rank);
-
-/// Throw std::invalid_argument unless x is f32; unless `all` is size times as large as `part`; unless the parts of all
-/// ranks cover x.
-void check_summable(const char* call, const Tensor& x);
-void check_parts(const char* call, const Tensor& all, const Tensor& part, int size);
-void check_share(const char* call, const Tensor& x, std::int64_t part, int size);
+/// Throw std::invalid_argument unless x is f32, or f64 on a wire that is f32; unless x has one dimension and the parts of all
+/// ranks cover the stretch.
+void check_summable(const char* call, const Tensor& x, DType wire);
+void check_stretch(const char* call, const Stretch& stretch, int size);
 
 /// Of one process: every sum is its own.
 class OneProcess final : public Communicator {
@@ -82,13 +94,15 @@ class OneProcess final : public Communicator {
   int rank() const override { return 0; }
   int size() const override { return 1; }
   std::string description() const override { return "one process"; }
-  void start_all_reduce(const Tensor&) override {}
+  void start_all_reduce(const Tensor& x, DType wire) override { check_summable("all_reduce", x, wire); }
+  void start_reduce(const Stretch& stretch, DType wire) override {
+    check_summable("reduce", stretch.x, wire);
+    check_stretch("reduce", stretch, 1);
+  }
+  void join() override {}
   void finish() override {}
   void broadcast(const Tensor&, int) override {}
-  /// Throws std::invalid_argument unless `part` is `all`.
-  void all_gather(const Tensor& all, const Tensor& part) override;
-  void share_parts(const Tensor& x, std::int64_t part) override { check_share("share_parts", x, part, 1); }
-  void reduce_scatter(const Tensor& part, const Tensor& all) override;
+  void share(const Stretch& stretch) override { check_stretch("share", stretch, 1); }
   std::vector<std::byte> gather(std::span<const std::byte> mine) override { return {mine.begin(), mine.end()}; }
 };
 

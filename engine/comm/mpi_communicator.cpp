@@ -11,6 +11,8 @@
 #include <mutex>
 #include <stdexcept>
 #include <thread>
+#include <type_traits>
+#include <vector>
 
 #include "engine/comm/backends.h"
 #include "engine/comm/world.h"
@@ -65,16 +67,38 @@ class MpiCommunicator final : public Communicator {
   int size() const override { return world_.size(); }
   std::string description() const override { return std::to_string(size()) + " ranks, " + mpi_description(); }
 
-  void start_all_reduce(const Tensor& x) override {
-    check_summable("all_reduce", x);
-    for (std::int64_t begin = 0; begin < x.size(); begin += kPart)
-      all_reduce_part(x.as<float>() + begin, std::min(kPart, x.size() - begin));
+  void start_all_reduce(const Tensor& x, DType wire) override {
+    check_summable("all_reduce", x, wire);
+    for (std::int64_t begin = 0; begin < x.size(); begin += kPart) {
+      const Tensor part = x.rows(begin, std::min(kPart, x.size() - begin));
+      if (x.dtype == DType::f64)
+        all_reduce_part<double, double>(part, MPI_DOUBLE);
+      else if (wire == DType::bf16)
+        all_reduce_part<float, std::uint16_t>(part, MPI_UINT16_T);
+      else
+        all_reduce_part<float, float>(part, MPI_FLOAT);
+    }
   }
+
+  void start_reduce(const Stretch& stretch, DType wire) override {
+    check_summable("reduce", stretch.x, wire);
+    check_stretch("reduce", stretch, size());
+    for (std::int64_t begin = 0; begin < stretch.x.size(); begin += kPart) {
+      const Stretch part{stretch.x.rows(begin, std::min(kPart, stretch.x.size() - begin)), stretch.first + begin, stretch.part};
+      if (stretch.x.dtype == DType::f64)
+        exchange_and_sum<double, double>(part, MPI_DOUBLE);
+      else if (wire == DType::bf16)
+        exchange_and_sum<float, std::uint16_t>(part, MPI_UINT16_T);
+      else
+        exchange_and_sum<float, float>(part, MPI_FLOAT);
+    }
+  }
+  void join() override {}
   void finish() override {}
 
-  void share_parts(const Tensor& x, std::int64_t part) override {
-    check_share("share_parts", x, part, size());
-    for (int root = 0; root < size(); ++root) broadcast(part_of(x, part, root), root);
+  void share(const Stretch& stretch) override {
+    check_stretch("share", stretch, size());
+    for (int root = 0; root < size(); ++root) broadcast(stretch.of(root), root);
   }
 
   void broadcast(const Tensor& x, int root) override {
@@ -85,26 +109,6 @@ class MpiCommunicator final : public Communicator {
       const std::size_t count = std::min(kBytes, x.bytes() - begin);
       check_mpi(MPI_Ibcast(bytes + begin, static_cast<int>(count), MPI_BYTE, root, MPI_COMM_WORLD, &request), "MPI_Ibcast");
       wait(request, "MPI_Ibcast");
-    }
-  }
-
-  void all_gather(const Tensor& all, const Tensor& part) override {
-    check_summable("all_gather", all);
-    check_parts("all_gather", all, part, size());
-    for (std::int64_t begin = 0; begin < part.size(); begin += kPart)
-      gather_part(all.as<float>(), part.as<float>(), part.size(), begin, std::min(kPart, part.size() - begin));
-  }
-
-  void reduce_scatter(const Tensor& part, const Tensor& all) override {
-    check_summable("reduce_scatter", all);
-    check_parts("reduce_scatter", all, part, size());
-    const std::int64_t most = std::max<std::int64_t>(1, kPart / size());
-    for (std::int64_t begin = 0; begin < part.size(); begin += most) {
-      const std::int64_t count = std::min(most, part.size() - begin);
-      std::vector<int> counts(ranks(), static_cast<int>(count)), places(ranks());
-      for (std::size_t rank = 0; rank < ranks(); ++rank)
-        places[rank] = narrow(static_cast<std::int64_t>(rank) * part.size());
-      exchange_and_sum(all.as<float>() + begin, counts, places, part.as<float>() + begin, count);
     }
   }
 
@@ -130,59 +134,86 @@ class MpiCommunicator final : public Communicator {
     return static_cast<int>(value);
   }
 
-  void all_reduce_part(float* x, std::int64_t count) {
-    const std::int64_t most = (count + size() - 1) / size();
-    std::vector<int> counts(ranks()), places(ranks());
-    for (std::size_t rank = 0; rank < ranks(); ++rank) {
-      const std::int64_t begin = std::min(count, static_cast<std::int64_t>(rank) * most);
-      places[rank] = narrow(begin);
-      counts[rank] = narrow(std::min(most, count - begin));
-    }
-    const auto mine = static_cast<std::size_t>(rank());
-    exchange_and_sum(x, counts, places, x + places[mine], counts[mine]);
-    const World::Waiting waiting(world_);
-    MPI_Request request = MPI_REQUEST_NULL;
-    check_mpi(MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_FLOAT, x, counts.data(), places.data(), MPI_FLOAT, MPI_COMM_WORLD, &request),
-              "MPI_Iallgatherv");
-    wait(request, "MPI_Iallgatherv");
+  /// An element as it travels, and back.
+  template <class Wire, class Number>
+  static Wire packed(Number x) {
+    if constexpr (std::is_same_v<Wire, std::uint16_t>)
+      return to_bf16(x);
+    else
+      return x;
+  }
+  template <class Number, class Wire>
+  static Number unpacked(Wire x) {
+    if constexpr (std::is_same_v<Wire, std::uint16_t>)
+      return from_bf16(x);
+    else
+      return x;
   }
 
-  /// Each rank gets its place of every rank's `x`, `count` elements, and sums them in rank order into `sum`.
-  void exchange_and_sum(const float* x, const std::vector<int>& counts, const std::vector<int>& places, float* sum,
-                        std::int64_t count) {
-    const std::vector<int> receive_counts(ranks(), narrow(count));
-    std::vector<int> receive_places(ranks());
-    for (std::size_t rank = 0; rank < ranks(); ++rank) receive_places[rank] = narrow(static_cast<std::int64_t>(rank) * count);
-    received_.resize(ranks() * static_cast<std::size_t>(count));
+  /// Elements of each rank's part of a stretch, and where they begin.
+  struct Places {
+    std::vector<int> counts, places;
+  };
+  Places places_of(const Stretch& stretch) const {
+    Places all;
+    for (int rank = 0; rank < size(); ++rank) {
+      all.counts.push_back(narrow(stretch.size_of(rank)));
+      all.places.push_back(narrow(stretch.begin_of(rank)));
+    }
+    return all;
+  }
+
+  template <class Number, class Wire>
+  void all_reduce_part(const Tensor& x, MPI_Datatype type) {
+    const Stretch stretch{.x = x, .part = (x.size() + size() - 1) / size()};
+    exchange_and_sum<Number, Wire>(stretch, type);
+    std::vector<Wire> all(static_cast<std::size_t>(x.size()));
+    const auto* sums = x.as<Number>();
+    const std::int64_t begin = stretch.begin_of(rank()), end = begin + stretch.size_of(rank());
+    for (std::int64_t i = begin; i < end; ++i) all[static_cast<std::size_t>(i)] = packed<Wire>(sums[i]);
+    const auto [counts, places] = places_of(stretch);
     {
       const World::Waiting waiting(world_);
       MPI_Request request = MPI_REQUEST_NULL;
-      check_mpi(MPI_Ialltoallv(x, counts.data(), places.data(), MPI_FLOAT, received_.data(), receive_counts.data(),
-                               receive_places.data(), MPI_FLOAT, MPI_COMM_WORLD, &request),
+      check_mpi(MPI_Iallgatherv(MPI_IN_PLACE, 0, type, all.data(), counts.data(), places.data(), type, MPI_COMM_WORLD, &request),
+                "MPI_Iallgatherv");
+      wait(request, "MPI_Iallgatherv");
+    }
+    std::transform(all.begin(), all.end(), x.as<Number>(), unpacked<Number, Wire>);
+  }
+
+  /// Each rank gets every other rank's addends of its own part, and sums all in rank order, its own ones as they are.
+  template <class Number, class Wire>
+  void exchange_and_sum(const Stretch& stretch, MPI_Datatype type) {
+    const auto [counts, places] = places_of(stretch);
+    const auto mine = static_cast<std::size_t>(rank());
+    const int count = counts[mine];
+    const std::vector<int> receive_counts(ranks(), count);
+    std::vector<int> receive_places(ranks());
+    for (std::size_t rank = 0; rank < ranks(); ++rank) receive_places[rank] = narrow(static_cast<std::int64_t>(rank) * count);
+    std::vector<Wire> sent(static_cast<std::size_t>(stretch.x.size())), received(ranks() * static_cast<std::size_t>(count));
+    auto* own = stretch.x.as<Number>();
+    std::transform(own, own + stretch.x.size(), sent.begin(), packed<Wire, Number>);
+    own += places[mine];
+    {
+      const World::Waiting waiting(world_);
+      MPI_Request request = MPI_REQUEST_NULL;
+      check_mpi(MPI_Ialltoallv(sent.data(), counts.data(), places.data(), type, received.data(), receive_counts.data(),
+                               receive_places.data(), type, MPI_COMM_WORLD, &request),
                 "MPI_Ialltoallv");
       wait(request, "MPI_Ialltoallv");
     }
-    std::copy_n(received_.data(), count, sum);
-    for (std::size_t rank = 1; rank < ranks(); ++rank) {
-      const float* other = received_.data() + rank * static_cast<std::size_t>(count);
-      for (std::int64_t i = 0; i < count; ++i) sum[i] += other[i];
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto addend = [&](std::size_t rank) {
+        return rank == mine ? own[i] : unpacked<Number>(received[rank * static_cast<std::size_t>(count) + static_cast<std::size_t>(i)]);
+      };
+      Number sum = addend(0);
+      for (std::size_t rank = 1; rank < ranks(); ++rank) sum += addend(rank);
+      own[i] = sum;
     }
   }
 
-  void gather_part(float* all, const float* part, std::int64_t stride, std::int64_t begin, std::int64_t count) {
-    const World::Waiting waiting(world_);
-    std::vector<int> counts(ranks(), narrow(count)), places(ranks());
-    for (std::size_t rank = 0; rank < ranks(); ++rank) places[rank] = narrow(static_cast<std::int64_t>(rank) * stride + begin);
-    MPI_Request request = MPI_REQUEST_NULL;
-    const bool in_place = part == all + rank() * stride;
-    check_mpi(MPI_Iallgatherv(in_place ? MPI_IN_PLACE : part + begin, narrow(count), MPI_FLOAT, all, counts.data(),
-                              places.data(), MPI_FLOAT, MPI_COMM_WORLD, &request),
-              "MPI_Iallgatherv");
-    wait(request, "MPI_Iallgatherv");
-  }
-
   const World& world_;
-  std::vector<float> received_;
 };
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "engine/comm/world.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
+#include "kernels/cuda/wire.h"
 
 namespace sinkscope {
 namespace {
@@ -58,7 +59,10 @@ class NcclCommunicator final : public Communicator {
     try {
       const World::Waiting waiting(world_);
       settle(ncclCommInitRankConfig(&nccl_, world_.size(), unique, world_.rank(), &config), "ncclCommInitRankConfig");
-      check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+      // Blocks of sums go first where multiprocessors fall free, so that sums run beside a backward pass, not behind it.
+      int least = 0, greatest = 0;
+      check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
+      check_cuda(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, greatest), "cudaStreamCreate");
       check_cuda(cudaEventCreateWithFlags(&ready_, cudaEventDisableTiming), "cudaEventCreate");
       check_cuda(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming), "cudaEventCreate");
       reserve(kStaging);
@@ -81,16 +85,46 @@ class NcclCommunicator final : public Communicator {
     return std::to_string(size()) + (size() == 1 ? " rank, " : " ranks, ") + nccl_description();
   }
 
-  void start_all_reduce(const Tensor& x) override {
-    check_summable("all_reduce", x);
+  void start_all_reduce(const Tensor& x, DType wire) override {
+    check_summable("all_reduce", x, wire);
     if (x.size() == 0) return;
     begin();
-    settle(ncclAllReduce(x.data, x.data, count_of(x), ncclFloat32, ncclSum, nccl_, stream_), "ncclAllReduce");
+    if (wire != DType::bf16) {
+      settle(ncclAllReduce(x.data, x.data, count_of(x), type_of(x), ncclSum, nccl_, stream_), "ncclAllReduce");
+      return;
+    }
+    constexpr std::int64_t kVector = 8;  // elements that are rounded together
+    const Stretch stretch{.x = x, .part = (x.size() + size() * kVector - 1) / (size() * kVector) * kVector};
+    const Tensor rounded = sum_rounded(stretch), own = stretch.of(rank());
+    cuda::to_wire(stream_, at(rounded, stretch.begin_of(rank())), own.as<float>(), own.size());
+    start_share({.x = rounded, .part = stretch.part});
+    cuda::from_wire(stream_, x.as<float>(), rounded.data, x.size());
+    check_cuda(cudaGetLastError(), "all_reduce");
+  }
+
+  void start_reduce(const Stretch& stretch, DType wire) override {
+    check_summable("reduce", stretch.x, wire);
+    check_stretch("reduce", stretch, size());
+    if (stretch.x.size() == 0) return;
+    begin();
+    if (wire == DType::bf16) {
+      static_cast<void>(sum_rounded(stretch));
+      return;
+    }
+    check_nccl(ncclGroupStart(), "ncclGroupStart");
+    for (int root = 0; root < size(); ++root)
+      if (const Tensor part = stretch.of(root); part.size() > 0)
+        check_nccl(ncclReduce(part.data, part.data, count_of(part), type_of(part), ncclSum, root, nccl_, stream_), "ncclReduce", nccl_);
+    settle(ncclGroupEnd(), "ncclGroupEnd");
+  }
+
+  void join() override {
+    check_cuda(cudaEventRecord(done_, stream_), "cudaEventRecord");
+    check_cuda(cudaStreamWaitEvent(ops_stream_, done_, 0), "cudaStreamWaitEvent");
   }
 
   void finish() override {
-    check_cuda(cudaEventRecord(done_, stream_), "cudaEventRecord");
-    check_cuda(cudaStreamWaitEvent(ops_stream_, done_, 0), "cudaStreamWaitEvent");
+    join();
     if (started_) poll(ready_);  // this rank's own work, which is no wait for others
     started_ = false;
     const World::Waiting waiting(world_);
@@ -104,30 +138,10 @@ class NcclCommunicator final : public Communicator {
     finish();
   }
 
-  void all_gather(const Tensor& all, const Tensor& part) override {
-    check_parts("all_gather", all, part, size());
+  void share(const Stretch& stretch) override {
+    check_stretch("share", stretch, size());
     begin();
-    settle(ncclAllGather(part.data, all.data, count_of(part), type_of(part), nccl_, stream_), "ncclAllGather");
-    finish();
-  }
-
-  void share_parts(const Tensor& x, std::int64_t part) override {
-    check_share("share_parts", x, part, size());
-    begin();
-    check_nccl(ncclGroupStart(), "ncclGroupStart");
-    for (int root = 0; root < size(); ++root)
-      if (const Tensor own = part_of(x, part, root); own.size() > 0)
-        check_nccl(ncclBroadcast(own.data, own.data, count_of(own), type_of(own), root, nccl_, stream_), "ncclBroadcast", nccl_);
-    settle(ncclGroupEnd(), "ncclGroupEnd");
-    finish();
-  }
-
-  void reduce_scatter(const Tensor& part, const Tensor& all) override {
-    check_summable("reduce_scatter", all);
-    check_parts("reduce_scatter", all, part, size());
-    begin();
-    settle(ncclReduceScatter(all.data, part.data, count_of(part), ncclFloat32, ncclSum, nccl_, stream_),
-           "ncclReduceScatter");
+    start_share(stretch);
     finish();
   }
 
@@ -150,7 +164,45 @@ class NcclCommunicator final : public Communicator {
   }
 
  private:
-  static constexpr std::size_t kStaging = std::size_t{1} << 20;
+  static constexpr std::size_t kStaging = std::size_t{1} << 20, kAligned = 256;
+
+  static void* at(const Tensor& x, std::int64_t element) {
+    return static_cast<std::byte*>(x.data) + static_cast<std::size_t>(element) * size_of(x.dtype);
+  }
+
+  /// Each rank's elements become those of every rank.
+  void start_share(const Stretch& stretch) {
+    check_nccl(ncclGroupStart(), "ncclGroupStart");
+    for (int root = 0; root < size(); ++root)
+      if (const Tensor own = stretch.of(root); own.size() > 0)
+        check_nccl(ncclBroadcast(own.data, own.data, count_of(own), type_of(own), root, nccl_, stream_), "ncclBroadcast", nccl_);
+    settle(ncclGroupEnd(), "ncclGroupEnd");
+  }
+
+  /// The rank's own elements of x, f32, become the sum in rank order of its own and of what the others send it rounded to
+  /// bf16. Returns room for all of x in bf16.
+  Tensor sum_rounded(const Stretch& stretch) {
+    const Tensor& x = stretch.x;
+    const Tensor own = stretch.of(rank());
+    const std::size_t whole = count_of(x) * size_of(DType::bf16), part = count_of(own) * size_of(DType::bf16);
+    const std::size_t behind = (whole + kAligned - 1) / kAligned * kAligned;
+    reserve_wire(behind + part * static_cast<std::size_t>(size() - 1));
+    const Tensor sent(wire_, DType::bf16, {x.size()});
+    cuda::to_wire(stream_, sent.data, x.as<float>(), x.size());
+    check_nccl(ncclGroupStart(), "ncclGroupStart");
+    std::byte* received = wire_ + behind;
+    for (int other = 0; other < size(); ++other) {
+      if (other == rank()) continue;
+      if (const std::int64_t count = stretch.size_of(other); count > 0)
+        check_nccl(ncclSend(at(sent, stretch.begin_of(other)), static_cast<std::size_t>(count), ncclBfloat16, other, nccl_, stream_), "ncclSend", nccl_);
+      if (part > 0) check_nccl(ncclRecv(received, count_of(own), ncclBfloat16, other, nccl_, stream_), "ncclRecv", nccl_);
+      received += part;
+    }
+    settle(ncclGroupEnd(), "ncclGroupEnd");
+    if (own.size() > 0) cuda::add_in_rank_order(stream_, own.as<float>(), wire_ + behind, own.size(), size(), rank());
+    check_cuda(cudaGetLastError(), "reduce");
+    return sent;
+  }
 
   /// What follows on this stream comes after what the Ops has enqueued.
   void begin() {
@@ -191,6 +243,15 @@ class NcclCommunicator final : public Communicator {
     staging_ = bytes;
   }
 
+  void reserve_wire(std::size_t bytes) {
+    if (bytes <= wire_bytes_) return;
+    check_cuda(cudaFree(wire_), "cudaFree");  // once nothing uses it
+    wire_ = nullptr;
+    wire_bytes_ = 0;
+    check_cuda(cudaMalloc(reinterpret_cast<void**>(&wire_), bytes), "cudaMalloc");
+    wire_bytes_ = bytes;
+  }
+
   void release_staging() noexcept {
     cudaFree(device_);
     cudaFreeHost(host_);
@@ -215,6 +276,8 @@ class NcclCommunicator final : public Communicator {
       nccl_ = nullptr;
     }
     release_staging();
+    cudaFree(wire_);
+    wire_ = nullptr;
     if (ready_ != nullptr) cudaEventDestroy(ready_);
     if (done_ != nullptr) cudaEventDestroy(done_);
     if (stream_ != nullptr) cudaStreamDestroy(stream_);
@@ -230,6 +293,8 @@ class NcclCommunicator final : public Communicator {
   std::byte* device_ = nullptr;  // for gather()
   std::byte* host_ = nullptr;    // pinned
   std::size_t staging_ = 0;
+  std::byte* wire_ = nullptr;    // bf16 of sums under way, one after the other
+  std::size_t wire_bytes_ = 0;
   bool started_ = false;
   bool failed_ = false;
 };

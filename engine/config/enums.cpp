@@ -34,6 +34,9 @@ constexpr Names<Recompute, 3> kRecomputes{{
 constexpr Names<Device, 3> kDevices{{{Device::automatic, "auto"}, {Device::cpu, "cpu"}, {Device::cuda, "cuda"}}};
 constexpr Names<Precision, 3> kPrecisions{{
     {Precision::automatic, "auto"}, {Precision::fp32, "fp32"}, {Precision::bf16, "bf16"}}};
+constexpr Names<Shard, 3> kShards{{
+    {Shard::none, "none"}, {Shard::optimizer, "optimizer"}, {Shard::gradients, "gradients"}}};
+constexpr Names<ReduceDType, 2> kReduceDTypes{{{ReduceDType::fp32, "fp32"}, {ReduceDType::bf16, "bf16"}}};
 
 }  // namespace
 
@@ -80,6 +83,14 @@ std::span<const std::pair<Device, std::string_view>> enum_names<Device>() {
 template <>
 std::span<const std::pair<Precision, std::string_view>> enum_names<Precision>() {
   return kPrecisions;
+}
+template <>
+std::span<const std::pair<Shard, std::string_view>> enum_names<Shard>() {
+  return kShards;
+}
+template <>
+std::span<const std::pair<ReduceDType, std::string_view>> enum_names<ReduceDType>() {
+  return kReduceDTypes;
 }
 
 }  // namespace sinkscope

@@ -29,6 +29,10 @@ enum class Device : std::uint8_t { automatic, cpu, cuda };
 enum class Recompute : std::uint8_t { none, mlp, block };
 /// What activations and products are computed in; master weights and sums are fp32 always.
 enum class Precision : std::uint8_t { automatic, fp32, bf16 };
+/// What each rank has its share of alone, instead of all: nothing; the optimizer's state; the summed gradients as well.
+enum class Shard : std::uint8_t { none, optimizer, gradients };
+/// What gradients travel between ranks in; they are added up in fp32.
+enum class ReduceDType : std::uint8_t { fp32, bf16 };
 
 /// The JSON names of an enum's values, in order.
 template <class Enum>
@@ -56,6 +60,10 @@ template <>
 std::span<const std::pair<Device, std::string_view>> enum_names<Device>();
 template <>
 std::span<const std::pair<Precision, std::string_view>> enum_names<Precision>();
+template <>
+std::span<const std::pair<Shard, std::string_view>> enum_names<Shard>();
+template <>
+std::span<const std::pair<ReduceDType, std::string_view>> enum_names<ReduceDType>();
 
 /// The JSON name of a value, e.g. "rmsnorm"; `Device::automatic` is "auto".
 template <class Enum>

@@ -43,8 +43,22 @@ Tensor Decoder::parameters() const {
 }
 
 Tensor Decoder::gradients() const {
-  if (!state_->options.training) throw std::logic_error("Decoder::gradients: the decoder is not for training");
+  if (!state_->options.training || state_->options.gradients_by_section)
+    throw std::logic_error("Decoder::gradients: the decoder is not for training, or has gradients by section");
   return state_->memory.gradients.tensor(state_->memory.gradient_flat, {state_->layout.flat_size()});
+}
+
+Tensor Decoder::section_gradients(std::int64_t section) const {
+  if (!state_->options.training) throw std::logic_error("Decoder::section_gradients: the decoder is not for training");
+  return state_->section_gradients(section);
+}
+
+Tensor Decoder::gradient_memory() const {
+  if (!state_->options.gradients_by_section) return gradients();
+  Tensor largest = section_gradients(0);
+  for (std::int64_t section = 1; section < std::ssize(state_->layout.sections()); ++section)
+    if (const Tensor other = section_gradients(section); other.size() > largest.size()) largest = other;
+  return largest;
 }
 
 Tensor Decoder::parameter(const ParameterSpec& spec) const { return parameter_view(parameters(), spec); }
@@ -147,17 +161,21 @@ std::function<void()> Decoder::loss_later(const std::int32_t* targets, float* lo
   return s.ops.copy_to_host_later(losses, all_losses);
 }
 
-void Decoder::State::backward(const GradientsReady& ready, bool sum_attention) {
+void Decoder::State::backward(const BackwardHooks& hooks, bool sum_attention) {
   if (!head_gradient) throw std::logic_error("Decoder::backward: no loss with a gradient scale came before it");
   if (sum_attention) begin_attention_sums();
   head_gradient = false;
   const StageRange range(ops, "backward");
   const std::int64_t C = config.channels, L = config.layers;
   const Tensor d_residual = tmp(memory.d_residual, C);
+  const auto tell = [](const std::function<void(std::int64_t)>& hook, std::int64_t section) {
+    if (hook) hook(section);
+  };
   ops.zero(d_residual);
+  tell(hooks.open, L);  // norms backward add to the bias gradients of the branch before them
   norm_backward(weights.final_norm, residual(L), tmp(memory.d_final, C),
                 norm_statistics(memory.final_mean, memory.final_rstd), d_residual, stream_bias(L - 1, Branch::mlp));
-  if (ready) ready(layout.find("final_norm.weight").offset);
+  tell(hooks.close, L + 1);
   for (std::int64_t layer = L - 1; layer >= 0; --layer) {
     recompute(layer);
     if (sum_attention) add_attention_sums(layer);
@@ -165,20 +183,21 @@ void Decoder::State::backward(const GradientsReady& ready, bool sum_attention) {
     if (config.parallel_block) attention_output_backward(layer);
     mlp_backward(layer);
     if (!config.parallel_block) attention_output_backward(layer);
+    if (layer > 0) tell(hooks.open, layer);  // the block before
     attention_backward(layer);
-    if (ready) ready(layout.block_begin(layer));
+    tell(hooks.close, layer + 1);
   }
   const StageRange embedding(ops, "embedding backward");
   ops.embedding_backward({.dout = d_residual,
                           .tokens = memory.scratch.tensor(memory.tokens, {B, T}),
                           .dwte = weights.token_embedding.gradient,
                           .dwpe = weights.position_embedding.gradient});
-  if (ready) ready(0);
+  tell(hooks.close, 0);
 }
 
-void Decoder::backward(const GradientsReady& ready) { state_->backward(ready, false); }
+void Decoder::backward(const BackwardHooks& hooks) { state_->backward(hooks, false); }
 
-void Decoder::backward_with_attention_sums(const GradientsReady& ready) { state_->backward(ready, true); }
+void Decoder::backward_with_attention_sums(const BackwardHooks& hooks) { state_->backward(hooks, true); }
 
 void Decoder::logits(std::int64_t row, float* out) {
   State& s = *state_;

@@ -47,6 +47,7 @@ struct DecoderOptions {
   bool residual_norms = false;      // per-step norms of the residual stream
   bool attention_sums = false;      // backward can add to the attention sums; in training
   bool training = true;             // false: no gradients, no backward
+  bool gradients_by_section = false;  // blocks take turns in two places, as BackwardHooks tell
   Recompute recompute = Recompute::none;              // in training
   std::int64_t logits_bytes = std::int64_t{8} << 20;  // of the chunks that logits come in, 32 rows at least
 };
@@ -56,6 +57,12 @@ struct MemoryLine {
   std::string arena;   // "parameters", "gradients", "activations", "scratch", ...
   std::string buffer;
   std::size_t bytes = 0;
+};
+
+/// What a backward pass tells of the sections of the parameters' layout.
+struct BackwardHooks {
+  std::function<void(std::int64_t section)> open{};   // of a block: operations will add to its gradients from now on
+  std::function<void(std::int64_t section)> close{};  // none will add to them any more
 };
 
 class Decoder {
@@ -71,7 +78,9 @@ class Decoder {
   const DecoderOptions& options() const;
   const ParameterLayout& layout() const;
   Tensor parameters() const;                                 // (flat_size) real
-  Tensor gradients() const;                                  // (flat_size) f32; training only
+  Tensor gradients() const;                                  // (flat_size) f32; in training, not by section
+  Tensor section_gradients(std::int64_t section) const;      // (its size) f32; in training
+  Tensor gradient_memory() const;                            // the largest f32 array of gradients; in training
   Tensor parameter(const ParameterSpec& spec) const;         // in its own shape
   void zero_gradients();
 
@@ -88,14 +97,14 @@ class Decoder {
   /// The same without waiting: what it returns waits for the losses alone and writes them, and is called once.
   [[nodiscard]] std::function<void()> loss_later(const std::int32_t* targets, float* losses, float gradient_scale = 0.0F);
 
-  /// Backward through the blocks, after loss() with a gradient scale; gradients accumulate. `ready` is told, as it
-  /// goes on, from which element of gradients() on nothing will be added any more.
-  using GradientsReady = std::function<void(std::int64_t first)>;
-  void backward(const GradientsReady& ready = {});
+  /// Backward through the blocks, after loss() with a gradient scale; gradients accumulate. By section a block's are in its
+  /// place from open() to close() alone, and `open` is to bring them there or zero it; those of the embeddings and behind
+  /// the blocks are added to by loss() already.
+  void backward(const BackwardHooks& hooks = {});
   /// The same, and adds the attention entropy and key mass of the batch's sequences to the step sums. Throws
   /// std::invalid_argument unless these are at most max_sequences of at least 2 positions, as many as in the batches
   /// of the step before it.
-  void backward_with_attention_sums(const GradientsReady& ready = {});
+  void backward_with_attention_sums(const BackwardHooks& hooks = {});
 
   /// Logits of one row of the last forward, (V) on the host: for sampling and checks.
   void logits(std::int64_t row, float* out);

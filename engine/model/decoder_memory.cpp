@@ -26,7 +26,20 @@ DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& op
 
   parameter_flat = parameters.request("parameters", real, layout.flat_size());
   if (config.attention.sink == AttentionSink::off_by_one) zero_logits = parameters.request("fixed sink logits", real, H);
-  if (options.training) gradient_flat = gradients.request("gradients", DType::f32, layout.flat_size());
+  if (options.training && !options.gradients_by_section) {
+    gradient_flat = gradients.request("gradients", DType::f32, layout.flat_size());
+  } else if (options.training) {
+    const std::vector<Section>& sections = layout.sections();
+    std::int64_t block = 0;
+    for (std::int64_t layer = 0; layer < L; ++layer) block = std::max(block, sections[static_cast<std::size_t>(layer) + 1].size);
+    const std::size_t first = gradients.request("gradients of the embeddings", DType::f32, sections.front().size);
+    const std::size_t last = gradients.request("gradients behind the blocks", DType::f32, sections.back().size);
+    const std::size_t even = gradients.request("gradients of a block", DType::f32, block);
+    const std::size_t odd = L > 1 ? gradients.request("gradients of the next block", DType::f32, block) : even;
+    section_gradients.push_back(first);
+    for (std::int64_t layer = 0; layer < L; ++layer) section_gradients.push_back(layer % 2 == 0 ? even : odd);
+    section_gradients.push_back(last);
+  }
 
   const auto keep = [&](const std::string& name, DType dtype, std::int64_t size) {
     return activations.request(name, dtype, size);

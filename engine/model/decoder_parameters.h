@@ -1,6 +1,7 @@
 // The parameters of a decoder where they lie in the flat arrays. Internal to this folder.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -33,15 +34,17 @@ struct BlockParameters {
 
 struct DecoderParameters {
   DecoderParameters() = default;
-  /// `values` (flat_size) real, `gradients` (flat_size) f32 or not given.
-  DecoderParameters(const ModelConfig& config, const ParameterLayout& layout, const Tensor& values, const Tensor& gradients);
+  /// `values` (flat_size) real; `gradient_of` a parameter, in one dimension, f32 or not given.
+  DecoderParameters(const ModelConfig& config, const ParameterLayout& layout, const Tensor& values,
+                    const std::function<Tensor(const ParameterSpec&)>& gradient_of);
 
   Parameter token_embedding, position_embedding, lm_head;
   NormParameters final_norm;
   std::vector<BlockParameters> blocks;
 };
 
-/// A parameter of a flat array, in its own shape.
+/// A parameter's elements in its own shape; and those of it in a flat array.
+Tensor shaped(const Tensor& elements, const ParameterSpec& spec);
 Tensor parameter_view(const Tensor& flat, const ParameterSpec& spec);
 
 }  // namespace sinkscope

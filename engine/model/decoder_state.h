@@ -26,9 +26,8 @@ struct Decoder::State {
     if (options.training) memory.gradients.allocate(ops);
     memory.activations.allocate(ops);
     memory.scratch.allocate(ops);
-    const std::int64_t size = layout.flat_size();
-    weights = DecoderParameters(config, layout, memory.parameters.tensor(memory.parameter_flat, {size}),
-                                options.training ? memory.gradients.tensor(memory.gradient_flat, {size}) : Tensor());
+    weights = DecoderParameters(config, layout, memory.parameters.tensor(memory.parameter_flat, {layout.flat_size()}),
+                                [&](const ParameterSpec& spec) { return options.training ? gradient_of(spec) : Tensor(); });
     if (config.attention.sink == AttentionSink::off_by_one)  // an arena begins as zeros
       zero_logits = memory.parameters.tensor(memory.zero_logits, {config.heads});
     if (const std::int64_t K = options.sink_positions; K > 0)
@@ -39,6 +38,20 @@ struct Decoder::State {
       attention_sums = AttentionSums(
           ops, memory.activations.tensor(memory.attention_sums, {AttentionSums::elements(config.layers, config.heads, options.max_length)}),
           config.layers, config.heads);
+  }
+
+  /// (size of the section) f32.
+  Tensor section_gradients(std::int64_t section) const {
+    const auto index = static_cast<std::size_t>(section);
+    const auto [begin, size] = layout.sections().at(index);
+    return options.gradients_by_section ? memory.gradients.tensor(memory.section_gradients[index], {size})
+                                        : memory.gradients.tensor(memory.gradient_flat, {layout.flat_size()}).rows(begin, size);
+  }
+  Tensor gradient_of(const ParameterSpec& spec) const {
+    const std::vector<Section>& sections = layout.sections();
+    std::size_t index = sections.size() - 1;
+    while (sections[index].begin > spec.offset) --index;
+    return section_gradients(static_cast<std::int64_t>(index)).rows(spec.offset - sections[index].begin, spec.size);
   }
 
   // Views of the current batch.
@@ -98,7 +111,7 @@ struct Decoder::State {
   void attention_backward(std::int64_t layer);
   void begin_attention_sums();
   void add_attention_sums(std::int64_t layer);
-  void backward(const GradientsReady& ready, bool sum_attention);
+  void backward(const BackwardHooks& hooks, bool sum_attention);
   Tensor mlp_input(std::int64_t layer) const {  // what norm2 normalises, (N, C)
     return config.parallel_block ? residual(layer) : act(buffers(layer).middle, config.channels);
   }

@@ -40,9 +40,15 @@ ParameterLayout::ParameterLayout(const ModelConfig& config) {
     if (layernorm) vector(name + ".bias", size, layer, ParameterGroup::norm, 0.0);
   };
 
+  const auto end_section = [&] {
+    const std::int64_t begin = sections_.empty() ? 0 : sections_.back().begin + sections_.back().size;
+    sections_.push_back({.begin = begin, .size = flat_size_ - begin});
+  };
+
   matrix("embed.token.weight", V, C, -1, ParameterGroup::embedding, std);
   if (config.position == PositionEncoding::learned)
     matrix("embed.position.weight", config.max_sequence_length, C, -1, ParameterGroup::embedding, position_std);
+  end_section();
   for (std::int64_t layer = 0; layer < L; ++layer) {
     const std::string block = "blocks." + std::to_string(layer);
     norm(block + ".norm1", C, layer);
@@ -61,9 +67,11 @@ ParameterLayout::ParameterLayout(const ModelConfig& config) {
     else
       linear(block + ".mlp.up", F, C, layer, ParameterGroup::mlp, std, config.bias);
     linear(block + ".mlp.down", C, F, layer, ParameterGroup::mlp, residual_std, config.bias);
+    end_section();
   }
   norm("final_norm", C, -1);
   if (!config.tied_embedding) matrix("head.weight", V, C, -1, ParameterGroup::head, std);
+  end_section();
 }
 
 void ParameterLayout::add(ParameterSpec spec) {
@@ -93,12 +101,6 @@ std::int64_t ParameterLayout::parameter_count() const {
   std::int64_t count = 0;
   for (const auto& spec : specs_) count += spec.size;
   return count;
-}
-
-std::int64_t ParameterLayout::block_begin(std::int64_t layer) const {
-  for (const auto& spec : specs_)
-    if (spec.layer == layer) return spec.offset;
-  throw std::out_of_range("ParameterLayout: there is no block " + std::to_string(layer));
 }
 
 std::vector<Segment> ParameterLayout::segments() const {

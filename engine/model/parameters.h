@@ -26,6 +26,11 @@ struct ParameterSpec {
   double init_value = 0;
 };
 
+/// Parameters that a pass comes to together.
+struct Section {
+  std::int64_t begin = 0, size = 0;  // elements of the flat array
+};
+
 /// Names and shapes (C channels, H heads, G kv heads, D head dim, F hidden, V vocabulary, P positions); linear layers
 /// have a bias where the model's `bias` is true, that of queries, keys and values also where `qkv_bias` is:
 ///   embed.token.weight (V, C)                 embed.position.weight (P, C), learned positions only
@@ -53,14 +58,16 @@ class ParameterLayout {
   std::int64_t flat_size() const { return flat_size_; }
   /// Elements of all parameters.
   std::int64_t parameter_count() const;
-  /// Where the parameters of a block begin; they lie behind one another, after those of the block before.
-  std::int64_t block_begin(std::int64_t layer) const;
+  /// L + 2 of them, one behind the other: the embeddings, each block, the final norm and an untied head. Block l is
+  /// section l + 1.
+  const std::vector<Section>& sections() const { return sections_; }
   /// One segment a parameter, in the order of specs().
   std::vector<Segment> segments() const;
 
  private:
   void add(ParameterSpec spec);
   std::vector<ParameterSpec> specs_;
+  std::vector<Section> sections_;
   std::int64_t flat_size_ = 0;
 };
 

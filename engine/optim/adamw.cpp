@@ -58,21 +58,41 @@ AdamW::AdamW(Ops& ops, const ParameterLayout& layout, const OptimizerConfig& con
   sums_ = requests.sums;
   clip_ = requests.clip;
   arena_.allocate(ops);
+  while (first_segment_ < std::ssize(segments_) &&
+         segments_[static_cast<std::size_t>(first_segment_)].begin + segments_[static_cast<std::size_t>(first_segment_)].size <= share_.begin)
+    ++first_segment_;
+}
+
+UpdateResult AdamW::step_of_share(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step,
+                                  const std::function<void(const Tensor&)>& sum_over_ranks) {
+  const StageRange range(*ops_, "optimizer");
+  const Tensor sums = arena_.tensor(sums_, {static_cast<std::int64_t>(segments_.size())});
+  ops_->zero(sums);
+  if (!share_segments_.empty())
+    ops_->sum_of_squares({.x = gradients,
+                          .segments = share_segments_,
+                          .sums = sums.rows(first_segment_, std::ssize(share_segments_))});
+  sum_over_ranks(sums);
+  return update(parameters, gradients, sums, rate, step);
 }
 
 UpdateResult AdamW::step(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step) {
   const StageRange range(*ops_, "optimizer");
   const Tensor sums = arena_.tensor(sums_, {static_cast<std::int64_t>(segments_.size())});
-  const Tensor clip = arena_.tensor(clip_, {2});
   ops_->sum_of_squares({.x = gradients, .segments = segments_, .sums = sums});
+  return update(parameters, gradients.rows(share_.begin, share_.size), sums, rate, step);
+}
 
+/// From the gradients of the share and the squared norms of all.
+UpdateResult AdamW::update(const Tensor& parameters, const Tensor& gradients, const Tensor& sums, double rate, std::int64_t step) {
+  const Tensor clip = arena_.tensor(clip_, {2});
   UpdateResult result;
   result.squared_norms.resize(segments_.size());
   const std::function<void()> wait_for_norms = ops_->copy_to_host_later(result.squared_norms.data(), sums);
   ops_->clip_scale({.sums = sums, .max_norm = config_.clip_norm, .out = clip});
   if (share_.size > 0)  // does nothing when the norm is not finite
     ops_->adamw_step({.param = weights(parameters),
-                      .grad = gradients.rows(share_.begin, share_.size),
+                      .grad = gradients,
                       .compute = has_master_ ? parameters.rows(share_.begin, share_.size) : Tensor{},
                       .m = first_moment(),
                       .v = second_moment(),

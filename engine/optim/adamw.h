@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -42,6 +43,10 @@ class AdamW {
   /// `gradients` (flat_size) at the given rate; `step` counts from 1. Norms are those of all gradients. With a gradient
   /// that is not finite nothing changes, and the result names it. Waits for the norms, not for the update.
   UpdateResult step(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step);
+  /// The same from the gradients of the share alone, `gradients` (share): `sum_over_ranks` adds the other shares' part of the
+  /// squared norms (of each parameter) f64 to it, in order with the Ops.
+  UpdateResult step_of_share(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step,
+                             const std::function<void(const Tensor&)>& sum_over_ranks);
 
   const OptimizerShare& share() const { return share_; }
   /// The weights that updates accumulate in, (share) f32: the master weights, or the share of `parameters`
@@ -56,12 +61,15 @@ class AdamW {
                                              const OptimizerShare& share);
 
  private:
+  UpdateResult update(const Tensor& parameters, const Tensor& gradients, const Tensor& sums, double rate, std::int64_t step);
+
   Ops* ops_;
   const ParameterLayout* layout_;
   OptimizerConfig config_;
   OptimizerShare share_;
   std::vector<Segment> segments_;        // of all gradients
   std::vector<Segment> share_segments_;  // of the share, counted from its begin
+  std::int64_t first_segment_ = 0;       // which of all the first of the share is
   Arena arena_;
   bool has_master_ = false;
   std::size_t master_ = 0, m_ = 0, v_ = 0, sums_ = 0, clip_ = 0;

@@ -1,5 +1,6 @@
 #include "engine/train/rank_weights.h"
 
+#include <algorithm>
 #include <cstddef>
 
 namespace sinkscope {
@@ -7,21 +8,30 @@ namespace sinkscope {
 RankWeights::RankWeights(Ops& ops, Decoder& decoder, AdamW& optimizer, Communicator& ranks, bool sharded)
     : ops_(&ops), decoder_(&decoder), optimizer_(&optimizer), ranks_(&ranks), sharded_(sharded) {}
 
+/// Calls work with a place on the device for each piece of the flat arrays, the first of whose elements is `begin`.
+void RankWeights::in_pieces(const std::function<void(const Tensor& piece, std::int64_t begin)>& work) const {
+  const Tensor place = decoder_->gradient_memory();
+  const std::int64_t size = decoder_->layout().flat_size();
+  for (std::int64_t begin = 0; begin < size; begin += place.size())
+    work(place.rows(0, std::min(place.size(), size - begin)), begin);
+}
+
 void RankWeights::set_parameters(std::span<const float> parameters) {
-  ops_->copy_from_host(decoder_->gradients(), parameters.data());
-  ops_->convert(decoder_->parameters(), decoder_->gradients());
+  in_pieces([&](const Tensor& piece, std::int64_t begin) {
+    ops_->copy_from_host(piece, parameters.data() + begin);
+    ops_->convert(decoder_->parameters().rows(begin, piece.size()), piece);
+  });
 }
 
 void RankWeights::spread(const HostWeights& weights, bool has_moments) {
-  spread(weights.parameters, optimizer_->weights(decoder_->parameters()));
-  ops_->convert(decoder_->parameters(), decoder_->gradients());
+  spread(weights.parameters, optimizer_->weights(decoder_->parameters()), decoder_->parameters());
   if (!has_moments) return;
-  spread(weights.first_moment, optimizer_->first_moment());
-  spread(weights.second_moment, optimizer_->second_moment());
+  spread(weights.first_moment, optimizer_->first_moment(), {});
+  spread(weights.second_moment, optimizer_->second_moment(), {});
 }
 
 void RankWeights::share_update() {
-  if (sharded_) ranks_->share_parts(decoder_->parameters(), optimizer_->share().part);
+  if (sharded_) ranks_->share({.x = decoder_->parameters(), .part = optimizer_->share().part});
 }
 
 HostWeightViews RankWeights::collect(HostWeights& buffers) {
@@ -30,26 +40,36 @@ HostWeightViews RankWeights::collect(HostWeights& buffers) {
           .second_moment = collect(optimizer_->second_moment(), buffers.second_moment)};
 }
 
-/// Of rank 0's `values` (flat_size) what each rank keeps. All of them are in the gradients afterwards.
-void RankWeights::spread(std::span<const float> values, const Tensor& kept) {
-  const Tensor all = decoder_->gradients();
-  if (ranks_->leads()) ops_->copy_from_host(all, values.data());
-  ranks_->broadcast(all, 0);
-  ops_->copy(kept, all.rows(optimizer_->share().begin, optimizer_->share().size));
+/// Of rank 0's `values` (flat_size) what each rank keeps, and all of them rounded where `parameters` is given.
+void RankWeights::spread(std::span<const float> values, const Tensor& kept, const Tensor& parameters) {
+  const OptimizerShare& share = optimizer_->share();
+  in_pieces([&](const Tensor& piece, std::int64_t begin) {
+    if (ranks_->leads()) ops_->copy_from_host(piece, values.data() + begin);
+    ranks_->broadcast(piece, 0);
+    const std::int64_t first = std::max(begin, share.begin), end = std::min(begin + piece.size(), share.begin + share.size);
+    if (first < end) ops_->copy(kept.rows(first - share.begin, end - first), piece.rows(first - begin, end - first));
+    if (parameters) ops_->convert(parameters.rows(begin, piece.size()), piece);
+  });
 }
 
 std::span<const float> RankWeights::collect(const Tensor& kept, std::vector<float>& buffer) {
-  Tensor all = kept;
-  if (sharded_) {
-    all = decoder_->gradients();
-    ops_->copy(all.rows(optimizer_->share().begin, optimizer_->share().size), kept);
-    ranks_->share_parts(all, optimizer_->share().part);
+  const auto size = static_cast<std::size_t>(decoder_->layout().flat_size());
+  if (!sharded_) {
+    if (!ranks_->leads()) return {};
+    if (ops_->device_name() == "cpu") return {kept.as<float>(), size};
+    buffer.resize(size);
+    ops_->copy_to_host(buffer.data(), kept);
+    return buffer;
   }
+  if (ranks_->leads()) buffer.resize(size);
+  const OptimizerShare& share = optimizer_->share();
+  in_pieces([&](const Tensor& piece, std::int64_t begin) {
+    const std::int64_t first = std::max(begin, share.begin), end = std::min(begin + piece.size(), share.begin + share.size);
+    if (first < end) ops_->copy(piece.rows(first - begin, end - first), kept.rows(first - share.begin, end - first));
+    ranks_->share({.x = piece, .first = begin, .part = share.part});
+    if (ranks_->leads()) ops_->copy_to_host(buffer.data() + begin, piece);
+  });
   if (!ranks_->leads()) return {};
-  const auto size = static_cast<std::size_t>(all.size());
-  if (!sharded_ && ops_->device_name() == "cpu") return {all.as<float>(), size};
-  buffer.resize(size);
-  ops_->copy_to_host(buffer.data(), all);
   return buffer;
 }
 

@@ -2,6 +2,8 @@
 // of each rank what it keeps.
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -22,7 +24,7 @@ struct HostWeightViews {
   std::span<const float> parameters, first_moment, second_moment;
 };
 
-/// Its collective functions use the gradients, whose memory is free between steps, and leave them overwritten.
+/// Its functions use the memory of gradients, which is free between steps, and leave it overwritten.
 class RankWeights {
  public:
   /// All must outlive it. `sharded`: the optimizer keeps this rank's share alone.
@@ -38,7 +40,8 @@ class RankWeights {
   HostWeightViews collect(HostWeights& buffers);
 
  private:
-  void spread(std::span<const float> values, const Tensor& kept);
+  void in_pieces(const std::function<void(const Tensor& piece, std::int64_t begin)>& work) const;
+  void spread(std::span<const float> values, const Tensor& kept, const Tensor& parameters);
   std::span<const float> collect(const Tensor& kept, std::vector<float>& buffer);
 
   Ops* ops_;

@@ -8,6 +8,7 @@
 #include "engine/probes/causal.h"
 #include "engine/probes/probe_pass.h"
 #include "engine/train/format.h"
+#include "engine/train/gradient_sums.h"
 
 namespace sinkscope {
 namespace {
@@ -50,6 +51,7 @@ DecoderOptions decoder_options(const Config& config, const Backend& backend) {
           .residual_norms = config.probes.enabled,
           .attention_sums = has_probe_passes(config.probes),
           .training = true,
+          .gradients_by_section = shard_of(config.ranks, backend.ranks) == Shard::gradients,
           .recompute = config.train.recompute,
           .logits_bytes = backend.device == Device::cuda ? kGpuLogits : kCpuLogits};
 }
@@ -96,8 +98,8 @@ std::vector<MemoryLine> run_memory(const Config& config, std::span<const ProbeSe
     lines.insert(lines.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
   };
   const ParameterLayout layout(config.model);
-  const bool sharded = config.ranks.shard_optimizer && backend.ranks > 1;
-  append(AdamW::memory_plan(layout, backend.compute, optimizer_share(layout.flat_size(), 0, sharded ? backend.ranks : 1)));
+  append(GradientSums::memory_plan(layout, config.ranks, backend.ranks));
+  append(AdamW::memory_plan(layout, backend.compute, share_of(config.ranks, layout.flat_size(), 0, backend.ranks)));
   if (!sets.empty()) append(ProbePass::memory_plan(config.model, options, config.probes, sets, backend.compute));
   if (!sets.empty() && config.probes.causal_every > 0) append(CausalTests::memory_plan(config.model, backend.compute));
   if (backend.device != Device::cuda) return lines;
@@ -108,7 +110,7 @@ std::vector<MemoryLine> run_memory(const Config& config, std::span<const ProbeSe
   line("matrix product workspace", memory.workspace);
   line("scratch of operations", memory.scratch);
   line("rotary table", memory.rotary);
-  line("optimizer chunks", memory.chunks * (sharded ? 2 : 1));
+  line("optimizer chunks", memory.chunks);
   line("communication, an allowance", backend.ranks > 1 ? kCommunication : 0);
   line("code, an allowance", memory.code);
   return lines;

@@ -44,7 +44,11 @@ std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const Pro
   return ops;
 }
 
-DecoderOptions decoder_options(const Config& config) { return decoder_options(config, backend_of(config)); }
+DecoderOptions decoder_options(const Config& config, int ranks) {
+  Backend backend = backend_of(config);
+  backend.ranks = ranks;
+  return decoder_options(config_of_rank(config, ranks), backend);
+}
 
 RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const ProbeSet> sets, int ranks) {
   RunPlan plan;

@@ -25,7 +25,7 @@
 #include "engine/train/alert_command.h"
 #include "engine/train/alerts.h"
 #include "engine/train/batch_share.h"
-#include "engine/train/gradient_buckets.h"
+#include "engine/train/gradient_sums.h"
 #include "engine/train/non_finite.h"
 #include "engine/train/rank_sums.h"
 #include "engine/train/rank_weights.h"
@@ -90,10 +90,9 @@ class Run {
   std::vector<ProbeSet> probe_sets_;
   std::unique_ptr<Ops> ops_;
   Decoder decoder_;
-  bool sharded_;  // each rank has its share of the optimizer's state alone
   AdamW optimizer_;
   std::unique_ptr<Communicator> ranks_;
-  std::optional<GradientBuckets> buckets_;
+  std::optional<GradientSums> gradients_;
   std::optional<RankWeights> weights_;
   BatchQueue batches_;
   std::optional<Windows> validation_windows_;
@@ -123,10 +122,9 @@ Run::Run(const Config& config, TrainOptions options, World& world)
       directory_(run_directory(config_)),
       probe_sets_(world.leads() ? run_probe_sets(config_, dataset_) : std::vector<ProbeSet>{}),
       ops_(make_ops_that_fit(config_, probe_sets_, world.size(), world.local_rank())),
-      decoder_(*ops_, config_.model, decoder_options(config_of_rank(config_, world.size()))),
-      sharded_(config_.ranks.shard_optimizer && world.size() > 1),
+      decoder_(*ops_, config_.model, decoder_options(config_, world.size())),
       optimizer_(*ops_, decoder_.layout(), config_.train.optimizer,
-                 optimizer_share(decoder_.layout().flat_size(), sharded_ ? world.rank() : 0, sharded_ ? world.size() : 1)),
+                 share_of(config_.ranks, decoder_.layout().flat_size(), world.rank(), world.size())),
       batches_(dataset_, config_),
       phases_(config_.probes.phase),
       alerts_(config_),
@@ -200,8 +198,8 @@ void Run::connect() {
   world_.expect_equal("dataset", dataset_.fingerprint);
   world_.expect_equal("build", options_.build);
   ranks_ = world_.connect(*ops_);
-  buckets_.emplace(*ranks_, decoder_.gradients(), gradient_bucket(config_));
-  weights_.emplace(*ops_, decoder_, optimizer_, *ranks_, sharded_);
+  gradients_.emplace(*ops_, decoder_, *ranks_, config_.ranks);
+  weights_.emplace(*ops_, decoder_, optimizer_, *ranks_, gradients_->share_alone());
 }
 
 /// What rank 0 has begun or resumed, on every rank.
@@ -348,21 +346,20 @@ StepRecord Run::training_step(std::int64_t step) {
   const auto scale = static_cast<float>(1.0 / static_cast<double>(tokens_per_step_));
   LossSums sums;
   std::optional<std::string> not_finite;  // tensor, on this rank
-  decoder_.zero_gradients();
+  gradients_->begin_step();
   decoder_.zero_step_sums();
   for (std::int64_t pass = 0; pass < share_.passes; ++pass) {
     const auto [first, rows] = share_.pass(pass);
     const bool last = pass + 1 == share_.passes;
     const Batch& batch = batches_.take(state_.sample + first, rows);
+    const BackwardHooks hooks = gradients_->begin_pass(last);
     decoder_.forward(batch.sequences, batch.length, batch.inputs.data());
     const std::function<void()> wait_for_losses = decoder_.loss_later(batch.targets.data(), losses_.data(), scale);
     decoder_.add_step_sums(config_.probes.sink_threshold);
-    Decoder::GradientsReady ready;
-    if (last) ready = [this](std::int64_t from) { buckets_->ready(from); };
     if (probes_after(step))
-      decoder_.backward_with_attention_sums(ready);
+      decoder_.backward_with_attention_sums(hooks);
     else
-      decoder_.backward(ready);
+      decoder_.backward(hooks);
     // While the device goes back: the losses are looked at, the next batch is drawn.
     if (!last || step < train.steps) {
       const auto [next, next_rows] = share_.pass(last ? 0 : pass + 1);
@@ -370,14 +367,12 @@ StepRecord Run::training_step(std::int64_t step) {
     }
     wait_for_losses();
     sums.add(losses_, batch);
-    if (!std::isfinite(sums.all)) {
-      not_finite = first_non_finite(*ops_, decoder_, batch);
-      break;
-    }
+    // The other ranks learn of it when all passes are done, in which they may sum gradients together.
+    if (!std::isfinite(sums.all) && !not_finite) not_finite = first_non_finite(*ops_, decoder_, batch);
   }
   state_.sample += share_.sequences;
   const std::function<StepSums()> wait_for_sums = decoder_.step_sums_later();
-  buckets_->finish();
+  gradients_->finish();
   sum_over_ranks(*ranks_, sums);
   if (!std::isfinite(sums.all))
     stop_not_finite(step, "the loss", sums.mean(), ranks_->first(not_finite).value_or("none of one rank"));
@@ -385,7 +380,10 @@ StepRecord Run::training_step(std::int64_t step) {
   StepRecord record;
   record.learning_rate = learning_rate(train.schedule, train.optimizer.learning_rate, step, train.steps);
   const UpdateResult update =
-      optimizer_.step(decoder_.parameters(), decoder_.gradients(), record.learning_rate, step);
+      gradients_->share_alone()
+          ? optimizer_.step_of_share(decoder_.parameters(), gradients_->gradients(), record.learning_rate, step,
+                                     [this](const Tensor& norms) { ranks_->all_reduce(norms); })
+          : optimizer_.step(decoder_.parameters(), gradients_->gradients(), record.learning_rate, step);
   if (update.non_finite)
     stop_not_finite(step, "the gradient", update.gradient_norm, "the gradient of " + *update.non_finite);
   weights_->share_update();

@@ -88,7 +88,7 @@ std::unique_ptr<Ops> make_ops(const Config& config, int local_rank = 0);
 std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets, int ranks = 1,
                                        int local_rank = 0);
 
-/// The decoder options a run of this (completed) config uses on its device.
-DecoderOptions decoder_options(const Config& config);
+/// The decoder options that one of `ranks` of a run of this (completed) config uses on its device.
+DecoderOptions decoder_options(const Config& config, int ranks = 1);
 
 }  // namespace sinkscope

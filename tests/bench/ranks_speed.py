@@ -3,8 +3,8 @@
 
 usage: ranks_speed.py SINKSCOPE [--ranks N ...] [--model gpt2-124m|gpt2-350m|llama-1.3b] [--steps N] [--torch]
 
-Trains a config of the repository on random bytes of its own texts: on one GPU, then on each number of ranks with the
-whole optimizer on each and with its state sharded; tokens/s are medians of the last half of the steps. --torch also
+Trains a config of the repository on random bytes of its own texts: on one GPU, then on each number of ranks with everything on
+each, with the optimizer's state sharded, with gradients too, and with gradients in bf16 on their way; tokens/s are medians of the last half of the steps. --torch also
 times torch_step.py on as many, under torchrun. One table last; exit status 1 where a number of ranks has less than 95 % of
 that many times one GPU's tokens/s.
 """
@@ -36,17 +36,17 @@ def tokenize(program, folder):
                    stdout=subprocess.DEVNULL)
 
 
-def train(program, folder, model, ranks, sharded, steps):
-    """Tokens a second."""
+def train(program, folder, model, ranks, steps, **settings):
+    """Tokens a second; settings of the config's `ranks`."""
     sequences, length, shape = MODELS[model]
-    name = f"{model}-{ranks}-{'shards' if sharded else 'whole'}"
+    name = "-".join([model, str(ranks), *map(str, settings.values())])
     config = folder / f"{name}.json"
     config.write_text(json.dumps({
         "name": name, "output": str(folder / "runs"), "model": shape,
         "data": {"path": str(folder / "data"), "bos": "none"},
         "train": {"steps": steps, "micro_batch": sequences, "gradient_accumulation": ranks, "sequence_length": length,
                   "schedule": {"warmup_steps": steps // 2}},
-        "ranks": {"shard_optimizer": sharded},
+        "ranks": settings,
         "evaluation": {"every": 0}, "probes": {"every": 0}, "checkpoint": {"every": 0}, "log": {"tensorboard": False},
     }))
     done = subprocess.run([program, "train", str(config), "--gpus", str(ranks)], capture_output=True, text=True)
@@ -77,25 +77,25 @@ def main():
     rows, passed = [], True
 
     def row(name, ranks, rate, one):
-        rows.append(f"{name:24s} {ranks:5d} {rate / 1e3:10.1f} k {100 * rate / ranks / one:7.1f} %")
+        rows.append(f"{name:28s} {ranks:5d} {rate / 1e3:10.1f} k {100 * rate / ranks / one:7.1f} %")
         print(rows[-1], flush=True)
 
     with tempfile.TemporaryDirectory(prefix="ranks_speed.") as place:
         folder = pathlib.Path(place)
         tokenize(program, folder)
-        one = train(program, folder, arguments.model, 1, False, arguments.steps)
+        one = train(program, folder, arguments.model, 1, arguments.steps)
         row("sinkscope", 1, one, one)
         for ranks in arguments.ranks:
-            for sharded in (False, True):
-                rate = train(program, folder, arguments.model, ranks, sharded, arguments.steps)
-                row("sinkscope, sharded" if sharded else "sinkscope", ranks, rate, one)
+            for settings in ({}, {"shard": "optimizer"}, {"shard": "gradients"}, {"shard": "optimizer", "reduce_dtype": "bf16"}):
+                rate = train(program, folder, arguments.model, ranks, arguments.steps, **settings)
+                row(", ".join(["sinkscope", *settings.values()]), ranks, rate, one)
                 passed = passed and rate >= 0.95 * ranks * one
         if arguments.torch:
             alone = torch_step(arguments.model, 1)
             row("torch.compile", 1, alone, alone)
             for ranks in arguments.ranks:
                 row("torch.compile, DDP", ranks, torch_step(arguments.model, ranks), alone)
-    print("\n" + "\n".join([f"{arguments.model:24s} {'GPUs':>5s} {'tokens/s':>12s} {'of N times one':>15s}", *rows]))
+    print("\n" + "\n".join([f"{arguments.model:28s} {'GPUs':>5s} {'tokens/s':>12s} {'of N times one':>15s}", *rows]))
     sys.exit(0 if passed else 1)
 
 

@@ -33,10 +33,13 @@ std::vector<float> values_of(int rank, std::int64_t count) {
 
 Tensor view(std::vector<float>& values) { return Tensor(values.data(), DType::f32, {std::ssize(values)}); }
 
-/// In rank order.
-float sum_at(int ranks, std::int64_t i) {
-  float sum = value_of(0, i);
-  for (int rank = 1; rank < ranks; ++rank) sum += value_of(rank, i);
+/// In rank order; with a wire of bf16 what all but `owner` give is rounded.
+float sum_at(int ranks, std::int64_t i, DType wire = DType::f32, int owner = 0) {
+  const auto addend = [&](int rank) {
+    return wire == DType::bf16 && rank != owner ? from_bf16(to_bf16(value_of(rank, i))) : value_of(rank, i);
+  };
+  float sum = addend(0);
+  for (int rank = 1; rank < ranks; ++rank) sum += addend(rank);
   return sum;
 }
 
@@ -49,22 +52,40 @@ void check_tensors(Communicator& ranks) {
     ranks.all_reduce(view(x));
     for (std::int64_t i = 0; i < count; ++i) expect(same(x[static_cast<std::size_t>(i)], sum_at(N, i)), "all_reduce in rank order");
     if (count == 0) continue;
-    std::vector<float> all = values_of(mine, count * N), part(static_cast<std::size_t>(count));
-    ranks.reduce_scatter(view(part), view(all));
-    for (std::int64_t i = 0; i < count; ++i)
-      expect(same(part[static_cast<std::size_t>(i)], sum_at(N, mine * count + i)), "reduce_scatter in rank order");
-    ranks.all_gather(view(all), view(part));
-    for (std::int64_t i = 0; i < count * N; ++i) expect(same(all[static_cast<std::size_t>(i)], sum_at(N, i)), "all_gather");
-    std::vector<float> in_place(static_cast<std::size_t>(count * N), -1.0F);
-    for (std::int64_t i = 0; i < count; ++i) in_place[static_cast<std::size_t>(mine * count + i)] = value_of(mine, i);
-    ranks.all_gather(view(in_place), view(in_place).rows(mine * count, count));
-    for (std::int64_t i = 0; i < count * N; ++i)
-      expect(same(in_place[static_cast<std::size_t>(i)], value_of(static_cast<int>(i / count), i % count)), "all_gather in place");
-    std::vector<float> shared = values_of(mine, count);  // of which the last ranks may have fewer, or none
-    const std::int64_t share = count / N + 1;
-    ranks.share_parts(view(shared), share);
-    for (std::int64_t i = 0; i < count; ++i)
-      expect(same(shared[static_cast<std::size_t>(i)], value_of(static_cast<int>(i / share), i)), "share_parts");
+    // A stretch from the middle of an array whose last ranks may have fewer elements of it, or none.
+    const std::int64_t first = count / 3, share = (first + count) / N + 1;
+    const auto owner = [&](std::int64_t i) { return static_cast<int>((first + i) / share); };
+    for (const DType wire : {DType::f32, DType::bf16}) {
+      std::vector<float> part = values_of(mine, count);
+      ranks.start_reduce({.x = view(part), .first = first, .part = share}, wire);
+      ranks.join();
+      ranks.finish();
+      for (std::int64_t i = 0; i < count; ++i)
+        if (owner(i) == mine) expect(same(part[static_cast<std::size_t>(i)], sum_at(N, i, wire, mine)), "reduce in rank order");
+      ranks.share({.x = view(part), .first = first, .part = share});
+      for (std::int64_t i = 0; i < count; ++i)
+        expect(same(part[static_cast<std::size_t>(i)], sum_at(N, i, wire, owner(i))), "share of a stretch");
+    }
+    std::vector<float> rounded = values_of(mine, count);
+    ranks.all_reduce(view(rounded), DType::bf16);
+    std::vector<float> as_others = rounded;
+    ranks.broadcast(view(as_others), 0);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      expect(same(rounded[at], as_others[at]), "all_reduce in bf16 the same on all ranks");
+      bool found = false;
+      for (int rank = 0; rank < N; ++rank) found = found || same(rounded[at], from_bf16(to_bf16(sum_at(N, i, DType::bf16, rank))));
+      expect(found, "all_reduce in bf16 one rank's sum, rounded");
+    }
+    const auto double_of = [](int rank, std::int64_t i) { return std::sqrt(static_cast<double>(i + 7 * rank + 2)); };
+    std::vector<double> doubles(static_cast<std::size_t>(count));
+    for (std::int64_t i = 0; i < count; ++i) doubles[static_cast<std::size_t>(i)] = double_of(mine, i);
+    ranks.all_reduce(Tensor(doubles.data(), DType::f64, {count}));
+    for (std::int64_t i = 0; i < count; ++i) {
+      double sum = double_of(0, i);
+      for (int rank = 1; rank < N; ++rank) sum += double_of(rank, i);
+      expect(doubles[static_cast<std::size_t>(i)] == sum, "all_reduce of doubles");
+    }
     std::vector<float> sent = values_of(mine, count);
     ranks.broadcast(view(sent), N - 1);
     expect(sent == values_of(N - 1, count), "broadcast");

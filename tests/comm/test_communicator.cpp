@@ -1,10 +1,15 @@
+#include <algorithm>
+#include <cmath>
 #include <functional>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/comm/communicator.h"
 #include "engine/comm/world.h"
-#include "engine/train/gradient_buckets.h"
+#include "engine/config/load.h"
+#include "engine/train/gradient_sums.h"
 #include "kernels/ops.h"
 #include "tests/catch.h"
 #include "tests/files.h"
@@ -12,49 +17,121 @@
 namespace sinkscope {
 namespace {
 
-/// One process that writes down what it is asked to sum.
+/// One rank that says it is of so many, and writes down what it is asked to sum, by its place in the flat array.
 class Recorder final : public Communicator {
  public:
-  int rank() const override { return 0; }
-  int size() const override { return 1; }
+  explicit Recorder(int size) : size_(size) {}
+  int rank() const override { return size_ - 1; }
+  int size() const override { return size_; }
   std::string description() const override { return "recorder"; }
-  void start_all_reduce(const Tensor& x) override {
+  void start_all_reduce(const Tensor& x, DType) override {
     const auto begin = x.as<float>() - base;
     parts.emplace_back(begin, begin + x.size());
   }
+  void start_reduce(const Stretch& stretch, DType) override {
+    parts.emplace_back(stretch.first, stretch.first + stretch.x.size());
+    part = stretch.part;
+    const Tensor own = stretch.of(rank());
+    for (std::int64_t i = 0; i < own.size(); ++i) own.as<float>()[i] *= 10;  // stands for the other ranks' addends
+  }
+  void join() override {}
   void finish() override { ++finished; }
   void broadcast(const Tensor&, int) override {}
-  void all_gather(const Tensor&, const Tensor&) override {}
-  void share_parts(const Tensor&, std::int64_t) override {}
-  void reduce_scatter(const Tensor&, const Tensor&) override {}
+  void share(const Stretch&) override {}
   std::vector<std::byte> gather(std::span<const std::byte> mine) override { return {mine.begin(), mine.end()}; }
 
   const float* base = nullptr;
   std::vector<std::pair<std::int64_t, std::int64_t>> parts;
+  std::int64_t part = 0;
   int finished = 0;
+
+ private:
+  int size_;
 };
 
+ModelConfig small_model() {
+  Config config = parse_config(R"({"model": {"preset": "llama", "layers": 3, "channels": 32, "heads": 2, "hidden": 48,
+                                             "vocab_size": 50}, "train": {"micro_batch": 1}})", "test");
+  resolve_with_dataset(config, 50, 0, 1);
+  return config.model;
+}
+
 TEST_CASE("buckets are cut from the end, none before it is ready, the same ones whatever was ready when") {
-  std::vector<float> values(100);
-  Recorder recorder;
-  recorder.base = values.data();
-  GradientBuckets buckets(recorder, Tensor(values.data(), DType::f32, {100}), 30);
+  const auto ops = make_cpu_ops(1);
+  Decoder decoder(*ops, small_model(), {.max_sequences = 1, .max_length = 8});
+  Recorder recorder(2);
+  recorder.base = decoder.gradients().as<float>();
+  const RanksConfig config{.bucket_megabytes = 0.016};  // 4000 elements
+  GradientSums sums(*ops, decoder, recorder, config);
+  CHECK_FALSE(sums.share_alone());
+  const std::vector<Section>& sections = decoder.layout().sections();
+  REQUIRE(sections.size() == 5);
   using Parts = std::vector<std::pair<std::int64_t, std::int64_t>>;
-  const Parts all = {{70, 100}, {40, 70}, {10, 40}, {0, 10}};
-  buckets.ready(80);
-  CHECK(recorder.parts.empty());
-  buckets.ready(40);
-  CHECK(recorder.parts == Parts(all.begin(), all.begin() + 2));
-  buckets.ready(9);
-  CHECK(recorder.parts == Parts(all.begin(), all.begin() + 3));
-  buckets.ready(0);
-  CHECK(recorder.parts == all);
-  buckets.finish();
+  Parts all;
+  for (std::int64_t end = decoder.layout().flat_size(); end > 0; end = all.back().first) all.emplace_back(std::max<std::int64_t>(end - 4000, 0), end);
+  sums.begin_step();
+  CHECK_FALSE(sums.begin_pass(false).close);
+  const BackwardHooks hooks = sums.begin_pass(true);
+  CHECK_FALSE(hooks.open);
+  for (std::int64_t section = 4; section >= 0; --section) {
+    hooks.close(section);
+    const std::int64_t ready = sections[static_cast<std::size_t>(section)].begin;
+    std::size_t count = 0;
+    while (count < all.size() && all[count].first >= ready) ++count;
+    CHECK(recorder.parts == Parts(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(count)));
+  }
+  sums.finish();
   CHECK(recorder.parts == all);
   CHECK(recorder.finished == 1);
   recorder.parts.clear();
-  buckets.finish();  // a rank that broke off sums the same
+  sums.begin_step();
+  sums.finish();  // a rank that broke off sums the same
   CHECK(recorder.parts == all);
+}
+
+TEST_CASE("by section a rank keeps the sums of its share over the passes of a step, whatever lies in the places of blocks") {
+  const auto ops = make_cpu_ops(1);
+  const ModelConfig model = small_model();
+  Decoder whole(*ops, model, {.max_sequences = 1, .max_length = 8});
+  Decoder decoder(*ops, model, {.max_sequences = 1, .max_length = 8, .gradients_by_section = true});
+  std::vector<float> values(static_cast<std::size_t>(whole.layout().flat_size()));
+  initialize_parameters(whole.layout(), 1, values);
+  for (const Decoder* of : {&whole, &decoder}) ops->copy_from_host(of->parameters(), values.data());
+  CHECK_THROWS_AS(decoder.gradients(), std::logic_error);
+  for (const int size : {2, 7}) {
+    Recorder recorder(size);
+    GradientSums sums(*ops, decoder, recorder, {.bucket_megabytes = 0.016, .shard = Shard::gradients});
+    CHECK(sums.share_alone());
+    const std::int64_t begin = share_of({.shard = Shard::gradients}, whole.layout().flat_size(), size - 1, size).begin;
+    const std::vector<std::int32_t> tokens = {1, 4, 9, 16, 25, 36, 49, 3, 7};
+    std::vector<float> losses(8);
+    sums.begin_step();
+    std::vector<float> expected(static_cast<std::size_t>(sums.gradients().size()));
+    for (int pass = 0; pass < 3; ++pass) {
+      recorder.parts.clear();
+      const BackwardHooks hooks = sums.begin_pass(pass == 2);
+      whole.zero_gradients();
+      for (Decoder* of : {&whole, &decoder}) {
+        of->forward(1, 8 - pass, tokens.data());
+        of->loss(tokens.data() + 1, losses.data(), 1.0F);
+        of->backward(of == &decoder ? hooks : BackwardHooks{});
+      }
+      for (std::size_t i = 0; i < expected.size(); ++i)
+        expected[i] = 10 * (expected[i] + whole.gradients().as<float>()[begin + static_cast<std::int64_t>(i)]);
+      std::int64_t covered = 0;
+      for (const auto& [first, end] : recorder.parts) covered += end - first;
+      CHECK(covered == whole.layout().flat_size());
+    }
+    sums.finish();
+    CHECK(recorder.part == optimizer_share(whole.layout().flat_size(), 0, size).part);
+    double most = 0, largest = 0;
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      largest = std::max(largest, static_cast<double>(std::abs(expected[i])));
+      most = std::max(most, static_cast<double>(std::abs(expected[i] - sums.gradients().as<float>()[i])));
+    }
+    CHECK(largest > 0);
+    CHECK(most <= 1e-5 * largest);
+  }
 }
 
 TEST_CASE("one process is its own sum") {
@@ -68,17 +145,19 @@ TEST_CASE("one process is its own sum") {
   const Tensor x(values.data(), DType::f32, {3});
   alone->all_reduce(x);
   alone->broadcast(x, 0);
-  alone->all_gather(x, x);
-  alone->share_parts(x, 3);
-  alone->reduce_scatter(x, x);
+  alone->share({.x = x, .part = 3});
+  alone->start_reduce({.x = x, .part = 3}, DType::f32);
+  alone->join();
+  alone->finish();
   CHECK(values == std::vector<float>{1, 2, 3});
   CHECK(alone->any(true));
   CHECK_FALSE(alone->any(false));
   CHECK(alone->text_of(0, "text") == "text");
   CHECK_FALSE(alone->first(std::nullopt).has_value());
   CHECK(alone->first("found") == "found");
-  std::vector<float> other(3);
-  CHECK_THROWS_AS(alone->all_gather(Tensor(other.data(), DType::f32, {3}), x), std::invalid_argument);
+  CHECK_THROWS_AS(alone->share({.x = x, .first = 1, .part = 3}), std::invalid_argument);
+  std::vector<double> doubles(3);
+  CHECK_THROWS_AS(alone->all_reduce(Tensor(doubles.data(), DType::f64, {3}), DType::bf16), std::invalid_argument);
   CHECK(world.exchange("mine") == std::vector<std::string>{"mine"});
   CHECK(test::message_of([&] { static_cast<void>(world.together([]() -> int { throw std::runtime_error("own"); })); }) == "own");
 }

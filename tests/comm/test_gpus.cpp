@@ -53,7 +53,7 @@ double loss_difference(const fs::path& a, const fs::path& b) {
   return most;
 }
 
-TEST_CASE("100 steps on several GPUs are those on one, and the same to the bit again and with the optimizer sharded") {
+TEST_CASE("100 steps on several GPUs are those on one, the same to the bit again, and alike however they are sharded and summed") {
   const Workplace place;
   for (const std::string precision : {"fp32", "bf16"}) {
     const std::string as = " --set precision=" + precision;
@@ -61,17 +61,24 @@ TEST_CASE("100 steps on several GPUs are those on one, and the same to the bit a
     for (const int count : counts()) {
       INFO(precision << " on " << count);
       const std::string name = precision + "-" + std::to_string(count);
-      const fs::path some = train(place, name, as + on(count)), again = train(place, name + "-again", as + on(count)),
-                     shards = train(place, name + "-shards", as + on(count) + " --set ranks.shard_optimizer=true");
-      if (precision == "fp32")
-        CHECK(test::step_difference(some, one) < 2e-4);
-      else
-        CHECK(loss_difference(some, one) < 2e-2);
-      for (const fs::path& other : {again, shards}) {
-        CHECK(test::timeless_lines(other / "metrics.jsonl") == test::timeless_lines(some / "metrics.jsonl"));
+      const fs::path some = train(place, name, as + on(count));
+      const auto bound = [&](const fs::path& run) {
+        return precision == "fp32" ? test::step_difference(run, one) < 2e-4 : loss_difference(run, one) < 2e-2;
+      };
+      CHECK(bound(some));
+      for (const std::string more : {"", " --set ranks.shard=optimizer", " --set ranks.shard=gradients"}) {
+        INFO(more);
+        const std::string kind = more.substr(more.find('=') + 1);
+        const fs::path run = more.empty() ? some : train(place, name + kind, as + on(count) + more),
+                       again = train(place, name + kind + "-again", as + on(count) + more);
+        CHECK(bound(run));
+        CHECK(test::timeless_lines(again / "metrics.jsonl") == test::timeless_lines(run / "metrics.jsonl"));
         for (const char* file : {"model.safetensors", "optimizer.safetensors"})
-          CHECK(test::read_file(other / "checkpoints/step_00000100" / file) ==
-                test::read_file(some / "checkpoints/step_00000100" / file));
+          CHECK(test::read_file(again / "checkpoints/step_00000100" / file) == test::read_file(run / "checkpoints/step_00000100" / file));
+      }
+      for (const std::string shard : {"none", "gradients"}) {
+        const fs::path wire = train(place, name + "-wire-" + shard, as + on(count) + " --set ranks.reduce_dtype=bf16 --set ranks.shard=" + shard);
+        CHECK(loss_difference(wire, one) < 2e-2);
       }
       CHECK(test::contains(test::read_file(some / "config.json"), ", " + std::to_string(count) + " ranks, NCCL "));
     }

@@ -105,28 +105,55 @@ TEST_CASE("a checkpoint of 4 ranks goes on on 2 and on 1, and a signal to one ra
   CHECK(resumed == 2);
 }
 
-TEST_CASE("a sharded optimizer changes no bit, and its checkpoint goes on elsewhere") {
+TEST_CASE("with the optimizer or gradients sharded, or gradients on a wire of bf16, a run is the whole one's, and its checkpoint goes on elsewhere") {
   const Workplace place;
   const std::string begin = "train config.json --set checkpoint.every=10 --set name=", step = kStep + " --set train.steps=40";
-  const std::string sharded = " --set ranks.shard_optimizer=true";
   REQUIRE(run_ranks(place, 4, begin + "whole" + step).status == 0);
-  const Outcome stopped =
-      test::run_ranks_until(place, 4, begin + "shards" + step + sharded, "runs/shards/metrics.jsonl", 5,
-                            [](const std::vector<pid_t>& processes) { kill(processes[3], SIGTERM); });
-  INFO(stopped.output);
-  CHECK(stopped.status == 143);
-  fs::create_directories(place.path() / "other");
-  fs::copy(place.path() / "runs/shards", place.path() / "other/shards", fs::copy_options::recursive);
-  const Outcome resumed = run_ranks(place, 4, begin + "shards" + step + sharded + " --resume");
-  INFO(resumed.output);
-  REQUIRE(resumed.status == 0);
-  for (const char* log : {"metrics.jsonl", "probes.jsonl"})
-    CHECK(test::timeless_lines(place.path() / "runs/shards" / log) == test::timeless_lines(place.path() / "runs/whole" / log));
-  for (const char* file : {"model.safetensors", "optimizer.safetensors"})
-    CHECK(place.read(std::string("runs/shards/checkpoints/step_00000040/") + file) ==
-          place.read(std::string("runs/whole/checkpoints/step_00000040/") + file));
-  REQUIRE(run_ranks(place, 2, begin + "shards" + step + " --set output=other --resume").status == 0);
-  CHECK(step_difference(place.path() / "other/shards", place.path() / "runs/whole") < 5e-5);
+  const fs::path runs = place.path() / "runs";
+  struct Mode {
+    const char* name;
+    const char* set;
+    double bound;
+  };
+  for (const auto& [name, set, bound] :
+       {Mode{"optimizer", " --set ranks.shard=optimizer", 5e-5}, Mode{"gradients", " --set ranks.shard=gradients --set ranks.bucket_megabytes=0.01", 5e-5},
+        Mode{"wire", " --set ranks.reduce_dtype=bf16", 2e-2},
+        Mode{"both", " --set ranks.shard=gradients --set ranks.reduce_dtype=bf16", 2e-2}}) {
+    INFO(name);
+    const std::string arguments = begin + name + step + set;
+    REQUIRE(run_ranks(place, 4, arguments).status == 0);
+    CHECK(step_difference(runs / name, runs / "whole") < bound);
+    if (bound > 1e-3) CHECK(step_difference(runs / name, runs / "whole") > 1e-5);  // it was rounded
+    // The same to the bit again, stopped on the way and resumed.
+    const std::string again = std::string(name) + "-again";
+    const Outcome stopped =
+        test::run_ranks_until(place, 4, begin + again + step + set, "runs/" + again + "/metrics.jsonl", 5,
+                              [](const std::vector<pid_t>& processes) { kill(processes[3], SIGTERM); });
+    INFO(stopped.output);
+    CHECK(stopped.status == 143);
+    fs::create_directories(place.path() / "other");
+    fs::copy(runs / again, place.path() / "other" / again, fs::copy_options::recursive);
+    REQUIRE(run_ranks(place, 4, begin + again + step + set + " --resume").status == 0);
+    for (const char* log : {"metrics.jsonl", "probes.jsonl"})
+      CHECK(test::timeless_lines(runs / again / log) == test::timeless_lines(runs / name / log));
+    for (const char* file : {"model.safetensors", "optimizer.safetensors"})
+      CHECK(test::read_file(runs / again / "checkpoints/step_00000040" / file) == test::read_file(runs / name / "checkpoints/step_00000040" / file));
+    // On two ranks each takes two passes a step.
+    REQUIRE(run_ranks(place, 2, begin + again + step + set + " --set output=other --resume").status == 0);
+    CHECK(step_difference(place.path() / "other" / again, runs / "whole") < bound);
+  }
+}
+
+TEST_CASE("a loss that is not finite on one rank ends all by name, with gradients summed in every pass too") {
+  const Workplace place;
+  for (const char* shard : {"none", "optimizer", "gradients"}) {
+    const Outcome outcome = run_ranks(place, 2, std::string("train config.json --set train.steps=200 --set train.optimizer.learning_rate=1e30"
+                                                            " --set train.schedule.warmup_steps=1 --set threads=1 --set train.micro_batch=2"
+                                                            " --set train.gradient_accumulation=4 --set name=") + shard + " --set ranks.shard=" + shard);
+    INFO(outcome.output);
+    CHECK(outcome.status == 1);
+    CHECK(test::contains(outcome.output, "is not finite; the first tensor that is not: "));
+  }
 }
 
 TEST_CASE("the bench of communication tells rates and what backward hides") {

@@ -6,8 +6,10 @@
 
 #include "engine/model/decoder.h"
 #include "engine/model/random.h"
+#include "engine/optim/adamw.h"
 #include "engine/train/batch_share.h"
-#include "engine/train/gradient_buckets.h"
+#include "engine/train/gradient_sums.h"
+#include "engine/train/rank_weights.h"
 #include "engine/train/trainer.h"
 #include "tools/bench/arrays.h"
 #include "tools/bench/step.h"
@@ -64,29 +66,35 @@ std::vector<SumTime> time_sums(Communicator& ranks, Ops& ops, const Config& conf
 
 OverlapTime time_overlap(Communicator& ranks, Ops& ops, const Config& config, int repeats) {
   const Config own = config_of_rank(config, ranks.size());
-  Decoder decoder(ops, own.model, decoder_options(own));
+  Decoder decoder(ops, own.model, decoder_options(config, ranks.size()));
   std::vector<float> values(static_cast<std::size_t>(decoder.layout().flat_size()));
   initialize_parameters(decoder.layout(), 1, values);
-  ops.copy_from_host(decoder.gradients(), values.data());
-  ops.convert(decoder.parameters(), decoder.gradients());
-  GradientBuckets buckets(ranks, decoder.gradients(), gradient_bucket(own));
+  AdamW optimizer(ops, decoder.layout(), own.train.optimizer,
+                  share_of(own.ranks, decoder.layout().flat_size(), ranks.rank(), ranks.size()));
+  GradientSums gradients(ops, decoder, ranks, own.ranks);
+  RankWeights(ops, decoder, optimizer, ranks, gradients.share_alone()).set_parameters(values);
   const std::int64_t B = own.train.micro_batch, T = own.train.sequence_length;
   const std::vector<std::int32_t> tokens = random_tokens(random_key(2, "bench"), B * T + 1, own.model.vocab_size);
   std::vector<float> losses(static_cast<std::size_t>(B * T));
+  BackwardHooks hooks;
   const auto forward = [&] {
-    decoder.zero_gradients();
+    gradients.begin_step();
+    hooks = gradients.begin_pass(true);
     decoder.forward(B, T, tokens.data());
     decoder.loss(tokens.data() + 1, losses.data(), 1.0F / static_cast<float>(B * T));
   };
   std::vector<double> backward, sums, together;
   for (int i = -2; i < repeats; ++i) {  // the first two to warm up
     forward();
-    const double alone = slowest(ranks, ops, [&] { decoder.backward(); });
-    const double summed = slowest(ranks, ops, [&] { buckets.finish(); });
+    const double alone = slowest(ranks, ops, [&] { decoder.backward({.open = hooks.open}); });
+    const double summed = slowest(ranks, ops, [&] {
+      for (std::int64_t section = std::ssize(decoder.layout().sections()) - 1; section >= 0; --section) hooks.close(section);
+      gradients.finish();
+    });
     forward();
     const double both = slowest(ranks, ops, [&] {
-      decoder.backward([&](std::int64_t first) { buckets.ready(first); });
-      buckets.finish();
+      decoder.backward(hooks);
+      gradients.finish();
     });
     if (i < 0) continue;
     backward.push_back(alone);
