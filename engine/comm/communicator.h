@@ -48,6 +48,8 @@ class Communicator {
   virtual void start_all_reduce(const Tensor& x, DType wire) = 0;
   /// The rank's own elements of the stretch, f32, become the ranks' sum of them; those of others are left without a meaning.
   virtual void start_reduce(const Stretch& stretch, DType wire) = 0;
+  /// Each rank's own elements of the stretch become those of every rank; begins and ends as sums do.
+  virtual void start_share(const Stretch& stretch) = 0;
   /// Operations that are enqueued on the Ops from now on see what was started; nothing waits on the host.
   virtual void join() = 0;
   /// The same, and waits until it is done.
@@ -56,10 +58,12 @@ class Communicator {
     start_all_reduce(x, wire);
     finish();
   }
+  void share(const Stretch& stretch) {
+    start_share(stretch);
+    finish();
+  }
   /// x (n) of `root` becomes that of every rank.
   virtual void broadcast(const Tensor& x, int root) = 0;
-  /// Each rank's own elements of the stretch become those of every rank.
-  virtual void share(const Stretch& stretch) = 0;
 
   /// The bytes of every rank, as many on each, in rank order. On the host; does not wait for the Ops.
   virtual std::vector<std::byte> gather(std::span<const std::byte> mine) = 0;
@@ -102,7 +106,7 @@ class OneProcess final : public Communicator {
   void join() override {}
   void finish() override {}
   void broadcast(const Tensor&, int) override {}
-  void share(const Stretch& stretch) override { check_stretch("share", stretch, 1); }
+  void start_share(const Stretch& stretch) override { check_stretch("share", stretch, 1); }
   std::vector<std::byte> gather(std::span<const std::byte> mine) override { return {mine.begin(), mine.end()}; }
 };
 

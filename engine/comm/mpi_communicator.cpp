@@ -96,7 +96,7 @@ class MpiCommunicator final : public Communicator {
   void join() override {}
   void finish() override {}
 
-  void share(const Stretch& stretch) override {
+  void start_share(const Stretch& stretch) override {
     check_stretch("share", stretch, size());
     for (int root = 0; root < size(); ++root) broadcast(stretch.of(root), root);
   }

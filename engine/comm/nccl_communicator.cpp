@@ -97,7 +97,7 @@ class NcclCommunicator final : public Communicator {
     const Stretch stretch{.x = x, .part = (x.size() + size() * kVector - 1) / (size() * kVector) * kVector};
     const Tensor rounded = sum_rounded(stretch), own = stretch.of(rank());
     cuda::to_wire(stream_, at(rounded, stretch.begin_of(rank())), own.as<float>(), own.size());
-    start_share({.x = rounded, .part = stretch.part});
+    enqueue_share({.x = rounded, .part = stretch.part});
     cuda::from_wire(stream_, x.as<float>(), rounded.data, x.size());
     check_cuda(cudaGetLastError(), "all_reduce");
   }
@@ -138,11 +138,10 @@ class NcclCommunicator final : public Communicator {
     finish();
   }
 
-  void share(const Stretch& stretch) override {
+  void start_share(const Stretch& stretch) override {
     check_stretch("share", stretch, size());
     begin();
-    start_share(stretch);
-    finish();
+    enqueue_share(stretch);
   }
 
   std::vector<std::byte> gather(std::span<const std::byte> mine) override {
@@ -171,7 +170,7 @@ class NcclCommunicator final : public Communicator {
   }
 
   /// Each rank's elements become those of every rank.
-  void start_share(const Stretch& stretch) {
+  void enqueue_share(const Stretch& stretch) {
     check_nccl(ncclGroupStart(), "ncclGroupStart");
     for (int root = 0; root < size(); ++root)
       if (const Tensor own = stretch.of(root); own.size() > 0)

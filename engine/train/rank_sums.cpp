@@ -17,25 +17,23 @@ void LossSums::add(const std::vector<float>& losses, const Batch& batch) {
   }
 }
 
-void sum_over_ranks(Communicator& communicator, LossSums& sums) {
-  std::array<double, 2> losses = {sums.all, sums.common};
-  std::array<std::int64_t, 2> counts = {sums.targets, sums.common_targets};
-  communicator.sum(std::span<double>(losses));
-  communicator.sum(std::span<std::int64_t>(counts));
-  sums = {.all = losses[0], .common = losses[1], .targets = counts[0], .common_targets = counts[1]};
+void sum_over_ranks(Communicator& communicator, LossSums& losses) {
+  StepSums none;
+  sum_over_ranks(communicator, losses, none);
 }
 
-void sum_over_ranks(Communicator& communicator, StepSums& sums) {
-  std::array<std::int64_t, 2> counts = {sums.sequences, sums.attention_sequences};
-  communicator.sum(std::span<std::int64_t>(counts));
-  sums.sequences = counts[0];
-  sums.attention_sequences = counts[1];
-  std::vector<double> all;
-  const std::array parts = {&sums.sink_scores, &sums.sinks_above, &sums.norm_first, &sums.norm_rest,
-                            &sums.norm_ratio,  &sums.entropy,     &sums.key_mass};
+void sum_over_ranks(Communicator& communicator, LossSums& losses, StepSums& step) {
+  const std::array counts = {&losses.targets, &losses.common_targets, &step.sequences, &step.attention_sequences};
+  const std::array parts = {&step.sink_scores, &step.sinks_above, &step.norm_first, &step.norm_rest,
+                            &step.norm_ratio,  &step.entropy,     &step.key_mass};
+  std::vector<double> all = {losses.all, losses.common};
+  for (const std::int64_t* count : counts) all.push_back(static_cast<double>(*count));  // far below 2^53
   for (const std::vector<double>* part : parts) all.insert(all.end(), part->begin(), part->end());
   communicator.sum(std::span<double>(all));
   auto from = all.begin();
+  losses.all = *from++;
+  losses.common = *from++;
+  for (std::int64_t* count : counts) *count = static_cast<std::int64_t>(*from++);
   for (std::vector<double>* part : parts) {
     std::copy_n(from, std::ssize(*part), part->begin());
     from += std::ssize(*part);

@@ -20,8 +20,8 @@ struct LossSums {
   double mean_common() const { return common / static_cast<double>(common_targets); }
 };
 
-/// Collective; in one process nothing changes.
-void sum_over_ranks(Communicator& communicator, LossSums& sums);
-void sum_over_ranks(Communicator& communicator, StepSums& sums);
+/// Collective, one message between the ranks; in one process nothing changes.
+void sum_over_ranks(Communicator& communicator, LossSums& losses);
+void sum_over_ranks(Communicator& communicator, LossSums& losses, StepSums& step);
 
 }  // namespace sinkscope

@@ -31,7 +31,9 @@ void RankWeights::spread(const HostWeights& weights, bool has_moments) {
 }
 
 void RankWeights::share_update() {
-  if (sharded_) ranks_->share({.x = decoder_->parameters(), .part = optimizer_->share().part});
+  if (!sharded_) return;
+  ranks_->start_share({.x = decoder_->parameters(), .part = optimizer_->share().part});
+  ranks_->join();
 }
 
 HostWeightViews RankWeights::collect(HostWeights& buffers) {

@@ -34,7 +34,7 @@ class RankWeights {
   void set_parameters(std::span<const float> parameters);
   /// Rank 0's weights on every rank, and its moments if it `has_moments`, which every rank says alike.
   void spread(const HostWeights& weights, bool has_moments);
-  /// After an update of what each rank keeps: the new parameters on every rank.
+  /// After an update of what each rank keeps: the new parameters on every rank, before what is enqueued next.
   void share_update();
   /// On rank 0 what all ranks keep, in place or in `buffers`; nothing elsewhere.
   HostWeightViews collect(HostWeights& buffers);

@@ -373,9 +373,6 @@ StepRecord Run::training_step(std::int64_t step) {
   state_.sample += share_.sequences;
   const std::function<StepSums()> wait_for_sums = decoder_.step_sums_later();
   gradients_->finish();
-  sum_over_ranks(*ranks_, sums);
-  if (!std::isfinite(sums.all))
-    stop_not_finite(step, "the loss", sums.mean(), ranks_->first(not_finite).value_or("none of one rank"));
 
   StepRecord record;
   record.learning_rate = learning_rate(train.schedule, train.optimizer.learning_rate, step, train.steps);
@@ -384,6 +381,11 @@ StepRecord Run::training_step(std::int64_t step) {
           ? optimizer_.step_of_share(decoder_.parameters(), gradients_->gradients(), record.learning_rate, step,
                                      [this](const Tensor& norms) { ranks_->all_reduce(norms); })
           : optimizer_.step(decoder_.parameters(), gradients_->gradients(), record.learning_rate, step);
+  // While the device updates: one message between the ranks for all that the host sums.
+  StepSums step_sums = wait_for_sums();
+  sum_over_ranks(*ranks_, sums, step_sums);
+  if (!std::isfinite(sums.all))
+    stop_not_finite(step, "the loss", sums.mean(), ranks_->first(not_finite).value_or("none of one rank"));
   if (update.non_finite)
     stop_not_finite(step, "the gradient", update.gradient_norm, "the gradient of " + *update.non_finite);
   weights_->share_update();
@@ -396,8 +398,6 @@ StepRecord Run::training_step(std::int64_t step) {
   record.loss_common = sums.mean_common();
   record.gradient_norm = update.gradient_norm;
   if (config_.probes.enabled) {
-    StepSums step_sums = wait_for_sums();
-    sum_over_ranks(*ranks_, step_sums);
     fill_step(step_sums, record);
     fill_gradient_norms(config_.model.layers, decoder_.layout().specs(), update.squared_norms, record);
   }

@@ -37,7 +37,7 @@ class Recorder final : public Communicator {
   void join() override {}
   void finish() override { ++finished; }
   void broadcast(const Tensor&, int) override {}
-  void share(const Stretch&) override {}
+  void start_share(const Stretch&) override {}
   std::vector<std::byte> gather(std::span<const std::byte> mine) override { return {mine.begin(), mine.end()}; }
 
   const float* base = nullptr;

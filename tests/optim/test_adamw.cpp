@@ -180,5 +180,37 @@ TEST_CASE("of gradients that are not finite the first in backward order is named
   }
 }
 
+TEST_CASE("shares update from their own gradients and the norms of all as one optimizer does") {
+  const auto ops = make_cpu_ops(1);
+  const ParameterLayout layout(small_model());
+  OptimizerConfig config;
+  config.clip_norm = 0.5;
+  for (const int ranks : {2, 3, 40}) {  // the last with shares of nothing
+    INFO(ranks);
+    Arrays whole(*ops, layout, 5, 0.5), dealt(*ops, layout, 5, 0.5);
+    AdamW one(*ops, layout, config);
+    const UpdateResult expected = one.step(whole.parameters(), whole.gradients(), 0.01, 1);
+    std::vector<double> norms;  // of all shares, in the first round
+    for (const bool adding : {true, false})
+      for (int rank = 0; rank < ranks; ++rank) {
+        const OptimizerShare share = optimizer_share(layout.flat_size(), rank, ranks);
+        AdamW optimizer(*ops, layout, config, share);
+        const Tensor gradients = dealt.gradients().rows(share.begin, share.size);
+        Arrays tried(*ops, layout, 5, 0.5);
+        const UpdateResult result =
+            optimizer.step_of_share(adding ? tried.parameters() : dealt.parameters(), gradients, 0.01, 1, [&](const Tensor& sums) {
+              norms.resize(static_cast<std::size_t>(sums.size()));
+              for (std::size_t i = 0; i < norms.size(); ++i)
+                adding ? norms[i] += sums.as<double>()[i] : sums.as<double>()[i] = norms[i];
+            });
+        if (!adding) CHECK(result.gradient_norm == Approx(expected.gradient_norm).epsilon(1e-12));
+        for (std::size_t i = 0; !adding && i < norms.size(); ++i)
+          CHECK(result.squared_norms[i] == Approx(expected.squared_norms[i]).epsilon(1e-12));
+      }
+    for (std::int64_t i = 0; i < layout.flat_size(); ++i)
+      CHECK(dealt.parameters().as<float>()[i] == Approx(whole.parameters().as<float>()[i]).epsilon(1e-6).margin(1e-9));
+  }
+}
+
 }  // namespace
 }  // namespace sinkscope

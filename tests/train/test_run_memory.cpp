@@ -4,6 +4,7 @@
 #include <map>
 
 #include "engine/config/load.h"
+#include "engine/optim/adamw.h"
 #include "tests/catch.h"
 #include "tests/train/support.h"
 
@@ -87,6 +88,26 @@ TEST_CASE("GPT-2 124M at 64 x 1024 takes less than the 28.5 GB of PyTorch, with 
   };
   CHECK(total - with("mlp") == (L - 1) * N * (9 * C * 2 + 2 * 4));
   CHECK(total - with("block") == (L - 1) * N * (15 * C * 2 + 12 * 4 + 4 * 4));
+}
+
+TEST_CASE("what is sharded over ranks is planned once a rank") {
+  const Config whole = small({});
+  const auto plan = [](const Config& config, int ranks) {
+    return by_arena(run_memory(config, set_extents(config), {.device = Device::cuda, .compute = DType::bf16, .ranks = ranks}));
+  };
+  const ParameterLayout layout(whole.model);
+  const auto P = static_cast<std::size_t>(layout.flat_size());
+  const auto all = plan(whole, 4), optimizer = plan(small({"ranks.shard=optimizer"}), 4), gradients = plan(small({"ranks.shard=gradients"}), 4);
+  CHECK(all.at("gradients") == 4 * P);
+  CHECK(optimizer.at("gradients") == 4 * P);
+  const std::size_t part = static_cast<std::size_t>(optimizer_share(layout.flat_size(), 0, 4).part);
+  const std::size_t moments = all.at("optimizer") - optimizer.at("optimizer");
+  CHECK(moments == Approx(12.0 * static_cast<double>(P - part)).epsilon(1e-2));
+  CHECK(gradients.at("optimizer") == optimizer.at("optimizer"));
+  const std::vector<Section>& sections = layout.sections();
+  std::size_t kept = static_cast<std::size_t>(sections.front().size + 2 * sections[1].size + sections.back().size) + part;
+  CHECK(gradients.at("gradients") == Approx(4.0 * static_cast<double>(kept)).epsilon(1e-2));
+  CHECK(plan(small({"ranks.shard=gradients"}), 1) == plan(whole, 1));
 }
 
 TEST_CASE("a run is planned for a device without one: the CPU's in fp32, a GPU's in bf16 and with the backend") {
