@@ -43,8 +43,8 @@ Tensor Decoder::parameters() const {
 }
 
 Tensor Decoder::gradients() const {
-  if (!state_->options.training || state_->options.gradients_by_section)
-    throw std::logic_error("Decoder::gradients: the decoder is not for training, or has gradients by section");
+  if (!state_->options.training) throw std::logic_error("Decoder::gradients: the decoder is not for training");
+  if (state_->options.gradients_by_section) throw std::logic_error("Decoder::gradients: the decoder has its gradients by section");
   return state_->memory.gradients.tensor(state_->memory.gradient_flat, {state_->layout.flat_size()});
 }
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """A paper study: memory, step time and efficiency of data parallelism on many GPUs, from what one and two were measured at.
 
-usage: predict_ranks.py [--mfu SHARE] [--bus GB/s] [--network GB/s] [--hidden SHARE] [--tokens N] [--memory GB]
+usage: predict_ranks.py [--mfu SHARE] [--bus GB/s] [--network GB/s] [--hidden SHARE] [--wire BYTES]
+                        [--tokens N] [--memory GB]
 
 Per GPU, with P parameters of which A multiply a token, n tokens a step and N GPUs, 8 a node:
   compute   c = 6 A n / (MFU * 989.4e12)               a third of it forward, two thirds backward
   bus       b = NVLink's rate within a node; between nodes the least of that and the node's network, 8 links of its GPUs
-  sums      s = 2 (N - 1) / N * 4 P / b                of gradients in fp32, half of it where gradients are sharded
+  sums      s = 2 (N - 1) / N * w P / b                of gradients of w = 4 bytes, 2 in bf16; half of it where anything is sharded
   sharing   g = (N - 1) / N * 2 P / b                  of new bf16 parameters, where the optimizer is sharded
   fetching  f = 3 (N - 1) / N * 2 P / b                of sharded parameters, forward and backward, and of their gradients once
   step      = c + s + g less what runs behind backward: of s a share as measured, or all that fits; with sharded parameters max(c, f)
@@ -27,7 +28,7 @@ def step(parameters, active, gpus, sharding, a):
     if sharding == "ZeRO-3":
         fetching = 3 * share * 2 * parameters / bus
         return compute, compute + fetching, max(compute, fetching)
-    sums = 2 * share * 4 * parameters / bus / (2 if sharding == "ZeRO-2" else 1)
+    sums = 2 * share * a.wire * parameters / bus / (1 if sharding == "whole" else 2)
     sharing = 0 if sharding == "whole" else share * 2 * parameters / bus
     last = 2 * share * BUCKET / bus
     return compute, compute + (1 - a.hidden) * sums + sharing, compute + max(sums - 2 / 3 * compute, last) + sharing
@@ -38,7 +39,8 @@ def main():
     parser.add_argument("--mfu", type=float, default=0.55, help="of one GPU by the datasheet's 989.4 TFLOP/s")
     parser.add_argument("--bus", type=float, default=295, help="GB/s of sums within a node (measured between two H200s)")
     parser.add_argument("--network", type=float, default=45, help="GB/s of the link of each GPU between nodes")
-    parser.add_argument("--hidden", type=float, default=0.07, help="share of the sums behind backward (measured on two H200s)")
+    parser.add_argument("--hidden", type=float, default=0.53, help="share of the sums behind backward (measured on two H200s)")
+    parser.add_argument("--wire", type=int, choices=(2, 4), default=4, help="bytes of a gradient on its way")
     parser.add_argument("--tokens", type=int, default=16384, help="a step and GPU")
     parser.add_argument("--memory", type=float, default=140, help="GB of a GPU")
     a = parser.parse_args()

@@ -93,7 +93,8 @@ TEST_CASE("a loss that is not finite on one rank alone stops all, with the tenso
   place.write("text.txt", "Z" + place.read("text.txt"));  // one window has it
   REQUIRE(place.run("tokenize text.txt --output odd --tokenizer byte --validation-fraction 0.2").status == 0);
   const std::string arguments = "train config.json --set data.path=odd --set threads=1 --set train.steps=4000 --set checkpoint.every=0"
-                                " --set log.tensorboard=false --set probes.every=0 --set evaluation.every=0";
+                                " --set log.tensorboard=false --set probes.every=0 --set evaluation.every=0"
+                                " --set train.micro_batch=1 --set train.gradient_accumulation=8";  // two passes a rank
   const Outcome stopped = test::run_ranks_until(place, 4, arguments, "runs/small/metrics.jsonl", 1,
                                                 [](const std::vector<pid_t>& processes) { kill(processes[0], SIGTERM); });
   REQUIRE(stopped.status == 143);
@@ -110,11 +111,13 @@ TEST_CASE("a loss that is not finite on one rank alone stops all, with the tenso
   save_checkpoint(checkpoints, {.model = info.model, .step = info.step, .bos_id = info.bos_id, .eos_id = info.eos_id,
                                 .parameters = parameters, .first_moment = first, .second_moment = second, .state = state,
                                 .tokenizer_files = {}}, 1);
-  const Outcome outcome = run_ranks(place, 4, arguments + " --resume");
-  INFO(outcome.output);
-  CHECK(outcome.status == 1);
-  check_told(outcome, ": the loss is not finite; the first tensor that is not: parameter embed.token.weight");
-  CHECK(read_event_records(run).back().kind == "alert");
+  for (const char* shard : {"none", "optimizer", "gradients"}) {
+    const Outcome outcome = run_ranks(place, 4, arguments + " --resume --set ranks.shard=" + shard);
+    INFO(shard << ": " << outcome.output);
+    CHECK(outcome.status == 1);
+    check_told(outcome, ": the loss is not finite; the first tensor that is not: parameter embed.token.weight");
+    CHECK(read_event_records(run).back().kind == "alert");
+  }
 }
 
 TEST_CASE("a rank that is killed ends all, by name, and the run goes on from its checkpoint") {
