@@ -49,8 +49,8 @@ class Recorder final : public Communicator {
   int size_;
 };
 
-ModelConfig small_model() {
-  Config config = parse_config(R"({"model": {"preset": "llama", "layers": 3, "channels": 32, "heads": 2, "hidden": 48,
+ModelConfig small_model(const std::string& preset) {
+  Config config = parse_config(R"({"model": {"preset": ")" + preset + R"(", "layers": 3, "channels": 32, "heads": 2, "hidden": 48,
                                              "vocab_size": 50}, "train": {"micro_batch": 1}})", "test");
   resolve_with_dataset(config, 50, 0, 1);
   return config.model;
@@ -58,7 +58,7 @@ ModelConfig small_model() {
 
 TEST_CASE("buckets are cut from the end, none before it is ready, the same ones whatever was ready when") {
   const auto ops = make_cpu_ops(1);
-  Decoder decoder(*ops, small_model(), {.max_sequences = 1, .max_length = 8});
+  Decoder decoder(*ops, small_model("llama"), {.max_sequences = 1, .max_length = 8});
   Recorder recorder(2);
   recorder.base = decoder.gradients().as<float>();
   const RanksConfig config{.bucket_megabytes = 0.016};  // 4000 elements
@@ -91,7 +91,9 @@ TEST_CASE("buckets are cut from the end, none before it is ready, the same ones 
 
 TEST_CASE("by section a rank keeps the sums of its share over the passes of a step, whatever lies in the places of blocks") {
   const auto ops = make_cpu_ops(1);
-  const ModelConfig model = small_model();
+  const std::string preset = GENERATE("llama", "gpt2");  // the latter has biases, and a head that is the embedding
+  INFO(preset);
+  const ModelConfig model = small_model(preset);
   Decoder whole(*ops, model, {.max_sequences = 1, .max_length = 8});
   Decoder decoder(*ops, model, {.max_sequences = 1, .max_length = 8, .gradients_by_section = true});
   std::vector<float> values(static_cast<std::size_t>(whole.layout().flat_size()));

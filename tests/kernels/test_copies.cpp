@@ -1,5 +1,9 @@
-// Copies that the host does not wait for.
+// Copies that the host does not wait for, and values in bf16.
+#include <bit>
+#include <cmath>
+#include <cstdint>
 #include <functional>
+#include <limits>
 #include <stdexcept>
 #include <vector>
 
@@ -24,4 +28,20 @@ TEST_CASE("a copy to the host that is waited for later holds what was there when
   CHECK(then == first);
   CHECK(now == second);
   CHECK_THROWS_AS(ops->copy_to_host_later(nullptr, tensor), std::invalid_argument);
+}
+
+TEST_CASE("bf16 is the nearest, of two the even one, and comes back as it was") {
+  for (std::uint32_t bits = 0; bits < 1U << 16; ++bits) {
+    const float value = std::bit_cast<float>(bits << 16);
+    if (std::isnan(value)) {
+      CHECK(std::isnan(from_bf16(to_bf16(value))));
+      continue;
+    }
+    if (to_bf16(value) != bits || std::bit_cast<std::uint32_t>(from_bf16(static_cast<std::uint16_t>(bits))) != bits << 16) FAIL("value " << value);
+    if (std::isinf(value)) continue;
+    const auto rounded = [&](std::uint32_t low) { return std::uint32_t{to_bf16(std::bit_cast<float>(bits << 16 | low))}; };
+    if (rounded(0x7fff) != bits || rounded(0x8001) != bits + 1 || rounded(0x8000) != bits + bits % 2) FAIL("near " << value);
+  }
+  CHECK(to_bf16(std::numeric_limits<float>::max()) == 0x7f80);  // infinity is nearer
+  CHECK(std::isnan(from_bf16(to_bf16(std::bit_cast<float>(0x7f800001U)))));  // whose payload would be lost
 }
