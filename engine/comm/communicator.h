@@ -40,14 +40,14 @@ class Communicator {
   virtual std::string description() const = 0;
   bool leads() const { return rank() == 0; }
 
-  // Sums begin once what was enqueued on the Ops is done; other operations go on meanwhile, and must leave the tensor alone
-  // until join() or finish(). With `wire` bf16, which is for f32 alone, a rank's addends are rounded to bf16 on their way to
-  // others, and are added up in f32, in rank order.
+  // What is started begins once what was enqueued on the Ops is done; other operations go on meanwhile, and must leave the
+  // tensor alone until join() or finish().
 
-  /// In place, x (n) f32 or f64 becomes the sum of the ranks' x. With `wire` bf16 the sum is rounded to it as well.
+  /// In place, x (n) f32 or f64 becomes the sum of the ranks' x. With `wire` bf16, for f32 alone, addends are rounded to bf16
+  /// on their way to the rank that adds them up, in f32, in rank order and its own as they are; its sums go to all rounded.
   virtual void start_all_reduce(const Tensor& x, DType wire) = 0;
-  /// The rank's own elements of the stretch, f32, become the ranks' sum of them; those of others are left without a meaning.
-  virtual void start_reduce(const Stretch& stretch, DType wire) = 0;
+  /// The rank's own elements of the stretch, f32 or f64, become the ranks' sum of them; those of others are left without a meaning.
+  virtual void start_reduce(const Stretch& stretch) = 0;
   /// Each rank's own elements of the stretch become those of every rank; begins and ends as sums do.
   virtual void start_share(const Stretch& stretch) = 0;
   /// Operations that are enqueued on the Ops from now on see what was started; nothing waits on the host.
@@ -99,8 +99,8 @@ class OneProcess final : public Communicator {
   int size() const override { return 1; }
   std::string description() const override { return "one process"; }
   void start_all_reduce(const Tensor& x, DType wire) override { check_summable("all_reduce", x, wire); }
-  void start_reduce(const Stretch& stretch, DType wire) override {
-    check_summable("reduce", stretch.x, wire);
+  void start_reduce(const Stretch& stretch) override {
+    check_summable("reduce", stretch.x, DType::f32);
     check_stretch("reduce", stretch, 1);
   }
   void join() override {}

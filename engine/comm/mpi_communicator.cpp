@@ -80,15 +80,13 @@ class MpiCommunicator final : public Communicator {
     }
   }
 
-  void start_reduce(const Stretch& stretch, DType wire) override {
-    check_summable("reduce", stretch.x, wire);
+  void start_reduce(const Stretch& stretch) override {
+    check_summable("reduce", stretch.x, DType::f32);
     check_stretch("reduce", stretch, size());
     for (std::int64_t begin = 0; begin < stretch.x.size(); begin += kPart) {
       const Stretch part{stretch.x.rows(begin, std::min(kPart, stretch.x.size() - begin)), stretch.first + begin, stretch.part};
       if (stretch.x.dtype == DType::f64)
         exchange_and_sum<double, double>(part, MPI_DOUBLE);
-      else if (wire == DType::bf16)
-        exchange_and_sum<float, std::uint16_t>(part, MPI_UINT16_T);
       else
         exchange_and_sum<float, float>(part, MPI_FLOAT);
     }

@@ -102,15 +102,11 @@ class NcclCommunicator final : public Communicator {
     check_cuda(cudaGetLastError(), "all_reduce");
   }
 
-  void start_reduce(const Stretch& stretch, DType wire) override {
-    check_summable("reduce", stretch.x, wire);
+  void start_reduce(const Stretch& stretch) override {
+    check_summable("reduce", stretch.x, DType::f32);
     check_stretch("reduce", stretch, size());
     if (stretch.x.size() == 0) return;
     begin();
-    if (wire == DType::bf16) {
-      static_cast<void>(sum_rounded(stretch));
-      return;
-    }
     check_nccl(ncclGroupStart(), "ncclGroupStart");
     for (int root = 0; root < size(); ++root)
       if (const Tensor part = stretch.of(root); part.size() > 0)

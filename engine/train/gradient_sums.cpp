@@ -33,6 +33,11 @@ GradientSums::GradientSums(Ops& ops, Decoder& decoder, Communicator& ranks, cons
   arena_.allocate(ops);
 }
 
+std::size_t GradientSums::wire_bytes(const ParameterLayout& layout, const RanksConfig& config) {
+  if (config.reduce_dtype != ReduceDType::bf16) return 0;
+  return 2 * size_of(DType::bf16) * static_cast<std::size_t>(std::min(bucket_elements(config), layout.flat_size()));
+}
+
 std::vector<MemoryLine> GradientSums::memory_plan(const ParameterLayout& layout, const RanksConfig& config, int ranks) {
   if (shard_of(config, ranks) != Shard::gradients) return {};
   Arena arena("gradients");
@@ -102,7 +107,7 @@ void GradientSums::sum(const Tensor& bucket, std::int64_t first) {
   if (shard_ == Shard::none)
     ranks_->start_all_reduce(bucket, wire_);
   else
-    ranks_->start_reduce({.x = bucket, .first = first, .part = share_.part}, wire_);
+    ranks_->start_reduce({.x = bucket, .first = first, .part = share_.part});
 }
 
 /// What was summed of the rank's share, out of the sections that were closed.

@@ -1,6 +1,7 @@
 // The gradients of a step, summed over the ranks in buckets: all of them on every rank, or on each its share.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -26,6 +27,8 @@ class GradientSums {
   /// All must outlive it. A decoder that has gradients by section gives each rank its share of their sums alone.
   GradientSums(Ops& ops, Decoder& decoder, Communicator& ranks, const RanksConfig& config);
 
+  /// What the ranks' sums of a bucket take at most where it travels in bf16: what is sent and what is received.
+  static std::size_t wire_bytes(const ParameterLayout& layout, const RanksConfig& config);
   static std::vector<MemoryLine> memory_plan(const ParameterLayout& layout, const RanksConfig& config, int ranks);
 
   void begin_step();

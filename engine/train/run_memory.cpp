@@ -111,6 +111,7 @@ std::vector<MemoryLine> run_memory(const Config& config, std::span<const ProbeSe
   line("scratch of operations", memory.scratch);
   line("rotary table", memory.rotary);
   line("optimizer chunks", memory.chunks);
+  if (backend.ranks > 1) line("gradients on their way", GradientSums::wire_bytes(layout, config.ranks));
   line("communication, an allowance", backend.ranks > 1 ? kCommunication : 0);
   line("code, an allowance", memory.code);
   return lines;

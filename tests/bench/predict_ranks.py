@@ -7,7 +7,7 @@ usage: predict_ranks.py [--mfu SHARE] [--bus GB/s] [--network GB/s] [--hidden SH
 Per GPU, with P parameters of which A multiply a token, n tokens a step and N GPUs, 8 a node:
   compute   c = 6 A n / (MFU * 989.4e12)               a third of it forward, two thirds backward
   bus       b = NVLink's rate within a node; between nodes the least of that and the node's network, 8 links of its GPUs
-  sums      s = 2 (N - 1) / N * w P / b                of gradients of w = 4 bytes, 2 in bf16; half of it where anything is sharded
+  sums      s = 2 (N - 1) / N * w P / b                of gradients of w = 4 bytes, 2 in bf16; half of it, w 4, where anything is sharded
   sharing   g = (N - 1) / N * 2 P / b                  of new bf16 parameters, where the optimizer is sharded
   fetching  f = 3 (N - 1) / N * 2 P / b                of sharded parameters, forward and backward, and of their gradients once
   step      = c + s + g less what runs behind backward: of s a share as measured, or all that fits; with sharded parameters max(c, f)
@@ -28,7 +28,7 @@ def step(parameters, active, gpus, sharding, a):
     if sharding == "ZeRO-3":
         fetching = 3 * share * 2 * parameters / bus
         return compute, compute + fetching, max(compute, fetching)
-    sums = 2 * share * a.wire * parameters / bus / (1 if sharding == "whole" else 2)
+    sums = 2 * share * parameters / bus * (a.wire if sharding == "whole" else 2)
     sharing = 0 if sharding == "whole" else share * 2 * parameters / bus
     last = 2 * share * BUCKET / bus
     return compute, compute + (1 - a.hidden) * sums + sharing, compute + max(sums - 2 / 3 * compute, last) + sharing

@@ -55,17 +55,14 @@ void check_tensors(Communicator& ranks) {
     // A stretch from the middle of an array whose last ranks may have fewer elements of it, or none.
     const std::int64_t first = count / 3, share = (first + count) / N + 1;
     const auto owner = [&](std::int64_t i) { return static_cast<int>((first + i) / share); };
-    for (const DType wire : {DType::f32, DType::bf16}) {
-      std::vector<float> part = values_of(mine, count);
-      ranks.start_reduce({.x = view(part), .first = first, .part = share}, wire);
-      ranks.join();
-      ranks.finish();
-      for (std::int64_t i = 0; i < count; ++i)
-        if (owner(i) == mine) expect(same(part[static_cast<std::size_t>(i)], sum_at(N, i, wire, mine)), "reduce in rank order");
-      ranks.share({.x = view(part), .first = first, .part = share});
-      for (std::int64_t i = 0; i < count; ++i)
-        expect(same(part[static_cast<std::size_t>(i)], sum_at(N, i, wire, owner(i))), "share of a stretch");
-    }
+    std::vector<float> part = values_of(mine, count);
+    ranks.start_reduce({.x = view(part), .first = first, .part = share});
+    ranks.join();
+    ranks.finish();
+    for (std::int64_t i = 0; i < count; ++i)
+      if (owner(i) == mine) expect(same(part[static_cast<std::size_t>(i)], sum_at(N, i)), "reduce in rank order");
+    ranks.share({.x = view(part), .first = first, .part = share});
+    for (std::int64_t i = 0; i < count; ++i) expect(same(part[static_cast<std::size_t>(i)], sum_at(N, i)), "share of a stretch");
     std::vector<float> rounded = values_of(mine, count);
     ranks.all_reduce(view(rounded), DType::bf16);
     std::vector<float> as_others = rounded;

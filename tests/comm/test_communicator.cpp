@@ -28,7 +28,7 @@ class Recorder final : public Communicator {
     const auto begin = x.as<float>() - base;
     parts.emplace_back(begin, begin + x.size());
   }
-  void start_reduce(const Stretch& stretch, DType) override {
+  void start_reduce(const Stretch& stretch) override {
     parts.emplace_back(stretch.first, stretch.first + stretch.x.size());
     part = stretch.part;
     const Tensor own = stretch.of(rank());
@@ -148,7 +148,7 @@ TEST_CASE("one process is its own sum") {
   alone->all_reduce(x);
   alone->broadcast(x, 0);
   alone->share({.x = x, .part = 3});
-  alone->start_reduce({.x = x, .part = 3}, DType::f32);
+  alone->start_reduce({.x = x, .part = 3});
   alone->join();
   alone->finish();
   CHECK(values == std::vector<float>{1, 2, 3});

@@ -189,6 +189,8 @@ TEST_CASE("fields that do not go together are named together") {
                     "false lifts this)");
   CHECK_THROWS_WITH(parse(R"({"data": {"path": "a", "train": ["b"]}})"),
                     "test.json: data.path and data.train are both given; the data come from one of them");
+  CHECK_THROWS_WITH(parse(R"({"ranks": {"shard": "gradients", "reduce_dtype": "bf16"}})"),
+                    R"(test.json: ranks.reduce_dtype "bf16" needs ranks.shard "none", not "gradients")");
   CHECK_THROWS_WITH(parse(R"({"model": {"preset": "gpt2", "qk_norm": true}})"),
                     R"(test.json: model.qk_norm needs model.norm "rmsnorm", not "layernorm")");
   CHECK_THROWS_WITH(parse(R"({"model": {"rotary_dim": 66}})"),

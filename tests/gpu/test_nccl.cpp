@@ -25,12 +25,12 @@ TEST_CASE("NCCL with one rank changes nothing, and comes between the operations 
     gpu.copy(sum.gpu, x.gpu);
     ranks->start_all_reduce(sum.gpu.rows(50000, 50000), DType::f32);
     ranks->start_all_reduce(sum.gpu.rows(0, 50000), DType::bf16);
-    ranks->start_reduce({.x = sum.gpu.rows(3, 501), .first = 3, .part = 100000}, DType::bf16);
+    ranks->start_reduce({.x = sum.gpu.rows(3, 501), .first = 3, .part = 100000});
     i % 2 == 0 ? ranks->finish() : ranks->join();
     gpu.add(sum.gpu.view({1, 100000}), sum.gpu.view({1, 100000}), x.gpu.view({1, 100000}));
     ranks->broadcast(sum.gpu, 0);
     ranks->share({.x = sum.gpu, .part = 100000});
-    ranks->start_reduce({.x = sum.gpu, .part = 100000}, DType::f32);
+    ranks->start_reduce({.x = sum.gpu, .part = 100000});
     ranks->finish();
     Doubles expected = values;
     for (double& value : expected) value *= 2;

@@ -108,6 +108,8 @@ TEST_CASE("what is sharded over ranks is planned once a rank") {
   std::size_t kept = static_cast<std::size_t>(sections.front().size + 2 * sections[1].size + sections.back().size) + part;
   CHECK(gradients.at("gradients") == Approx(4.0 * static_cast<double>(kept)).epsilon(1e-2));
   CHECK(plan(small({"ranks.shard=gradients"}), 1) == plan(whole, 1));
+  const auto wire = plan(small({"ranks.reduce_dtype=bf16", "ranks.bucket_megabytes=0.04"}), 4);
+  CHECK(wire.at("backend") == all.at("backend") + 2 * 2 * 10000);
 }
 
 TEST_CASE("a run is planned for a device without one: the CPU's in fp32, a GPU's in bf16 and with the backend") {
