@@ -5,6 +5,7 @@
 #include <set>
 
 #include "engine/metrics/sinks.h"
+#include "engine/train/run_files.h"
 #include "tests/catch.h"
 #include "tests/event_reader.h"
 #include "tests/train/support.h"
@@ -228,6 +229,26 @@ TEST_CASE("a stop saves a checkpoint after the step, and the run goes on from it
   CHECK(first.steps == 1);
   train_quietly(config, true);
   CHECK(timeless_lines(folder.path() / "runs/stopped/metrics.jsonl") == timeless_lines(whole / "metrics.jsonl"));
+}
+
+TEST_CASE("a run of before ranks.shard is read, and goes on") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const Config config = small_config(folder.path(), {"checkpoint.every=2"});
+  crash_at(config, 5);
+  const fs::path file = run_directory(config) / "config.json";
+  for (const bool sharded : {true, false}) {
+    auto stored = nlohmann::json::parse(test::read_file(file));
+    stored["ranks"].erase("shard");
+    stored["ranks"].erase("reduce_dtype");
+    stored["ranks"]["shard_optimizer"] = sharded;
+    std::ofstream(file) << stored.dump();
+    CHECK(read_run_config(file.parent_path()).ranks.shard == (sharded ? Shard::optimizer : Shard::none));
+  }
+  TrainOptions options;
+  options.resume = true;
+  options.build = "test";
+  CHECK(train(config, std::move(options)).finished);
 }
 
 TEST_CASE("a resume with another config or without a run is refused") {
