@@ -65,7 +65,8 @@ class Communicator {
   /// x (n) of `root` becomes that of every rank.
   virtual void broadcast(const Tensor& x, int root) = 0;
 
-  /// The bytes of every rank, as many on each, in rank order. On the host; does not wait for the Ops.
+  /// The bytes of every rank, as many on each, in rank order. On the host; comes after what was
+  /// started, and waits for the Ops where that does.
   virtual std::vector<std::byte> gather(std::span<const std::byte> mine) = 0;
 
   // Built on gather(): on the host, in rank order.

@@ -115,14 +115,14 @@ class NcclCommunicator final : public Communicator {
   }
 
   void join() override {
-    check_cuda(cudaEventRecord(done_, stream_), "cudaEventRecord");
-    check_cuda(cudaStreamWaitEvent(ops_stream_, done_, 0), "cudaStreamWaitEvent");
+    order();
+    joined_ = true;
   }
 
   void finish() override {
-    join();
-    if (started_) poll(ready_);  // this rank's own work, which is no wait for others
-    started_ = false;
+    order();
+    if (started_ && !joined_) poll(ready_);  // this rank's own work, which is no wait for others
+    started_ = joined_ = false;
     const World::Waiting waiting(world_);
     poll(done_);
   }
@@ -197,6 +197,12 @@ class NcclCommunicator final : public Communicator {
     if (own.size() > 0) cuda::add_in_rank_order(stream_, own.as<float>(), wire_ + behind, own.size(), size(), rank());
     check_cuda(cudaGetLastError(), "reduce");
     return sent;
+  }
+
+  /// What the Ops enqueues from now on comes after this stream.
+  void order() {
+    check_cuda(cudaEventRecord(done_, stream_), "cudaEventRecord");
+    check_cuda(cudaStreamWaitEvent(ops_stream_, done_, 0), "cudaStreamWaitEvent");
   }
 
   /// What follows on this stream comes after what the Ops has enqueued.
@@ -291,6 +297,7 @@ class NcclCommunicator final : public Communicator {
   std::byte* wire_ = nullptr;    // bf16 of sums under way, one after the other
   std::size_t wire_bytes_ = 0;
   bool started_ = false;
+  bool joined_ = false;  // since the last finish(): the Ops may wait for other ranks
   bool failed_ = false;
 };
 

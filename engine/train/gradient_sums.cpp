@@ -58,6 +58,7 @@ BackwardHooks GradientSums::begin_pass(bool last) {
     if (!last) return {};
     return {.close = [this](std::int64_t section) { sum_down_to(decoder_->layout().sections()[static_cast<std::size_t>(section)].begin); }};
   }
+  if (passes_ > 0) ranks_->finish();  // so that the host waits for other ranks here, where it is known to, not for this pass's losses
   ++passes_;
   open(0);
   open(sections - 1);

@@ -34,7 +34,7 @@ class GradientSums {
   void begin_step();
   /// Before each forward pass; what it returns is for the backward pass. `last`: of the step.
   BackwardHooks begin_pass(bool last);
-  /// After the last pass of a step, or one that a rank broke off: what is left is summed. Operations see the sums.
+  /// After the last pass of a step: what is left is summed. Operations see the sums.
   void finish();
 
   /// (flat_size) f32, or the rank's share where `share_alone`.

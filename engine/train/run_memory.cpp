@@ -110,7 +110,7 @@ std::vector<MemoryLine> run_memory(const Config& config, std::span<const ProbeSe
   line("matrix product workspace", memory.workspace);
   line("scratch of operations", memory.scratch);
   line("rotary table", memory.rotary);
-  line("optimizer chunks", memory.chunks);
+  line("optimizer chunks", memory.chunks * (shard_of(config.ranks, backend.ranks) == Shard::none ? 1 : 2));
   if (backend.ranks > 1) line("gradients on their way", GradientSums::wire_bytes(layout, config.ranks));
   line("communication, an allowance", backend.ranks > 1 ? kCommunication : 0);
   line("code, an allowance", memory.code);

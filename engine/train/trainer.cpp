@@ -338,7 +338,7 @@ void Run::open_logs(std::optional<std::int64_t> resume_step) {
 }
 
 /// One optimizer step: forward, loss and backward of this rank's sequences, sums over the ranks, then clipping and
-/// AdamW, which every rank does alike. Work is enqueued ahead of the device; at the end the update may still be under way.
+/// AdamW, of all parameters or of the rank's share. Work is enqueued ahead of the device; at the end the update may still be under way.
 StepRecord Run::training_step(std::int64_t step) {
   const StageRange range(*ops_, "step", step);
   const auto begin = std::chrono::steady_clock::now();

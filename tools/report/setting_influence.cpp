@@ -68,7 +68,9 @@ Influence influence_of(std::string_view key) {
   for (const std::string_view exact :
        {"name", "output", "$schema", "ablation", "train.recompute", "probes.causal_every"})
     if (key == exact) return Influence::none;
-  if (key == "ranks.gpus" || key == "ranks.bucket_megabytes") return Influence::rounding;
+  for (const std::string_view exact :
+       {"ranks.gpus", "ranks.bucket_megabytes", "ranks.shard", "ranks.shard_optimizer", "ranks.reduce_dtype"})
+    if (key == exact) return Influence::rounding;
   for (const std::string_view section : {"log.", "alerts.", "checkpoint.", "sample.", "ranks.", "ablation."})
     if (key.starts_with(section)) return Influence::none;
   if (key == kFingerprint || key == "run.parameters") return Influence::trained;
