@@ -83,8 +83,9 @@ class MpiCommunicator final : public Communicator {
   void start_reduce(const Stretch& stretch) override {
     check_summable("reduce", stretch.x, DType::f32);
     check_stretch("reduce", stretch, size());
-    for (std::int64_t begin = 0; begin < stretch.x.size(); begin += kPart) {
-      const Stretch part{stretch.x.rows(begin, std::min(kPart, stretch.x.size() - begin)), stretch.first + begin, stretch.part};
+    const std::int64_t most = std::max<std::int64_t>(1, kPart / size());  // one rank may own all of it, and gets it of each
+    for (std::int64_t begin = 0; begin < stretch.x.size(); begin += most) {
+      const Stretch part{stretch.x.rows(begin, std::min(most, stretch.x.size() - begin)), stretch.first + begin, stretch.part};
       if (stretch.x.dtype == DType::f64)
         exchange_and_sum<double, double>(part, MPI_DOUBLE);
       else
@@ -132,7 +133,7 @@ class MpiCommunicator final : public Communicator {
     return static_cast<int>(value);
   }
 
-  /// An element as it travels, and back.
+  /// An element as it travels, in bf16 or as it is, and back.
   template <class Wire, class Number>
   static Wire packed(Number x) {
     if constexpr (std::is_same_v<Wire, std::uint16_t>)
@@ -140,13 +141,9 @@ class MpiCommunicator final : public Communicator {
     else
       return x;
   }
-  template <class Number, class Wire>
-  static Number unpacked(Wire x) {
-    if constexpr (std::is_same_v<Wire, std::uint16_t>)
-      return from_bf16(x);
-    else
-      return x;
-  }
+  static float unpacked(std::uint16_t x) { return from_bf16(x); }
+  static float unpacked(float x) { return x; }
+  static double unpacked(double x) { return x; }
 
   /// Elements of each rank's part of a stretch, and where they begin.
   struct Places {
@@ -177,7 +174,7 @@ class MpiCommunicator final : public Communicator {
                 "MPI_Iallgatherv");
       wait(request, "MPI_Iallgatherv");
     }
-    std::transform(all.begin(), all.end(), x.as<Number>(), unpacked<Number, Wire>);
+    std::transform(all.begin(), all.end(), x.as<Number>(), [](Wire value) { return unpacked(value); });
   }
 
   /// Each rank gets every other rank's addends of its own part, and sums all in rank order, its own ones as they are.
@@ -203,7 +200,7 @@ class MpiCommunicator final : public Communicator {
     }
     for (std::int64_t i = 0; i < count; ++i) {
       const auto addend = [&](std::size_t rank) {
-        return rank == mine ? own[i] : unpacked<Number>(received[rank * static_cast<std::size_t>(count) + static_cast<std::size_t>(i)]);
+        return rank == mine ? own[i] : unpacked(received[rank * static_cast<std::size_t>(count) + static_cast<std::size_t>(i)]);
       };
       Number sum = addend(0);
       for (std::size_t rank = 1; rank < ranks(); ++rank) sum += addend(rank);

@@ -96,6 +96,17 @@ Config parse_config(const std::string& text, const std::string& origin, std::spa
   return resolve_tree(tree, with_overrides(origin, overrides));
 }
 
+Config parse_stored_config(const std::string& text, const std::string& origin) {
+  Json tree = parse_strict(text, origin);
+  if (const auto ranks = tree.find("ranks"); ranks != tree.end() && ranks->is_object())
+    if (const auto old = ranks->find("shard_optimizer"); old != ranks->end() && old->is_boolean()) {  // before ranks.shard
+      const Shard shard = old->get<bool>() ? Shard::optimizer : Shard::none;
+      ranks->erase(old);
+      (*ranks)["shard"] = to_string(shard);
+    }
+  return parse_config(tree.dump(), origin);
+}
+
 Config load_config(const std::filesystem::path& file, std::span<const std::string> overrides) {
   Config config = parse_config(read_config_file(file), file.string(), overrides);
   if (config.data.path.empty() && config.data.train.empty())

@@ -30,6 +30,8 @@ Config load_config(const std::filesystem::path& file, std::span<const std::strin
 /// The same from JSON text, but a config without data is fine; `origin` stands for the file in messages.
 Config parse_config(const std::string& text, const std::string& origin,
                     std::span<const std::string> overrides = {});
+/// The same of the config that a run has stored, by this version of the program or one before it.
+Config parse_stored_config(const std::string& text, const std::string& origin);
 
 /// Takes vocab_size, bos_id and eos_id from the dataset where the config leaves them open, sets
 /// max_sequence_length, and checks that they fit. Throws ConfigError.

@@ -79,14 +79,7 @@ Config read_run_config(const std::filesystem::path& run_directory) {
   const std::string file = (run_directory / "config.json").string();
   Json stored = parse_object(read_text_file(file), file);
   stored.erase("run");
-  // Runs of before ranks.shard say it by a key of its own.
-  if (const auto ranks = stored.find("ranks"); ranks != stored.end() && ranks->is_object())
-    if (const auto old = ranks->find("shard_optimizer"); old != ranks->end() && old->is_boolean()) {
-      const Shard shard = old->get<bool>() ? Shard::optimizer : Shard::none;
-      ranks->erase(old);
-      (*ranks)["shard"] = to_string(shard);
-    }
-  return parse_config(stored.dump(), file);
+  return parse_stored_config(stored.dump(), file);
 }
 
 std::vector<ChangedSetting> check_run_config(const std::filesystem::path& run_directory, const Config& config,

@@ -128,11 +128,13 @@ std::string memory_table(std::span<const MemoryLine> lines) {
   for (const MemoryLine& line : lines) {
     const std::string name = table_name(line.buffer);
     const auto same = [&](const MemoryLine& row) { return row.arena == line.arena && row.buffer == name; };
-    const auto found = std::find_if(rows.begin(), rows.end(), same);
-    if (found == rows.end())
-      rows.push_back({line.arena, name, line.bytes});
-    else
+    if (const auto found = std::find_if(rows.begin(), rows.end(), same); found != rows.end()) {
       found->bytes += line.bytes;
+      continue;
+    }
+    // Behind the other rows of its arena, which need not be neighbours.
+    const auto last = std::find_if(rows.rbegin(), rows.rend(), [&](const MemoryLine& row) { return row.arena == line.arena; });
+    rows.insert(last == rows.rend() ? rows.end() : last.base(), {line.arena, name, line.bytes});
   }
   const auto row_text = [](const std::string& arena, const std::string& buffer, std::size_t bytes) {
     return format("%-14s %-34s %12.3f\n", arena.c_str(), buffer.c_str(), mebibytes(bytes));

@@ -18,6 +18,7 @@ import argparse
 MODELS = [("1B", 1.2e9, 1.2e9), ("7B", 6.7e9, 6.7e9), ("30B-A3B", 30.5e9, 3.3e9)]
 BYTES = {"whole": (18, 0), "ZeRO-1": (6, 12), "ZeRO-2": (2, 16), "ZeRO-3": (0, 18)}  # on each GPU, divided by their number
 BUCKET = 32e6
+HIDDEN = {"whole": 0.53, "ZeRO-1": 0.52, "ZeRO-2": 0.41}  # share of the sums behind backward, measured on two H200s
 
 
 def step(parameters, active, gpus, sharding, a):
@@ -31,7 +32,8 @@ def step(parameters, active, gpus, sharding, a):
     sums = 2 * share * parameters / bus * (a.wire if sharding == "whole" else 2)
     sharing = 0 if sharding == "whole" else share * 2 * parameters / bus
     last = 2 * share * BUCKET / bus
-    return compute, compute + (1 - a.hidden) * sums + sharing, compute + max(sums - 2 / 3 * compute, last) + sharing
+    hidden = HIDDEN[sharding] if a.hidden is None else a.hidden
+    return compute, compute + (1 - hidden) * sums + sharing, compute + max(sums - 2 / 3 * compute, last) + sharing
 
 
 def main():
@@ -39,7 +41,7 @@ def main():
     parser.add_argument("--mfu", type=float, default=0.55, help="of one GPU by the datasheet's 989.4 TFLOP/s")
     parser.add_argument("--bus", type=float, default=295, help="GB/s of sums within a node (measured between two H200s)")
     parser.add_argument("--network", type=float, default=45, help="GB/s of the link of each GPU between nodes")
-    parser.add_argument("--hidden", type=float, default=0.53, help="share of the sums behind backward (measured on two H200s)")
+    parser.add_argument("--hidden", type=float, help="share of the sums behind backward; as measured on two H200s if not given")
     parser.add_argument("--wire", type=int, choices=(2, 4), default=4, help="bytes of a gradient on its way")
     parser.add_argument("--tokens", type=int, default=16384, help="a step and GPU")
     parser.add_argument("--memory", type=float, default=140, help="GB of a GPU")

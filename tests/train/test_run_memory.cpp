@@ -108,6 +108,13 @@ TEST_CASE("what is sharded over ranks is planned once a rank") {
   std::size_t kept = static_cast<std::size_t>(sections.front().size + 2 * sections[1].size + sections.back().size) + part;
   CHECK(gradients.at("gradients") == Approx(4.0 * static_cast<double>(kept)).epsilon(1e-2));
   CHECK(plan(small({"ranks.shard=gradients"}), 1) == plan(whole, 1));
+  const Config config = small({"ranks.shard=gradients"});
+  const std::string table =
+      memory_table(run_memory(config, set_extents(config), {.device = Device::cuda, .compute = DType::bf16, .ranks = 4}));
+  const std::size_t sum = table.find("\ngradients      = all of it ");
+  REQUIRE(sum != std::string::npos);
+  CHECK(table.find("\ngradients ", sum + 1) == std::string::npos);  // of all its rows
+  CHECK(table.find("\ngradients      own share ") < sum);
   const auto wire = plan(small({"ranks.reduce_dtype=bf16", "ranks.bucket_megabytes=0.04"}), 4);
   CHECK(wire.at("backend") == all.at("backend") + 2 * 2 * 10000);
 }

@@ -49,7 +49,7 @@ bool follows_in(const RunData& run, const std::string& key) {
     if (!tree.contains(place)) return false;
     const Json value = tree.at(place);
     tree.at(place.parent_pointer()).erase(place.back());
-    Json resolved = to_json(parse_config(tree.dump(), run.name));
+    Json resolved = to_json(parse_stored_config(tree.dump(), run.name));
     if (key == "model.max_sequence_length" && resolved.at(place) == 0)
       return resolved["train"]["sequence_length"] == value;
     return resolved.at(place) == value;
