@@ -50,9 +50,12 @@ class Communicator {
   virtual void start_reduce(const Stretch& stretch) = 0;
   /// Each rank's own elements of the stretch become those of every rank; begins and ends as sums do.
   virtual void start_share(const Stretch& stretch) = 0;
-  /// Operations that are enqueued on the Ops from now on see what was started; nothing waits on the host.
-  virtual void join() = 0;
-  /// The same, and waits until it is done.
+  /// Stands for all that was started until now. Not collective.
+  virtual std::int64_t mark() = 0;
+  /// Operations that are enqueued on the Ops from now on see what the mark stands for; nothing waits on the host.
+  virtual void join(std::int64_t mark) = 0;
+  void join() { join(mark()); }
+  /// The same of all that was started, and waits until it is done.
   virtual void finish() = 0;
   void all_reduce(const Tensor& x, DType wire = DType::f32) {
     start_all_reduce(x, wire);
@@ -104,7 +107,8 @@ class OneProcess final : public Communicator {
     check_summable("reduce", stretch.x, DType::f32);
     check_stretch("reduce", stretch, 1);
   }
-  void join() override {}
+  std::int64_t mark() override { return 0; }
+  void join(std::int64_t) override {}
   void finish() override {}
   void broadcast(const Tensor&, int) override {}
   void start_share(const Stretch& stretch) override { check_stretch("share", stretch, 1); }

@@ -92,7 +92,8 @@ class MpiCommunicator final : public Communicator {
         exchange_and_sum<float, float>(part, MPI_FLOAT);
     }
   }
-  void join() override {}
+  std::int64_t mark() override { return 0; }
+  void join(std::int64_t) override {}
   void finish() override {}
 
   void start_share(const Stretch& stretch) override {

@@ -4,6 +4,7 @@
 #include <nccl.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -65,6 +66,7 @@ class NcclCommunicator final : public Communicator {
       check_cuda(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, greatest), "cudaStreamCreate");
       check_cuda(cudaEventCreateWithFlags(&ready_, cudaEventDisableTiming), "cudaEventCreate");
       check_cuda(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming), "cudaEventCreate");
+      for (cudaEvent_t& mark : marks_) check_cuda(cudaEventCreateWithFlags(&mark, cudaEventDisableTiming), "cudaEventCreate");
       reserve(kStaging);
     } catch (...) {
       failed_ = true;
@@ -114,8 +116,14 @@ class NcclCommunicator final : public Communicator {
     settle(ncclGroupEnd(), "ncclGroupEnd");
   }
 
-  void join() override {
-    order();
+  std::int64_t mark() override {
+    check_cuda(cudaEventRecord(event_of(next_mark_), stream_), "cudaEventRecord");
+    return next_mark_++;
+  }
+
+  /// Of a mark whose event another has taken since, that one's: it comes later.
+  void join(std::int64_t mark) override {
+    check_cuda(cudaStreamWaitEvent(ops_stream_, event_of(mark), 0), "cudaStreamWaitEvent");
     joined_ = true;
   }
 
@@ -205,6 +213,8 @@ class NcclCommunicator final : public Communicator {
     check_cuda(cudaStreamWaitEvent(ops_stream_, done_, 0), "cudaStreamWaitEvent");
   }
 
+  cudaEvent_t& event_of(std::int64_t mark) { return marks_[static_cast<std::size_t>(mark) % marks_.size()]; }
+
   /// What follows on this stream comes after what the Ops has enqueued.
   void begin() {
     check_cuda(cudaEventRecord(ready_, ops_stream_), "cudaEventRecord");
@@ -282,6 +292,10 @@ class NcclCommunicator final : public Communicator {
     if (ready_ != nullptr) cudaEventDestroy(ready_);
     if (done_ != nullptr) cudaEventDestroy(done_);
     if (stream_ != nullptr) cudaStreamDestroy(stream_);
+    for (cudaEvent_t& mark : marks_) {
+      if (mark != nullptr) cudaEventDestroy(mark);
+      mark = nullptr;
+    }
     ready_ = done_ = nullptr;
     stream_ = nullptr;
   }
@@ -290,6 +304,8 @@ class NcclCommunicator final : public Communicator {
   cudaStream_t ops_stream_;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t ready_ = nullptr, done_ = nullptr;
+  std::array<cudaEvent_t, 16> marks_{};  // in turns
+  std::int64_t next_mark_ = 0;
   ncclComm_t nccl_ = nullptr;
   std::byte* device_ = nullptr;  // for gather()
   std::byte* host_ = nullptr;    // pinned

@@ -39,8 +39,11 @@ const DecoderOptions& Decoder::options() const { return state_->options; }
 const ParameterLayout& Decoder::layout() const { return state_->layout; }
 
 Tensor Decoder::parameters() const {
+  if (state_->options.parameters_by_section) throw std::logic_error("Decoder::parameters: the decoder has its parameters by section");
   return state_->memory.parameters.tensor(state_->memory.parameter_flat, {state_->layout.flat_size()});
 }
+
+Tensor Decoder::section_parameters(std::int64_t section) const { return state_->section_parameters(section); }
 
 Tensor Decoder::gradients() const {
   if (!state_->options.training) throw std::logic_error("Decoder::gradients: the decoder is not for training");
@@ -61,16 +64,45 @@ Tensor Decoder::gradient_memory() const {
   return largest;
 }
 
-Tensor Decoder::parameter(const ParameterSpec& spec) const { return parameter_view(parameters(), spec); }
+Tensor Decoder::parameter(const ParameterSpec& spec) const { return shaped(state_->value_of(spec), spec); }
 
 void Decoder::zero_gradients() { state_->ops.zero(gradients()); }
+
+void Decoder::set_parameter_source(ParameterSource& source) {
+  if (!state_->options.parameters_by_section)
+    throw std::logic_error("Decoder::set_parameter_source: the decoder has all its parameters");
+  state_->source = &source;
+}
+
+void Decoder::for_each_parameter(const std::function<void(const ParameterSpec&, const Tensor&)>& visit) {
+  State& s = *state_;
+  const std::vector<ParameterSpec>& specs = s.layout.specs();
+  auto spec = specs.begin();
+  for (std::int64_t section = 0; section < std::ssize(s.layout.sections()); ++section) {
+    s.need(section);
+    for (; spec != specs.end() && s.layout.section_of(*spec) == section; ++spec) visit(*spec, parameter(*spec));
+    s.expect(section + 1);
+  }
+  if (s.source != nullptr) s.source->end_forward();
+}
+
+void Decoder::State::need(std::int64_t section) const {
+  if (source != nullptr) source->need(section);
+}
+
+void Decoder::State::expect(std::int64_t section) const {
+  if (source != nullptr && section > 0 && section < std::ssize(layout.sections())) source->expect(section);
+}
 
 void Decoder::forward(std::int64_t sequences, std::int64_t length, const std::int32_t* inputs,
                       ActivationObserver* observer, const ForwardEdits& edits) {
   State& s = *state_;
   s.check_batch(sequences, length, inputs);
   check_edits(edits, s.config, s.real, length);
+  if (s.options.parameters_by_section && s.source == nullptr)
+    throw std::logic_error("Decoder::forward: the decoder has its parameters by section, and no source of them");
   const StageRange range(s.ops, "forward");
+  if (s.source != nullptr) s.source->begin_forward();
   s.B = sequences;
   s.T = length;
   s.head_gradient = false;
@@ -79,6 +111,8 @@ void Decoder::forward(std::int64_t sequences, std::int64_t length, const std::in
   auto embedding = std::make_optional<StageRange>(s.ops, "embedding");
   const Tensor tokens = s.memory.scratch.tensor(s.memory.tokens, {s.B, s.T});
   s.ops.copy_from_host(tokens, inputs);
+  s.need(0);
+  s.expect(1);
   s.ops.embedding_forward({.out = s.residual(0),
                            .tokens = tokens,
                            .wte = s.weights.token_embedding.value,
@@ -103,7 +137,9 @@ void Decoder::forward(std::int64_t sequences, std::int64_t length, const std::in
   for (std::int64_t layer = 0; layer < L; ++layer) {
     const BlockParameters& p = s.weights.blocks[static_cast<std::size_t>(layer)];
     const BlockBuffers& b = s.buffers(layer);
+    s.need(layer + 1);
     norm_of_residual(layer, p.norm1, s.act(b.norm1, C), s.norm_statistics(b.mean1, b.rstd1));
+    s.expect(layer + 2);  // now that the observer has seen the block before
     s.attention_forward(layer, s.sink_block(layer));
     const Tensor middle = s.act(b.middle, C), norm2 = s.act(b.norm2, C);
     const NormStatistics statistics2 = s.norm_statistics(b.mean2, b.rstd2);
@@ -115,8 +151,10 @@ void Decoder::forward(std::int64_t sequences, std::int64_t length, const std::in
     }
     s.mlp_forward(layer);
   }
+  s.need(L + 1);
   norm_of_residual(L, s.weights.final_norm, s.final_norm_output(),
                    s.norm_statistics(s.memory.final_mean, s.memory.final_rstd));
+  if (s.source != nullptr) s.source->end_forward();
 }
 
 void Decoder::loss(const std::int32_t* targets, float* losses, float gradient_scale) {
@@ -177,6 +215,8 @@ void Decoder::State::backward(const BackwardHooks& hooks, bool sum_attention) {
                 norm_statistics(memory.final_mean, memory.final_rstd), d_residual, stream_bias(L - 1, Branch::mlp));
   tell(hooks.close, L + 1);
   for (std::int64_t layer = L - 1; layer >= 0; --layer) {
+    need(layer + 1);
+    expect(layer);
     recompute(layer);
     if (sum_attention) add_attention_sums(layer);
     // In a parallel block both branches take the gradient of the block's output, before a norm adds to it.

@@ -13,6 +13,7 @@
 #include "engine/config/config.h"
 #include "engine/model/arena.h"
 #include "engine/model/forward_edits.h"
+#include "engine/model/parameter_source.h"
 #include "engine/model/parameters.h"
 #include "engine/model/step_statistics.h"
 #include "kernels/ops.h"
@@ -47,7 +48,8 @@ struct DecoderOptions {
   bool residual_norms = false;      // per-step norms of the residual stream
   bool attention_sums = false;      // backward can add to the attention sums; in training
   bool training = true;             // false: no gradients, no backward
-  bool gradients_by_section = false;  // blocks take turns in two places, as BackwardHooks tell
+  bool gradients_by_section = false;   // blocks take turns in two places, as BackwardHooks tell
+  bool parameters_by_section = false;  // the same, as a ParameterSource brings them
   Recompute recompute = Recompute::none;              // in training
   std::int64_t logits_bytes = std::int64_t{8} << 20;  // of the chunks that logits come in, 32 rows at least
 };
@@ -77,12 +79,17 @@ class Decoder {
   const ModelConfig& config() const;
   const DecoderOptions& options() const;
   const ParameterLayout& layout() const;
-  Tensor parameters() const;                                 // (flat_size) real
+  Tensor parameters() const;                                 // (flat_size) real; not by section
+  Tensor section_parameters(std::int64_t section) const;     // (its size) real
   Tensor gradients() const;                                  // (flat_size) f32; in training, not by section
   Tensor section_gradients(std::int64_t section) const;      // (its size) f32; in training
   Tensor gradient_memory() const;                            // the largest f32 array of gradients; in training
-  Tensor parameter(const ParameterSpec& spec) const;         // in its own shape
+  Tensor parameter(const ParameterSpec& spec) const;         // in its own shape; by section while it is there
   void zero_gradients();
+  /// By section, before the first pass; must outlive what calls it.
+  void set_parameter_source(ParameterSource& source);
+  /// Each parameter in the order of specs(); by section all of them are asked for, as in a forward pass.
+  void for_each_parameter(const std::function<void(const ParameterSpec&, const Tensor&)>& visit);
 
   /// Runs the blocks on inputs (B, T) given on the host. Throws std::invalid_argument when the
   /// batch does not fit, a token is outside the vocabulary or an edit names no layer or position of the

@@ -24,22 +24,28 @@ DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& op
   head_rows = N <= most_rows ? N : static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(most_rows)));
   slots = options.training ? L : std::min<std::int64_t>(L, 2);
 
-  parameter_flat = parameters.request("parameters", real, layout.flat_size());
-  if (config.attention.sink == AttentionSink::off_by_one) zero_logits = parameters.request("fixed sink logits", real, H);
-  if (options.training && !options.gradients_by_section) {
-    gradient_flat = gradients.request("gradients", DType::f32, layout.flat_size());
-  } else if (options.training) {
+  const auto request_sections = [&](Arena& arena, const std::string& what, DType dtype) {
     const std::vector<Section>& sections = layout.sections();
     std::int64_t block = 0;
     for (std::int64_t layer = 0; layer < L; ++layer) block = std::max(block, sections[static_cast<std::size_t>(layer) + 1].size);
-    const std::size_t first = gradients.request("gradients of the embeddings", DType::f32, sections.front().size);
-    const std::size_t last = gradients.request("gradients behind the blocks", DType::f32, sections.back().size);
-    const std::size_t even = gradients.request("gradients of a block", DType::f32, block);
-    const std::size_t odd = L > 1 ? gradients.request("gradients of the next block", DType::f32, block) : even;
-    section_gradients.push_back(first);
-    for (std::int64_t layer = 0; layer < L; ++layer) section_gradients.push_back(layer % 2 == 0 ? even : odd);
-    section_gradients.push_back(last);
-  }
+    const std::size_t first = arena.request(what + " of the embeddings", dtype, sections.front().size);
+    const std::size_t last = arena.request(what + " behind the blocks", dtype, sections.back().size);
+    const std::size_t even = arena.request(what + " of a block", dtype, block);
+    const std::size_t odd = L > 1 ? arena.request(what + " of the next block", dtype, block) : even;
+    std::vector<std::size_t> places = {first};
+    for (std::int64_t layer = 0; layer < L; ++layer) places.push_back(layer % 2 == 0 ? even : odd);
+    places.push_back(last);
+    return places;
+  };
+  if (options.parameters_by_section)
+    section_parameters = request_sections(parameters, "parameters", real);
+  else
+    parameter_flat = parameters.request("parameters", real, layout.flat_size());
+  if (config.attention.sink == AttentionSink::off_by_one) zero_logits = parameters.request("fixed sink logits", real, H);
+  if (options.training && options.gradients_by_section)
+    section_gradients = request_sections(gradients, "gradients", DType::f32);
+  else if (options.training)
+    gradient_flat = gradients.request("gradients", DType::f32, layout.flat_size());
 
   const auto keep = [&](const std::string& name, DType dtype, std::int64_t size) {
     return activations.request(name, dtype, size);

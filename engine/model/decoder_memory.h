@@ -40,7 +40,7 @@ struct DecoderMemory {
 
   Arena parameters{"parameters"}, gradients{"gradients"}, activations{"activations"}, scratch{"scratch"};
   std::size_t parameter_flat = 0, gradient_flat = 0;
-  std::vector<std::size_t> section_gradients;  // instead of gradient_flat, of each section; blocks have two in turns
+  std::vector<std::size_t> section_parameters, section_gradients;  // instead, of each section; blocks have two in turns
   std::size_t zero_logits = 0;   // (H) real, sink logits that are fixed
 
   std::vector<BlockBuffers> blocks;  // slots of them

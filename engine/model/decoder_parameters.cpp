@@ -6,14 +6,13 @@ Tensor shaped(const Tensor& elements, const ParameterSpec& spec) {
   return elements && spec.shape.size() == 2 ? elements.view({spec.shape[0], spec.shape[1]}) : elements;
 }
 
-Tensor parameter_view(const Tensor& flat, const ParameterSpec& spec) { return shaped(flat.rows(spec.offset, spec.size), spec); }
-
-DecoderParameters::DecoderParameters(const ModelConfig& config, const ParameterLayout& layout, const Tensor& values,
+DecoderParameters::DecoderParameters(const ModelConfig& config, const ParameterLayout& layout,
+                                     const std::function<Tensor(const ParameterSpec&)>& value_of,
                                      const std::function<Tensor(const ParameterSpec&)>& gradient_of) {
   const auto bind = [&](const std::string& name) -> Parameter {
     if (!layout.contains(name)) return {};
     const ParameterSpec& spec = layout.find(name);
-    return {parameter_view(values, spec), shaped(gradient_of(spec), spec)};
+    return {shaped(value_of(spec), spec), shaped(gradient_of(spec), spec)};
   };
   const auto bind_norm = [&](const std::string& name) -> NormParameters { return {bind(name + ".weight"), bind(name + ".bias")}; };
   const auto bind_linear = [&](const std::string& name) -> LinearParameters { return {bind(name + ".weight"), bind(name + ".bias")}; };

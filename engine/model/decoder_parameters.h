@@ -34,8 +34,8 @@ struct BlockParameters {
 
 struct DecoderParameters {
   DecoderParameters() = default;
-  /// `values` (flat_size) real; `gradient_of` a parameter, in one dimension, f32 or not given.
-  DecoderParameters(const ModelConfig& config, const ParameterLayout& layout, const Tensor& values,
+  /// Of a parameter, in one dimension: `value_of` it, real, and `gradient_of` it, f32 or not given.
+  DecoderParameters(const ModelConfig& config, const ParameterLayout& layout, const std::function<Tensor(const ParameterSpec&)>& value_of,
                     const std::function<Tensor(const ParameterSpec&)>& gradient_of);
 
   Parameter token_embedding, position_embedding, lm_head;
@@ -43,8 +43,7 @@ struct DecoderParameters {
   std::vector<BlockParameters> blocks;
 };
 
-/// A parameter's elements in its own shape; and those of it in a flat array.
+/// A parameter's elements in its own shape.
 Tensor shaped(const Tensor& elements, const ParameterSpec& spec);
-Tensor parameter_view(const Tensor& flat, const ParameterSpec& spec);
 
 }  // namespace sinkscope

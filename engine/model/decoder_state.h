@@ -26,7 +26,7 @@ struct Decoder::State {
     if (options.training) memory.gradients.allocate(ops);
     memory.activations.allocate(ops);
     memory.scratch.allocate(ops);
-    weights = DecoderParameters(config, layout, memory.parameters.tensor(memory.parameter_flat, {layout.flat_size()}),
+    weights = DecoderParameters(config, layout, [&](const ParameterSpec& spec) { return value_of(spec); },
                                 [&](const ParameterSpec& spec) { return options.training ? gradient_of(spec) : Tensor(); });
     if (config.attention.sink == AttentionSink::off_by_one)  // an arena begins as zeros
       zero_logits = memory.parameters.tensor(memory.zero_logits, {config.heads});
@@ -40,18 +40,26 @@ struct Decoder::State {
           config.layers, config.heads);
   }
 
-  /// (size of the section) f32.
+  /// (size of the section) real, f32.
+  Tensor section_parameters(std::int64_t section) const {
+    const auto index = static_cast<std::size_t>(section);
+    const auto [begin, size] = layout.sections().at(index);
+    return options.parameters_by_section ? memory.parameters.tensor(memory.section_parameters[index], {size})
+                                         : memory.parameters.tensor(memory.parameter_flat, {layout.flat_size()}).rows(begin, size);
+  }
   Tensor section_gradients(std::int64_t section) const {
     const auto index = static_cast<std::size_t>(section);
     const auto [begin, size] = layout.sections().at(index);
     return options.gradients_by_section ? memory.gradients.tensor(memory.section_gradients[index], {size})
                                         : memory.gradients.tensor(memory.gradient_flat, {layout.flat_size()}).rows(begin, size);
   }
+  Tensor value_of(const ParameterSpec& spec) const {
+    const std::int64_t section = layout.section_of(spec);
+    return section_parameters(section).rows(spec.offset - layout.sections()[static_cast<std::size_t>(section)].begin, spec.size);
+  }
   Tensor gradient_of(const ParameterSpec& spec) const {
-    const std::vector<Section>& sections = layout.sections();
-    std::size_t index = sections.size() - 1;
-    while (sections[index].begin > spec.offset) --index;
-    return section_gradients(static_cast<std::int64_t>(index)).rows(spec.offset - sections[index].begin, spec.size);
+    const std::int64_t section = layout.section_of(spec);
+    return section_gradients(section).rows(spec.offset - layout.sections()[static_cast<std::size_t>(section)].begin, spec.size);
   }
 
   // Views of the current batch.
@@ -95,6 +103,9 @@ struct Decoder::State {
   }
   NormKind norm_kind() const { return config.norm == NormType::layernorm ? NormKind::layernorm : NormKind::rmsnorm; }
 
+  // Sections of parameters, where they come from a source.
+  void need(std::int64_t section) const;
+  void expect(std::int64_t section) const;
   void check_batch(std::int64_t sequences, std::int64_t length, const std::int32_t* inputs) const;
   void knock_out(Branch branch, std::int64_t layer, const Tensor& delta);
   bool transplant(std::int64_t layer);
@@ -130,6 +141,7 @@ struct Decoder::State {
   DecoderMemory memory;
 
   DecoderParameters weights;
+  ParameterSource* source = nullptr;
   Tensor zero_logits;  // (H) real, sink logits that are fixed; not given otherwise
 
   std::int64_t B = 0, T = 0;     // of the last forward

@@ -97,6 +97,10 @@ bool ParameterLayout::contains(const std::string& name) const {
   return std::any_of(specs_.begin(), specs_.end(), [&](const auto& spec) { return spec.name == name; });
 }
 
+std::int64_t ParameterLayout::section_of(const ParameterSpec& spec) const {
+  return spec.layer >= 0 ? spec.layer + 1 : spec.offset < sections_.front().size ? 0 : std::ssize(sections_) - 1;
+}
+
 std::int64_t ParameterLayout::parameter_count() const {
   std::int64_t count = 0;
   for (const auto& spec : specs_) count += spec.size;

@@ -61,6 +61,7 @@ class ParameterLayout {
   /// L + 2 of them, one behind the other: the embeddings, each block, the final norm and an untied head. Block l is
   /// section l + 1.
   const std::vector<Section>& sections() const { return sections_; }
+  std::int64_t section_of(const ParameterSpec& spec) const;
   /// One segment a parameter, in the order of specs().
   std::vector<Segment> segments() const;
 

@@ -93,7 +93,7 @@ UpdateResult AdamW::update(const Tensor& parameters, const Tensor& gradients, co
   if (share_.size > 0)  // does nothing when the norm is not finite
     ops_->adamw_step({.param = weights(parameters),
                       .grad = gradients,
-                      .compute = has_master_ ? parameters.rows(share_.begin, share_.size) : Tensor{},
+                      .compute = has_master_ ? parameters : Tensor{},
                       .m = first_moment(),
                       .v = second_moment(),
                       .segments = share_segments_,
@@ -115,11 +115,11 @@ UpdateResult AdamW::update(const Tensor& parameters, const Tensor& gradients, co
 }
 
 Tensor AdamW::weights(const Tensor& parameters) const {
-  return has_master_ ? arena_.tensor(master_, {share_.size}) : parameters.rows(share_.begin, share_.size);
+  return has_master_ ? arena_.tensor(master_, {share_.size}) : parameters;
 }
 
 void AdamW::weights_changed(const Tensor& parameters) {
-  if (has_master_) ops_->convert(parameters.rows(share_.begin, share_.size), weights(parameters));
+  if (has_master_) ops_->convert(parameters, weights(parameters));
 }
 
 Tensor AdamW::first_moment() const { return arena_.tensor(m_, {share_.size}); }

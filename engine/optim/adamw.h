@@ -39,9 +39,9 @@ class AdamW {
   AdamW(Ops& ops, const ParameterLayout& layout, const OptimizerConfig& config);
   AdamW(Ops& ops, const ParameterLayout& layout, const OptimizerConfig& config, const OptimizerShare& share);
 
-  /// One update of the share of `parameters` (flat_size) real, through the master weights if there are any, from
-  /// `gradients` (flat_size) at the given rate; `step` counts from 1. Norms are those of all gradients. With a gradient
-  /// that is not finite nothing changes, and the result names it. Waits for the norms, not for the update.
+  /// One update of `parameters` (share) real, through the master weights if there are any, from `gradients` (flat_size) at
+  /// the given rate; `step` counts from 1. Norms are those of all gradients. With a gradient that is not finite nothing
+  /// changes, and the result names it. Waits for the norms, not for the update.
   UpdateResult step(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step);
   /// The same from the gradients of the share alone, `gradients` (share): `sum_over_ranks` adds the other shares' part of the
   /// squared norms (of each parameter) f64 to it, in order with the Ops.
@@ -49,8 +49,8 @@ class AdamW {
                              const std::function<void(const Tensor&)>& sum_over_ranks);
 
   const OptimizerShare& share() const { return share_; }
-  /// The weights that updates accumulate in, (share) f32: the master weights, or the share of `parameters`
-  /// itself where that is f32. Whoever writes them calls weights_changed() afterwards.
+  /// The weights that updates accumulate in, (share) f32: the master weights, or `parameters` (share) itself where that
+  /// is f32. Whoever writes them calls weights_changed() afterwards.
   Tensor weights(const Tensor& parameters) const;
   void weights_changed(const Tensor& parameters);
   Tensor first_moment() const;   // (share) f32

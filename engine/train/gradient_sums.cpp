@@ -15,6 +15,8 @@ std::size_t request_own(Arena& arena, const OptimizerShare& share) { return aren
 
 Shard shard_of(const RanksConfig& config, int ranks) { return ranks > 1 ? config.shard : Shard::none; }
 
+bool has_gradients_by_section(const RanksConfig& config, int ranks) { return shard_of(config, ranks) >= Shard::gradients; }
+
 OptimizerShare share_of(const RanksConfig& config, std::int64_t flat_size, int rank, int ranks) {
   return shard_of(config, ranks) == Shard::none ? optimizer_share(flat_size, 0, 1) : optimizer_share(flat_size, rank, ranks);
 }
@@ -24,11 +26,12 @@ GradientSums::GradientSums(Ops& ops, Decoder& decoder, Communicator& ranks, cons
       decoder_(&decoder),
       ranks_(&ranks),
       shard_(shard_of(config, ranks.size())),
+      by_section_(has_gradients_by_section(config, ranks.size())),
       wire_(config.reduce_dtype == ReduceDType::bf16 ? DType::bf16 : DType::f32),
       bucket_(bucket_elements(config)),
       share_(share_of(config, decoder.layout().flat_size(), ranks.rank(), ranks.size())),
       arena_("gradients") {
-  if (shard_ != Shard::gradients) return;
+  if (!by_section_) return;
   own_ = request_own(arena_, share_);
   arena_.allocate(ops);
 }
@@ -39,7 +42,7 @@ std::size_t GradientSums::wire_bytes(const ParameterLayout& layout, const RanksC
 }
 
 std::vector<MemoryLine> GradientSums::memory_plan(const ParameterLayout& layout, const RanksConfig& config, int ranks) {
-  if (shard_of(config, ranks) != Shard::gradients) return {};
+  if (!has_gradients_by_section(config, ranks)) return {};
   Arena arena("gradients");
   request_own(arena, share_of(config, layout.flat_size(), 0, ranks));
   const ArenaEntry& entry = arena.entries().front();
@@ -49,12 +52,12 @@ std::vector<MemoryLine> GradientSums::memory_plan(const ParameterLayout& layout,
 void GradientSums::begin_step() {
   passes_ = 0;
   end_ = decoder_->layout().flat_size();
-  if (shard_ != Shard::gradients) decoder_->zero_gradients();
+  if (!by_section_) decoder_->zero_gradients();
 }
 
 BackwardHooks GradientSums::begin_pass(bool last) {
   const auto sections = std::ssize(decoder_->layout().sections());
-  if (shard_ != Shard::gradients) {
+  if (!by_section_) {
     if (!last) return {};
     return {.close = [this](std::int64_t section) { sum_down_to(decoder_->layout().sections()[static_cast<std::size_t>(section)].begin); }};
   }
@@ -66,7 +69,7 @@ BackwardHooks GradientSums::begin_pass(bool last) {
 }
 
 void GradientSums::finish() {
-  if (shard_ == Shard::gradients)
+  if (by_section_)
     keep_sums();
   else
     sum_down_to(0);
@@ -74,7 +77,7 @@ void GradientSums::finish() {
 }
 
 Tensor GradientSums::gradients() const {
-  if (shard_ == Shard::gradients) return arena_.tensor(own_, {share_.size});
+  if (by_section_) return arena_.tensor(own_, {share_.size});
   return shard_ == Shard::none ? decoder_->gradients() : decoder_->gradients().rows(share_.begin, share_.size);
 }
 
@@ -94,6 +97,7 @@ void GradientSums::close(std::int64_t section) {
     end = begin;
   }
   closed_.push_back(section);
+  last_sum_ = ranks_->mark();
 }
 
 void GradientSums::sum_down_to(std::int64_t first) {
@@ -114,7 +118,7 @@ void GradientSums::sum(const Tensor& bucket, std::int64_t first) {
 /// What was summed of the rank's share, out of the sections that were closed.
 void GradientSums::keep_sums() {
   if (closed_.empty()) return;
-  ranks_->join();
+  ranks_->join(last_sum_);
   for (const std::int64_t section : closed_)
     if (const Tensor own = own_of(section); own.size() > 0) ops_->copy(own, stretch_of(section).of(ranks_->rank()));
   closed_.clear();

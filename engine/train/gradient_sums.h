@@ -16,6 +16,7 @@ namespace sinkscope {
 
 /// What the ranks of a run divide among them: nothing where one trains alone.
 Shard shard_of(const RanksConfig& config, int ranks);
+bool has_gradients_by_section(const RanksConfig& config, int ranks);
 
 /// Of what one of the ranks keeps.
 OptimizerShare share_of(const RanksConfig& config, std::int64_t flat_size, int rank, int ranks);
@@ -54,12 +55,14 @@ class GradientSums {
   Decoder* decoder_;
   Communicator* ranks_;
   Shard shard_;
+  bool by_section_;
   DType wire_;
   std::int64_t bucket_;  // elements
   OptimizerShare share_;
   Arena arena_;
   std::size_t own_ = 0;                // (share), by section
   std::vector<std::int64_t> closed_;   // sections whose sums are under way
+  std::int64_t last_sum_ = 0;          // the communicator's mark of them
   std::int64_t passes_ = 0;            // begun in this step
   std::int64_t end_ = 0;               // of whole gradients, of what is not summed yet
 };

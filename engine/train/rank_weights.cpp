@@ -5,8 +5,8 @@
 
 namespace sinkscope {
 
-RankWeights::RankWeights(Ops& ops, Decoder& decoder, AdamW& optimizer, Communicator& ranks, bool sharded)
-    : ops_(&ops), decoder_(&decoder), optimizer_(&optimizer), ranks_(&ranks), sharded_(sharded) {}
+RankWeights::RankWeights(Ops& ops, Decoder& decoder, AdamW& optimizer, RankParameters& parameters, Communicator& ranks)
+    : ops_(&ops), decoder_(&decoder), optimizer_(&optimizer), parameters_(&parameters), ranks_(&ranks) {}
 
 /// Calls work with a place on the device for each piece of the flat arrays, the first of whose elements is `begin`.
 void RankWeights::in_pieces(const std::function<void(const Tensor& piece, std::int64_t begin)>& work) const {
@@ -16,47 +16,35 @@ void RankWeights::in_pieces(const std::function<void(const Tensor& piece, std::i
     work(place.rows(0, std::min(place.size(), size - begin)), begin);
 }
 
-void RankWeights::set_parameters(std::span<const float> parameters) {
-  in_pieces([&](const Tensor& piece, std::int64_t begin) {
-    ops_->copy_from_host(piece, parameters.data() + begin);
-    ops_->convert(decoder_->parameters().rows(begin, piece.size()), piece);
-  });
-}
-
 void RankWeights::spread(const HostWeights& weights, bool has_moments) {
-  spread(weights.parameters, optimizer_->weights(decoder_->parameters()), decoder_->parameters());
+  spread(weights.parameters, optimizer_->weights(parameters_->own()));
+  optimizer_->weights_changed(parameters_->own());
+  parameters_->changed();
   if (!has_moments) return;
-  spread(weights.first_moment, optimizer_->first_moment(), {});
-  spread(weights.second_moment, optimizer_->second_moment(), {});
-}
-
-void RankWeights::share_update() {
-  if (!sharded_) return;
-  ranks_->start_share({.x = decoder_->parameters(), .part = optimizer_->share().part});
-  ranks_->join();
+  spread(weights.first_moment, optimizer_->first_moment());
+  spread(weights.second_moment, optimizer_->second_moment());
 }
 
 HostWeightViews RankWeights::collect(HostWeights& buffers) {
-  return {.parameters = collect(optimizer_->weights(decoder_->parameters()), buffers.parameters),
+  return {.parameters = collect(optimizer_->weights(parameters_->own()), buffers.parameters),
           .first_moment = collect(optimizer_->first_moment(), buffers.first_moment),
           .second_moment = collect(optimizer_->second_moment(), buffers.second_moment)};
 }
 
-/// Of rank 0's `values` (flat_size) what each rank keeps, and all of them rounded where `parameters` is given.
-void RankWeights::spread(std::span<const float> values, const Tensor& kept, const Tensor& parameters) {
+/// Of rank 0's `values` (flat_size) what each rank keeps.
+void RankWeights::spread(std::span<const float> values, const Tensor& kept) {
   const OptimizerShare& share = optimizer_->share();
   in_pieces([&](const Tensor& piece, std::int64_t begin) {
     if (ranks_->leads()) ops_->copy_from_host(piece, values.data() + begin);
     ranks_->broadcast(piece, 0);
     const std::int64_t first = std::max(begin, share.begin), end = std::min(begin + piece.size(), share.begin + share.size);
     if (first < end) ops_->copy(kept.rows(first - share.begin, end - first), piece.rows(first - begin, end - first));
-    if (parameters) ops_->convert(parameters.rows(begin, piece.size()), piece);
   });
 }
 
 std::span<const float> RankWeights::collect(const Tensor& kept, std::vector<float>& buffer) {
   const auto size = static_cast<std::size_t>(decoder_->layout().flat_size());
-  if (!sharded_) {
+  if (optimizer_->share().part >= decoder_->layout().flat_size()) {  // rank 0 keeps all
     if (!ranks_->leads()) return {};
     if (ops_->device_name() == "cpu") return {kept.as<float>(), size};
     buffer.resize(size);

@@ -10,6 +10,7 @@
 #include "engine/comm/communicator.h"
 #include "engine/model/decoder.h"
 #include "engine/optim/adamw.h"
+#include "engine/train/rank_parameters.h"
 #include "kernels/ops.h"
 
 namespace sinkscope {
@@ -27,28 +28,24 @@ struct HostWeightViews {
 /// Its functions use the memory of gradients, which is free between steps, and leave it overwritten.
 class RankWeights {
  public:
-  /// All must outlive it. `sharded`: the optimizer keeps this rank's share alone.
-  RankWeights(Ops& ops, Decoder& decoder, AdamW& optimizer, Communicator& ranks, bool sharded);
+  /// All must outlive it.
+  RankWeights(Ops& ops, Decoder& decoder, AdamW& optimizer, RankParameters& parameters, Communicator& ranks);
 
-  /// Not collective: `parameters` (flat_size) on this rank's device alone, where the optimizer does not have them yet.
-  void set_parameters(std::span<const float> parameters);
   /// Rank 0's weights on every rank, and its moments if it `has_moments`, which every rank says alike.
   void spread(const HostWeights& weights, bool has_moments);
-  /// After an update of what each rank keeps: the new parameters on every rank, before what is enqueued next.
-  void share_update();
   /// On rank 0 what all ranks keep, in place or in `buffers`; nothing elsewhere.
   HostWeightViews collect(HostWeights& buffers);
 
  private:
   void in_pieces(const std::function<void(const Tensor& piece, std::int64_t begin)>& work) const;
-  void spread(std::span<const float> values, const Tensor& kept, const Tensor& parameters);
+  void spread(std::span<const float> values, const Tensor& kept);
   std::span<const float> collect(const Tensor& kept, std::vector<float>& buffer);
 
   Ops* ops_;
   Decoder* decoder_;
   AdamW* optimizer_;
+  RankParameters* parameters_;
   Communicator* ranks_;
-  bool sharded_;
 };
 
 }  // namespace sinkscope

@@ -9,6 +9,7 @@
 #include "engine/probes/probe_pass.h"
 #include "engine/train/format.h"
 #include "engine/train/gradient_sums.h"
+#include "engine/train/rank_parameters.h"
 
 namespace sinkscope {
 namespace {
@@ -51,7 +52,8 @@ DecoderOptions decoder_options(const Config& config, const Backend& backend) {
           .residual_norms = config.probes.enabled,
           .attention_sums = has_probe_passes(config.probes),
           .training = true,
-          .gradients_by_section = shard_of(config.ranks, backend.ranks) == Shard::gradients,
+          .gradients_by_section = has_gradients_by_section(config.ranks, backend.ranks),
+          .parameters_by_section = has_parameters_by_section(config.ranks, backend.ranks),
           .recompute = config.train.recompute,
           .logits_bytes = backend.device == Device::cuda ? kGpuLogits : kCpuLogits};
 }
@@ -98,6 +100,7 @@ std::vector<MemoryLine> run_memory(const Config& config, std::span<const ProbeSe
     lines.insert(lines.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
   };
   const ParameterLayout layout(config.model);
+  append(RankParameters::memory_plan(layout, config.ranks, backend.ranks, backend.compute));
   append(GradientSums::memory_plan(layout, config.ranks, backend.ranks));
   append(AdamW::memory_plan(layout, backend.compute, share_of(config.ranks, layout.flat_size(), 0, backend.ranks)));
   if (!sets.empty()) append(ProbePass::memory_plan(config.model, options, config.probes, sets, backend.compute));

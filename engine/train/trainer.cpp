@@ -27,6 +27,7 @@
 #include "engine/train/batch_share.h"
 #include "engine/train/gradient_sums.h"
 #include "engine/train/non_finite.h"
+#include "engine/train/rank_parameters.h"
 #include "engine/train/rank_sums.h"
 #include "engine/train/rank_weights.h"
 #include "engine/train/run_files.h"
@@ -68,6 +69,7 @@ class Run {
   void sample(std::int64_t step);
   void save(std::int64_t step);
   void end(std::int64_t step);
+  std::string tensor_not_finite(const std::optional<Batch>& suspect);
   void expect_finite(std::int64_t step, const std::string& what, std::span<const float> values);
   std::runtime_error tell_not_finite(std::int64_t step, const std::string& what, double value, const std::string& tensor);
   [[noreturn]] void stop_not_finite(std::int64_t step, const std::string& what, double value, const std::string& tensor);
@@ -93,6 +95,7 @@ class Run {
   AdamW optimizer_;
   std::unique_ptr<Communicator> ranks_;
   std::optional<GradientSums> gradients_;
+  std::optional<RankParameters> parameters_;
   std::optional<RankWeights> weights_;
   BatchQueue batches_;
   std::optional<Windows> validation_windows_;
@@ -156,6 +159,10 @@ TrainResult Run::execute() {
   else
     begin();
   share_state();
+  if (state_.step == 0)
+    parameters_->of_rank_0([this] {
+      if (probe_pass_) probe(0, std::nan(""));
+    });
 
   const std::int64_t steps = config_.train.steps;
   bool stopped = false;
@@ -170,10 +177,12 @@ TrainResult Run::execute() {
     if (step % config_.log.every == 0 || step == steps || record.validation_loss || probes_after(step)) logs_->write(record);
     if (options_.console) options_.console->write(record);
     alert(alerts_.step(record));
-    if (probe_pass_ && probes_after(step))
-      probe(step, state_.validation_loss.value_or(record.loss));
-    if (causal_tests_ && due(step, config_.probes.causal_every)) test_causes(step);
-    if (world_.leads() && due(step, config_.sample.every)) sample(step);
+    if (works_for_all(step))
+      parameters_->of_rank_0([&] {
+        if (probe_pass_ && probes_after(step)) probe(step, state_.validation_loss.value_or(record.loss));
+        if (causal_tests_ && due(step, config_.probes.causal_every)) test_causes(step);
+        if (due(step, config_.sample.every)) sample(step);
+      });
     stopped = ranks_->any(options_.stop != nullptr && options_.stop->load());
     if (due(step, config_.checkpoint.every) || step == steps || stopped) save(step);
     report_command(step);
@@ -199,7 +208,8 @@ void Run::connect() {
   world_.expect_equal("build", options_.build);
   ranks_ = world_.connect(*ops_);
   gradients_.emplace(*ops_, decoder_, *ranks_, config_.ranks);
-  weights_.emplace(*ops_, decoder_, optimizer_, *ranks_, gradients_->share_alone());
+  parameters_.emplace(*ops_, decoder_, *ranks_, config_.ranks);
+  weights_.emplace(*ops_, decoder_, optimizer_, *parameters_, *ranks_);
 }
 
 /// What rank 0 has begun or resumed, on every rank.
@@ -301,13 +311,11 @@ void Run::start(const std::string& how) {
          {"tokens_per_step", tokens_per_step_}});
   if (!dataset_.validation)
     event(0, "warning", "the dataset has no validation data: validation losses are not measured", Json::object());
-  if (probe_pass_) probe(0, std::nan(""));
 }
 
 void Run::initialize() {
   begun_.parameters.resize(static_cast<std::size_t>(decoder_.layout().flat_size()));
   initialize_parameters(decoder_.layout(), static_cast<std::uint64_t>(config_.train.seed), begun_.parameters);
-  weights_->set_parameters(begun_.parameters);  // for the probes before the first step
 }
 
 void Run::load(const std::filesystem::path& checkpoint) {
@@ -345,7 +353,7 @@ StepRecord Run::training_step(std::int64_t step) {
   const TrainConfig& train = config_.train;
   const auto scale = static_cast<float>(1.0 / static_cast<double>(tokens_per_step_));
   LossSums sums;
-  std::optional<std::string> not_finite;  // tensor, on this rank
+  std::optional<Batch> suspect;  // the first of this rank's whose loss is not finite
   gradients_->begin_step();
   decoder_.zero_step_sums();
   for (std::int64_t pass = 0; pass < share_.passes; ++pass) {
@@ -367,8 +375,8 @@ StepRecord Run::training_step(std::int64_t step) {
     }
     wait_for_losses();
     sums.add(losses_, batch);
-    // The other ranks learn of it when all passes are done, in which they may sum gradients together.
-    if (!std::isfinite(sums.all) && !not_finite) not_finite = first_non_finite(*ops_, decoder_, batch);
+    // The ranks learn of it when all passes are done, in which they may sum gradients together.
+    if (!std::isfinite(sums.all) && !suspect) suspect = batch;
   }
   state_.sample += share_.sequences;
   const std::function<StepSums()> wait_for_sums = decoder_.step_sums_later();
@@ -378,17 +386,16 @@ StepRecord Run::training_step(std::int64_t step) {
   record.learning_rate = learning_rate(train.schedule, train.optimizer.learning_rate, step, train.steps);
   const UpdateResult update =
       gradients_->share_alone()
-          ? optimizer_.step_of_share(decoder_.parameters(), gradients_->gradients(), record.learning_rate, step,
+          ? optimizer_.step_of_share(parameters_->own(), gradients_->gradients(), record.learning_rate, step,
                                      [this](const Tensor& norms) { ranks_->all_reduce(norms); })
-          : optimizer_.step(decoder_.parameters(), gradients_->gradients(), record.learning_rate, step);
+          : optimizer_.step(parameters_->own(), gradients_->gradients(), record.learning_rate, step);
   // While the device updates: one message between the ranks for all that the host sums.
   StepSums step_sums = wait_for_sums();
   sum_over_ranks(*ranks_, sums, step_sums);
-  if (!std::isfinite(sums.all))
-    stop_not_finite(step, "the loss", sums.mean(), ranks_->first(not_finite).value_or("none of one rank"));
+  if (!std::isfinite(sums.all)) stop_not_finite(step, "the loss", sums.mean(), tensor_not_finite(suspect));
   if (update.non_finite)
     stop_not_finite(step, "the gradient", update.gradient_norm, "the gradient of " + *update.non_finite);
-  weights_->share_update();
+  parameters_->changed();
   state_.step = step;
   world_.set_step(step);
 
@@ -415,23 +422,27 @@ void Run::evaluate(StepRecord& record) {
   const std::int64_t wanted = config_.evaluation.batches * config_.train.micro_batch;
   const std::int64_t windows = std::min(wanted, validation_windows_->count());
   LossSums sums;
-  std::optional<std::string> not_finite;  // tensor, on this rank
+  std::optional<Batch> suspect;  // the first of this rank's whose loss is not finite
   Batch batch;
   std::vector<float> losses;
-  for (std::int64_t first = world_.rank() * share_.rows; first < windows && !not_finite; first += world_.size() * share_.rows) {
-    const std::int64_t rows = std::min(share_.rows, windows - first);
+  for (std::int64_t turn = 0; turn < windows; turn += world_.size() * share_.rows) {
+    const std::int64_t first = turn + world_.rank() * share_.rows, rows = std::min(share_.rows, windows - first);
+    if (rows <= 0) {
+      parameters_->pass_by();
+      continue;
+    }
     validation_windows_->resize(batch, rows);
     losses.resize(batch.targets.size());
     for (std::int64_t row = 0; row < rows; ++row) validation_windows_->fill(first + row, row, batch);
     decoder_.forward(batch.sequences, batch.length, batch.inputs.data());
     decoder_.loss(batch.targets.data(), losses.data());
     sums.add(losses, batch);
-    if (!std::isfinite(sums.all)) not_finite = first_non_finite(*ops_, decoder_, batch);
+    if (!std::isfinite(sums.all) && !suspect) suspect = batch;
   }
   sum_over_ranks(*ranks_, sums);
   if (!std::isfinite(sums.all)) {
     logs_->write(record);  // the step itself was done
-    stop_not_finite(record.step, "the validation loss", sums.mean(), ranks_->first(not_finite).value_or("none of one rank"));
+    stop_not_finite(record.step, "the validation loss", sums.mean(), tensor_not_finite(suspect));
   }
   record.validation_loss = sums.mean();
   record.validation_loss_common = sums.mean_common();
@@ -523,6 +534,19 @@ void Run::expect_finite(std::int64_t step, const std::string& what, std::span<co
   if (const auto name = first_non_finite(decoder_.layout(), values))
     throw tell_not_finite(step, "the model to save",
                           *std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); }), what + *name);
+}
+
+/// On every rank the first tensor that is not finite, of the lowest rank that has a batch with such a loss.
+std::string Run::tensor_not_finite(const std::optional<Batch>& suspect) {
+  world_.set_limit(config_.ranks.start_timeout);
+  std::optional<std::string> found;
+  if (suspect) {
+    found = first_non_finite(*ops_, decoder_, *suspect);
+  } else {
+    parameters_->pass_by();  // as the ranks that look at the parameters,
+    parameters_->pass_by();  // and go forward
+  }
+  return ranks_->first(found).value_or("none of one rank");
 }
 
 /// Logs it, and returns what to throw.

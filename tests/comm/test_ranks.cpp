@@ -105,7 +105,7 @@ TEST_CASE("a checkpoint of 4 ranks goes on on 2 and on 1, and a signal to one ra
   CHECK(resumed == 2);
 }
 
-TEST_CASE("with the optimizer or gradients sharded, or gradients on a wire of bf16, a run is the whole one's, and its checkpoint goes on elsewhere") {
+TEST_CASE("with the optimizer, gradients or parameters sharded, or gradients on a wire of bf16, a run is the whole one's, and its checkpoint goes on elsewhere") {
   const Workplace place;
   const std::string begin = "train config.json --set checkpoint.every=10 --set name=", step = kStep + " --set train.steps=40";
   REQUIRE(run_ranks(place, 4, begin + "whole" + step).status == 0);
@@ -117,7 +117,7 @@ TEST_CASE("with the optimizer or gradients sharded, or gradients on a wire of bf
   };
   for (const auto& [name, set, bound] :
        {Mode{"optimizer", " --set ranks.shard=optimizer", 5e-5}, Mode{"gradients", " --set ranks.shard=gradients --set ranks.bucket_megabytes=0.01", 5e-5},
-        Mode{"wire", " --set ranks.reduce_dtype=bf16", 2e-2}}) {
+        Mode{"parameters", " --set ranks.shard=parameters", 5e-5}, Mode{"wire", " --set ranks.reduce_dtype=bf16", 2e-2}}) {
     INFO(name);
     const std::string arguments = begin + name + step + set;
     REQUIRE(run_ranks(place, 4, arguments).status == 0);

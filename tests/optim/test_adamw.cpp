@@ -125,7 +125,7 @@ TEST_CASE("the shares of several optimizers cover the flat arrays once, and upda
     for (std::int64_t step = 1; step <= 3; ++step) {
       const UpdateResult expected = one.step(whole.parameters(), whole.gradients(), 1e-2, step);
       for (AdamW& optimizer : several) {
-        const UpdateResult found = optimizer.step(shared.parameters(), shared.gradients(), 1e-2, step);
+        const UpdateResult found = optimizer.step(shared.parameters().rows(optimizer.share().begin, optimizer.share().size), shared.gradients(), 1e-2, step);
         CHECK(found.squared_norms == expected.squared_norms);
         CHECK(found.gradient_norm == expected.gradient_norm);
       }
@@ -198,7 +198,7 @@ TEST_CASE("shares update from their own gradients and the norms of all as one op
         const Tensor gradients = dealt.gradients().rows(share.begin, share.size);
         Arrays tried(*ops, layout, 5, 0.5);
         const UpdateResult result =
-            optimizer.step_of_share(adding ? tried.parameters() : dealt.parameters(), gradients, 0.01, 1, [&](const Tensor& sums) {
+            optimizer.step_of_share((adding ? tried : dealt).parameters().rows(share.begin, share.size), gradients, 0.01, 1, [&](const Tensor& sums) {
               norms.resize(static_cast<std::size_t>(sums.size()));
               for (std::size_t i = 0; i < norms.size(); ++i)
                 adding ? norms[i] += sums.as<double>()[i] : sums.as<double>()[i] = norms[i];

@@ -72,7 +72,8 @@ OverlapTime time_overlap(Communicator& ranks, Ops& ops, const Config& config, in
   AdamW optimizer(ops, decoder.layout(), own.train.optimizer,
                   share_of(own.ranks, decoder.layout().flat_size(), ranks.rank(), ranks.size()));
   GradientSums gradients(ops, decoder, ranks, own.ranks);
-  RankWeights(ops, decoder, optimizer, ranks, gradients.share_alone()).set_parameters(values);
+  RankParameters parameters(ops, decoder, ranks, own.ranks);
+  RankWeights(ops, decoder, optimizer, parameters, ranks).spread({.parameters = values, .first_moment = {}, .second_moment = {}}, false);
   const std::int64_t B = own.train.micro_batch, T = own.train.sequence_length;
   const std::vector<std::int32_t> tokens = random_tokens(random_key(2, "bench"), B * T + 1, own.model.vocab_size);
   std::vector<float> losses(static_cast<std::size_t>(B * T));

@@ -1,0 +1,67 @@
+// The parameters that a rank updates, and how its decoder gets all of them: they lie there, or come section by section from
+// the ranks that keep them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <vector>
+
+#include "engine/comm/communicator.h"
+#include "engine/config/config.h"
+#include "engine/model/arena.h"
+#include "engine/model/decoder.h"
+#include "engine/optim/adamw.h"
+#include "kernels/ops.h"
+
+namespace sinkscope {
+
+/// Whether each rank keeps its share of the parameters alone.
+bool has_parameters_by_section(const RanksConfig& config, int ranks);
+
+/// By section every forward pass is one of all ranks, each on a batch of its own or by pass_by().
+class RankParameters final : public ParameterSource {
+ public:
+  /// All must outlive it.
+  RankParameters(Ops& ops, Decoder& decoder, Communicator& ranks, const RanksConfig& config);
+
+  static std::vector<MemoryLine> memory_plan(const ParameterLayout& layout, const RanksConfig& config, int ranks, DType compute);
+
+  bool by_section() const { return by_section_; }
+  /// The share that the rank updates, (share) real.
+  Tensor own() const;
+  /// Every rank has changed its own ones: passes that are enqueued from now on see those of all.
+  void changed();
+  /// What another rank's forward pass, or its for_each_parameter(), takes of this one; nothing unless by section.
+  void pass_by();
+  /// Rank 0 does `work`; by section the others take part in its forward passes until it is done.
+  void of_rank_0(const std::function<void()>& work);
+
+  void begin_forward() override;
+  void need(std::int64_t section) override;
+  void expect(std::int64_t section) override;
+  void end_forward() override;
+
+ private:
+  /// What a place of the decoder's holds.
+  struct Held {
+    std::int64_t section = -1;  // -1: nothing that is still valid
+    std::int64_t mark = 0;      // of the communicator, when it is there
+    bool joined = false;        // the Ops waits for it already
+  };
+  Held& fetch(std::int64_t section);
+  Stretch stretch_of(std::int64_t section) const;
+
+  Ops* ops_;
+  Decoder* decoder_;
+  Communicator* ranks_;
+  bool by_section_, shared_;
+  OptimizerShare share_;
+  Arena arena_;
+  std::size_t own_ = 0;                 // (share) real, by section
+  std::map<const void*, Held> places_;  // by their address
+  bool leads_others_ = false;
+};
+
+}  // namespace sinkscope
