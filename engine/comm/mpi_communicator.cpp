@@ -28,9 +28,10 @@ void check_mpi(int status, const char* call) {
   throw std::runtime_error(std::string(call) + ": " + std::string(text, static_cast<std::size_t>(length)));
 }
 
-void wait(MPI_Request& request, const char* call) {
+void wait(MPI_Request& request, const char* call, const World::Waiting& waiting) {
   constexpr int kSpins = 200;
   for (int polls = 0;; ++polls) {
+    waiting.look();
     int done = 0;
     check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), call);
     if (done != 0) return;
@@ -108,7 +109,7 @@ class MpiCommunicator final : public Communicator {
       MPI_Request request = MPI_REQUEST_NULL;
       const std::size_t count = std::min(kBytes, x.bytes() - begin);
       check_mpi(MPI_Ibcast(bytes + begin, static_cast<int>(count), MPI_BYTE, root, MPI_COMM_WORLD, &request), "MPI_Ibcast");
-      wait(request, "MPI_Ibcast");
+      wait(request, "MPI_Ibcast", waiting);
     }
   }
 
@@ -119,7 +120,7 @@ class MpiCommunicator final : public Communicator {
     const int count = narrow(std::ssize(mine));
     check_mpi(MPI_Iallgather(mine.data(), count, MPI_BYTE, all.data(), count, MPI_BYTE, MPI_COMM_WORLD, &request),
               "MPI_Iallgather");
-    wait(request, "MPI_Iallgather");
+    wait(request, "MPI_Iallgather", waiting);
     return all;
   }
 
@@ -173,7 +174,7 @@ class MpiCommunicator final : public Communicator {
       MPI_Request request = MPI_REQUEST_NULL;
       check_mpi(MPI_Iallgatherv(MPI_IN_PLACE, 0, type, all.data(), counts.data(), places.data(), type, MPI_COMM_WORLD, &request),
                 "MPI_Iallgatherv");
-      wait(request, "MPI_Iallgatherv");
+      wait(request, "MPI_Iallgatherv", waiting);
     }
     std::transform(all.begin(), all.end(), x.as<Number>(), [](Wire value) { return unpacked(value); });
   }
@@ -197,7 +198,7 @@ class MpiCommunicator final : public Communicator {
       check_mpi(MPI_Ialltoallv(sent.data(), counts.data(), places.data(), type, received.data(), receive_counts.data(),
                                receive_places.data(), type, MPI_COMM_WORLD, &request),
                 "MPI_Ialltoallv");
-      wait(request, "MPI_Ialltoallv");
+      wait(request, "MPI_Ialltoallv", waiting);
     }
     for (std::int64_t i = 0; i < count; ++i) {
       const auto addend = [&](std::size_t rank) {

@@ -132,7 +132,7 @@ class NcclCommunicator final : public Communicator {
     if (started_ && !joined_) poll(ready_);  // this rank's own work, which is no wait for others
     started_ = joined_ = false;
     const World::Waiting waiting(world_);
-    poll(done_);
+    poll(done_, &waiting);
   }
 
   void broadcast(const Tensor& x, int root) override {
@@ -161,7 +161,7 @@ class NcclCommunicator final : public Communicator {
     check_cuda(cudaMemcpyAsync(host_, device_, bytes, cudaMemcpyDeviceToHost, stream_), "gather");
     check_cuda(cudaEventRecord(done_, stream_), "cudaEventRecord");
     const World::Waiting waiting(world_);
-    poll(done_);
+    poll(done_, &waiting);
     std::memcpy(all.data(), host_, bytes);
     return all;
   }
@@ -232,9 +232,10 @@ class NcclCommunicator final : public Communicator {
     check_nccl(status, call, nccl_);
   }
 
-  void poll(cudaEvent_t event) {
+  void poll(cudaEvent_t event, const World::Waiting* waiting = nullptr) {
     constexpr int kChecked = 1024;  // polls between looks at NCCL's own state
     for (int polls = 1;; ++polls) {
+      if (waiting != nullptr) waiting->look();
       const cudaError_t status = cudaEventQuery(event);
       if (status == cudaSuccess) return;
       if (status != cudaErrorNotReady) {

@@ -32,7 +32,7 @@ double seconds_between(std::chrono::steady_clock::time_point begin, std::chrono:
 Watchdog::Watchdog(Options options, std::vector<Socket> sockets) : options_(std::move(options)), limit_(options_.start) {
   int rank = options_.rank == 0 ? 1 : 0;
   for (Socket& socket : sockets)
-    peers_.push_back({.rank = rank++, .socket = std::move(socket), .beat = {}, .heard = Clock::now(), .left = false});
+    peers_.push_back({.rank = rank++, .socket = std::move(socket), .beat = {}, .heard = Clock::now(), .looked = Clock::now(), .left = false});
   // Signals are for the main thread.
   sigset_t all, before;
   sigfillset(&all);
@@ -75,7 +75,7 @@ Watchdog::Beat Watchdog::beat() const {
   const std::int64_t since = waiting_since_;
   const double waiting =
       since == 0 ? -1.0 : seconds_between(Clock::time_point(Clock::duration(since)), Clock::now());
-  return {.step = step_, .calls = calls_, .waiting = waiting, .limit = limit_};
+  return {.step = step_, .calls = calls_, .waiting = waiting, .limit = limit_, .looks = looks_};
 }
 
 void Watchdog::send_all(const Socket::Message& message) noexcept {
@@ -113,8 +113,11 @@ void Watchdog::listen(Peer& peer) {
     if (received == Socket::Received::late) return;
     if (received == Socket::Received::gone) end(peer.rank, "is gone");
     peer.heard = Clock::now();
-    if (message.kind == kBeat && message.text.size() == sizeof peer.beat)
+    if (message.kind == kBeat && message.text.size() == sizeof peer.beat) {
+      const std::int64_t looks = peer.beat.looks;
       std::memcpy(&peer.beat, message.text.data(), sizeof peer.beat);
+      if (peer.beat.looks != looks) peer.looked = peer.heard;
+    }
     if (message.kind == kFarewell) peer.left = true;
     if (message.kind == kFailed) {
       if (options_.rank == 0) send_all(message);
@@ -136,16 +139,29 @@ void Watchdog::judge() {
              options_.rank);
 }
 
-/// One that waits too long is in a call that another has not come to, or that does not end though all have.
+/// One that waits too long is in a call that another has not come to, or stands still in, or that does not end though all wait
+/// for it. Ranks that are behind may themselves wait for the one that stands still.
 void Watchdog::judge_waits() {
-  std::vector<std::pair<int, Beat>> beats = {{0, beat()}};
-  for (const Peer& peer : peers_) beats.emplace_back(peer.rank, peer.beat);
-  for (const auto& [rank, waits] : beats) {
-    if (waits.waiting <= waits.limit) continue;
-    for (const auto& [other, late] : beats)
-      if (late.calls < waits.calls) end(other, "keeps the others waiting for more than " + seconds_text(waits.limit) + " s");
-    end(rank, "waits for more than " + seconds_text(waits.limit) + " s in a call that every rank has come to");
-  }
+  struct Rank {
+    int rank;
+    Beat beat;
+    bool still;
+  };
+  const auto now = Clock::now();
+  const auto stands_still = [now](Clock::time_point looked) { return now - looked > 4 * kInterval; };
+  const Beat mine = beat();
+  if (std::exchange(seen_looks_, mine.looks) != mine.looks) looked_ = now;
+  std::vector<Rank> ranks = {{0, mine, stands_still(looked_)}};
+  for (const Peer& peer : peers_) ranks.push_back({peer.rank, peer.beat, stands_still(peer.looked)});
+  std::stable_sort(ranks.begin(), ranks.end(), [](const Rank& a, const Rank& b) { return a.beat.calls < b.beat.calls; });
+  const auto waits = std::find_if(ranks.begin(), ranks.end(), [](const Rank& rank) { return rank.beat.waiting > rank.beat.limit; });
+  if (waits == ranks.end()) return;
+  const std::string limit = "for more than " + seconds_text(waits->beat.limit) + " s";
+  const auto still = std::find_if(ranks.begin(), ranks.end(), [](const Rank& rank) { return rank.still; });
+  const bool all_still = std::all_of(ranks.begin(), ranks.end(), [](const Rank& rank) { return rank.still; });
+  if (still != ranks.end() && !all_still) end(still->rank, "keeps the others waiting " + limit);
+  if (ranks.front().beat.calls < ranks.back().beat.calls) end(ranks.front().rank, "keeps the others waiting " + limit);
+  end(waits->rank, "waits " + limit + " in a call that every rank has come to");
 }
 
 std::string Watchdog::about(int rank, std::int64_t step) const {

@@ -45,6 +45,8 @@ class Watchdog {
   /// Before and after waiting for other ranks.
   void enter();
   void leave_wait() { waiting_since_ = 0; }
+  /// Meanwhile, again and again.
+  void look() { ++looks_; }
 
   /// This rank needs the others no more: they go on without it.
   void leave();
@@ -58,12 +60,14 @@ class Watchdog {
     std::int64_t calls = 0;  // waits begun
     double waiting = -1;     // seconds so far; negative: does not wait
     double limit = 0;        // seconds
+    std::int64_t looks = 0;  // of waits, for their end
   };
   struct Peer {
     int rank = 0;
     Socket socket;
     Beat beat;
     Clock::time_point heard;
+    Clock::time_point looked;  // when `looks` was seen to change
     bool left = false;
   };
 
@@ -82,7 +86,9 @@ class Watchdog {
   Options options_;
   std::vector<Peer> peers_;
   bool was_stopped_ = false;  // this process, before the thread went on
-  std::atomic<std::int64_t> step_ = 0, calls_ = 0, waiting_since_ = 0;  // nanoseconds of Clock; 0: does not wait
+  std::atomic<std::int64_t> step_ = 0, calls_ = 0, looks_ = 0, waiting_since_ = 0;  // nanoseconds of Clock; 0: does not wait
+  std::int64_t seen_looks_ = 0;   // of this rank
+  Clock::time_point looked_ = Clock::now();
   std::atomic<double> limit_ = 0;
   std::jthread thread_;
 };

@@ -86,6 +86,10 @@ class World {
     ~Waiting() {
       if (watchdog_ != nullptr) watchdog_->leave_wait();
     }
+    /// Again and again while it does: a rank that stands still is told from one that waits.
+    void look() const {
+      if (watchdog_ != nullptr) watchdog_->look();
+    }
     Waiting(const Waiting&) = delete;
     Waiting& operator=(const Waiting&) = delete;
 

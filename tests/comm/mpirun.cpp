@@ -1,5 +1,8 @@
 #include "tests/comm/mpirun.h"
 
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -36,6 +39,15 @@ pid_t process_with(const fs::path& folder, const std::string& variable) {
     if (environment.find('\0' + variable + '\0') != std::string::npos) return process;
   }
   return 0;
+}
+
+bool stand_still_until_gone(pid_t process) {
+  if (ptrace(PTRACE_SEIZE, process, nullptr, nullptr) != 0) return false;
+  if (ptrace(PTRACE_INTERRUPT, process, nullptr, nullptr) != 0) throw std::runtime_error("PTRACE_INTERRUPT failed");
+  int status = 0;
+  while (waitpid(process, &status, __WALL) == process && WIFSTOPPED(status)) {
+  }
+  return true;
 }
 
 std::string mpirun(int ranks) {

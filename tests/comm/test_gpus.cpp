@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -66,7 +67,7 @@ TEST_CASE("100 steps on several GPUs are those on one, the same to the bit again
         return precision == "fp32" ? test::step_difference(run, one) < 2e-4 : loss_difference(run, one) < 2e-2;
       };
       CHECK(bound(some));
-      for (const std::string more : {"", " --set ranks.shard=optimizer", " --set ranks.shard=gradients"}) {
+      for (const std::string more : {"", " --set ranks.shard=optimizer", " --set ranks.shard=gradients", " --set ranks.shard=parameters"}) {
         INFO(more);
         const std::string kind = more.substr(more.find('=') + 1);
         const fs::path run = more.empty() ? some : train(place, name + kind, as + on(count) + more),
@@ -96,26 +97,26 @@ TEST_CASE("a checkpoint of all GPUs goes on on two and on one") {
   }
 }
 
-/// A long run on two GPUs, to whose rank 1 a signal is sent once it is under way.
-Outcome disturbed(const Workplace& place, int signal) {
+/// A long run on two GPUs, to whose rank 1 something is done once it is under way.
+Outcome disturbed(const Workplace& place, const std::string& more, const std::function<void(pid_t)>& action) {
   Outcome outcome;
   std::jthread runner([&] {
     outcome = place.run("train config.json --gpus 2 --set name=long --set train.steps=100000 --set log.tensorboard=false"
-                        " --set ranks.timeout=10 --set probes.every=0 --set checkpoint.every=20" + kStep);
+                        " --set ranks.timeout=10 --set probes.every=0 --set checkpoint.every=20" + kStep + more);
   });
   const fs::path log = place.path() / "runs/long/metrics.jsonl";
   for (int i = 0; i < 1200 && (!fs::exists(log) || read_step_records(log.parent_path()).size() < 30); ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   const pid_t victim = test::process_with(place.path(), "RANK=1");
   REQUIRE(victim != 0);
-  kill(victim, signal);
+  action(victim);
   runner.join();
   return outcome;
 }
 
 TEST_CASE("a signal to one rank stops both with a checkpoint") {
   const Workplace place;
-  const Outcome outcome = disturbed(place, SIGTERM);
+  const Outcome outcome = disturbed(place, "", [](pid_t victim) { kill(victim, SIGTERM); });
   INFO(outcome.output);
   CHECK(outcome.status == 143);
   CHECK(test::contains(outcome.output, "stopped after step "));
@@ -124,13 +125,32 @@ TEST_CASE("a signal to one rank stops both with a checkpoint") {
 TEST_CASE("a rank that is killed or hangs ends both, by name") {
   for (const int signal : {SIGKILL, SIGSTOP}) {
     const Workplace place;
-    const Outcome outcome = disturbed(place, signal);
+    const Outcome outcome = disturbed(place, "", [&](pid_t victim) { kill(victim, signal); });
     INFO(outcome.output);
     CHECK(outcome.status == 1);
     CHECK(test::contains(outcome.output, "sinkscope: error: rank 1 on "));
     CHECK(test::process_with(place.path(), "RANK=0") == 0);
     CHECK(test::process_with(place.path(), "RANK=1") == 0);
   }
+}
+
+TEST_CASE("a rank whose main thread alone stands still ends both, by name, whatever is sharded") {
+  const std::string shard = GENERATE("none", "gradients", "parameters");
+  INFO(shard);
+  const Workplace place;
+  bool stood = false;
+  const Outcome outcome = disturbed(place, " --set ranks.shard=" + shard, [&](pid_t victim) {
+    stood = test::stand_still_until_gone(victim);
+    if (!stood) kill(victim, SIGKILL);
+  });
+  INFO(outcome.output);
+  CHECK(outcome.status == 1);
+  if (!stood) {
+    WARN("the system allows no tracing: not tried");
+    return;
+  }
+  CHECK(test::contains(outcome.output, "sinkscope: error: rank 1 on "));
+  CHECK(test::contains(outcome.output, " keeps the others waiting for more than 10 s"));
 }
 
 }  // namespace

@@ -111,7 +111,7 @@ TEST_CASE("a loss that is not finite on one rank alone stops all, with the tenso
   save_checkpoint(checkpoints, {.model = info.model, .step = info.step, .bos_id = info.bos_id, .eos_id = info.eos_id,
                                 .parameters = parameters, .first_moment = first, .second_moment = second, .state = state,
                                 .tokenizer_files = {}}, 1);
-  for (const char* shard : {"none", "optimizer", "gradients"}) {
+  for (const char* shard : {"none", "optimizer", "gradients", "parameters"}) {
     const Outcome outcome = run_ranks(place, 4, arguments + " --resume --set ranks.shard=" + shard);
     INFO(shard << ": " << outcome.output);
     CHECK(outcome.status == 1);
@@ -146,6 +146,19 @@ TEST_CASE("a rank that hangs ends all within the time-out, by name, and the run 
     CHECK(test::contains(outcome.output, ", its last step was "));
     check_resumes(place);
   }
+}
+
+TEST_CASE("a rank whose main thread alone stands still ends all within the time-out, by name") {
+  const std::string shard = GENERATE("none", "gradients", "parameters");
+  const Workplace place;
+  bool stood = false;
+  const Outcome outcome = disturb(place, " --set ranks.timeout=3 --set ranks.shard=" + shard, [&](const std::vector<pid_t>& processes) {
+    stood = test::stand_still_until_gone(processes[2]);
+    if (!stood) kill(processes[2], SIGKILL);
+  });
+  if (!stood) return;  // the system allows no tracing; other cases stop whole processes
+  check_told(outcome, "rank 2 on ");
+  CHECK(test::contains(outcome.output, " keeps the others waiting for more than 3 s"));
 }
 
 TEST_CASE("a rank that lives and does not come to a call ends all, by name") {

@@ -143,9 +143,44 @@ TEST_CASE("with the optimizer, gradients or parameters sharded, or gradients on 
   }
 }
 
+TEST_CASE("what rank 0 does for all is the same where the others keep most of the parameters") {
+  const Workplace place;
+  const auto train = [&](const std::string& name, const std::string& more) {  // six windows to evaluate, for eight places of four ranks
+    const Outcome outcome = run_ranks(place, 4, "train config.json --set train.steps=20 --set probes.every=10 --set probes.causal_every=10"
+                                                " --set sample.every=5 --set sample.tokens=12 --set evaluation.every=4 --set evaluation.batches=3"
+                                                " --set name=" + name + kStep + more);
+    INFO(outcome.output);
+    REQUIRE(outcome.status == 0);
+    return place.path() / "runs" / name;
+  };
+  const fs::path whole = train("whole", ""), parts = train("parts", " --set ranks.shard=parameters");
+  CHECK(step_difference(parts, whole) < 5e-5);
+  CHECK(probe_difference(parts, whole) < 5e-5);
+  REQUIRE(read_probe_records(parts).front().step == 0);
+  const std::vector<EventRecord> expected = read_event_records(whole), found = read_event_records(parts);
+  REQUIRE(found.size() == expected.size());
+  int samples = 0, causes = 0;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    CHECK(found[i].kind == expected[i].kind);
+    if (found[i].kind == "sample") {
+      ++samples;
+      CHECK(found[i].message == expected[i].message);
+    }
+    if (found[i].kind != "causal") continue;
+    ++causes;
+    const nlohmann::json json = nlohmann::json::parse(found[i].data).flatten(), like = nlohmann::json::parse(expected[i].data).flatten();
+    CHECK(json.size() == like.size());
+    for (const auto& [key, value] : like.items())
+      if (value.is_number()) CHECK(json.at(key).get<double>() == Approx(value.get<double>()).epsilon(1e-3).margin(1e-4));
+  }
+  CHECK(samples == 4);
+  CHECK(causes == 2);
+}
+
 TEST_CASE("the bench of communication tells rates and what backward hides") {
   const Workplace place;
-  const Outcome outcome = run_ranks(place, 2, "bench config.json --comm --repeats 1 --json comm.json");
+  const std::string shard = GENERATE("none", "parameters");
+  const Outcome outcome = run_ranks(place, 2, "bench config.json --comm --repeats 1 --json comm.json --set ranks.shard=" + shard);
   INFO(outcome.output);
   REQUIRE(outcome.status == 0);
   for (const char* part : {"bus GB/s", "backward  ", "sums of gradients  ", "% of the shorter is hidden"})
