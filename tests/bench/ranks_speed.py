@@ -4,8 +4,8 @@
 usage: ranks_speed.py SINKSCOPE [--ranks N ...] [--model gpt2-124m|gpt2-350m|llama-1.3b] [--steps N] [--torch]
 
 Trains a config of the repository on random bytes of its own texts: on one GPU, then on each number of ranks with everything on
-each, with the optimizer's state sharded, with gradients too, and with gradients in bf16 on their way; tokens/s are medians of the last half of the steps. --torch also
-times torch_step.py on as many, under torchrun. One table last; exit status 1 where a number of ranks has less than 95 % of
+each, with the optimizer's state sharded, with gradients too, with parameters too, and with gradients in bf16 on their way; tokens/s are
+medians of the last half of the steps. --torch also times torch_step.py on as many, under torchrun, with DistributedDataParallel and FSDP2. One table last; exit status 1 where a number of ranks has less than 95 % of
 that many times one GPU's tokens/s.
 """
 import argparse
@@ -56,8 +56,8 @@ def train(program, folder, model, ranks, steps, **settings):
     return statistics.median(json.loads(line)["tokens_per_second"] for line in lines[len(lines) // 2:])
 
 
-def torch_step(model, ranks):
-    words = [str(ROOT / "tests/bench/torch_step.py"), "--model", model, "--steps", "20"]
+def torch_step(model, ranks, *more):
+    words = [str(ROOT / "tests/bench/torch_step.py"), "--model", model, "--steps", "20", *more]
     launcher = [sys.executable] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     done = subprocess.run(launcher + words, capture_output=True, text=True)
     if done.returncode != 0:
@@ -86,7 +86,7 @@ def main():
         one = train(program, folder, arguments.model, 1, arguments.steps)
         row("sinkscope", 1, one, one)
         for ranks in arguments.ranks:
-            for settings in ({}, {"shard": "optimizer"}, {"shard": "gradients"}, {"reduce_dtype": "bf16"}):
+            for settings in ({}, {"shard": "optimizer"}, {"shard": "gradients"}, {"shard": "parameters"}, {"reduce_dtype": "bf16"}):
                 rate = train(program, folder, arguments.model, ranks, arguments.steps, **settings)
                 row(", ".join(["sinkscope", *settings.values()]), ranks, rate, one)
                 passed = passed and rate >= 0.95 * ranks * one
@@ -95,6 +95,7 @@ def main():
             row("torch.compile", 1, alone, alone)
             for ranks in arguments.ranks:
                 row("torch.compile, DDP", ranks, torch_step(arguments.model, ranks), alone)
+                row("torch.compile, FSDP2", ranks, torch_step(arguments.model, ranks, "--fsdp"), alone)
     print("\n" + "\n".join([f"{arguments.model:28s} {'GPUs':>5s} {'tokens/s':>12s} {'of N times one':>15s}", *rows]))
     sys.exit(0 if passed else 1)
 

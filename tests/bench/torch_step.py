@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The opponent: one training step of the same model in PyTorch, as fast as its users get it.
 
-usage: torch_step.py [--model NAME] [--batch B] [--length T] [--steps N] [--attention cudnn|flash|efficient]
+usage: torch_step.py [--model NAME] [--batch B] [--length T] [--steps N] [--attention cudnn|flash|efficient] [--fsdp]
        torchrun --nproc-per-node N torch_step.py ...
 
 fp32 parameters and fused AdamW under bf16 autocast with a bf16 residual stream, torch.compile, fused
@@ -9,7 +9,7 @@ attention, clipping by the global norm; random tokens, one batch for all steps. 
 milliseconds a step (median by CUDA events), tokens/s, MFU, peak memory. Where the batch does not fit, it
 is split into micro-batches whose gradients accumulate; where the wanted attention does not run, the next
 one of the list is taken: the line says both. Under torchrun each process has a GPU and a batch of its own, DistributedDataParallel
-sums the gradients, and rank 0 prints the line, whose tokens/s are those of all. FLOPs are counted as `sinkscope bench` counts them. Needs
+sums the gradients, or with --fsdp each block and the rest is a module of fully_shard (FSDP2) with bf16 parameters and fp32 sums, and rank 0 prints the line, whose tokens/s are those of all. FLOPs are counted as `sinkscope bench` counts them. Needs
 torch with a GPU; about a minute, most of it compilation.
 """
 import argparse
@@ -26,6 +26,7 @@ try:
     import torch
     import torch.nn.functional as F
     from torch import distributed, nn
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.parallel import DistributedDataParallel
 except ImportError as error:
@@ -194,16 +195,21 @@ def random_tokens(shape, count):
     return rank.clamp(1, shape.vocabulary) - 1
 
 
-def run(shape, batch, length, steps, micro):
+def run(shape, batch, length, steps, micro, fsdp):
     """Seconds of each step, and how long compilation took, with micro-batches of `micro` sequences."""
     torch.manual_seed(1)
     model = Decoder(shape).cuda()
+    if fsdp:  # before the optimizer takes the parameters, which are shards from here on
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        for block in model.blocks:
+            fully_shard(block, mp_policy=policy)
+        fully_shard(model, mp_policy=policy)
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
                                   lr=1e-4, betas=(0.9, 0.95), fused=True)
     ranks = int(os.environ.get("WORLD_SIZE", 1))
-    if ranks > 1:
+    if ranks > 1 and not fsdp:
         model = DistributedDataParallel(model, device_ids=[torch.cuda.current_device()], gradient_as_bucket_view=True)
     compiled = torch.compile(model)
     stream = random_tokens(shape, batch * length + 1)
@@ -212,7 +218,9 @@ def run(shape, batch, length, steps, micro):
     def step():
         for first in range(0, batch, micro):
             sums = ranks == 1 or first + micro >= batch  # gradients, over the ranks
-            with contextlib.nullcontext() if sums else model.no_sync():
+            if fsdp:
+                model.set_requires_gradient_sync(sums)
+            with contextlib.nullcontext() if sums or fsdp else model.no_sync():
                 with torch.autocast("cuda", dtype=torch.bfloat16):
                     loss = compiled(tokens[first : first + micro], targets[first : first + micro])
                 (loss * (micro / batch)).backward()
@@ -242,10 +250,13 @@ def main():
     parser.add_argument("--length", type=int, help="tokens of a sequence, default the model's")
     parser.add_argument("--steps", type=int, default=20, help="steps to time after 3")
     parser.add_argument("--attention", choices=BACKENDS, default="cudnn")
+    parser.add_argument("--fsdp", action="store_true", help="shard parameters over the ranks")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("torch_step.py: torch sees no GPU")
     ranks = int(os.environ.get("WORLD_SIZE", 1))
+    if arguments.fsdp and ranks == 1:
+        sys.exit("torch_step.py: --fsdp needs several ranks, under torchrun")
     if ranks > 1:
         os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -260,7 +271,7 @@ def main():
     while True:
         try:
             with sdpa_kernel(BACKENDS[attention]):
-                times, compilation = run(shape, batch, length, arguments.steps, micro)
+                times, compilation = run(shape, batch, length, arguments.steps, micro, arguments.fsdp)
             break
         except torch.cuda.OutOfMemoryError:
             if micro % 2 != 0:
@@ -282,6 +293,7 @@ def main():
         "model": arguments.model,
         "gpu": gpu,
         "gpus": ranks,
+        "sharding": "fsdp2" if arguments.fsdp else "none",
         "torch": torch.__version__,
         "attention": attention,
         "batch": batch,
