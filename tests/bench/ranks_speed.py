@@ -10,11 +10,14 @@ that many times one GPU's tokens/s.
 """
 import argparse
 import json
+import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -49,11 +52,19 @@ def train(program, folder, model, ranks, steps, **settings):
         "ranks": settings,
         "evaluation": {"every": 0}, "probes": {"every": 0}, "checkpoint": {"every": 0}, "log": {"tensorboard": False},
     }))
-    done = subprocess.run([program, "train", str(config), "--gpus", str(ranks)], capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"ranks_speed.py: {name} ended with {done.returncode}:\n{done.stderr[-3000:]}")
-    lines = (folder / "runs" / name / "metrics.jsonl").read_text().splitlines()[:-1]  # the last step evaluates
-    return statistics.median(json.loads(line)["tokens_per_second"] for line in lines[len(lines) // 2:])
+    log, errors = folder / "runs" / name / "metrics.jsonl", folder / f"{name}.errors"
+    with errors.open("w") as stream:
+        run = subprocess.Popen([program, "train", str(config), "--gpus", str(ranks)], stdout=subprocess.DEVNULL, stderr=stream,
+                               start_new_session=True)
+    lines = []
+    while len(lines) < steps - 1:  # the last step evaluates and saves, which is not waited for
+        if run.poll() is not None:
+            sys.exit(f"ranks_speed.py: {name} ended with {run.returncode}:\n{errors.read_text()[-3000:]}")
+        time.sleep(0.2)
+        lines = log.read_text().splitlines() if log.exists() else []
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    return statistics.median(json.loads(line)["tokens_per_second"] for line in lines[steps // 2 : steps - 1])
 
 
 def torch_step(model, ranks, *more):
