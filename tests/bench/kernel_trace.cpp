@@ -4,6 +4,7 @@
 //   CUDA_INJECTION64_PATH=$PWD/kernel_trace.so KERNEL_TRACE=trace sinkscope ...     writes trace.RANK.PROCESS.tsv
 // Columns: start and end in nanoseconds, stream, blocks, threads of a block, name.
 #include <cupti.h>
+#include <cxxabi.h>
 #include <unistd.h>
 
 #include <cstdint>
@@ -23,6 +24,14 @@ void check(CUptiResult status, const char* call) {
   std::exit(1);
 }
 
+std::string readable(const char* name) {
+  int status = 0;
+  char* text = abi::__cxa_demangle(name, nullptr, nullptr, &status);
+  const std::string result = status == 0 ? text : name;
+  std::free(text);
+  return result;
+}
+
 void CUPTIAPI give(std::uint8_t** buffer, std::size_t* size, std::size_t* records) {
   *size = std::size_t{4} << 20;
   *buffer = static_cast<std::uint8_t*>(std::aligned_alloc(64, *size));
@@ -39,7 +48,7 @@ void CUPTIAPI take(CUcontext, std::uint32_t, std::uint8_t* buffer, std::size_t, 
     if (record->kind == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) {
       const auto* kernel = reinterpret_cast<const CUpti_ActivityKernel10*>(record);
       line(kernel->start, kernel->end, kernel->streamId, static_cast<long>(kernel->gridX) * kernel->gridY * kernel->gridZ,
-           static_cast<long>(kernel->blockX) * kernel->blockY * kernel->blockZ, kernel->name);
+           static_cast<long>(kernel->blockX) * kernel->blockY * kernel->blockZ, readable(kernel->name).c_str());
     } else if (record->kind == CUPTI_ACTIVITY_KIND_MEMCPY) {
       const auto* copy = reinterpret_cast<const CUpti_ActivityMemcpy6*>(record);
       line(copy->start, copy->end, copy->streamId, 0, 0, "copy");

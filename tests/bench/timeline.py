@@ -62,7 +62,7 @@ def common(a, b):
 
 
 def short(name):
-    name = name.split("(")[0].replace("void ", "").replace("sinkscope::", "")
+    name = name.replace("(anonymous namespace)::", "").split("(")[0].replace("void ", "").replace("sinkscope::", "").replace("cuda::", "")
     return name[:70]
 
 
