@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """How training scales over the GPUs of this machine, at constant tokens a GPU.
 
-usage: ranks_speed.py SINKSCOPE [--ranks N ...] [--model gpt2-124m|gpt2-350m|llama-1.3b] [--steps N] [--torch]
+usage: ranks_speed.py SINKSCOPE [--ranks N ...] [--model gpt2-124m|gpt2-350m|llama-1.3b] [--ways WAY ...]
+                      [--steps N] [--torch]
 
 Trains a config of the repository on random bytes of its own texts: on one GPU, then on each number of ranks with everything on
 each, with the optimizer's state sharded, with gradients too, with parameters too, and with gradients in bf16 on their way; tokens/s are
@@ -30,6 +31,10 @@ MODELS = {
     "llama-1.3b": (8, 2048, {"preset": "llama", "layers": 24, "channels": 2048, "heads": 16, "hidden": 5504,
                              "vocab_size": 32000}),
 }
+
+# Settings of the config's `ranks`.
+WAYS = {"none": {}, "optimizer": {"shard": "optimizer"}, "gradients": {"shard": "gradients"}, "parameters": {"shard": "parameters"},
+        "bf16": {"reduce_dtype": "bf16"}}
 
 
 def tokenize(program, folder):
@@ -81,6 +86,7 @@ def main():
     parser.add_argument("program", metavar="SINKSCOPE")
     parser.add_argument("--ranks", type=int, nargs="+", default=[2])
     parser.add_argument("--model", choices=sorted(MODELS), default="gpt2-124m")
+    parser.add_argument("--ways", choices=WAYS, nargs="+", default=list(WAYS), help="of sharding and summing, default all")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--torch", action="store_true")
     arguments = parser.parse_args()
@@ -97,9 +103,9 @@ def main():
         one = train(program, folder, arguments.model, 1, arguments.steps)
         row("sinkscope", 1, one, one)
         for ranks in arguments.ranks:
-            for settings in ({}, {"shard": "optimizer"}, {"shard": "gradients"}, {"shard": "parameters"}, {"reduce_dtype": "bf16"}):
-                rate = train(program, folder, arguments.model, ranks, arguments.steps, **settings)
-                row(", ".join(["sinkscope", *settings.values()]), ranks, rate, one)
+            for way in arguments.ways:
+                rate = train(program, folder, arguments.model, ranks, arguments.steps, **WAYS[way])
+                row("sinkscope" if way == "none" else f"sinkscope, {way}", ranks, rate, one)
                 passed = passed and rate >= 0.95 * ranks * one
         if arguments.torch:
             alone = torch_step(arguments.model, 1)
