@@ -305,7 +305,7 @@ class NcclCommunicator final : public Communicator {
   cudaStream_t ops_stream_;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t ready_ = nullptr, done_ = nullptr;
-  std::array<cudaEvent_t, 16> marks_{};  // in turns
+  std::array<cudaEvent_t, 128> marks_{};  // in turns
   std::int64_t next_mark_ = 0;
   ncclComm_t nccl_ = nullptr;
   std::byte* device_ = nullptr;  // for gather()

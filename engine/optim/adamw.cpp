@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
+#include <utility>
 
 namespace sinkscope {
 namespace {
@@ -63,8 +65,8 @@ AdamW::AdamW(Ops& ops, const ParameterLayout& layout, const OptimizerConfig& con
     ++first_segment_;
 }
 
-UpdateResult AdamW::step_of_share(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step,
-                                  const std::function<void(const Tensor&)>& sum_over_ranks) {
+std::function<UpdateResult()> AdamW::step_of_share_later(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step,
+                                                         const std::function<void(const Tensor&)>& sum_over_ranks) {
   const StageRange range(*ops_, "optimizer");
   const Tensor sums = arena_.tensor(sums_, {static_cast<std::int64_t>(segments_.size())});
   ops_->zero(sums);
@@ -77,6 +79,10 @@ UpdateResult AdamW::step_of_share(const Tensor& parameters, const Tensor& gradie
 }
 
 UpdateResult AdamW::step(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step) {
+  return step_later(parameters, gradients, rate, step)();
+}
+
+std::function<UpdateResult()> AdamW::step_later(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step) {
   const StageRange range(*ops_, "optimizer");
   const Tensor sums = arena_.tensor(sums_, {static_cast<std::int64_t>(segments_.size())});
   ops_->sum_of_squares({.x = gradients, .segments = segments_, .sums = sums});
@@ -84,11 +90,11 @@ UpdateResult AdamW::step(const Tensor& parameters, const Tensor& gradients, doub
 }
 
 /// From the gradients of the share and the squared norms of all.
-UpdateResult AdamW::update(const Tensor& parameters, const Tensor& gradients, const Tensor& sums, double rate, std::int64_t step) {
+std::function<UpdateResult()> AdamW::update(const Tensor& parameters, const Tensor& gradients, const Tensor& sums, double rate, std::int64_t step) {
   const Tensor clip = arena_.tensor(clip_, {2});
-  UpdateResult result;
-  result.squared_norms.resize(segments_.size());
-  const std::function<void()> wait_for_norms = ops_->copy_to_host_later(result.squared_norms.data(), sums);
+  const auto result = std::make_shared<UpdateResult>();
+  result->squared_norms.resize(segments_.size());
+  const std::function<void()> wait_for_norms = ops_->copy_to_host_later(result->squared_norms.data(), sums);
   ops_->clip_scale({.sums = sums, .max_norm = config_.clip_norm, .out = clip});
   if (share_.size > 0)  // does nothing when the norm is not finite
     ops_->adamw_step({.param = weights(parameters),
@@ -104,14 +110,16 @@ UpdateResult AdamW::update(const Tensor& parameters, const Tensor& gradients, co
                       .eps = config_.eps,
                       .weight_decay = config_.weight_decay,
                       .step = step});
-  wait_for_norms();
-  double total = 0;
-  for (const double squared_norm : result.squared_norms) total += squared_norm;
-  // Backwards: what is not finite flows on to every gradient computed after it, down to the embedding.
-  for (std::size_t i = segments_.size(); i-- > 0 && !result.non_finite;)
-    if (!std::isfinite(result.squared_norms[i])) result.non_finite = layout_->specs()[i].name;
-  result.gradient_norm = std::sqrt(total);
-  return result;
+  return [layout = layout_, result, wait_for_norms] {
+    wait_for_norms();
+    double total = 0;
+    for (const double squared_norm : result->squared_norms) total += squared_norm;
+    // Backwards: what is not finite flows on to every gradient computed after it, down to the embedding.
+    for (std::size_t i = result->squared_norms.size(); i-- > 0 && !result->non_finite;)
+      if (!std::isfinite(result->squared_norms[i])) result->non_finite = layout->specs()[i].name;
+    result->gradient_norm = std::sqrt(total);
+    return std::move(*result);
+  };
 }
 
 Tensor AdamW::weights(const Tensor& parameters) const {

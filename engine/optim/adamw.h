@@ -43,10 +43,12 @@ class AdamW {
   /// the given rate; `step` counts from 1. Norms are those of all gradients. With a gradient that is not finite nothing
   /// changes, and the result names it. Waits for the norms, not for the update.
   UpdateResult step(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step);
+  /// The same without waiting: what it returns does, and is called once.
+  [[nodiscard]] std::function<UpdateResult()> step_later(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step);
   /// The same from the gradients of the share alone, `gradients` (share): `sum_over_ranks` adds the other shares' part of the
   /// squared norms (of each parameter) f64 to it, in order with the Ops.
-  UpdateResult step_of_share(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step,
-                             const std::function<void(const Tensor&)>& sum_over_ranks);
+  [[nodiscard]] std::function<UpdateResult()> step_of_share_later(const Tensor& parameters, const Tensor& gradients, double rate,
+                                                                  std::int64_t step, const std::function<void(const Tensor&)>& sum_over_ranks);
 
   const OptimizerShare& share() const { return share_; }
   /// The weights that updates accumulate in, (share) f32: the master weights, or `parameters` (share) itself where that
@@ -61,7 +63,7 @@ class AdamW {
                                              const OptimizerShare& share);
 
  private:
-  UpdateResult update(const Tensor& parameters, const Tensor& gradients, const Tensor& sums, double rate, std::int64_t step);
+  std::function<UpdateResult()> update(const Tensor& parameters, const Tensor& gradients, const Tensor& sums, double rate, std::int64_t step);
 
   Ops* ops_;
   const ParameterLayout* layout_;

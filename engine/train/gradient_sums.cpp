@@ -73,7 +73,7 @@ void GradientSums::finish() {
     keep_sums();
   else
     sum_down_to(0);
-  ranks_->finish();
+  ranks_->join();
 }
 
 Tensor GradientSums::gradients() const {

@@ -19,10 +19,10 @@ RankParameters::RankParameters(Ops& ops, Decoder& decoder, Communicator& ranks, 
       shared_(shard_of(config, ranks.size()) != Shard::none),
       share_(share_of(config, decoder.layout().flat_size(), ranks.rank(), ranks.size())),
       arena_("parameters") {
+  if (shared_) decoder.set_parameter_source(*this);
   if (!by_section_) return;
   own_ = request_own(arena_, ops.compute_dtype(), share_);
   arena_.allocate(ops);
-  decoder.set_parameter_source(*this);
 }
 
 std::vector<MemoryLine> RankParameters::memory_plan(const ParameterLayout& layout, const RanksConfig& config, int ranks, DType compute) {
@@ -40,8 +40,8 @@ Tensor RankParameters::own() const {
 void RankParameters::changed() {
   places_.clear();
   if (!shared_ || by_section_) return;
-  ranks_->start_share({.x = decoder_->parameters(), .part = share_.part});
-  ranks_->join();
+  travels_ = true;
+  for (std::int64_t section = 0; section < std::ssize(decoder_->layout().sections()); ++section) share(section);
 }
 
 void RankParameters::pass_by() {
@@ -56,6 +56,7 @@ void RankParameters::pass_by() {
 
 void RankParameters::of_rank_0(const std::function<void()>& work) {
   if (!by_section_) {
+    settle();
     if (ranks_->leads()) work();
     return;
   }
@@ -74,26 +75,39 @@ void RankParameters::begin_forward() {
 }
 
 void RankParameters::need(std::int64_t section) {
-  Held& held = fetch(section);
-  if (!held.joined) ranks_->join(held.mark);
-  held.joined = true;
+  if (by_section_) fetch(section);
+  const auto found = places_.find(decoder_->section_parameters(section).data);
+  if (found == places_.end() || found->second.joined) return;
+  ranks_->join(found->second.mark);
+  found->second.joined = true;
 }
 
-void RankParameters::expect(std::int64_t section) { fetch(section); }
+void RankParameters::expect(std::int64_t section) {
+  if (by_section_) fetch(section);
+}
 
-/// The host waits for other ranks here, where it is known to, not for what the pass computed.
-void RankParameters::end_forward() { ranks_->finish(); }
+void RankParameters::end_forward() { settle(); }
 
-RankParameters::Held& RankParameters::fetch(std::int64_t section) {
+void RankParameters::settle() {
+  if (!travels_ && !by_section_) return;
+  travels_ = false;
+  ranks_->finish();
+}
+
+/// Into its place, unless it is there or on its way.
+void RankParameters::fetch(std::int64_t section) {
   const Stretch stretch = stretch_of(section);
-  Held& held = places_[stretch.x.data];
-  if (held.section == section) return held;
+  if (const auto found = places_.find(stretch.x.data); found != places_.end() && found->second.section == section) return;
   const int rank = ranks_->rank();
   if (const std::int64_t size = stretch.size_of(rank); size > 0)
     ops_->copy(stretch.of(rank), own().rows(stretch.first + stretch.begin_of(rank) - share_.begin, size));
+  share(section);
+}
+
+void RankParameters::share(std::int64_t section) {
+  const Stretch stretch = stretch_of(section);
   ranks_->start_share(stretch);
-  held = {.section = section, .mark = ranks_->mark(), .joined = false};
-  return held;
+  places_[stretch.x.data] = {.section = section, .mark = ranks_->mark(), .joined = false};
 }
 
 Stretch RankParameters::stretch_of(std::int64_t section) const {

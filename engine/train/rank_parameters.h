@@ -31,8 +31,11 @@ class RankParameters final : public ParameterSource {
   bool by_section() const { return by_section_; }
   /// The share that the rank updates, (share) real.
   Tensor own() const;
-  /// Every rank has changed its own ones: passes that are enqueued from now on see those of all.
+  /// Every rank has changed its own ones: passes that are enqueued from now on see those of all, which travel while the pass
+  /// before their section still computes.
   void changed();
+  /// The host waits for what travels since changed(), where it is known to wait for other ranks; not for what a pass computes.
+  void settle();
   /// What another rank's forward pass, or its for_each_parameter(), takes of this one; nothing unless by section.
   void pass_by();
   /// Rank 0 does `work`; by section the others take part in its forward passes until it is done.
@@ -50,7 +53,8 @@ class RankParameters final : public ParameterSource {
     std::int64_t mark = 0;      // of the communicator, when it is there
     bool joined = false;        // the Ops waits for it already
   };
-  Held& fetch(std::int64_t section);
+  void fetch(std::int64_t section);
+  void share(std::int64_t section);
   Stretch stretch_of(std::int64_t section) const;
 
   Ops* ops_;
@@ -60,7 +64,8 @@ class RankParameters final : public ParameterSource {
   OptimizerShare share_;
   Arena arena_;
   std::size_t own_ = 0;                 // (share) real, by section
-  std::map<const void*, Held> places_;  // by their address
+  std::map<const void*, Held> places_;  // by their address; without sections in places of their own, what is on its way
+  bool travels_ = false;                // since changed()
   bool leads_others_ = false;
 };
 

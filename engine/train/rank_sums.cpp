@@ -19,11 +19,12 @@ void LossSums::add(const std::vector<float>& losses, const Batch& batch) {
 
 void sum_over_ranks(Communicator& communicator, LossSums& losses) {
   StepSums none;
-  sum_over_ranks(communicator, losses, none);
+  std::int64_t no_stops = 0;
+  sum_over_ranks(communicator, losses, none, no_stops);
 }
 
-void sum_over_ranks(Communicator& communicator, LossSums& losses, StepSums& step) {
-  const std::array counts = {&losses.targets, &losses.common_targets, &step.sequences, &step.attention_sequences};
+void sum_over_ranks(Communicator& communicator, LossSums& losses, StepSums& step, std::int64_t& stops) {
+  const std::array counts = {&losses.targets, &losses.common_targets, &step.sequences, &step.attention_sequences, &stops};
   const std::array parts = {&step.sink_scores, &step.sinks_above, &step.norm_first, &step.norm_rest,
                             &step.norm_ratio,  &step.entropy,     &step.key_mass};
   std::vector<double> all = {losses.all, losses.common};

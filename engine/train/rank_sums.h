@@ -22,6 +22,7 @@ struct LossSums {
 
 /// Collective, one message between the ranks; in one process nothing changes.
 void sum_over_ranks(Communicator& communicator, LossSums& losses);
-void sum_over_ranks(Communicator& communicator, LossSums& losses, StepSums& step);
+/// `stops` of a rank: 1 where it was told to stop, else 0.
+void sum_over_ranks(Communicator& communicator, LossSums& losses, StepSums& step, std::int64_t& stops);
 
 }  // namespace sinkscope

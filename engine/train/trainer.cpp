@@ -79,6 +79,7 @@ class Run {
   void log(const EventRecord& record);
   void event(std::int64_t step, const std::string& kind, const std::string& message, const Json& data);
 
+  bool told_to_stop() const { return options_.stop != nullptr && options_.stop->load(); }
   std::int64_t tokens_after(std::int64_t step) const { return step * tokens_per_step_; }
   std::string device() const;
 
@@ -111,6 +112,7 @@ class Run {
   double flops_per_token_ = 0;
   std::optional<double> peak_flops_;  // of the GPU, where it is known
 
+  bool stops_ = false;    // any rank was told to, as of the last step's message
   HostWeights begun_;  // on rank 0, what the run begins with or goes on from, until share_state()
 
   std::vector<float> losses_;  // on the host, of a batch
@@ -183,7 +185,7 @@ TrainResult Run::execute() {
         if (causal_tests_ && due(step, config_.probes.causal_every)) test_causes(step);
         if (due(step, config_.sample.every)) sample(step);
       });
-    stopped = ranks_->any(options_.stop != nullptr && options_.stop->load());
+    stopped = stops_ || (world_.size() == 1 && told_to_stop());
     if (due(step, config_.checkpoint.every) || step == steps || stopped) save(step);
     report_command(step);
     if (step == steps || stopped) finish_command(step);
@@ -384,14 +386,21 @@ StepRecord Run::training_step(std::int64_t step) {
 
   StepRecord record;
   record.learning_rate = learning_rate(train.schedule, train.optimizer.learning_rate, step, train.steps);
-  const UpdateResult update =
+  const auto sum_norms = [this](const Tensor& norms) {
+    ranks_->start_all_reduce(norms, DType::f32);
+    ranks_->join();
+  };
+  const std::function<UpdateResult()> wait_for_update =
       gradients_->share_alone()
-          ? optimizer_.step_of_share(parameters_->own(), gradients_->gradients(), record.learning_rate, step,
-                                     [this](const Tensor& norms) { ranks_->all_reduce(norms); })
-          : optimizer_.step(parameters_->own(), gradients_->gradients(), record.learning_rate, step);
+          ? optimizer_.step_of_share_later(parameters_->own(), gradients_->gradients(), record.learning_rate, step, sum_norms)
+          : optimizer_.step_later(parameters_->own(), gradients_->gradients(), record.learning_rate, step);
+  ranks_->finish();  // the host waits for other ranks here, where it is known to, not for the norms
+  const UpdateResult update = wait_for_update();
   // While the device updates: one message between the ranks for all that the host sums.
   StepSums step_sums = wait_for_sums();
-  sum_over_ranks(*ranks_, sums, step_sums);
+  std::int64_t stops = told_to_stop() ? 1 : 0;
+  sum_over_ranks(*ranks_, sums, step_sums, stops);
+  stops_ = stops > 0;
   if (!std::isfinite(sums.all)) stop_not_finite(step, "the loss", sums.mean(), tensor_not_finite(suspect));
   if (update.non_finite)
     stop_not_finite(step, "the gradient", update.gradient_norm, "the gradient of " + *update.non_finite);
@@ -419,6 +428,7 @@ StepRecord Run::training_step(std::int64_t step) {
 void Run::evaluate(StepRecord& record) {
   if (!validation_windows_) return;
   const StageRange range(*ops_, "evaluation");
+  parameters_->settle();
   const std::int64_t wanted = config_.evaluation.batches * config_.train.micro_batch;
   const std::int64_t windows = std::min(wanted, validation_windows_->count());
   LossSums sums;

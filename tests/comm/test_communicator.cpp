@@ -35,8 +35,8 @@ class Recorder final : public Communicator {
     for (std::int64_t i = 0; i < own.size(); ++i) own.as<float>()[i] *= 10;  // stands for the other ranks' addends
   }
   std::int64_t mark() override { return 0; }
-  void join(std::int64_t) override {}
-  void finish() override { ++finished; }
+  void join(std::int64_t) override { ++joined; }
+  void finish() override {}
   void broadcast(const Tensor&, int) override {}
   void start_share(const Stretch&) override {}
   std::vector<std::byte> gather(std::span<const std::byte> mine) override { return {mine.begin(), mine.end()}; }
@@ -44,7 +44,7 @@ class Recorder final : public Communicator {
   const float* base = nullptr;
   std::vector<std::pair<std::int64_t, std::int64_t>> parts;
   std::int64_t part = 0;
-  int finished = 0;
+  int joined = 0;
 
  private:
   int size_;
@@ -83,7 +83,7 @@ TEST_CASE("buckets are cut from the end, none before it is ready, the same ones 
   }
   sums.finish();
   CHECK(recorder.parts == all);
-  CHECK(recorder.finished == 1);
+  CHECK(recorder.joined == 1);
   recorder.parts.clear();
   sums.begin_step();
   sums.finish();  // a rank that broke off sums the same

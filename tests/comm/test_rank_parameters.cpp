@@ -179,6 +179,45 @@ TEST_CASE("a pass whose parameters come section by section is the pass of all of
   }
 }
 
+TEST_CASE("new parameters that travel while a forward pass computes are used when they have come") {
+  const auto ops = make_cpu_ops(1);
+  const std::string preset = GENERATE("llama", "gpt2");
+  const Shard shard = GENERATE(Shard::optimizer, Shard::gradients);
+  const ModelConfig model = model_of(preset, 3);
+  const DecoderOptions options{.max_sequences = 1, .max_length = 8};
+  Decoder whole(*ops, model, options), decoder(*ops, model, options);
+  const ParameterLayout& layout = whole.layout();
+  std::vector<float> all = values_of(layout, 1);
+  LateShares ranks(3, all);
+  const RanksConfig config{.shard = shard};
+  RankParameters parameters(*ops, decoder, ranks, config);
+  CHECK_FALSE(parameters.by_section());
+  CHECK(parameters.own().size() == share_of(config, layout.flat_size(), 2, 3).size);
+  for (const std::uint64_t seed : {1, 2, 3}) {
+    all = values_of(layout, seed);
+    for (const Decoder* of : {&whole, &decoder}) ops->copy_from_host(of->parameters(), all.data());
+    const std::size_t before = ranks.shared;
+    const int finished = ranks.finished;
+    parameters.changed();
+    CHECK(std::isnan(decoder.parameters().as<float>()[0]));  // none is there yet
+    CHECK(ranks.shared == before + 5);
+    if (seed == 3) {  // as another look at them does
+      std::size_t seen = 0;
+      decoder.for_each_parameter([&](const ParameterSpec& spec, const Tensor& values) {
+        ++seen;
+        CHECK(std::memcmp(values.data, all.data() + spec.offset, values.bytes()) == 0);
+      });
+      CHECK(seen == layout.specs().size());
+    }
+    for (int i = 0; i < 2; ++i) CHECK(pass(decoder, true) == pass(whole, true));
+    parameters.pass_by();
+    parameters.settle();
+    CHECK(ranks.shared == before + 5);
+    CHECK(ranks.finished == finished + 1);  // by the first pass, or look
+  }
+  CHECK(ranks.wrong == 0);
+}
+
 TEST_CASE("a tensor that is not finite is found by section too, by what other ranks pass by twice") {
   const auto ops = make_cpu_ops(1);
   const ModelConfig model = model_of("llama", 3);

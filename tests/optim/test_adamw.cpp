@@ -198,11 +198,11 @@ TEST_CASE("shares update from their own gradients and the norms of all as one op
         const Tensor gradients = dealt.gradients().rows(share.begin, share.size);
         Arrays tried(*ops, layout, 5, 0.5);
         const UpdateResult result =
-            optimizer.step_of_share((adding ? tried : dealt).parameters().rows(share.begin, share.size), gradients, 0.01, 1, [&](const Tensor& sums) {
+            optimizer.step_of_share_later((adding ? tried : dealt).parameters().rows(share.begin, share.size), gradients, 0.01, 1, [&](const Tensor& sums) {
               norms.resize(static_cast<std::size_t>(sums.size()));
               for (std::size_t i = 0; i < norms.size(); ++i)
                 adding ? norms[i] += sums.as<double>()[i] : sums.as<double>()[i] = norms[i];
-            });
+            })();
         if (!adding) CHECK(result.gradient_norm == Approx(expected.gradient_norm).epsilon(1e-12));
         for (std::size_t i = 0; !adding && i < norms.size(); ++i)
           CHECK(result.squared_norms[i] == Approx(expected.squared_norms[i]).epsilon(1e-12));
