@@ -1,11 +1,11 @@
 // NCCL for tensors of a GPU, on a stream of its own that events order with the one of the Ops. The host polls for the
-// end of every call and for NCCL's asynchronous errors; nothing here waits inside the driver.
+// end of what it waits for and for NCCL's asynchronous errors. Calls that enqueue may wait for other ranks inside NCCL, the first
+// ones for connections, and count as waiting. (A communicator that does not block starts a thread for every one of them.)
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -21,10 +21,8 @@
 namespace sinkscope {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 void check_nccl(ncclResult_t status, const char* call, ncclComm_t communicator = nullptr) {
-  if (status == ncclSuccess || status == ncclInProgress) return;
+  if (status == ncclSuccess) return;
   const char* detail = ncclGetLastError(communicator);
   throw std::runtime_error(std::string(call) + ": " + ncclGetErrorString(status) +
                            (detail != nullptr && *detail != '\0' ? std::string(": ") + detail : std::string()));
@@ -55,11 +53,9 @@ class NcclCommunicator final : public Communicator {
       throw std::runtime_error("NCCL: rank 0 has sent an id of " + std::to_string(id.size()) + " bytes, expected " +
                                std::to_string(sizeof unique) + "; the ranks run different builds");
     std::memcpy(&unique, id.data(), sizeof unique);
-    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    config.blocking = 0;
     try {
       const World::Waiting waiting(world_);
-      settle(ncclCommInitRankConfig(&nccl_, world_.size(), unique, world_.rank(), &config), "ncclCommInitRankConfig");
+      settle(ncclCommInitRank(&nccl_, world_.size(), unique, world_.rank()), "ncclCommInitRank");
       // Blocks of sums go first where multiprocessors fall free, so that sums run beside a backward pass, not behind it.
       int least = 0, greatest = 0;
       check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
@@ -90,6 +86,7 @@ class NcclCommunicator final : public Communicator {
   void start_all_reduce(const Tensor& x, DType wire) override {
     check_summable("all_reduce", x, wire);
     if (x.size() == 0) return;
+    const World::Waiting waiting(world_);
     begin();
     if (wire != DType::bf16) {
       settle(ncclAllReduce(x.data, x.data, count_of(x), type_of(x), ncclSum, nccl_, stream_), "ncclAllReduce");
@@ -108,6 +105,7 @@ class NcclCommunicator final : public Communicator {
     check_summable("reduce", stretch.x, DType::f32);
     check_stretch("reduce", stretch, size());
     if (stretch.x.size() == 0) return;
+    const World::Waiting waiting(world_);
     begin();
     check_nccl(ncclGroupStart(), "ncclGroupStart");
     for (int root = 0; root < size(); ++root)
@@ -137,13 +135,17 @@ class NcclCommunicator final : public Communicator {
 
   void broadcast(const Tensor& x, int root) override {
     if (x.size() == 0) return;
-    begin();
-    settle(ncclBroadcast(x.data, x.data, count_of(x), type_of(x), root, nccl_, stream_), "ncclBroadcast");
+    {
+      const World::Waiting waiting(world_);
+      begin();
+      settle(ncclBroadcast(x.data, x.data, count_of(x), type_of(x), root, nccl_, stream_), "ncclBroadcast");
+    }
     finish();
   }
 
   void start_share(const Stretch& stretch) override {
     check_stretch("share", stretch, size());
+    const World::Waiting waiting(world_);
     begin();
     enqueue_share(stretch);
   }
@@ -157,10 +159,10 @@ class NcclCommunicator final : public Communicator {
     const std::size_t place = mine.size() * static_cast<std::size_t>(rank());
     std::memcpy(host_ + place, mine.data(), mine.size());
     check_cuda(cudaMemcpyAsync(device_ + place, host_ + place, mine.size(), cudaMemcpyHostToDevice, stream_), "gather");
+    const World::Waiting waiting(world_);
     settle(ncclAllGather(device_ + place, device_, mine.size(), ncclUint8, nccl_, stream_), "ncclAllGather");
     check_cuda(cudaMemcpyAsync(host_, device_, bytes, cudaMemcpyDeviceToHost, stream_), "gather");
     check_cuda(cudaEventRecord(done_, stream_), "cudaEventRecord");
-    const World::Waiting waiting(world_);
     poll(done_, &waiting);
     std::memcpy(all.data(), host_, bytes);
     return all;
@@ -222,12 +224,8 @@ class NcclCommunicator final : public Communicator {
     started_ = true;
   }
 
-  /// Until NCCL has taken a call that it was given.
+  /// Of a call's end, or of what NCCL meets behind it.
   void settle(ncclResult_t status, const char* call) {
-    while (status == ncclInProgress) {
-      check_nccl(ncclCommGetAsyncError(nccl_, &status), call, nccl_);
-      if (status == ncclInProgress) std::this_thread::yield();
-    }
     failed_ = failed_ || status != ncclSuccess;
     check_nccl(status, call, nccl_);
   }
@@ -242,7 +240,11 @@ class NcclCommunicator final : public Communicator {
         failed_ = true;
         check_cuda(status, "NCCL");
       }
-      if (polls % kChecked == 0) settle(ncclInProgress, "NCCL");
+      if (polls % kChecked == 0) {
+        ncclResult_t status_behind = ncclSuccess;
+        check_nccl(ncclCommGetAsyncError(nccl_, &status_behind), "ncclCommGetAsyncError", nccl_);
+        settle(status_behind, "NCCL");
+      }
       std::this_thread::yield();
     }
   }
@@ -274,17 +276,10 @@ class NcclCommunicator final : public Communicator {
 
   void release() noexcept {
     if (nccl_ != nullptr) {
-      // Not in order, or others that do not finish: what NCCL has on the device is given up.
-      const Clock::time_point end = Clock::now() + std::chrono::seconds(10);
-      ncclResult_t status = failed_ ? ncclInternalError : ncclCommFinalize(nccl_);
-      while (status == ncclInProgress && Clock::now() < end) {
-        if (ncclCommGetAsyncError(nccl_, &status) != ncclSuccess) status = ncclInternalError;
-        std::this_thread::yield();
-      }
-      if (status == ncclSuccess)
+      if (!failed_ && ncclCommFinalize(nccl_) == ncclSuccess)
         ncclCommDestroy(nccl_);
       else
-        ncclCommAbort(nccl_);
+        ncclCommAbort(nccl_);  // what NCCL has on the device is given up
       nccl_ = nullptr;
     }
     release_staging();

@@ -39,9 +39,7 @@ Tensor RankParameters::own() const {
 
 void RankParameters::changed() {
   places_.clear();
-  if (!shared_ || by_section_) return;
-  travels_ = true;
-  for (std::int64_t section = 0; section < std::ssize(decoder_->layout().sections()); ++section) share(section);
+  stale_ = shared_;
 }
 
 void RankParameters::pass_by() {
@@ -75,39 +73,37 @@ void RankParameters::begin_forward() {
 }
 
 void RankParameters::need(std::int64_t section) {
-  if (by_section_) fetch(section);
-  const auto found = places_.find(decoder_->section_parameters(section).data);
-  if (found == places_.end() || found->second.joined) return;
-  ranks_->join(found->second.mark);
-  found->second.joined = true;
+  Held& held = fetch(section);
+  if (!held.joined) ranks_->join(held.mark);
+  held.joined = true;
 }
 
-void RankParameters::expect(std::int64_t section) {
-  if (by_section_) fetch(section);
-}
+void RankParameters::expect(std::int64_t section) { fetch(section); }
 
-void RankParameters::end_forward() { settle(); }
-
-void RankParameters::settle() {
-  if (!travels_ && !by_section_) return;
-  travels_ = false;
+/// The host waits for other ranks here, where it is known to, not for what the pass computed.
+void RankParameters::end_forward() {
+  if (!stale_ && !by_section_) return;
+  stale_ = false;
   ranks_->finish();
 }
 
-/// Into its place, unless it is there or on its way.
-void RankParameters::fetch(std::int64_t section) {
-  const Stretch stretch = stretch_of(section);
-  if (const auto found = places_.find(stretch.x.data); found != places_.end() && found->second.section == section) return;
-  const int rank = ranks_->rank();
-  if (const std::int64_t size = stretch.size_of(rank); size > 0)
-    ops_->copy(stretch.of(rank), own().rows(stretch.first + stretch.begin_of(rank) - share_.begin, size));
-  share(section);
+void RankParameters::settle() {
+  if (!stale_ || by_section_) return;
+  for (std::int64_t section = 0; section < std::ssize(decoder_->layout().sections()); ++section) need(section);
+  end_forward();
 }
 
-void RankParameters::share(std::int64_t section) {
+/// Into its place, unless it is there or on its way.
+RankParameters::Held& RankParameters::fetch(std::int64_t section) {
   const Stretch stretch = stretch_of(section);
+  Held& held = places_[stretch.x.data];
+  if (held.section == section) return held;
+  const int rank = ranks_->rank();
+  if (const std::int64_t size = stretch.size_of(rank); by_section_ && size > 0)
+    ops_->copy(stretch.of(rank), own().rows(stretch.first + stretch.begin_of(rank) - share_.begin, size));
   ranks_->start_share(stretch);
-  places_[stretch.x.data] = {.section = section, .mark = ranks_->mark(), .joined = false};
+  held = {.section = section, .mark = ranks_->mark(), .joined = false};
+  return held;
 }
 
 Stretch RankParameters::stretch_of(std::int64_t section) const {

@@ -31,10 +31,10 @@ class RankParameters final : public ParameterSource {
   bool by_section() const { return by_section_; }
   /// The share that the rank updates, (share) real.
   Tensor own() const;
-  /// Every rank has changed its own ones: passes that are enqueued from now on see those of all, which travel while the pass
-  /// before their section still computes.
+  /// Every rank has changed its own ones. Of shares, the next forward pass is one of all ranks, in which each section travels
+  /// while the one before it computes; or settle() comes before it.
   void changed();
-  /// The host waits for what travels since changed(), where it is known to wait for other ranks; not for what a pass computes.
+  /// Unless by section: what has not travelled since changed() does, on all ranks, and the host waits for it.
   void settle();
   /// What another rank's forward pass, or its for_each_parameter(), takes of this one; nothing unless by section.
   void pass_by();
@@ -53,8 +53,7 @@ class RankParameters final : public ParameterSource {
     std::int64_t mark = 0;      // of the communicator, when it is there
     bool joined = false;        // the Ops waits for it already
   };
-  void fetch(std::int64_t section);
-  void share(std::int64_t section);
+  Held& fetch(std::int64_t section);
   Stretch stretch_of(std::int64_t section) const;
 
   Ops* ops_;
@@ -64,8 +63,8 @@ class RankParameters final : public ParameterSource {
   OptimizerShare share_;
   Arena arena_;
   std::size_t own_ = 0;                 // (share) real, by section
-  std::map<const void*, Held> places_;  // by their address; without sections in places of their own, what is on its way
-  bool travels_ = false;                // since changed()
+  std::map<const void*, Held> places_;  // by their address
+  bool stale_ = false;                  // no forward pass since changed()
   bool leads_others_ = false;
 };
 
