@@ -69,6 +69,8 @@ Tensor Decoder::parameter(const ParameterSpec& spec) const { return shaped(state
 void Decoder::zero_gradients() { state_->ops.zero(gradients()); }
 
 void Decoder::set_parameter_source(ParameterSource& source) {
+  if (!state_->options.parameters_by_section)
+    throw std::logic_error("Decoder::set_parameter_source: the decoder has all its parameters");
   state_->source = &source;
 }
 

@@ -86,7 +86,7 @@ class Decoder {
   Tensor gradient_memory() const;                            // the largest f32 array of gradients; in training
   Tensor parameter(const ParameterSpec& spec) const;         // in its own shape; by section while it is there
   void zero_gradients();
-  /// By section before the first pass, else where parameters change while passes are enqueued; must outlive all passes.
+  /// By section, before the first pass; must outlive all passes.
   void set_parameter_source(ParameterSource& source);
   /// Each parameter in the order of specs(); by section all of them are asked for, as in a forward pass.
   void for_each_parameter(const std::function<void(const ParameterSpec&, const Tensor&)>& visit);

@@ -1,4 +1,4 @@
-// Where the parameters of a decoder come from that does not have all of them at a time, or not yet.
+// Where the parameters of a decoder come from that does not have all of them at a time.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +6,7 @@
 namespace sinkscope {
 
 /// Sections are those of the parameters' layout. A pass needs one after the other: forward all in their order, backward the
-/// blocks from the last to the first. In a decoder with parameters by section blocks take turns in two places.
+/// blocks from the last to the first. Blocks take turns in two places; what lies in the other places stays there.
 class ParameterSource {
  public:
   virtual ~ParameterSource() = default;

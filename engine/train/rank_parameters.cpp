@@ -19,10 +19,10 @@ RankParameters::RankParameters(Ops& ops, Decoder& decoder, Communicator& ranks, 
       shared_(shard_of(config, ranks.size()) != Shard::none),
       share_(share_of(config, decoder.layout().flat_size(), ranks.rank(), ranks.size())),
       arena_("parameters") {
-  if (shared_) decoder.set_parameter_source(*this);
   if (!by_section_) return;
   own_ = request_own(arena_, ops.compute_dtype(), share_);
   arena_.allocate(ops);
+  decoder.set_parameter_source(*this);
 }
 
 std::vector<MemoryLine> RankParameters::memory_plan(const ParameterLayout& layout, const RanksConfig& config, int ranks, DType compute) {
@@ -39,7 +39,10 @@ Tensor RankParameters::own() const {
 
 void RankParameters::changed() {
   places_.clear();
-  stale_ = shared_;
+  if (!shared_ || by_section_) return;
+  travels_ = true;
+  ranks_->start_share({.x = decoder_->parameters(), .part = share_.part});
+  ranks_->join();
 }
 
 void RankParameters::pass_by() {
@@ -81,16 +84,12 @@ void RankParameters::need(std::int64_t section) {
 void RankParameters::expect(std::int64_t section) { fetch(section); }
 
 /// The host waits for other ranks here, where it is known to, not for what the pass computed.
-void RankParameters::end_forward() {
-  if (!stale_ && !by_section_) return;
-  stale_ = false;
-  ranks_->finish();
-}
+void RankParameters::end_forward() { ranks_->finish(); }
 
 void RankParameters::settle() {
-  if (!stale_ || by_section_) return;
-  for (std::int64_t section = 0; section < std::ssize(decoder_->layout().sections()); ++section) need(section);
-  end_forward();
+  if (!travels_) return;
+  travels_ = false;
+  ranks_->finish();
 }
 
 /// Into its place, unless it is there or on its way.
@@ -99,7 +98,7 @@ RankParameters::Held& RankParameters::fetch(std::int64_t section) {
   Held& held = places_[stretch.x.data];
   if (held.section == section) return held;
   const int rank = ranks_->rank();
-  if (const std::int64_t size = stretch.size_of(rank); by_section_ && size > 0)
+  if (const std::int64_t size = stretch.size_of(rank); size > 0)
     ops_->copy(stretch.of(rank), own().rows(stretch.first + stretch.begin_of(rank) - share_.begin, size));
   ranks_->start_share(stretch);
   held = {.section = section, .mark = ranks_->mark(), .joined = false};

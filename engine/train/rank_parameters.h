@@ -31,10 +31,9 @@ class RankParameters final : public ParameterSource {
   bool by_section() const { return by_section_; }
   /// The share that the rank updates, (share) real.
   Tensor own() const;
-  /// Every rank has changed its own ones. Of shares, the next forward pass is one of all ranks, in which each section travels
-  /// while the one before it computes; or settle() comes before it.
+  /// Every rank has changed its own ones: passes that are enqueued from now on see those of all.
   void changed();
-  /// Unless by section: what has not travelled since changed() does, on all ranks, and the host waits for it.
+  /// The host waits for what travels since changed(), where it is known to wait for other ranks; not for what a pass computes.
   void settle();
   /// What another rank's forward pass, or its for_each_parameter(), takes of this one; nothing unless by section.
   void pass_by();
@@ -64,7 +63,7 @@ class RankParameters final : public ParameterSource {
   Arena arena_;
   std::size_t own_ = 0;                 // (share) real, by section
   std::map<const void*, Held> places_;  // by their address
-  bool stale_ = false;                  // no forward pass since changed()
+  bool travels_ = false;                // since changed()
   bool leads_others_ = false;
 };
 
