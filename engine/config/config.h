@@ -151,7 +151,7 @@ struct RanksConfig {
   double start_timeout = 900.0;        // seconds
   double timeout = 120.0;              // seconds
   double bucket_megabytes = 32.0;      // of gradients that are summed at a time
-  Shard shard = Shard::none;           // what each rank keeps its share of alone
+  Shard shard = Shard::optimizer;      // what each rank keeps its share of alone
   ReduceDType reduce_dtype = ReduceDType::fp32;
 };
 

@@ -4,12 +4,13 @@
 usage: ranks_speed.py SINKSCOPE [--ranks N ...] [--model gpt2-124m|gpt2-350m|llama-1.3b] [--ways WAY ...]
                       [--steps N] [--torch]
 
-Trains a config of the repository on random bytes of its own texts: on one GPU, then on each number of ranks with everything on
+Trains a config of the repository on random bytes of its own texts: on one GPU, on as many at once each for itself, then on each number of ranks with everything on
 each, with the optimizer's state sharded, with gradients too, with parameters too, and with gradients in bf16 on their way; tokens/s are
 medians of the last half of the steps. --torch also times torch_step.py on as many, under torchrun, with DistributedDataParallel and FSDP2. One table last; exit status 1 where a number of ranks has less than 95 % of
 that many times one GPU's tokens/s.
 """
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -33,8 +34,8 @@ MODELS = {
 }
 
 # Settings of the config's `ranks`.
-WAYS = {"none": {}, "optimizer": {"shard": "optimizer"}, "gradients": {"shard": "gradients"}, "parameters": {"shard": "parameters"},
-        "bf16": {"reduce_dtype": "bf16"}}
+WAYS = {"none": {"shard": "none"}, "optimizer": {"shard": "optimizer"}, "gradients": {"shard": "gradients"}, "parameters": {"shard": "parameters"},
+        "bf16": {"shard": "none", "reduce_dtype": "bf16"}}
 
 
 def tokenize(program, folder):
@@ -44,10 +45,10 @@ def tokenize(program, folder):
                    stdout=subprocess.DEVNULL)
 
 
-def train(program, folder, model, ranks, steps, **settings):
-    """Tokens a second; settings of the config's `ranks`."""
+def train(program, folder, model, ranks, steps, gpu=None, **settings):
+    """Tokens a second; settings of the config's `ranks`; on that GPU alone where one is given."""
     sequences, length, shape = MODELS[model]
-    name = "-".join([model, str(ranks), *map(str, settings.values())])
+    name = "-".join([model, str(ranks), *map(str, settings.values())] + ([] if gpu is None else [f"gpu{gpu}"]))
     config = folder / f"{name}.json"
     config.write_text(json.dumps({
         "name": name, "output": str(folder / "runs"), "model": shape,
@@ -57,10 +58,11 @@ def train(program, folder, model, ranks, steps, **settings):
         "ranks": settings,
         "evaluation": {"every": 0}, "probes": {"every": 0}, "checkpoint": {"every": 0}, "log": {"tensorboard": False},
     }))
+    environment = os.environ if gpu is None else {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu)}
     log, errors = folder / "runs" / name / "metrics.jsonl", folder / f"{name}.errors"
     with errors.open("w") as stream:
         run = subprocess.Popen([program, "train", str(config), "--gpus", str(ranks)], stdout=subprocess.DEVNULL, stderr=stream,
-                               start_new_session=True)
+                               start_new_session=True, env=environment)
     lines = []
     while len(lines) < steps - 1:  # the last step evaluates and saves, which is not waited for
         if run.poll() is not None:
@@ -70,6 +72,12 @@ def train(program, folder, model, ranks, steps, **settings):
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     return statistics.median(json.loads(line)["tokens_per_second"] for line in lines[steps // 2 : steps - 1])
+
+
+def apart(program, folder, model, ranks, steps):
+    """Tokens a second of the slowest GPU, each training for itself at the same time: what communication can only take from."""
+    with concurrent.futures.ThreadPoolExecutor(ranks) as pool:
+        return min(pool.map(lambda gpu: train(program, folder, model, 1, steps, gpu=gpu), range(ranks)))
 
 
 def torch_step(model, ranks, *more):
@@ -103,9 +111,10 @@ def main():
         one = train(program, folder, arguments.model, 1, arguments.steps)
         row("sinkscope", 1, one, one)
         for ranks in arguments.ranks:
+            row("sinkscope, apart, the slowest", ranks, ranks * apart(program, folder, arguments.model, ranks, arguments.steps), one)
             for way in arguments.ways:
                 rate = train(program, folder, arguments.model, ranks, arguments.steps, **WAYS[way])
-                row("sinkscope" if way == "none" else f"sinkscope, {way}", ranks, rate, one)
+                row(f"sinkscope, {way}", ranks, rate, one)
                 passed = passed and rate >= 0.95 * ranks * one
         if arguments.torch:
             alone = torch_step(arguments.model, 1)

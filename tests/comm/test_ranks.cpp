@@ -108,7 +108,7 @@ TEST_CASE("a checkpoint of 4 ranks goes on on 2 and on 1, and a signal to one ra
 TEST_CASE("with the optimizer, gradients or parameters sharded, or gradients on a wire of bf16, a run is the whole one's, and its checkpoint goes on elsewhere") {
   const Workplace place;
   const std::string begin = "train config.json --set checkpoint.every=10 --set name=", step = kStep + " --set train.steps=40";
-  REQUIRE(run_ranks(place, 4, begin + "whole" + step).status == 0);
+  REQUIRE(run_ranks(place, 4, begin + "whole" + step + " --set ranks.shard=none").status == 0);
   const fs::path runs = place.path() / "runs";
   struct Mode {
     const char* name;
@@ -117,7 +117,7 @@ TEST_CASE("with the optimizer, gradients or parameters sharded, or gradients on 
   };
   for (const auto& [name, set, bound] :
        {Mode{"optimizer", " --set ranks.shard=optimizer", 5e-5}, Mode{"gradients", " --set ranks.shard=gradients --set ranks.bucket_megabytes=0.01", 5e-5},
-        Mode{"parameters", " --set ranks.shard=parameters", 5e-5}, Mode{"wire", " --set ranks.reduce_dtype=bf16", 2e-2}}) {
+        Mode{"parameters", " --set ranks.shard=parameters", 5e-5}, Mode{"wire", " --set ranks.shard=none --set ranks.reduce_dtype=bf16", 2e-2}}) {
     INFO(name);
     const std::string arguments = begin + name + step + set;
     REQUIRE(run_ranks(place, 4, arguments).status == 0);
@@ -153,7 +153,7 @@ TEST_CASE("what rank 0 does for all is the same where the others keep most of th
     REQUIRE(outcome.status == 0);
     return place.path() / "runs" / name;
   };
-  const fs::path whole = train("whole", ""), parts = train("parts", " --set ranks.shard=parameters");
+  const fs::path whole = train("whole", " --set ranks.shard=none"), parts = train("parts", " --set ranks.shard=parameters");
   CHECK(step_difference(parts, whole) < 5e-5);
   CHECK(probe_difference(parts, whole) < 5e-5);
   REQUIRE(read_probe_records(parts).front().step == 0);

@@ -91,7 +91,7 @@ TEST_CASE("GPT-2 124M at 64 x 1024 takes less than the 28.5 GB of PyTorch, with 
 }
 
 TEST_CASE("what is sharded over ranks is planned once a rank") {
-  const Config whole = small({});
+  const Config whole = small({"ranks.shard=none"});
   const auto plan = [](const Config& config, int ranks) {
     return by_arena(run_memory(config, set_extents(config), {.device = Device::cuda, .compute = DType::bf16, .ranks = ranks}));
   };
@@ -115,7 +115,7 @@ TEST_CASE("what is sharded over ranks is planned once a rank") {
   REQUIRE(sum != std::string::npos);
   CHECK(table.find("\ngradients ", sum + 1) == std::string::npos);  // of all its rows
   CHECK(table.find("\ngradients      own share ") < sum);
-  const auto wire = plan(small({"ranks.reduce_dtype=bf16", "ranks.bucket_megabytes=0.04"}), 4);
+  const auto wire = plan(small({"ranks.shard=none", "ranks.reduce_dtype=bf16", "ranks.bucket_megabytes=0.04"}), 4);
   CHECK(wire.at("backend") == all.at("backend") + 2 * 2 * 10000);
 }
 
