@@ -105,6 +105,7 @@ struct LinearBackward {
   Tensor gelu_input{};  // optional (N, I) real: z
   GeluKind gelu_kind = GeluKind::tanh;
   Tensor dx_sums{};     // optional (I) +=; with gelu_input only
+  bool replace = false; // dweight = instead of +=, whatever it holds
 };
 
 /// Rotary position embedding, "rotate half" form as in Llama checkpoints of the transformers

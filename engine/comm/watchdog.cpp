@@ -154,14 +154,29 @@ void Watchdog::judge_waits() {
   std::vector<Rank> ranks = {{0, mine, stands_still(looked_)}};
   for (const Peer& peer : peers_) ranks.push_back({peer.rank, peer.beat, stands_still(peer.looked)});
   std::stable_sort(ranks.begin(), ranks.end(), [](const Rank& a, const Rank& b) { return a.beat.calls < b.beat.calls; });
+  std::int64_t progress = 0;
+  for (const Rank& rank : ranks) progress += rank.beat.calls + rank.beat.looks + rank.beat.step;
+  judge_progress(progress, now);
   const auto waits = std::find_if(ranks.begin(), ranks.end(), [](const Rank& rank) { return rank.beat.waiting > rank.beat.limit; });
   if (waits == ranks.end()) return;
   const std::string limit = "for more than " + seconds_text(waits->beat.limit) + " s";
-  const auto still = std::find_if(ranks.begin(), ranks.end(), [](const Rank& rank) { return rank.still; });
+  // Before those that wait, which some calls do without a look.
+  auto still = std::find_if(ranks.begin(), ranks.end(), [](const Rank& rank) { return rank.still && rank.beat.waiting < 0; });
+  if (still == ranks.end()) still = std::find_if(ranks.begin(), ranks.end(), [](const Rank& rank) { return rank.still; });
   const bool all_still = std::all_of(ranks.begin(), ranks.end(), [](const Rank& rank) { return rank.still; });
   if (still != ranks.end() && !all_still) end(still->rank, "keeps the others waiting " + limit);
   if (ranks.front().beat.calls < ranks.back().beat.calls) end(ranks.front().rank, "keeps the others waiting " + limit);
   end(waits->rank, "waits " + limit + " in a call that every rank has come to");
+}
+
+/// Where each rank stands in a call of the device, which nobody sees.
+void Watchdog::judge_progress(std::int64_t progress, Clock::time_point now) {
+  if (std::exchange(progress_, progress) != progress || was_stopped_) progressed_ = now;
+  if (seconds_between(progressed_, now) <= options_.start) return;
+  const std::string message = "no rank has gone on for " + seconds_text(options_.start) + " s (ranks.start_timeout; the last step was " +
+                              std::to_string(step_) + ")";
+  send_all({kVerdict, "0" + message});
+  end_told(message, 0);
 }
 
 std::string Watchdog::about(int rank, std::int64_t step) const {

@@ -21,7 +21,7 @@ struct RankPlace {
 
 /// Every rank tells rank 0 several times a second how far it is, and rank 0 tells every rank. When a rank's connection
 /// closes without a farewell, when nothing is heard from it for `usual` seconds, or when another has waited for it
-/// longer than the limit that set_limit() gave there, each rank is told, and its process ends at once with status 1,
+/// longer than the limit that set_limit() gave there, or when none goes on for `start` seconds, each rank is told, and its process ends at once with status 1,
 /// whatever its main thread does. One of them says why on stderr: rank 0, or rank 1 when it is about rank 0. Rank 0
 /// is watched by each of the others in the same way.
 class Watchdog {
@@ -76,6 +76,7 @@ class Watchdog {
   void listen(Peer& peer);
   void judge();
   void judge_waits();
+  void judge_progress(std::int64_t progress, Clock::time_point now);
   std::string about(int rank, std::int64_t step) const;
   void send_all(const Socket::Message& message) noexcept;
   [[noreturn]] void end(int culprit, const std::string& reason);
@@ -89,6 +90,8 @@ class Watchdog {
   std::atomic<std::int64_t> step_ = 0, calls_ = 0, looks_ = 0, waiting_since_ = 0;  // nanoseconds of Clock; 0: does not wait
   std::int64_t seen_looks_ = 0;   // of this rank
   Clock::time_point looked_ = Clock::now();
+  std::int64_t progress_ = 0;     // of all ranks, on rank 0
+  Clock::time_point progressed_ = Clock::now();
   std::atomic<double> limit_ = 0;
   std::jthread thread_;
 };

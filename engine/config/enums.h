@@ -29,8 +29,8 @@ enum class Device : std::uint8_t { automatic, cpu, cuda };
 enum class Recompute : std::uint8_t { none, mlp, block };
 /// What activations and products are computed in; master weights and sums are fp32 always.
 enum class Precision : std::uint8_t { automatic, fp32, bf16 };
-/// What each rank has its share of alone, instead of all: nothing; the optimizer's state; the summed gradients as well.
-enum class Shard : std::uint8_t { none, optimizer, gradients, parameters };  // each with those before it
+/// What each rank has its share of alone, instead of all: nothing; the optimizer's state; the summed gradients as well; the parameters too.
+enum class Shard : std::uint8_t { none, optimizer, gradients, parameters };
 /// What gradients travel between ranks in; they are added up in fp32.
 enum class ReduceDType : std::uint8_t { fp32, bf16 };
 

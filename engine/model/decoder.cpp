@@ -68,6 +68,35 @@ Tensor Decoder::parameter(const ParameterSpec& spec) const { return shaped(state
 
 void Decoder::zero_gradients() { state_->ops.zero(gradients()); }
 
+void Decoder::replace_gradients() {
+  State& s = *state_;
+  if (!s.options.training) throw std::logic_error("Decoder::replace_gradients: the decoder is not for training");
+  s.replace = true;
+  if (s.options.gradients_by_section) return;
+  for (std::int64_t section = 0; section < std::ssize(s.layout.sections()); ++section) zero_added(section);
+}
+
+void Decoder::zero_added(std::int64_t section) {
+  State& s = *state_;
+  const Tensor gradients = section_gradients(section);
+  const std::int64_t begin = s.layout.sections()[static_cast<std::size_t>(section)].begin;
+  std::int64_t from = 0;  // of what is not zeroed yet
+  const auto zero_to = [&](std::int64_t end) {
+    if (end > from) s.ops.zero(gradients.rows(from, end - from));
+  };
+  for (const ParameterSpec& spec : s.layout.specs()) {
+    if (s.layout.section_of(spec) != section || !s.is_product(spec)) continue;
+    zero_to(spec.offset - begin);
+    from = spec.offset - begin + spec.size;
+  }
+  zero_to(gradients.size());
+}
+
+/// Whether a pass gives the whole gradient by one product, before anything else is added to it.
+bool Decoder::State::is_product(const ParameterSpec& spec) const {
+  return spec.shape.size() == 2 && (spec.group != ParameterGroup::embedding || (config.tied_embedding && spec.offset == 0));
+}
+
 void Decoder::set_parameter_source(ParameterSource& source) {
   if (!state_->options.parameters_by_section)
     throw std::logic_error("Decoder::set_parameter_source: the decoder has all its parameters");
@@ -193,7 +222,8 @@ std::function<void()> Decoder::loss_later(const std::int32_t* targets, float* lo
                              .weight = s.head().value,
                              .dx = s.tmp(s.memory.d_final, C).rows(begin, count),
                              .dweight = s.head().gradient,
-                             .dbias = {}});
+                             .dbias = {},
+                             .replace = s.replace && begin == 0});
   }
   s.head_gradient = gradient_scale > 0;
   return s.ops.copy_to_host_later(losses, all_losses);
@@ -232,6 +262,7 @@ void Decoder::State::backward(const BackwardHooks& hooks, bool sum_attention) {
                           .tokens = memory.scratch.tensor(memory.tokens, {B, T}),
                           .dwte = weights.token_embedding.gradient,
                           .dwpe = weights.position_embedding.gradient});
+  replace = false;
   tell(hooks.close, 0);
 }
 

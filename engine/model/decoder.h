@@ -86,6 +86,11 @@ class Decoder {
   Tensor gradient_memory() const;                            // the largest f32 array of gradients; in training
   Tensor parameter(const ParameterSpec& spec) const;         // in its own shape; by section while it is there
   void zero_gradients();
+  /// The gradients of the next loss() and backward() take the place of what is there, instead of being added to it; cheaper than
+  /// zeros before. By section `open` zeroes what zero_added() does, the decoder itself that of the others' places.
+  void replace_gradients();
+  /// Of a section's gradients those that every pass adds to: of all but the matrices that a product gives.
+  void zero_added(std::int64_t section);
   /// By section, before the first pass; must outlive all passes.
   void set_parameter_source(ParameterSource& source);
   /// Each parameter in the order of specs(); by section all of them are asked for, as in a forward pass.

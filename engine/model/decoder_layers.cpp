@@ -55,7 +55,8 @@ void Decoder::State::linear_backward(const LinearParameters& parameters, const T
                        .weight = parameters.weight.value,
                        .dx = dx,
                        .dweight = parameters.weight.gradient,
-                       .dbias = dbias});
+                       .dbias = dbias,
+                       .replace = replace});
 }
 
 /// delta = W_o attention(rope(qk_norm(W_qkv norm1))), from norm1 (N, C) into attention_delta (N, C); the sink
@@ -245,7 +246,8 @@ void Decoder::State::mlp_backward(std::int64_t layer) {
                          .dbias = own_bias(p.down),
                          .gelu_input = up,
                          .gelu_kind = gelu_kind(),
-                         .dx_sums = p.up.bias.gradient});
+                         .dx_sums = p.up.bias.gradient,
+                         .replace = replace});
   }
   linear_backward(p.up, act(b.norm2, C), d_up, d_norm, config.mlp == MlpType::swiglu ? p.up.bias.gradient : Tensor());
   norm_backward(p.norm2, mlp_input(layer), d_norm, norm_statistics(b.mean2, b.rstd2), d_residual, stream_bias(layer, Branch::attention));

@@ -104,6 +104,7 @@ struct Decoder::State {
   NormKind norm_kind() const { return config.norm == NormType::layernorm ? NormKind::layernorm : NormKind::rmsnorm; }
 
   // Sections of parameters, where they come from a source.
+  bool is_product(const ParameterSpec& spec) const;
   void need(std::int64_t section) const;
   void expect(std::int64_t section) const;
   void check_batch(std::int64_t sequences, std::int64_t length, const std::int32_t* inputs) const;
@@ -145,6 +146,7 @@ struct Decoder::State {
   Tensor zero_logits;  // (H) real, sink logits that are fixed; not given otherwise
 
   std::int64_t B = 0, T = 0;     // of the last forward
+  bool replace = false;          // the next pass writes the gradients that are products
   bool head_gradient = false;    // d_final holds the gradient of the last forward's loss
   ForwardEdits edits;            // of the last forward
   StepStatistics step_statistics;

@@ -52,7 +52,7 @@ std::vector<MemoryLine> GradientSums::memory_plan(const ParameterLayout& layout,
 void GradientSums::begin_step() {
   passes_ = 0;
   end_ = decoder_->layout().flat_size();
-  if (!by_section_) decoder_->zero_gradients();
+  decoder_->replace_gradients();
 }
 
 BackwardHooks GradientSums::begin_pass(bool last) {
@@ -81,12 +81,16 @@ Tensor GradientSums::gradients() const {
   return shard_ == Shard::none ? decoder_->gradients() : decoder_->gradients().rows(share_.begin, share_.size);
 }
 
-/// Zeros, and on the rank that keeps them the sums of the passes before.
+/// Zeros where a pass adds, and after the first one everywhere but on the rank that keeps the sums of the passes before.
 void GradientSums::open(std::int64_t section) {
   keep_sums();  // whose place it may be
+  if (passes_ == 1) {
+    decoder_->zero_added(section);
+    return;
+  }
   const Stretch stretch = stretch_of(section);
   ops_->zero(stretch.x);
-  if (const Tensor own = own_of(section); passes_ > 1 && own.size() > 0) ops_->copy(stretch.of(ranks_->rank()), own);
+  if (const Tensor own = own_of(section); own.size() > 0) ops_->copy(stretch.of(ranks_->rank()), own);
 }
 
 void GradientSums::close(std::int64_t section) {

@@ -61,14 +61,22 @@ void RankParameters::of_rank_0(const std::function<void()>& work) {
     if (ranks_->leads()) work();
     return;
   }
-  if (!ranks_->leads()) {
-    while (ranks_->any(false)) pass_by();
-    return;
-  }
-  leads_others_ = true;
-  work();
-  leads_others_ = false;
-  ranks_->any(false);
+  looked_into([&] {
+    if (!ranks_->leads()) {
+      while (ranks_->any(false)) pass_by();
+      return;
+    }
+    leads_others_ = true;
+    work();
+    leads_others_ = false;
+    ranks_->any(false);
+  });
+}
+
+void RankParameters::looked_into(const std::function<void()>& passes) {
+  looked_into_ = true;
+  passes();
+  looked_into_ = false;
 }
 
 void RankParameters::begin_forward() {
@@ -77,6 +85,7 @@ void RankParameters::begin_forward() {
 
 void RankParameters::need(std::int64_t section) {
   Held& held = fetch(section);
+  if (!held.joined && looked_into_) ranks_->finish();
   if (!held.joined) ranks_->join(held.mark);
   held.joined = true;
 }

@@ -39,6 +39,9 @@ class RankParameters final : public ParameterSource {
   void pass_by();
   /// Rank 0 does `work`; by section the others take part in its forward passes until it is done.
   void of_rank_0(const std::function<void()>& work);
+  /// Of passes that are looked into from the host, by section: the host waits for each section, where it is known to wait for
+  /// other ranks, since a copy to it would wait unseen. On all ranks alike.
+  void looked_into(const std::function<void()>& passes);
 
   void begin_forward() override;
   void need(std::int64_t section) override;
@@ -64,7 +67,7 @@ class RankParameters final : public ParameterSource {
   std::size_t own_ = 0;                 // (share) real, by section
   std::map<const void*, Held> places_;  // by their address
   bool travels_ = false;                // since changed()
-  bool leads_others_ = false;
+  bool leads_others_ = false, looked_into_ = false;
 };
 
 }  // namespace sinkscope

@@ -185,7 +185,9 @@ TrainResult Run::execute() {
         if (causal_tests_ && due(step, config_.probes.causal_every)) test_causes(step);
         if (due(step, config_.sample.every)) sample(step);
       });
-    stopped = stops_ || (world_.size() == 1 && told_to_stop());
+    // Of several ranks a signal counts that came before the step's message, or is there after what was done behind it.
+    stopped = stops_;
+    if (world_.size() == 1 || works_for_all(step) || record.validation_loss) stopped = ranks_->any(stops_ || told_to_stop());
     if (due(step, config_.checkpoint.every) || step == steps || stopped) save(step);
     report_command(step);
     if (step == steps || stopped) finish_command(step);
@@ -547,16 +549,19 @@ void Run::expect_finite(std::int64_t step, const std::string& what, std::span<co
                           *std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); }), what + *name);
 }
 
-/// On every rank the first tensor that is not finite, of the lowest rank that has a batch with such a loss.
+/// On every rank the first tensor that is not finite, of the lowest rank that has a batch with such a loss. Where the gradients were
+/// finite all the same, the weights are those after the update.
 std::string Run::tensor_not_finite(const std::optional<Batch>& suspect) {
   world_.set_limit(config_.ranks.start_timeout);
   std::optional<std::string> found;
-  if (suspect) {
-    found = first_non_finite(*ops_, decoder_, *suspect);
-  } else {
-    parameters_->pass_by();  // as the ranks that look at the parameters,
-    parameters_->pass_by();  // and go forward
-  }
+  parameters_->looked_into([&] {
+    if (suspect) {
+      found = first_non_finite(*ops_, decoder_, *suspect);
+    } else {
+      parameters_->pass_by();  // as the ranks that look at the parameters,
+      parameters_->pass_by();  // and go forward
+    }
+  });
   return ranks_->first(found).value_or("none of one rank");
 }
 

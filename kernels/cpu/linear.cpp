@@ -84,9 +84,10 @@ void CpuOps::linear_backward(const LinearBackward& args) {
     if (args.gelu_input)
       gelu_backward({.kind = args.gelu_kind, .x = args.gelu_input, .dout = args.dx, .dx = args.dx, .dx_sums = args.dx_sums});
   }
+  if (args.dweight && args.replace && rows == 0) zero(args.dweight);
   if (args.dweight && args.dweight.size() > 0 && rows > 0) {
     const int k = check.blas_int("dweight", args.dweight.extent(1));
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, n, k, m, 1.0F, dout, n, args.x.as<float>(), k, 1.0F,
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, n, k, m, 1.0F, dout, n, args.x.as<float>(), k, args.replace ? 0.0F : 1.0F,
                 args.dweight.as<float>(), k);
   }
   if (args.dbias) add_column_sums(args.dbias, args.dout);

@@ -185,7 +185,8 @@ class CudaOps final : public Ops {
   std::vector<RotaryTable> rotary_tables_;
   std::vector<std::unique_ptr<ChunkTable>> chunk_tables_;  // of all gradients, and of a rank's share
   struct PinnedCopy;
-  std::vector<std::shared_ptr<PinnedCopy>> pinned_copies_;  // of copy_to_host_later; those that nobody else holds are free
+  std::shared_ptr<PinnedCopy> pinned(std::size_t bytes, bool idle);
+  std::vector<std::shared_ptr<PinnedCopy>> pinned_copies_;  // those that nobody else holds are free
   std::size_t peak_memory_ = 0;  // at the newest allocations
   std::vector<CudaEvent> mark_events_;  // made when a mark first needs one, then used again
   std::size_t marks_ = 0;           // of them recorded since the last marked_ms()

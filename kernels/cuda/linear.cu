@@ -110,12 +110,13 @@ void CudaOps::linear_backward(const LinearBackward& args) {
         multiply_apart();
     }
   }
+  if (args.dweight && args.replace && N == 0) zero(args.dweight);
   if (N == 0 || O == 0) return;
   if (args.dweight && args.dweight.extent(1) > 0) {
     const std::int64_t I = args.dweight.extent(1);
     multiply("linear_backward",
              {.m = I, .n = O, .k = N, .transpose_a = false, .transpose_b = true, .lda = I, .ldb = O, .ldd = I,
-              .output = DType::f32, .accumulate = true},
+              .output = DType::f32, .accumulate = !args.replace},
              {args.x.data, args.dout.data, args.dweight.data});
   }
   if (args.dbias) add_column_sums("linear_backward", args.dbias, args.dout);

@@ -29,7 +29,10 @@ constexpr std::size_t kAlignment = 256;
 }  // namespace
 }  // namespace cuda
 
-/// Pinned memory of the host that the device copies to while the host goes on.
+// CUDA waits for the stream where it copies more than 64 KiB of pageable memory; larger copies than this are of no step.
+constexpr std::size_t kMostStaged = std::size_t{4} << 20;
+
+/// Pinned memory of the host that the device copies to, or from, while the host goes on.
 struct CudaOps::PinnedCopy {
   explicit PinnedCopy(std::size_t size) : bytes(size) {
     check_cuda(cudaMallocHost(&data, size), "cudaMallocHost");
@@ -148,8 +151,30 @@ void CudaOps::copy_from_host(const Tensor& dst, const void* src) {
   if (dst.bytes() == 0) return;
   check.that(static_cast<bool>(dst), "dst", "is not given");
   check.that(src != nullptr, "src", "is null");
-  // Pageable memory is staged before the call returns, so that the caller may change it at once.
-  check_cuda(cudaMemcpyAsync(dst.data, src, dst.bytes(), cudaMemcpyHostToDevice, stream_), "copy_from_host");
+  // Staged before the call returns, so that the caller may change it at once.
+  if (dst.bytes() > kMostStaged) {
+    check_cuda(cudaMemcpyAsync(dst.data, src, dst.bytes(), cudaMemcpyHostToDevice, stream_), "copy_from_host");
+    return;
+  }
+  const std::shared_ptr<PinnedCopy> copy = pinned(dst.bytes(), true);
+  std::memcpy(copy->data, src, dst.bytes());
+  check_cuda(cudaMemcpyAsync(dst.data, copy->data, dst.bytes(), cudaMemcpyHostToDevice, stream_), "copy_from_host");
+  check_cuda(cudaEventRecord(copy->there.get(), stream_), "copy_from_host");
+}
+
+/// The smallest that fits of those that nobody holds, `idle`: that the device is done with, or a new one.
+std::shared_ptr<CudaOps::PinnedCopy> CudaOps::pinned(std::size_t bytes, bool idle) {
+  std::shared_ptr<PinnedCopy> copy;
+  for (const std::shared_ptr<PinnedCopy>& known : pinned_copies_) {
+    if (known.use_count() != 1 || known->bytes < bytes || (copy && known->bytes >= copy->bytes)) continue;
+    if (idle && cudaEventQuery(known->there.get()) != cudaSuccess) {
+      static_cast<void>(cudaGetLastError());  // "not ready" is none
+      continue;
+    }
+    copy = known;
+  }
+  if (!copy) copy = pinned_copies_.emplace_back(std::make_shared<PinnedCopy>(bytes));
+  return copy;
 }
 
 void CudaOps::copy_to_host(void* dst, const Tensor& src) {
@@ -166,10 +191,7 @@ std::function<void()> CudaOps::copy_to_host_later(void* dst, const Tensor& src) 
   if (src.bytes() == 0) return [] {};
   check.that(static_cast<bool>(src), "src", "is not given");
   check.that(dst != nullptr, "dst", "is null");
-  std::shared_ptr<PinnedCopy> copy;
-  for (const std::shared_ptr<PinnedCopy>& known : pinned_copies_)
-    if (known.use_count() == 1 && known->bytes >= src.bytes() && (!copy || known->bytes < copy->bytes)) copy = known;
-  if (!copy) copy = pinned_copies_.emplace_back(std::make_shared<PinnedCopy>(src.bytes()));
+  const std::shared_ptr<PinnedCopy> copy = pinned(src.bytes(), false);
   check_cuda(cudaMemcpyAsync(copy->data, src.data, src.bytes(), cudaMemcpyDeviceToHost, stream_), "copy_to_host_later");
   check_cuda(cudaEventRecord(copy->there.get(), stream_), "copy_to_host_later");
   return [copy, dst, bytes = src.bytes()] {

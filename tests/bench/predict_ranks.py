@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A paper study: memory, step time and efficiency of data parallelism on many GPUs, from what one and two were measured at.
+"""A paper study: memory, step time and efficiency of data parallelism on many GPUs, from what one, two and four were measured at.
 
 usage: predict_ranks.py [--mfu SHARE] [--bus GB/s] [--network GB/s] [--hidden SHARE] [--wire BYTES]
                         [--tokens N] [--memory GB]

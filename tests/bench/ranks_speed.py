@@ -65,11 +65,13 @@ def train(program, folder, model, ranks, steps, gpu=None, **settings):
                                start_new_session=True, env=environment)
     lines = []
     while len(lines) < steps - 1:  # the last step evaluates and saves, which is not waited for
-        if run.poll() is not None:
+        ended = run.poll() is not None
+        lines = log.read_text().split("\n")[:-1] if log.exists() else []  # of the last one a part may be there
+        if ended and len(lines) < steps - 1:
             sys.exit(f"ranks_speed.py: {name} ended with {run.returncode}:\n{errors.read_text()[-3000:]}")
         time.sleep(0.2)
-        lines = log.read_text().splitlines() if log.exists() else []
-    os.killpg(run.pid, signal.SIGKILL)
+    if run.poll() is None:
+        os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     return statistics.median(json.loads(line)["tokens_per_second"] for line in lines[steps // 2 : steps - 1])
 

@@ -1,5 +1,6 @@
 // What every call of a Communicator does with several ranks: run by mpirun, one process a rank. Exit status 1 after
-// the first check that does not hold. With the argument "hang" rank 1 does not come to a call, though it lives.
+// the first check that does not hold. With the argument "hang" rank 1 does not come to a call, though it lives; with "asleep"
+// none goes on, and none waits for another.
 #include <bit>
 #include <chrono>
 #include <cmath>
@@ -119,6 +120,15 @@ void hang() {
   ranks->barrier();
 }
 
+void sleep_all() {
+  World world(read_launch(), {.start = 3, .usual = 60});
+  const auto ops = make_cpu_ops(1);
+  const auto ranks = world.connect(*ops);
+  ranks->barrier();
+  world.set_step(7);
+  std::this_thread::sleep_for(std::chrono::seconds(60));
+}
+
 void run() {
   World world(read_launch(), {.start = 60, .usual = 30});
   const std::vector<std::string> names = world.exchange("I am " + std::to_string(world.rank()) + "\n\0:");
@@ -136,9 +146,10 @@ void run() {
 }  // namespace
 }  // namespace sinkscope
 
-int main(int argc, char**) {
+int main(int argc, char** argv) {
   try {
-    argc > 1 ? sinkscope::hang() : sinkscope::run();
+    const std::string what = argc > 1 ? argv[1] : "";
+    what == "hang" ? sinkscope::hang() : what == "asleep" ? sinkscope::sleep_all() : sinkscope::run();
   } catch (const std::exception& error) {
     std::fprintf(stderr, "rank_checks: %s\n", error.what());
     return 1;

@@ -27,6 +27,7 @@ class Recorder final : public Communicator {
   void start_all_reduce(const Tensor& x, DType) override {
     const auto begin = x.as<float>() - base;
     parts.emplace_back(begin, begin + x.size());
+    whole = true;
   }
   void start_reduce(const Stretch& stretch) override {
     parts.emplace_back(stretch.first, stretch.first + stretch.x.size());
@@ -45,6 +46,7 @@ class Recorder final : public Communicator {
   std::vector<std::pair<std::int64_t, std::int64_t>> parts;
   std::int64_t part = 0;
   int joined = 0;
+  bool whole = false;  // it was asked for sums of all
 
  private:
   int size_;
@@ -62,9 +64,10 @@ TEST_CASE("buckets are cut from the end, none before it is ready, the same ones 
   Decoder decoder(*ops, small_model("llama"), {.max_sequences = 1, .max_length = 8});
   Recorder recorder(2);
   recorder.base = decoder.gradients().as<float>();
-  const RanksConfig config{.bucket_megabytes = 0.016};  // 4000 elements
+  const Shard shard = GENERATE(Shard::none, Shard::optimizer);
+  const RanksConfig config{.bucket_megabytes = 0.016, .shard = shard};  // 4000 elements
   GradientSums sums(*ops, decoder, recorder, config);
-  CHECK_FALSE(sums.share_alone());
+  CHECK(sums.share_alone() == (shard == Shard::optimizer));
   const std::vector<Section>& sections = decoder.layout().sections();
   REQUIRE(sections.size() == 5);
   using Parts = std::vector<std::pair<std::int64_t, std::int64_t>>;
@@ -84,6 +87,7 @@ TEST_CASE("buckets are cut from the end, none before it is ready, the same ones 
   sums.finish();
   CHECK(recorder.parts == all);
   CHECK(recorder.joined == 1);
+  CHECK(recorder.whole == (shard == Shard::none));
   recorder.parts.clear();
   sums.begin_step();
   sums.finish();  // a rank that broke off sums the same

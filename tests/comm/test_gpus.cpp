@@ -97,6 +97,25 @@ TEST_CASE("a checkpoint of all GPUs goes on on two and on one") {
   }
 }
 
+TEST_CASE("what rank 0 does for all is the same on GPUs that keep most of the parameters") {
+  const Workplace place;
+  const std::string as = on(counts().back()) + " --set precision=fp32 --set train.steps=20 --set probes.every=10 --set probes.causal_every=10"
+                                              " --set sample.every=5 --set sample.tokens=12 --set evaluation.every=4 --set evaluation.batches=3";
+  const fs::path whole = train(place, "whole", as + " --set ranks.shard=none"), parts = train(place, "parts", as + " --set ranks.shard=parameters");
+  CHECK(test::step_difference(parts, whole) < 2e-4);
+  CHECK(test::probe_difference(parts, whole) < 2e-4);
+  const std::vector<EventRecord> expected = read_event_records(whole), found = read_event_records(parts);
+  REQUIRE(found.size() == expected.size());
+  int samples = 0;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    CHECK(found[i].kind == expected[i].kind);
+    if (found[i].kind != "sample") continue;
+    ++samples;
+    CHECK(found[i].message == expected[i].message);
+  }
+  CHECK(samples == 4);
+}
+
 /// A long run on two GPUs, to whose rank 1 something is done once it is under way.
 Outcome disturbed(const Workplace& place, const std::string& more, const std::function<void(pid_t)>& action) {
   Outcome outcome;
@@ -135,7 +154,7 @@ TEST_CASE("a rank that is killed or hangs ends both, by name") {
 }
 
 TEST_CASE("a rank whose main thread alone stands still ends both, by name, whatever is sharded") {
-  const std::string shard = GENERATE("none", "gradients", "parameters");
+  const std::string shard = GENERATE("none", "optimizer", "gradients", "parameters");
   INFO(shard);
   const Workplace place;
   bool stood = false;

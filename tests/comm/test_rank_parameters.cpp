@@ -175,6 +175,14 @@ TEST_CASE("a pass whose parameters come section by section is the pass of all of
           }) == layers + 2);
     CHECK(seen == layout.specs().size());
     CHECK(ranks.finished == finished + 1);
+    // Where the host looks into passes it waits for each section, on this rank as on those that pass by.
+    for (const bool by : {false, true}) {
+      change(5);
+      finished = ranks.finished;
+      parameters.looked_into([&] { by ? parameters.pass_by() : static_cast<void>(pass(decoder, false)); });
+      CHECK(ranks.finished == finished + layers + 2 + 1);
+    }
+    CHECK(pass(decoder, true) == pass(whole, true));
     CHECK(ranks.wrong == 0);
   }
 }

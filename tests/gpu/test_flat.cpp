@@ -26,16 +26,19 @@ void check_linear(const std::vector<Shape>& shapes) {
     for (const Shape s : shapes)
       for (const bool bias : {false, true})
         for (const bool accumulate : {false, true}) {
+          const bool replace = bias == accumulate;  // of the weight's gradient
           INFO(both.name() << " " << s.N << " x " << s.I << " x " << s.O << ", bias " << bias << ", accumulate " << accumulate);
           const auto x = both.input({s.N, s.I}, random.normals(s.N * s.I)), dout = both.input({s.N, s.O}, random.normals(s.N * s.O));
           const auto weight = both.input({s.O, s.I}, random.normals(s.O * s.I)), b = both.input({s.O}, random.normals(s.O));
           const auto out = both.output({s.N, s.O});
           const auto dx = accumulate ? both.input({s.N, s.I}, random.normals(s.N * s.I)) : both.output({s.N, s.I});
-          const auto dweight = both.single({s.O, s.I}, random.normals(s.O * s.I)), dbias = both.single({s.O}, random.normals(s.O));
+          const auto dweight = replace ? both.single_output({s.O, s.I}) : both.single({s.O, s.I}, random.normals(s.O * s.I)),
+                     dbias = both.single({s.O}, random.normals(s.O));
           const auto run = [&](Ops& ops, auto side) {
             ops.linear_forward({.out = side(out), .x = side(x), .weight = side(weight), .bias = side(bias ? &b : nullptr)});
             ops.linear_backward({.dout = side(dout), .x = side(x), .weight = side(weight), .dx = side(dx),
-                                 .dweight = side(dweight), .dbias = side(bias ? &dbias : nullptr), .accumulate = accumulate});
+                                 .dweight = side(dweight), .dbias = side(bias ? &dbias : nullptr), .accumulate = accumulate,
+                                 .replace = replace});
           };
           run(both.cpu(), kCpu);
           run(both.gpu(), kGpu);

@@ -51,6 +51,17 @@ TEST_CASE("linear_forward and linear_backward follow their formulas") {
     ops->linear_backward({.dout = dout_single, .x = x_single, .weight = {}, .dx = {}, .dweight = dweight, .dbias = {},
                           .accumulate = false});
     CHECK(relative_error(dweight, plus(dweight0, gradients.dweight)) < kSingle);
+
+    // In place of whatever it holds, and of no rows nothing.
+    dweight.spoil();
+    LinearBackward replacing{.dout = dout_single, .x = x_single, .weight = {}, .dx = {}, .dweight = dweight, .dbias = {}, .replace = true};
+    ops->linear_backward(replacing);
+    CHECK(relative_error(dweight, gradients.dweight) < kSingle);
+    const Floats no_dout({0, o}), no_x({0, i});
+    replacing.dout = no_dout;
+    replacing.x = no_x;
+    ops->linear_backward(replacing);
+    CHECK(relative_error(dweight, Doubles(gradients.dweight.size())) == 0);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <functional>
+#include <limits>
 #include <map>
 #include <new>
 
@@ -91,6 +92,57 @@ TEST_CASE("a step gives the same bits every time, on one thread and on two") {
     }
     CHECK(relative_error(doubles(steps[0].losses), doubles(steps[1].losses)) < kSingle);
     CHECK(relative_error(doubles(steps[0].gradients), doubles(steps[1].gradients)) < 1e-5);
+  }
+}
+
+TEST_CASE("gradients that replace what is there are those that are added to zeros, and those of the next pass are added") {
+  std::vector<ModelConfig> configs = tiny_presets();
+  Random variants(71);
+  for (int i = 0; i < 12; ++i) configs.push_back(random_model(variants));
+  for (const ModelConfig& config : configs) {
+    INFO(test::describe(config));
+    const auto ops = make_cpu_ops(1);
+    Random random(72);
+    const Batch batch = random_batch(random, config, 2, 12);
+    const auto decoder_of = [&](bool by_section) {
+      return make_decoder(*ops, config, {.max_sequences = 2, .max_length = 12, .gradients_by_section = by_section, .logits_bytes = 0},
+                          strong_parameters(ParameterLayout(config), 73));
+    };
+    Decoder decoder = decoder_of(false);
+    Values losses(batch.targets.size());
+    const auto pass = [&](Decoder& of, const BackwardHooks& hooks) {
+      of.forward(batch.sequences, batch.length, batch.inputs.data());
+      of.loss(batch.targets.data(), losses.data(), 0.1F);
+      of.backward(hooks);
+    };
+    const auto gradients = [&] { return to_host(*ops, decoder.gradients()); };
+    const auto spoil = [&](const Tensor& x) { std::fill_n(x.as<float>(), x.size(), std::numeric_limits<float>::quiet_NaN()); };
+    decoder.zero_gradients();
+    pass(decoder, {});
+    const Values once = gradients();
+    pass(decoder, {});
+    const Values twice = gradients();
+    spoil(decoder.gradients());
+    decoder.replace_gradients();
+    pass(decoder, {});
+    CHECK(gradients() == once);
+    pass(decoder, {});
+    CHECK(gradients() == twice);
+    // By section, where places of blocks hold what the block before last left.
+    Decoder sections = decoder_of(true);
+    const std::vector<Section>& all = sections.layout().sections();
+    Values found(once.size());
+    for (std::int64_t section = 0; section < std::ssize(all); ++section) spoil(sections.section_gradients(section));
+    sections.replace_gradients();
+    sections.zero_added(0);
+    sections.zero_added(std::ssize(all) - 1);
+    pass(sections, {.open = [&](std::int64_t section) { sections.zero_added(section); },
+                    .close = [&](std::int64_t section) {
+                      const Tensor values = sections.section_gradients(section);
+                      std::copy_n(values.as<float>(), values.size(), found.begin() + all[static_cast<std::size_t>(section)].begin);
+                      if (section > 0 && section + 1 < std::ssize(all)) spoil(values);
+                    }});
+    CHECK(found == once);
   }
 }
 

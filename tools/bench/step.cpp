@@ -67,7 +67,7 @@ double StepBench::step(bool measured) {
   const StageRange range(ops_, "step", ++steps_);
   const std::int64_t B = config_.train.micro_batch, T = config_.train.sequence_length;
   const auto scale = static_cast<float>(1.0 / static_cast<double>(B * T * config_.train.gradient_accumulation));
-  decoder_.zero_gradients();
+  decoder_.replace_gradients();
   decoder_.zero_step_sums();
   for (std::int64_t micro = 0; micro < config_.train.gradient_accumulation; ++micro) {
     decoder_.forward(B, T, tokens_.data());
