@@ -158,7 +158,8 @@ TEST_CASE("a rank whose main thread alone stands still ends both, by name, whate
   INFO(shard);
   const Workplace place;
   bool stood = false;
-  const Outcome outcome = disturbed(place, " --set ranks.shard=" + shard, [&](pid_t victim) {
+  // Without checkpoints, at which ranks wait for ranks.start_timeout.
+  const Outcome outcome = disturbed(place, " --set checkpoint.every=0 --set ranks.shard=" + shard, [&](pid_t victim) {
     stood = test::stand_still_until_gone(victim);
     if (!stood) kill(victim, SIGKILL);
   });
