@@ -16,6 +16,7 @@ namespace {
 constexpr char kBeat = 'b', kFarewell = 'l', kFailed = 'f', kVerdict = 'v';
 
 constexpr std::chrono::milliseconds kInterval{250};
+constexpr double kPatience = 5;  // seconds, where another says more
 
 std::string seconds_text(double seconds) {
   char text[32];
@@ -75,7 +76,7 @@ Watchdog::Beat Watchdog::beat() const {
   const std::int64_t since = waiting_since_;
   const double waiting =
       since == 0 ? -1.0 : seconds_between(Clock::time_point(Clock::duration(since)), Clock::now());
-  return {.step = step_, .calls = calls_, .waiting = waiting, .limit = limit_, .looks = looks_};
+  return {.step = step_, .calls = calls_, .waiting = waiting, .limit = limit_, .looks = looks_, .works = works_};
 }
 
 void Watchdog::send_all(const Socket::Message& message) noexcept {
@@ -133,7 +134,6 @@ void Watchdog::judge() {
       end(peer.rank, "has not been heard from for " + seconds_text(silent) + " s");
   if (options_.rank == 0) judge_waits();
   // Rank 0 should have said more by now.
-  constexpr double kPatience = 5;
   if (const Beat mine = beat(); mine.waiting > mine.limit + kPatience)
     end_told(about(options_.rank, mine.step) + " has waited for the others for " + seconds_text(mine.waiting) + " s",
              options_.rank);
@@ -152,29 +152,32 @@ void Watchdog::judge_waits() {
   const Beat mine = beat();
   if (std::exchange(seen_looks_, mine.looks) != mine.looks) looked_ = now;
   std::vector<Rank> ranks = {{0, mine, stands_still(looked_)}};
-  for (const Peer& peer : peers_) ranks.push_back({peer.rank, peer.beat, stands_still(peer.looked)});
-  std::stable_sort(ranks.begin(), ranks.end(), [](const Rank& a, const Rank& b) { return a.beat.calls < b.beat.calls; });
+  for (const Peer& peer : peers_)
+    if (!peer.left) ranks.push_back({peer.rank, peer.beat, stands_still(peer.looked)});
+  // Those that are furthest behind first; of them those that do not wait, since some calls wait without a look.
+  std::stable_sort(ranks.begin(), ranks.end(), [](const Rank& a, const Rank& b) {
+    return a.beat.calls != b.beat.calls ? a.beat.calls < b.beat.calls : (a.beat.waiting < 0) > (b.beat.waiting < 0);
+  });
+  if (const auto waits = std::find_if(ranks.begin(), ranks.end(), [](const Rank& rank) { return rank.beat.waiting > rank.beat.limit; });
+      waits != ranks.end()) {
+    const std::string limit = "for more than " + seconds_text(waits->beat.limit) + " s";
+    const auto still = std::find_if(ranks.begin(), ranks.end(), [](const Rank& rank) { return rank.still; });
+    const bool all_still = std::all_of(ranks.begin(), ranks.end(), [](const Rank& rank) { return rank.still; });
+    if (still != ranks.end() && !all_still) end(still->rank, "keeps the others waiting " + limit);
+    if (ranks.front().beat.calls < ranks.back().beat.calls) end(ranks.front().rank, "keeps the others waiting " + limit);
+    end(waits->rank, "waits " + limit + " in a call that every rank has come to");
+  }
   std::int64_t progress = 0;
-  for (const Rank& rank : ranks) progress += rank.beat.calls + rank.beat.looks + rank.beat.step;
+  for (const Rank& rank : ranks) progress += rank.beat.calls + rank.beat.looks + rank.beat.works + rank.beat.step;
   judge_progress(progress, now);
-  const auto waits = std::find_if(ranks.begin(), ranks.end(), [](const Rank& rank) { return rank.beat.waiting > rank.beat.limit; });
-  if (waits == ranks.end()) return;
-  const std::string limit = "for more than " + seconds_text(waits->beat.limit) + " s";
-  // Before those that wait, which some calls do without a look.
-  auto still = std::find_if(ranks.begin(), ranks.end(), [](const Rank& rank) { return rank.still && rank.beat.waiting < 0; });
-  if (still == ranks.end()) still = std::find_if(ranks.begin(), ranks.end(), [](const Rank& rank) { return rank.still; });
-  const bool all_still = std::all_of(ranks.begin(), ranks.end(), [](const Rank& rank) { return rank.still; });
-  if (still != ranks.end() && !all_still) end(still->rank, "keeps the others waiting " + limit);
-  if (ranks.front().beat.calls < ranks.back().beat.calls) end(ranks.front().rank, "keeps the others waiting " + limit);
-  end(waits->rank, "waits " + limit + " in a call that every rank has come to");
 }
 
 /// Where each rank stands in a call of the device, which nobody sees.
 void Watchdog::judge_progress(std::int64_t progress, Clock::time_point now) {
   if (std::exchange(progress_, progress) != progress || was_stopped_) progressed_ = now;
-  if (seconds_between(progressed_, now) <= options_.start) return;
-  const std::string message = "no rank has gone on for " + seconds_text(options_.start) + " s (ranks.start_timeout; the last step was " +
-                              std::to_string(step_) + ")";
+  if (seconds_between(progressed_, now) <= options_.start + kPatience) return;
+  const std::string message = "no rank has gone on for more than " + seconds_text(options_.start) + " s (ranks.start_timeout; " +
+                              (step_ > 0 ? "the last step was " + std::to_string(step_) : "before the first step") + ")";
   send_all({kVerdict, "0" + message});
   end_told(message, 0);
 }

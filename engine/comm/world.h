@@ -72,6 +72,10 @@ class World {
 
   /// What the last step was, for messages.
   void set_step(std::int64_t step);
+  /// A part of a step is done: ranks of which none does any for the limit of the start end.
+  void works() const {
+    if (watchdog_) watchdog_->work();
+  }
   /// Seconds that this rank waits for others from now on.
   void set_limit(double seconds);
   /// From here on this rank ends in order, with an error or without: the others do so too.

@@ -72,22 +72,23 @@ void Decoder::replace_gradients() {
   State& s = *state_;
   if (!s.options.training) throw std::logic_error("Decoder::replace_gradients: the decoder is not for training");
   s.replace = true;
-  if (s.options.gradients_by_section) return;
-  for (std::int64_t section = 0; section < std::ssize(s.layout.sections()); ++section) zero_added(section);
+  if (!s.options.gradients_by_section) s.zero_added(gradients(), {.begin = 0, .size = s.layout.flat_size()});
 }
 
 void Decoder::zero_added(std::int64_t section) {
-  State& s = *state_;
-  const Tensor gradients = section_gradients(section);
-  const std::int64_t begin = s.layout.sections()[static_cast<std::size_t>(section)].begin;
+  state_->zero_added(section_gradients(section), state_->layout.sections()[static_cast<std::size_t>(section)]);
+}
+
+/// Between the products of a part of the flat array, whose gradients these are.
+void Decoder::State::zero_added(const Tensor& gradients, const Section& part) const {
   std::int64_t from = 0;  // of what is not zeroed yet
   const auto zero_to = [&](std::int64_t end) {
-    if (end > from) s.ops.zero(gradients.rows(from, end - from));
+    if (end > from) ops.zero(gradients.rows(from, end - from));
   };
-  for (const ParameterSpec& spec : s.layout.specs()) {
-    if (s.layout.section_of(spec) != section || !s.is_product(spec)) continue;
-    zero_to(spec.offset - begin);
-    from = spec.offset - begin + spec.size;
+  for (const ParameterSpec& spec : layout.specs()) {
+    if (spec.offset < part.begin || spec.offset >= part.begin + part.size || !is_product(spec)) continue;
+    zero_to(spec.offset - part.begin);
+    from = spec.offset - part.begin + spec.size;
   }
   zero_to(gradients.size());
 }

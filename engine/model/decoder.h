@@ -87,9 +87,9 @@ class Decoder {
   Tensor parameter(const ParameterSpec& spec) const;         // in its own shape; by section while it is there
   void zero_gradients();
   /// The gradients of the next loss() and backward() take the place of what is there, instead of being added to it; cheaper than
-  /// zeros before. By section `open` zeroes what zero_added() does, the decoder itself that of the others' places.
+  /// zeros before. By section the caller does zero_added(): of the first and last section before loss(), of blocks in `open`.
   void replace_gradients();
-  /// Of a section's gradients those that every pass adds to: of all but the matrices that a product gives.
+  /// Zeros where every pass adds to a section's gradients: all but the matrices that a product gives.
   void zero_added(std::int64_t section);
   /// By section, before the first pass; must outlive all passes.
   void set_parameter_source(ParameterSource& source);
@@ -110,8 +110,8 @@ class Decoder {
   [[nodiscard]] std::function<void()> loss_later(const std::int32_t* targets, float* losses, float gradient_scale = 0.0F);
 
   /// Backward through the blocks, after loss() with a gradient scale; gradients accumulate. By section a block's are in its
-  /// place from open() to close() alone, and `open` is to bring them there or zero it; those of the embeddings and behind
-  /// the blocks are added to by loss() already.
+  /// place from open() to close() alone, and `open` is to bring them there or zero it; loss() adds to those of the embeddings
+  /// and behind the blocks, or writes them, already.
   void backward(const BackwardHooks& hooks = {});
   /// The same, and adds the attention entropy and key mass of the batch's sequences to the step sums. Throws
   /// std::invalid_argument unless these are at most max_sequences of at least 2 positions, as many as in the batches

@@ -105,6 +105,7 @@ struct Decoder::State {
 
   // Sections of parameters, where they come from a source.
   bool is_product(const ParameterSpec& spec) const;
+  void zero_added(const Tensor& gradients, const Section& part) const;
   void need(std::int64_t section) const;
   void expect(std::int64_t section) const;
   void check_batch(std::int64_t sequences, std::int64_t length, const std::int32_t* inputs) const;

@@ -379,6 +379,7 @@ StepRecord Run::training_step(std::int64_t step) {
       batches_.fetch(state_.sample + (last ? share_.sequences : 0) + next, next_rows);
     }
     wait_for_losses();
+    world_.works();
     sums.add(losses_, batch);
     // The ranks learn of it when all passes are done, in which they may sum gradients together.
     if (!std::isfinite(sums.all) && !suspect) suspect = batch;
@@ -449,6 +450,7 @@ void Run::evaluate(StepRecord& record) {
     for (std::int64_t row = 0; row < rows; ++row) validation_windows_->fill(first + row, row, batch);
     decoder_.forward(batch.sequences, batch.length, batch.inputs.data());
     decoder_.loss(batch.targets.data(), losses.data());
+    world_.works();
     sums.add(losses, batch);
     if (!std::isfinite(sums.all) && !suspect) suspect = batch;
   }
@@ -550,7 +552,7 @@ void Run::expect_finite(std::int64_t step, const std::string& what, std::span<co
 }
 
 /// On every rank the first tensor that is not finite, of the lowest rank that has a batch with such a loss. Where the gradients were
-/// finite all the same, the weights are those after the update.
+/// finite all the same, weights may in part be those after the update.
 std::string Run::tensor_not_finite(const std::optional<Batch>& suspect) {
   world_.set_limit(config_.ranks.start_timeout);
   std::optional<std::string> found;

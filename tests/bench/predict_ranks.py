@@ -8,7 +8,7 @@ Per GPU, with P parameters of which A multiply a token, n tokens a step and N GP
   compute   c = 6 A n / (MFU * 989.4e12)               a third of it forward, two thirds backward
   bus       b = NVLink's rate within a node; between nodes the least of that and the node's network, 8 links of its GPUs
   sums      s = 2 (N - 1) / N * w P / b                of gradients of w = 4 bytes, 2 in bf16; half of it, w 4, where anything is sharded
-  sharing   g = (N - 1) / N * 2 P / b                  of new bf16 parameters, where the optimizer is sharded
+  sharing   g = (N - 1) / N * 2 P / b                  of new bf16 parameters, where the optimizer or gradients are sharded
   fetching  f = (N - 1) / N * (2 + 2 + 4) P / b        of sharded bf16 parameters, forward and backward, and of fp32 gradients to their owners
   step      = c + s + g less what runs behind backward: of s a share as measured, or all that fits; with sharded parameters of f
 Bytes a parameter: 2 bf16 weights, 4 gradient, 12 master weight and moments; ZeRO-1 shards the 12, ZeRO-2 the 16, ZeRO-3 all 18.

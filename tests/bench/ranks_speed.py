@@ -70,8 +70,10 @@ def train(program, folder, model, ranks, steps, gpu=None, **settings):
         if ended and len(lines) < steps - 1:
             sys.exit(f"ranks_speed.py: {name} ended with {run.returncode}:\n{errors.read_text()[-3000:]}")
         time.sleep(0.2)
-    if run.poll() is None:
+    try:
         os.killpg(run.pid, signal.SIGKILL)
+    except ProcessLookupError:  # all of them have ended
+        pass
     run.wait()
     return statistics.median(json.loads(line)["tokens_per_second"] for line in lines[steps // 2 : steps - 1])
 

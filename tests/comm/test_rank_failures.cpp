@@ -152,7 +152,7 @@ TEST_CASE("a rank whose main thread alone stands still ends all within the time-
   const std::string shard = GENERATE("none", "optimizer", "gradients", "parameters");
   const Workplace place;
   bool stood = false;
-  const Outcome outcome = disturb(place, " --set ranks.timeout=3 --set ranks.shard=" + shard, [&](const std::vector<pid_t>& processes) {
+  const Outcome outcome = disturb(place, " --set checkpoint.every=0 --set ranks.timeout=3 --set ranks.shard=" + shard, [&](const std::vector<pid_t>& processes) {
     stood = test::stand_still_until_gone(processes[2]);
     if (!stood) kill(processes[2], SIGKILL);
   });
@@ -178,8 +178,7 @@ TEST_CASE("ranks of which none goes on end, though none waits for another that t
   const auto begin = std::chrono::steady_clock::now();
   const Outcome outcome = place.run("--version", test::mpirun(3) + " " SINKSCOPE_RANK_CHECKS " asleep &&");
   CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(20));
-  check_told(outcome, "no rank has gone on for 3");
-  CHECK(test::contains(outcome.output, " s (ranks.start_timeout; the last step was 7); all ranks end"));
+  check_told(outcome, "no rank has gone on for more than 3 s (ranks.start_timeout; the last step was 7); all ranks end");
 }
 
 TEST_CASE("a rank that is late within the time-out changes nothing") {

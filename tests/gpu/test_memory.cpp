@@ -71,6 +71,28 @@ TEST_CASE("a copy from the GPU that is waited for later holds what was there whe
   CHECK_THROWS_AS(ops->copy_to_host_later(nullptr, tensor), std::invalid_argument);
 }
 
+TEST_CASE("a copy to the GPU holds what was there at the call, however far behind the GPU is", "[sanitize]") {
+  const auto ops = make_cuda_ops({.device = 0, .compute = DType::f32});
+  constexpr std::int64_t kSize = 70000, kCopies = 30;  // more than are staged at a time
+  const Buffer buffer = ops->allocate(kCopies * kSize * sizeof(float)), work = ops->allocate(std::size_t{64} << 20);
+  const Tensor all(buffer.get(), DType::f32, {kCopies, kSize}), large(work.get(), DType::f32, {std::int64_t{16} << 20});
+  for (int i = 0; i < 50; ++i) ops->zero(large);  // what the GPU is busy with
+  std::vector<float> values(kSize), back(kSize);
+  std::vector<std::function<void()>> waits;
+  for (std::int64_t i = 0; i < kCopies; ++i) {
+    std::fill(values.begin(), values.end(), static_cast<float>(i + 1));
+    ops->copy_from_host(all.rows(i, 1), values.data());
+    if (i == kCopies / 2) waits.push_back(ops->copy_to_host_later(back.data(), all.rows(i, 1)));
+  }
+  std::fill(values.begin(), values.end(), -1.0F);
+  for (const auto& wait : waits) wait();
+  CHECK(back == std::vector<float>(kSize, static_cast<float>(kCopies / 2 + 1)));
+  for (std::int64_t i = 0; i < kCopies; ++i) {
+    ops->copy_to_host(values.data(), all.rows(i, 1));
+    CHECK(values == std::vector<float>(kSize, static_cast<float>(i + 1)));
+  }
+}
+
 TEST_CASE("recomputed activations change no bit on the GPU") {
   for (const DType compute : kComputeTypes)
     for (const ModelConfig& config : models()) {

@@ -103,9 +103,9 @@ TEST_CASE("gradients that replace what is there are those that are added to zero
     INFO(test::describe(config));
     const auto ops = make_cpu_ops(1);
     Random random(72);
-    const Batch batch = random_batch(random, config, 2, 12);
+    const Batch batch = random_batch(random, config, 4, 12);  // 48 rows: two chunks of logits
     const auto decoder_of = [&](bool by_section) {
-      return make_decoder(*ops, config, {.max_sequences = 2, .max_length = 12, .gradients_by_section = by_section, .logits_bytes = 0},
+      return make_decoder(*ops, config, {.max_sequences = 4, .max_length = 12, .gradients_by_section = by_section, .logits_bytes = 0},
                           strong_parameters(ParameterLayout(config), 73));
     };
     Decoder decoder = decoder_of(false);
