@@ -135,6 +135,13 @@ TEST_CASE("the rows of a step's stages are the operations of a step, each with t
             floor += row.calls * least.at(kernel);
           }
           if (row.name == "zero step sums") floor = 8.0 * (2 * 3 * 4 * 4 + 4 * (4 + 2)) / 1e9 * 1e3;
+          if (row.name == "zero gradients") {
+            const ParameterLayout layout(config.model);
+            std::int64_t added = layout.flat_size();
+            for (const ParameterSpec& spec : layout.specs())
+              if (spec.decay && (spec.group != ParameterGroup::embedding || (config.model.tied_embedding && spec.offset == 0))) added -= spec.size;
+            floor = 4.0 * static_cast<double>(added) / 1e9 * 1e3;
+          }
           if (row.name.starts_with("zero ")) zeros += row.calls;
           if (row.name == "copy to host") reads += row.calls;
           if (row.name == "copy from host") writes += row.calls;

@@ -356,10 +356,6 @@ void Cases::flat() {
   const auto segments = std::make_shared<const std::vector<Segment>>(layout->segments());
   const std::int64_t P = layout->flat_size(), S = static_cast<std::int64_t>(segments->size());
   const bool has_master = ops_.compute_dtype() != DType::f32;
-  add("zero gradients", 1, 4 * d(P), 0, [=, this](ArraySet& set) -> std::function<void()> {
-    const Tensor x = set.zeros({P}, DType::f32);
-    return [&ops = ops_, x] { ops.zero(x); };
-  });
   add("zero residual gradient", passes_, s_ * d(N * C), 0, [this](ArraySet& set) -> std::function<void()> {
     const Tensor x = set.zeros({N, C});
     return [&ops = ops_, x] { ops.zero(x); };

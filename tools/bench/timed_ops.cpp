@@ -45,7 +45,7 @@ void TimedOps::begin(const Decoder& decoder) {
     for (const LinearWeight& weight : kLinearWeights)
       if (spec.name.ends_with(weight.parameter))
         linear_maps_[parameters.rows(spec.offset, spec.size).data] = {weight.name, weight.stage};
-  gradients_ = decoder.gradients().data;
+  gradients_ = decoder.gradients();
   calls_.clear();
   timing_ = true;
 }
@@ -107,8 +107,9 @@ void TimedOps::copy(const Tensor& dst, const Tensor& src) {
 
 void TimedOps::zero(const Tensor& dst) {
   timed([&]() -> TimedCall {
-    if (dst.data == gradients_)
-      return {.stage = Stage::optimizer, .name = "zero gradients", .kernels = {"zero gradients"}};
+    const auto* first = static_cast<const std::byte*>(gradients_.data);
+    if (dst.data >= first && dst.data < first + gradients_.bytes())  // between those that products write
+      return {.stage = Stage::optimizer, .name = "zero gradients", .bytes = d(dst.bytes())};
     if (dst.dtype == DType::f64) return {.stage = Stage::probes, .name = "zero step sums", .bytes = d(dst.bytes())};
     return {.stage = Stage::norms, .name = "zero residual gradient", .kernels = {"zero residual gradient"}};
   }, [&] { inner_.zero(dst); });

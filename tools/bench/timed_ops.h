@@ -89,7 +89,7 @@ class TimedOps final : public ForwardingOps {
   bool timing_ = false;
   std::vector<TimedCall> calls_;
   std::map<const void*, LinearMap> linear_maps_;  // by the weight's place
-  const void* gradients_ = nullptr;
+  Tensor gradients_;
   int depth_ = 0, recompute_depth_ = 0;  // of the open ranges, and of the one that computes again; 0: none
 };
 
