@@ -12,6 +12,7 @@
 
 #include "engine/comm/world.h"
 #include "engine/config/load.h"
+#include "engine/train/batch_share.h"
 #include "engine/train/trainer.h"
 #include "kernels/ops.h"
 #include "tools/arguments.h"
@@ -58,15 +59,25 @@ void train_as_rank(const TrainArguments& arguments, const Config& config, World&
   std::cout << "run: " << result.run_directory.string() << std::endl;
 }
 
+/// Of a plan, for which GPUs that are asked for need not be here.
+int planned_ranks(const Config& config, const Launch& launch) {
+  if (!launch.launcher.empty()) return std::max(launch.size, 1);
+  if (config.ranks.gpus == 0 || backend_of(config).device != Device::cuda)
+    return local_ranks(config, static_cast<int>(cuda_devices().size()));
+  const auto ranks = static_cast<int>(config.ranks.gpus);
+  static_cast<void>(batch_share(config.train, 0, ranks));
+  return ranks;
+}
+
 void run(const TrainArguments& arguments) {
   Config config = load_config(arguments.config, arguments.overrides);
   if (arguments.gpus) config.ranks.gpus = *arguments.gpus;
   const Launch launch = read_launch();
-  const int alone = launch.launcher.empty() ? local_ranks(config, static_cast<int>(cuda_devices().size())) : 1;
   if (arguments.dry_run) {
-    print_plan(plan_run(config, launch.launcher.empty() ? alone : std::max(launch.size, 1)));
+    print_plan(plan_run(config, planned_ranks(config, launch)));
     return;
   }
+  const int alone = launch.launcher.empty() ? local_ranks(config, static_cast<int>(cuda_devices().size())) : 1;
   if (alone > 1) {
     std::vector<std::string> words = {"train", arguments.config};
     for (const std::string& text : arguments.overrides) words.insert(words.end(), {"--set", text});

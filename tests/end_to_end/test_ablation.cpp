@@ -335,6 +335,21 @@ TEST_CASE("a dry run prints the plan and writes nothing") {
   CHECK(!std::filesystem::exists(place.path() / "runs"));
 }
 
+TEST_CASE("a dry run plans for GPUs that are not here") {
+  const Workplace place;
+  const std::string dry_run = "train config.json --dry-run --set device=cuda --gpus ";
+  const Outcome outcome = place.run(dry_run + "4 --set ranks.shard=parameters");
+  INFO(outcome.output);
+  CHECK(outcome.status == 0);
+  for (const char* part : {"parameters     parameters of a block", "parameters     own share", "gradients      own share"})
+    CHECK(contains(outcome.output, part));
+  const Outcome one = place.run(dry_run + "1 --set ranks.shard=parameters");
+  CHECK(one.status == 0);
+  CHECK_FALSE(contains(one.output, "own share"));
+  CHECK(contains(place.run(dry_run + "3").output, "sequences a step, which 3 ranks cannot share evenly"));
+  CHECK(place.run(dry_run + "3").status == 1);
+}
+
 TEST_CASE("a dry run needs no dataset where the vocabulary is given, and hides no damaged one") {
   const Workplace place;
   const std::string dry_run = "train config.json --dry-run --set data.bos=sequence --set model.vocab_size=384";
