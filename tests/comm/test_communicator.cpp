@@ -17,7 +17,8 @@
 namespace sinkscope {
 namespace {
 
-/// One rank that says it is of so many, and writes down what it is asked to sum, by its place in the flat array.
+/// One rank that says it is of so many, and writes down what it is asked to sum, by its place in the flat array. Sums are there
+/// when they are waited for, not before.
 class Recorder final : public Communicator {
  public:
   explicit Recorder(int size) : size_(size) {}
@@ -32,12 +33,18 @@ class Recorder final : public Communicator {
   void start_reduce(const Stretch& stretch) override {
     parts.emplace_back(stretch.first, stretch.first + stretch.x.size());
     part = stretch.part;
-    const Tensor own = stretch.of(rank());
-    for (std::int64_t i = 0; i < own.size(); ++i) own.as<float>()[i] *= 10;  // stands for the other ranks' addends
+    under_way_.push_back(stretch.of(rank()));
   }
   std::int64_t mark() override { return 0; }
-  void join(std::int64_t) override { ++joined; }
-  void finish() override {}
+  void join(std::int64_t) override {
+    ++joined;
+    finish();
+  }
+  void finish() override {
+    for (const Tensor& own : under_way_)
+      for (std::int64_t i = 0; i < own.size(); ++i) own.as<float>()[i] *= 10;  // stands for the other ranks' addends
+    under_way_.clear();
+  }
   void broadcast(const Tensor&, int) override {}
   void start_share(const Stretch&) override {}
   std::vector<std::byte> gather(std::span<const std::byte> mine) override { return {mine.begin(), mine.end()}; }
@@ -50,6 +57,7 @@ class Recorder final : public Communicator {
 
  private:
   int size_;
+  std::vector<Tensor> under_way_;
 };
 
 ModelConfig small_model(const std::string& preset) {

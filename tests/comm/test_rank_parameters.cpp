@@ -249,13 +249,17 @@ TEST_CASE("a rank keeps its share of the parameters, and places for the ends and
   Config config = parse_config(R"({"model": {"preset": "llama", "layers": 6, "channels": 64, "heads": 2, "vocab_size": 100}})", "test");
   resolve_with_dataset(config, 100, 0, 1);
   const ParameterLayout layout(config.model);
-  const auto parameters = [&](Shard shard, int ranks) {
+  const auto bytes_of = [&](const char* arena, Shard shard, int ranks) {
     config.ranks.shard = shard;
     std::size_t bytes = 0;
     for (const MemoryLine& line : run_memory(config, {}, {.device = Device::cuda, .compute = DType::bf16, .ranks = ranks}))
-      if (line.arena == "parameters") bytes += line.bytes;
+      if (line.arena == arena) bytes += line.bytes;
     return static_cast<std::int64_t>(bytes);
   };
+  const auto parameters = [&](Shard shard, int ranks) { return bytes_of("parameters", shard, ranks); };
+  for (const char* arena : {"gradients", "optimizer"})  // as where gradients are
+    CHECK(bytes_of(arena, Shard::parameters, 4) == bytes_of(arena, Shard::gradients, 4));
+  CHECK(bytes_of("gradients", Shard::parameters, 4) < bytes_of("gradients", Shard::optimizer, 4));
   const std::int64_t whole = 2 * layout.flat_size(), block = layout.sections()[1].size;
   for (const Shard shard : {Shard::none, Shard::optimizer, Shard::gradients}) CHECK(parameters(shard, 4) == Approx(whole).margin(1024));
   CHECK(parameters(Shard::parameters, 1) == Approx(whole).margin(1024));
