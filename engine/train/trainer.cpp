@@ -22,7 +22,6 @@
 #include "engine/probes/probe_pass.h"
 #include "engine/probes/probe_sets.h"
 #include "engine/probes/step_probe.h"
-#include "engine/train/alert_command.h"
 #include "engine/train/alerts.h"
 #include "engine/train/batch_share.h"
 #include "engine/train/gradient_sums.h"
@@ -32,6 +31,7 @@
 #include "engine/train/rank_weights.h"
 #include "engine/train/run_files.h"
 #include "engine/train/run_lock.h"
+#include "engine/train/run_log.h"
 #include "engine/train/text_sampler.h"
 #include "engine/train/training_batches.h"
 
@@ -57,7 +57,6 @@ class Run {
   void resume();
   void load(const std::filesystem::path& checkpoint);
   void initialize();
-  void open_logs(std::optional<std::int64_t> resume_step);
   void announce() const;
   void start(const std::string& how);
   void write_config() const;
@@ -73,11 +72,6 @@ class Run {
   void expect_finite(std::int64_t step, const std::string& what, std::span<const float> values);
   std::runtime_error tell_not_finite(std::int64_t step, const std::string& what, double value, const std::string& tensor);
   [[noreturn]] void stop_not_finite(std::int64_t step, const std::string& what, double value, const std::string& tensor);
-  void alert(const std::vector<Alert>& alerts);
-  void report_command(std::int64_t step);
-  void finish_command(std::int64_t step);
-  void log(const EventRecord& record);
-  void event(std::int64_t step, const std::string& kind, const std::string& message, const Json& data);
 
   bool told_to_stop() const { return options_.stop != nullptr && options_.stop->load(); }
   std::int64_t tokens_after(std::int64_t step) const { return step * tokens_per_step_; }
@@ -104,11 +98,10 @@ class Run {
   std::optional<CausalTests> causal_tests_;
   PhaseDetector phases_;
   AlertDetector alerts_;
-  std::optional<AlertCommand> alert_command_;
   std::unique_ptr<Tokenizer> tokenizer_;
-  std::unique_ptr<MetricSink> logs_;
   LoopState state_;
   std::int64_t tokens_per_step_ = 0;
+  RunLog log_;
   double flops_per_token_ = 0;
   std::optional<double> peak_flops_;  // of the GPU, where it is known
 
@@ -134,6 +127,7 @@ Run::Run(const Config& config, TrainOptions options, World& world)
       phases_(config_.probes.phase),
       alerts_(config_),
       tokens_per_step_(share_.sequences * config_.train.sequence_length),
+      log_(config_, directory_, tokens_per_step_, std::move(options_.console)),
       flops_per_token_(training_flops_per_token(config_.model, config_.train.sequence_length)) {
   if (ops_->compute_dtype() == DType::bf16) peak_flops_ = datasheet_bf16_flops(ops_->gpu_name());
   if (dataset_.validation) validation_windows_.emplace(*dataset_.validation, window_options(config_));
@@ -154,12 +148,7 @@ Run::Run(const Config& config, TrainOptions options, World& world)
 
 TrainResult Run::execute() {
   connect();
-  if (!world_.leads())
-    logs_ = make_tee({});
-  else if (options_.resume)
-    resume();
-  else
-    begin();
+  if (world_.leads()) options_.resume ? resume() : begin();
   share_state();
   if (state_.step == 0)
     parameters_->of_rank_0([this] {
@@ -176,9 +165,8 @@ TrainResult Run::execute() {
     world_.set_limit(patient ? config_.ranks.start_timeout : config_.ranks.timeout);
     StepRecord record = training_step(step);
     if (due(step, config_.evaluation.every) || step == steps) evaluate(record);
-    if (step % config_.log.every == 0 || step == steps || record.validation_loss || probes_after(step)) logs_->write(record);
-    if (options_.console) options_.console->write(record);
-    alert(alerts_.step(record));
+    log_.step(record, step % config_.log.every == 0 || step == steps || record.validation_loss || probes_after(step));
+    log_.alert(alerts_.step(record));
     if (works_for_all(step))
       parameters_->of_rank_0([&] {
         if (probe_pass_ && probes_after(step)) probe(step, state_.validation_loss.value_or(record.loss));
@@ -189,13 +177,13 @@ TrainResult Run::execute() {
     stopped = stops_;
     if (world_.size() == 1 || works_for_all(step) || record.validation_loss) stopped = ranks_->any(stops_ || told_to_stop());
     if (due(step, config_.checkpoint.every) || step == steps || stopped) save(step);
-    report_command(step);
-    if (step == steps || stopped) finish_command(step);
+    log_.report_command(step);
+    if (step == steps || stopped) log_.finish_command(step);
     if (step == steps) end(step);
   }
   const bool finished = step == steps;
-  if (finished && options_.console) options_.console->flush(false);
-  logs_->flush(true);
+  if (finished) log_.end_console();
+  log_.flush();
   world_.set_limit(config_.ranks.start_timeout);
   ranks_->barrier();
   return {.run_directory = directory_,
@@ -249,7 +237,7 @@ void Run::begin() {
     throw std::runtime_error(directory_.string() + ": holds a run already");
   initialize();
   write_config();
-  open_logs(std::nullopt);
+  log_.open(std::nullopt, probe_pass_.has_value());
   announce();
   start("begins");
 }
@@ -273,19 +261,19 @@ void Run::resume() {
     throw std::runtime_error((directory_ / "checkpoints").string() +
                              ": no checkpoint can be continued from; the run is left as it is:" + reasons);
   }
-  if (!options_.console)  // which the event tells below
+  if (!log_.has_console())  // which the event tells below
     for (const std::string& reason : rejected) spdlog::warn("checkpoint left aside: {}", reason);
   if (!checkpoint) {  // stopped before the first checkpoint: begin anew, in the same place
     expect_none_saved(directory_);
     initialize();
     if (!changed.empty()) write_config();
-    open_logs(-1);
+    log_.open(-1, probe_pass_.has_value());
     announce();
     start("begins again: there was no checkpoint to resume");
     return;
   }
   load(*checkpoint);
-  open_logs(state_.step);
+  log_.open(state_.step, probe_pass_.has_value());
   if (state_.step >= config_.train.steps) {
     if (!has_ended(logged_events(directory_))) end(state_.step);  // killed right after the last checkpoint
     return;
@@ -294,9 +282,9 @@ void Run::resume() {
   Json data = {{"checkpoint", checkpoint->filename().string()}, {"device", device()}};
   for (const ChangedSetting& setting : changed)
     data["changed"][setting.key] = {{"before", Json::parse(setting.before)}, {"now", Json::parse(setting.now)}};
-  event(state_.step, "resume", "resumed from " + checkpoint->filename().string(), data);
+  log_.event(state_.step, "resume", "resumed from " + checkpoint->filename().string(), data);
   for (const std::string& reason : rejected)
-    event(state_.step, "warning", "checkpoint left aside: " + reason, Json::object());
+    log_.event(state_.step, "warning", "checkpoint left aside: " + reason, Json::object());
 }
 
 void Run::announce() const {
@@ -308,13 +296,13 @@ void Run::announce() const {
 
 /// What stands in the logs before the first step.
 void Run::start(const std::string& how) {
-  event(0, "start", "training of " + std::to_string(decoder_.layout().parameter_count()) + " parameters " + how,
+  log_.event(0, "start", "training of " + std::to_string(decoder_.layout().parameter_count()) + " parameters " + how,
         {{"parameters", decoder_.layout().parameter_count()},
          {"device", device()},
          {"train_tokens", dataset_.train->size()},
          {"tokens_per_step", tokens_per_step_}});
   if (!dataset_.validation)
-    event(0, "warning", "the dataset has no validation data: validation losses are not measured", Json::object());
+    log_.event(0, "warning", "the dataset has no validation data: validation losses are not measured", Json::object());
 }
 
 void Run::initialize() {
@@ -334,19 +322,6 @@ void Run::load(const std::filesystem::path& checkpoint) {
                              std::to_string(config_.train.steps));
   if (probe_pass_) phases_.restore(state_.phase_detector);
   if (!state_.alerts.empty()) alerts_.restore(state_.alerts);
-}
-
-void Run::open_logs(std::optional<std::int64_t> resume_step) {
-  std::vector<std::unique_ptr<MetricSink>> sinks;
-  sinks.push_back(make_jsonl_sink(directory_, resume_step));
-  if (config_.log.tensorboard) {
-    // One pass before the first step, then one every so many; what comes at the end is never resumed after.
-    const bool resumed = probe_pass_ && resume_step && *resume_step >= 0;
-    const std::int64_t passes = resumed ? *resume_step / config_.probes.every + 1 : 0;
-    sinks.push_back(make_tensorboard_sink(directory_, resume_step,
-                                          {.heatmap_every = config_.log.heatmap_every, .passes_before = passes}));
-  }
-  logs_ = make_tee(std::move(sinks));
 }
 
 /// One optimizer step: forward, loss and backward of this rank's sequences, sums over the ranks, then clipping and
@@ -456,7 +431,7 @@ void Run::evaluate(StepRecord& record) {
   }
   sum_over_ranks(*ranks_, sums);
   if (!std::isfinite(sums.all)) {
-    logs_->write(record);  // the step itself was done
+    log_.write(record);  // the step itself was done
     stop_not_finite(record.step, "the validation loss", sums.mean(), tensor_not_finite(suspect));
   }
   record.validation_loss = sums.mean();
@@ -483,28 +458,21 @@ void Run::probe(std::int64_t step, double loss) {
     change = reading.change;
     alerts = alerts_.probe(input, change);
   }
-  for (const ProbeRecord& record : records) {
-    logs_->write(record);
-    if (options_.console) options_.console->write(record);
-  }
-  if (change) {
-    const EventRecord entered = phase_event(*change);
-    logs_->write(entered);
-    if (options_.console && !config_.alerts.phase_change) options_.console->write(entered);  // else its alert tells it
-  }
-  alert(alerts);
+  for (const ProbeRecord& record : records) log_.probe(record);
+  if (change) log_.event(phase_event(*change), !config_.alerts.phase_change);  // which else its alert tells
+  log_.alert(alerts);
 }
 
 void Run::test_causes(std::int64_t step) {
   const StageRange range(*ops_, "causal tests");
   const CausalRecord record = causal_tests_->run(causal_probe_set(probe_sets_, config_.data.bos), probe_sets_);
-  event(step, "causal", causal_summary(record), to_json(record));
+  log_.event(step, "causal", causal_summary(record), to_json(record));
 }
 
 void Run::sample(std::int64_t step) {
   const StageRange range(*ops_, "sample");
   const std::string text = sample_text(decoder_, *tokenizer_, config_, step);
-  event(step, "sample", text, {{"prompt", config_.sample.prompt}, {"temperature", config_.sample.temperature}});
+  log_.event(step, "sample", text, {{"prompt", config_.sample.prompt}, {"temperature", config_.sample.temperature}});
 }
 
 /// Logs first, then the checkpoint: what a resume finds in the logs reaches at least as far. The
@@ -530,8 +498,8 @@ void Run::save(std::int64_t step) {
 
   char name[32];
   std::snprintf(name, sizeof name, "step_%08lld", static_cast<long long>(step));
-  event(step, "checkpoint", std::string("checkpoint ") + name, {{"checkpoint", name}});
-  logs_->flush(true);
+  log_.event(step, "checkpoint", std::string("checkpoint ") + name, {{"checkpoint", name}});
+  log_.flush();
   if (probe_pass_) state_.phase_detector = phases_.state();
   state_.alerts = alerts_.state();
   data.state = to_text(state_);
@@ -542,7 +510,7 @@ void Run::save(std::int64_t step) {
 void Run::end(std::int64_t step) {
   Json data = {{"steps", step}};
   if (state_.validation_loss) data["validation_loss"] = *state_.validation_loss;
-  event(step, "end", "training ends after " + std::to_string(step) + " steps", data);
+  log_.event(step, "end", "training ends after " + std::to_string(step) + " steps", data);
 }
 
 void Run::expect_finite(std::int64_t step, const std::string& what, std::span<const float> values) {
@@ -571,11 +539,11 @@ std::string Run::tensor_not_finite(const std::optional<Batch>& suspect) {
 std::runtime_error Run::tell_not_finite(std::int64_t step, const std::string& what, double value, const std::string& tensor) {
   const std::string message = what + " is not finite; the first tensor that is not: " + tensor;
   if (const auto found = alerts_.non_finite(step, tokens_after(step), value, message, tensor))
-    alert({*found});
+    log_.alert({*found});
   else
-    event(step, "warning", message, {{"tensor", tensor}});
-  finish_command(step);
-  logs_->flush(true);
+    log_.event(step, "warning", message, {{"tensor", tensor}});
+  log_.finish_command(step);
+  log_.flush();
   return std::runtime_error(directory_.string() + ": step " + std::to_string(step) + ": " + message);
 }
 
@@ -587,37 +555,6 @@ void Run::stop_not_finite(std::int64_t step, const std::string& what, double val
   world_.end_in_order();
   if (!world_.leads()) throw ToldElsewhere();
   throw error;
-}
-
-void Run::alert(const std::vector<Alert>& alerts) {
-  for (const Alert& found : alerts) {
-    log(alert_event(found));
-    if (config_.alerts.command.empty() || !world_.leads()) continue;
-    if (!alert_command_) alert_command_.emplace(config_.alerts, directory_);
-    alert_command_->start(found);
-  }
-}
-
-/// A command that failed is told of once, and never a reason to stop.
-void Run::report_command(std::int64_t step) {
-  if (!alert_command_) return;
-  if (const auto failure = alert_command_->failure())
-    event(step, "warning", *failure + "; other failures of it are not told", Json::object());
-}
-
-void Run::finish_command(std::int64_t step) {
-  if (!alert_command_) return;
-  alert_command_->finish();
-  report_command(step);
-}
-
-void Run::log(const EventRecord& record) {
-  logs_->write(record);
-  if (options_.console) options_.console->write(record);
-}
-
-void Run::event(std::int64_t step, const std::string& kind, const std::string& message, const Json& data) {
-  log({.step = step, .tokens = tokens_after(step), .kind = kind, .message = message, .data = data.dump()});
 }
 
 }  // namespace

@@ -110,23 +110,15 @@ void check_host(Communicator& ranks) {
   ranks.barrier();
 }
 
-void hang() {
+/// Of rank 1 alone, which then does not come to a call; or of all.
+void stop_going_on(bool all) {
   World world(read_launch(), {.start = 3, .usual = 60});
   const auto ops = make_cpu_ops(1);
   const auto ranks = world.connect(*ops);
   ranks->barrier();
   world.set_step(7);
-  if (world.rank() == 1) std::this_thread::sleep_for(std::chrono::seconds(60));
+  if (all || world.rank() == 1) std::this_thread::sleep_for(std::chrono::seconds(60));
   ranks->barrier();
-}
-
-void sleep_all() {
-  World world(read_launch(), {.start = 3, .usual = 60});
-  const auto ops = make_cpu_ops(1);
-  const auto ranks = world.connect(*ops);
-  ranks->barrier();
-  world.set_step(7);
-  std::this_thread::sleep_for(std::chrono::seconds(60));
 }
 
 void run() {
@@ -149,7 +141,7 @@ void run() {
 int main(int argc, char** argv) {
   try {
     const std::string what = argc > 1 ? argv[1] : "";
-    what == "hang" ? sinkscope::hang() : what == "asleep" ? sinkscope::sleep_all() : sinkscope::run();
+    what.empty() ? sinkscope::run() : sinkscope::stop_going_on(what == "asleep");
   } catch (const std::exception& error) {
     std::fprintf(stderr, "rank_checks: %s\n", error.what());
     return 1;

@@ -164,21 +164,22 @@ TEST_CASE("a rank whose main thread alone stands still ends all within the time-
   CHECK(test::contains(outcome.output, " keeps the others waiting for more than 3 s"));
 }
 
-TEST_CASE("a rank that lives and does not come to a call ends all, by name") {
+/// What three ranks of the checks tell that stop going on: rank 1 alone ("hang"), or all ("asleep").
+void check_ended(const std::string& way, const std::string& rank, const std::string& reason) {
   const Workplace place;
   const auto begin = std::chrono::steady_clock::now();
-  const Outcome outcome = place.run("--version", test::mpirun(3) + " " SINKSCOPE_RANK_CHECKS " hang &&");
+  const Outcome outcome = place.run("--version", test::mpirun(3) + " " SINKSCOPE_RANK_CHECKS " " + way + " &&");
   CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(20));
-  check_told(outcome, "rank 1 on ");
-  CHECK(test::contains(outcome.output, ", its last step was 7) keeps the others waiting for more than 3 s; all ranks end"));
+  check_told(outcome, rank);
+  CHECK(test::contains(outcome.output, reason + "; all ranks end"));
+}
+
+TEST_CASE("a rank that lives and does not come to a call ends all, by name") {
+  check_ended("hang", "rank 1 on ", ", its last step was 7) keeps the others waiting for more than 3 s");
 }
 
 TEST_CASE("ranks of which none goes on end, though none waits for another that they know of") {
-  const Workplace place;
-  const auto begin = std::chrono::steady_clock::now();
-  const Outcome outcome = place.run("--version", test::mpirun(3) + " " SINKSCOPE_RANK_CHECKS " asleep &&");
-  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(20));
-  check_told(outcome, "no rank has gone on for more than 3 s (ranks.start_timeout; the last step was 7); all ranks end");
+  check_ended("asleep", "no rank has gone on", " for more than 3 s (ranks.start_timeout; the last step was 7)");
 }
 
 TEST_CASE("a rank that is late within the time-out changes nothing") {
