@@ -45,6 +45,7 @@ void train_as_rank(const TrainArguments& arguments, const Config& config, World&
     options.announce = print_start;
   }
   const TrainResult result = train(config, std::move(options));
+  world.end_in_order();  // also where end_stopped() throws
   if (!world.leads()) {
     if (!result.finished) end_stopped();
     return;

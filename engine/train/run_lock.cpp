@@ -10,17 +10,23 @@
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <thread>
 
 #include "engine/files/system_error.h"
 
 namespace sinkscope {
 
-RunLock::RunLock(const std::filesystem::path& directory) {
+RunLock::RunLock(const std::filesystem::path& directory, std::chrono::milliseconds patience) {
   const std::filesystem::path path = directory / "lock";
   file_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (file_ < 0) throw_system_error(path, "open", errno);
-  if (flock(file_, LOCK_EX | LOCK_NB) != 0) {
+  const auto end = std::chrono::steady_clock::now() + patience;
+  while (flock(file_, LOCK_EX | LOCK_NB) != 0) {
     const int reason = errno;
+    if (reason == EWOULDBLOCK && std::chrono::steady_clock::now() < end) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      continue;
+    }
     char holder[32] = {};
     const ssize_t size = pread(file_, holder, sizeof holder - 1, 0);
     close(file_);

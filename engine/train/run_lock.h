@@ -1,6 +1,7 @@
 // One process at a time in a run directory.
 #pragma once
 
+#include <chrono>
 #include <filesystem>
 #include <optional>
 
@@ -8,10 +9,10 @@ namespace sinkscope {
 
 /// Holds DIRECTORY/lock, an advisory lock (flock) that the kernel takes back when the process ends,
 /// however it ends; the file holds the process number. Throws std::runtime_error "DIRECTORY: is in use
-/// by process N" when another holds it.
+/// by process N" when another holds it, and still does after `patience`.
 class RunLock {
  public:
-  explicit RunLock(const std::filesystem::path& directory);
+  explicit RunLock(const std::filesystem::path& directory, std::chrono::milliseconds patience = {});
   ~RunLock();
   RunLock(const RunLock&) = delete;
   RunLock& operator=(const RunLock&) = delete;

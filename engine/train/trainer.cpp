@@ -184,6 +184,7 @@ TrainResult Run::execute() {
   const bool finished = step == steps;
   if (finished) log_.end_console();
   log_.flush();
+  lock_.reset();  // nothing more is written: whoever sees a rank end may resume
   world_.set_limit(config_.ranks.start_timeout);
   ranks_->barrier();
   return {.run_directory = directory_,
@@ -252,7 +253,7 @@ void Run::write_config() const {
 
 void Run::resume() {
   const std::vector<ChangedSetting> changed = check_run_config(directory_, config_, dataset_.fingerprint);
-  lock_.emplace(directory_);
+  lock_.emplace(directory_, std::chrono::seconds(3));  // a launcher does not wait for the processes that it kills
   std::vector<std::string> rejected;
   const auto checkpoint = newest_checkpoint(directory_ / "checkpoints", &rejected);
   if (!checkpoint && !rejected.empty()) {

@@ -1,6 +1,6 @@
 // What every call of a Communicator does with several ranks: run by mpirun, one process a rank. Exit status 1 after
 // the first check that does not hold. With the argument "hang" rank 1 does not come to a call, though it lives; with "asleep"
-// none goes on, and none waits for another.
+// none goes on, and none waits for another; with "stop" all end in order, with an error, rank 0 late.
 #include <bit>
 #include <chrono>
 #include <cmath>
@@ -121,6 +121,19 @@ void stop_going_on(bool all) {
   ranks->barrier();
 }
 
+void stop_in_order() {
+  World world(read_launch(), {.start = 60, .usual = 30});
+  const auto ops = make_cpu_ops(1);
+  const auto ranks = world.connect(*ops);
+  ranks->barrier();
+  world.end_in_order();
+  if (world.leads()) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2500));
+    std::printf("rank 0 has ended\n");
+  }
+  throw std::runtime_error("stopped");
+}
+
 void run() {
   World world(read_launch(), {.start = 60, .usual = 30});
   const std::vector<std::string> names = world.exchange("I am " + std::to_string(world.rank()) + "\n\0:");
@@ -141,7 +154,10 @@ void run() {
 int main(int argc, char** argv) {
   try {
     const std::string what = argc > 1 ? argv[1] : "";
-    what.empty() ? sinkscope::run() : sinkscope::stop_going_on(what == "asleep");
+    if (what == "stop")
+      sinkscope::stop_in_order();
+    else
+      what.empty() ? sinkscope::run() : sinkscope::stop_going_on(what == "asleep");
   } catch (const std::exception& error) {
     std::fprintf(stderr, "rank_checks: %s\n", error.what());
     return 1;

@@ -182,6 +182,15 @@ TEST_CASE("ranks of which none goes on end, though none waits for another that t
   check_ended("asleep", "no rank has gone on", " for more than 3 s (ranks.start_timeout; the last step was 7)");
 }
 
+TEST_CASE("ranks that end in order with an error wait for the last of them") {
+  const Workplace place;
+  const Outcome outcome = place.run("--version", test::mpirun(3) + " " SINKSCOPE_RANK_CHECKS " stop &&");
+  INFO(outcome.output);
+  CHECK(outcome.status == 1);
+  CHECK(test::contains(outcome.output, "rank 0 has ended"));
+  CHECK(test::contains(outcome.output, "rank_checks: stopped"));
+}
+
 TEST_CASE("a rank that is late within the time-out changes nothing") {
   const Workplace place;
   const std::string run = "train config.json --set threads=1 --set log.tensorboard=false --set name=";

@@ -132,7 +132,9 @@ TEST_CASE("with the optimizer, gradients or parameters sharded, or gradients on 
     CHECK(stopped.status == 143);
     fs::create_directories(place.path() / "other");
     fs::copy(runs / again, place.path() / "other" / again, fs::copy_options::recursive);
-    REQUIRE(run_ranks(place, 4, begin + again + step + set + " --resume").status == 0);
+    const Outcome resumed = run_ranks(place, 4, begin + again + step + set + " --resume");
+    INFO(resumed.output);
+    REQUIRE(resumed.status == 0);
     for (const char* log : {"metrics.jsonl", "probes.jsonl"})
       CHECK(test::timeless_lines(runs / again / log) == test::timeless_lines(runs / name / log));
     for (const char* file : {"model.safetensors", "optimizer.safetensors"})

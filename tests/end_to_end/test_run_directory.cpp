@@ -173,6 +173,11 @@ TEST_CASE("a run that another process trains is refused, and goes on undisturbed
       "train config.json --set name=busy --set train.steps=100000 --resume & program=$!; sleep 2; kill -INT $program; wait $program");
   INFO(resumed.output);
   CHECK(!contains(resumed.output, "in use"));
+  // One that is on its way out is waited for.
+  REQUIRE(place.run("train config.json").status == 0);
+  const test::Outcome waited = place.run("train config.json --resume", "flock runs/small/lock sleep 0.7 & sleep 0.2;");
+  INFO(waited.output);
+  CHECK(waited.status == 0);
 }
 
 TEST_CASE("a run whose checkpoints are all damaged is refused, and its logs stay") {

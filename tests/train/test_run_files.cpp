@@ -1,6 +1,10 @@
+#include <chrono>
+#include <optional>
 #include <string>
+#include <thread>
 
 #include "engine/train/run_files.h"
+#include "engine/train/run_lock.h"
 #include "tests/catch.h"
 #include "tests/files.h"
 
@@ -39,6 +43,22 @@ TEST_CASE("a malformed state names the key") {
                     "state.json: step has the wrong type: \"x\"");
   CHECK_THROWS_WITH(loop_state_from_text("{\"step\": -1, \"sample\": 0, \"phase_detector\": \"\"}", "state.json"),
                     "state.json: step and sample must not be negative");
+}
+
+TEST_CASE("a lock waits as long as it is told to") {
+  using namespace std::chrono_literals;
+  const test::TemporaryFolder folder;
+  std::optional<RunLock> first(folder.path());
+  const auto begin = std::chrono::steady_clock::now();
+  CHECK_THROWS_WITH(RunLock(folder.path()), Catch::Contains("is in use by process "));
+  CHECK_THROWS_WITH(RunLock(folder.path(), 200ms), Catch::Contains("is in use by process "));
+  CHECK(std::chrono::steady_clock::now() - begin >= 200ms);
+  const std::jthread other([&] {
+    std::this_thread::sleep_for(200ms);
+    first.reset();
+  });
+  CHECK_NOTHROW(RunLock(folder.path(), 60s));
+  CHECK(std::chrono::steady_clock::now() - begin < 60s);
 }
 
 TEST_CASE("a config that does not fit on the disk leaves the one before") {
