@@ -116,13 +116,18 @@ stage_build() {
 }
 
 stage_tests() {
-  local begin=$SECONDS log=$output/tests.log status figures
+  local begin=$SECONDS log=$output/tests.log status figures labels=gpu programs=("$build"/tests/gpu/test_*)
   program tests tests/gpu/test_gpu || return
+  if (( $(nvidia-smi -L 2> /dev/null | grep -c '^GPU') > 1 )); then  # those that several GPUs train together
+    labels='gpu|multi'
+    programs+=("$build/tests/comm/test_gpus")
+    program tests tests/comm/test_gpus || return
+  fi
   if [[ -n $prebuilt ]]; then  # ctest's files hold the paths of the machine that built
     local test ran=0
     status=0
     : > "$log"
-    for test in "$build"/tests/gpu/test_*; do
+    for test in "${programs[@]}"; do
       [[ -f $test && -x $test ]] || continue
       ran=$((ran + 1))
       timeout -k 10 540 "$test" >> "$log" 2>&1 || { status=$?; echo "$test: exit status $status" >> "$log"; }
@@ -130,7 +135,7 @@ stage_tests() {
     figures="$ran program(s); $({ grep -oE '^All tests passed.*|^test cases:.*' "$log" || true; } | paste -sd ' ')"
     grep -q '^skipped:' "$log" && { status=77; figures=$(grep -m 1 '^skipped:' "$log"); }
   else
-    ctest --test-dir "$build" -L gpu --no-tests=error --output-on-failure > "$log" 2>&1
+    ctest --test-dir "$build" -L "$labels" --no-tests=error --output-on-failure > "$log" 2>&1
     status=$?
     figures=$({ grep -E 'tests passed|tests failed' "$log" || tail -n 1 "$log"; } | head -n 1)
     if grep -qE '\*\*\*Skipped|\(Skipped\)' "$log"; then

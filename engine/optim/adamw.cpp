@@ -118,6 +118,10 @@ std::function<UpdateResult()> AdamW::update(const Tensor& parameters, const Tens
     for (std::size_t i = result->squared_norms.size(); i-- > 0 && !result->non_finite;)
       if (!std::isfinite(result->squared_norms[i])) result->non_finite = layout->specs()[i].name;
     result->gradient_norm = std::sqrt(total);
+    if (!std::isfinite(static_cast<float>(result->gradient_norm)) && !result->non_finite) {  // no update either
+      const auto largest = std::max_element(result->squared_norms.begin(), result->squared_norms.end());
+      result->non_finite = layout->specs()[static_cast<std::size_t>(largest - result->squared_norms.begin())].name;
+    }
     return std::move(*result);
   };
 }

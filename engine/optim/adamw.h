@@ -19,7 +19,8 @@ namespace sinkscope {
 struct UpdateResult {
   double gradient_norm = 0;                // global, before clipping
   std::vector<double> squared_norms;       // of each parameter's gradient, in the order of specs()
-  std::optional<std::string> non_finite;   // in backward order the first parameter whose gradient is not
+  std::optional<std::string> non_finite;   // in backward order the first parameter whose gradient is not; the one with
+                                           // the largest where only the norm of all is not, as f32
 };
 
 /// The elements of the flat arrays that one of several optimizers updates.

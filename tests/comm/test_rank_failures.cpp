@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/checkpoint/checkpoint.h"
+#include "engine/comm/socket.h"
 #include "engine/metrics/sinks.h"
 #include "engine/model/parameters.h"
 #include "engine/train/run_files.h"
@@ -37,6 +38,9 @@ void check_told(const Outcome& outcome, const std::string& part) {
   CHECK(test::contains(outcome.output, part));
 }
 
+/// A port at which nothing listened just now.
+std::string free_port() { return std::to_string(Listener("127.0.0.1", 0).port()); }
+
 const std::string kSteps = "train config.json --set threads=1 --set train.steps=2000 --set log.tensorboard=false"
                            " --set checkpoint.every=20 --set probes.every=0 --set name=long";
 const std::string kLog = "runs/long/metrics.jsonl";
@@ -59,20 +63,20 @@ void check_resumes(const Workplace& place) {
 TEST_CASE("a launch that is half given, or that the CPU cannot use, is one clear error") {
   const Workplace place;
   check_told(place.run("train config.json", "RANK=0"), "launch: the environment has RANK and not WORLD_SIZE, LOCAL_RANK");
-  const std::string torchrun = "RANK=0 WORLD_SIZE=1 LOCAL_RANK=0 MASTER_ADDR=localhost MASTER_PORT=29555";
-  CHECK(place.run("train config.json --set train.steps=6", torchrun).status == 0);
+  const std::string port = free_port(), meeting = " MASTER_ADDR=localhost MASTER_PORT=" + port;
+  CHECK(place.run("train config.json --set train.steps=6", "RANK=0 WORLD_SIZE=1 LOCAL_RANK=0" + meeting).status == 0);
   check_told(place.run("train config.json --set ranks.start_timeout=2 --set name=alone",
-                       "RANK=1 WORLD_SIZE=2 LOCAL_RANK=1 MASTER_ADDR=localhost MASTER_PORT=29555"),
-             "cannot reach rank 0 at localhost, port 29555: Connection refused");
+                       "RANK=1 WORLD_SIZE=2 LOCAL_RANK=1" + meeting),
+             "cannot reach rank 0 at localhost, port " + port + ": Connection refused");
   check_told(place.run("train config.json --set ranks.start_timeout=2 --set name=alone",
-                       "RANK=0 WORLD_SIZE=3 LOCAL_RANK=0 MASTER_ADDR=localhost MASTER_PORT=29556"),
+                       "RANK=0 WORLD_SIZE=3 LOCAL_RANK=0" + meeting),
              "of 3 ranks these have not come to rank 0 on ");
   check_told(place.run("train config.json --gpus 2 --set name=alone"), "ranks.gpus is 2, and ");
 }
 
 TEST_CASE("ranks that meet without MPI cannot train on the CPU, and one of them says so") {
   const Workplace place;
-  const std::string variables = "WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=29557 ";
+  const std::string variables = "WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=" + free_port() + " ";
   check_told(place.run("train config.json; status=$?; wait; exit $status", "RANK=1 LOCAL_RANK=1 " + variables + " '" SINKSCOPE_PROGRAM "' train config.json & " +
                                                       "RANK=0 LOCAL_RANK=0 " + variables),
              "2 ranks on the CPU need MPI, and were not started by it; use mpirun, or srun under PMIx");

@@ -323,7 +323,7 @@ const std::vector<Elsewhere> kElsewhere = {
      "scripts/test", "cmake --build --preset \"$preset\""},
     {"ctest --preset cpu -L mpi", "is part of all tests", "tests/comm/CMakeLists.txt", "LABELS mpi)"},
     {"ctest --preset cuda -L multi", "needs GPUs", "tests/comm/CMakeLists.txt", "LABELS multi)"},
-    {"ctest --preset cuda -L gpu", "needs a GPU", "scripts/gpu_check.sh", "-L gpu --no-tests=error"},
+    {"ctest --preset cuda -L gpu", "needs a GPU", "scripts/gpu_check.sh", "-L \"$labels\" --no-tests=error"},
     {"compute-sanitizer build/cuda/tests/gpu/test_gpu \"[sanitize]\"", "needs a GPU", "scripts/gpu_check.sh",
      "\"$build/tests/gpu/test_gpu\" \"${SANITIZE_FILTER:-[sanitize]}\""},
     {"scripts/gpu_check.sh", "needs a GPU", "scripts/gpu_check.sh", "stages=(build tests sanitize bench nsys torch)"},

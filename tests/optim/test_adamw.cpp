@@ -104,6 +104,22 @@ TEST_CASE("a gradient that is not finite is named and changes nothing") {
   }
 }
 
+TEST_CASE("gradients whose norm is beyond f32 are told and change nothing, each of them finite though it is") {
+  const auto ops = make_cpu_ops(1);
+  const ParameterLayout layout(small_model());
+  Arrays arrays(*ops, layout, 5, 0.1);
+  AdamW optimizer(*ops, layout, OptimizerConfig{});
+  const ParameterSpec& spec = layout.find("blocks.1.mlp.down.weight");
+  std::fill_n(arrays.gradients().as<float>() + spec.offset, 4, 3e38F);
+  const float* values = arrays.parameters().as<float>();
+  const std::vector<float> before(values, values + arrays.size);
+  const UpdateResult result = optimizer.step(arrays.parameters(), arrays.gradients(), 1e-3, 1);
+  CHECK(result.gradient_norm == Approx(6e38));
+  REQUIRE(result.non_finite);
+  CHECK(*result.non_finite == "blocks.1.mlp.down.weight");
+  CHECK(std::vector<float>(values, values + arrays.size) == before);
+}
+
 TEST_CASE("the shares of several optimizers cover the flat arrays once, and update them to the bit as one does") {
   const auto ops = make_cpu_ops(1);
   const ParameterLayout layout(small_model());
