@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks the CUDA build on a machine with a GPU: build, tests, compute-sanitizer, bench, the README's command of Nsight
+# Checks the CUDA build on a machine with a GPU: build, tests, those of several GPUs, compute-sanitizer, bench, the README's command of Nsight
 # Systems, and PyTorch's step beside ours; one table last. The exit status is 1 when any stage failed.
-#   scripts/gpu_check.sh [--output DIR] [build] [tests] [sanitize] [bench] [nsys] [torch]
+#   scripts/gpu_check.sh [--output DIR] [build] [tests] [several] [sanitize] [bench] [nsys] [torch]
 #     --output DIR   logs and JSON go here, default runs/gpu_check
 #   Without stages all of them run, in this order. The environment may set
 #     SINKSCOPE_BUILD      a build folder whose programs run on this machine: nothing is built
@@ -9,7 +9,7 @@
 #     SANITIZE_SECONDS     time limit of its tools, which run side by side, default 240
 #     BENCH_MODEL          a config in configs/ that tests/bench/torch_step.py knows as well, default gpt2-124m
 #     BENCH_BATCH, BENCH_LENGTH   default 64 and 1024
-# A test that is skipped fails its stage: here is a GPU, or there should be. No setting of the GPU is changed.
+# A test that is skipped fails its stage, but for those of several GPUs: here is a GPU, or there should be. No setting of the GPU is changed.
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -22,12 +22,12 @@ while (( $# > 0 )); do
       (( $# > 1 )) && [[ -n $2 ]] || { echo "gpu_check: --output needs a folder" >&2; exit 1; }
       output=$2
       shift 2 ;;
-    build|tests|sanitize|bench|nsys|torch) stages+=("$1"); shift ;;
+    build|tests|several|sanitize|bench|nsys|torch) stages+=("$1"); shift ;;
     -h|--help) usage; exit 0 ;;
     *) echo "gpu_check: unknown argument $1" >&2; usage >&2; exit 1 ;;
   esac
 done
-(( ${#stages[@]} > 0 )) || stages=(build tests sanitize bench nsys torch)
+(( ${#stages[@]} > 0 )) || stages=(build tests several sanitize bench nsys torch)
 wanted() { [[ " ${stages[*]} " == *" $1 "* ]]; }
 
 output=$(realpath -m "${output:-$root/runs/gpu_check}")
@@ -116,18 +116,13 @@ stage_build() {
 }
 
 stage_tests() {
-  local begin=$SECONDS log=$output/tests.log status figures labels=gpu programs=("$build"/tests/gpu/test_*)
+  local begin=$SECONDS log=$output/tests.log status figures
   program tests tests/gpu/test_gpu || return
-  if (( $(nvidia-smi -L 2> /dev/null | grep -c '^GPU') > 1 )); then  # those that several GPUs train together
-    labels='gpu|multi'
-    programs+=("$build/tests/comm/test_gpus")
-    program tests tests/comm/test_gpus || return
-  fi
   if [[ -n $prebuilt ]]; then  # ctest's files hold the paths of the machine that built
     local test ran=0
     status=0
     : > "$log"
-    for test in "${programs[@]}"; do
+    for test in "$build"/tests/gpu/test_*; do
       [[ -f $test && -x $test ]] || continue
       ran=$((ran + 1))
       timeout -k 10 540 "$test" >> "$log" 2>&1 || { status=$?; echo "$test: exit status $status" >> "$log"; }
@@ -135,7 +130,7 @@ stage_tests() {
     figures="$ran program(s); $({ grep -oE '^All tests passed.*|^test cases:.*' "$log" || true; } | paste -sd ' ')"
     grep -q '^skipped:' "$log" && { status=77; figures=$(grep -m 1 '^skipped:' "$log"); }
   else
-    ctest --test-dir "$build" -L "$labels" --no-tests=error --output-on-failure > "$log" 2>&1
+    ctest --test-dir "$build" -L gpu --no-tests=error --output-on-failure > "$log" 2>&1
     status=$?
     figures=$({ grep -E 'tests passed|tests failed' "$log" || tail -n 1 "$log"; } | head -n 1)
     if grep -qE '\*\*\*Skipped|\(Skipped\)' "$log"; then
@@ -148,6 +143,24 @@ stage_tests() {
   else
     row tests FAIL $((SECONDS - begin)) "$figures; see $log"
   fi
+}
+
+# Those that several GPUs train together, where there are so many.
+stage_several() {
+  local begin=$SECONDS log=$output/several.log status figures
+  if [[ ! -x $build/tests/comm/test_gpus ]]; then
+    row several none 0 "the build has no NCCL"
+    return
+  fi
+  program several tests/comm/test_gpus || return
+  SINKSCOPE_PROGRAM=$build/tools/sinkscope timeout -k 10 3600 "$build/tests/comm/test_gpus" > "$log" 2>&1
+  status=$?
+  figures=$({ grep -oE '^All tests passed.*|^test cases:.*|^skipped:.*' "$log" || tail -n 1 "$log"; } | paste -sd ' ')
+  case $status in
+    0) row several pass $((SECONDS - begin)) "$figures" ;;
+    77) row several none 0 "$figures" ;;
+    *) row several FAIL $((SECONDS - begin)) "$figures; see $log" ;;
+  esac
 }
 
 # The four tools run side by side: none of them times anything.
@@ -263,7 +276,7 @@ stage_torch() {
 
 gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2> /dev/null | head -n 1)
 echo "gpu_check: ${gpu:-no GPU that nvidia-smi knows}; logs in $output"
-for stage in build tests sanitize bench nsys torch; do
+for stage in build tests several sanitize bench nsys torch; do
   if wanted "$stage"; then "stage_$stage"; fi
 done
 if [[ -n $ours && -n $theirs ]]; then

@@ -312,8 +312,7 @@ std::string take_vocabulary(Config& config) {
 }
 
 /// The same for one of several ranks, of what is between them; rank 0 tells.
-void run_communication(const BenchArguments& arguments, const Config& config) {
-  World world(read_launch(), {.start = config.ranks.start_timeout, .usual = config.ranks.timeout});
+void run_communication(const BenchArguments& arguments, const Config& config, World& world) {
   const std::unique_ptr<Ops> ops = world.together([&] { return make_ops(config, world.local_rank()); });
   world.expect_equal("config", to_json(config).dump());
   const std::unique_ptr<Communicator> ranks = world.connect(*ops);
@@ -355,7 +354,12 @@ void run(const BenchArguments& arguments) {
   const std::string vocabulary_source = take_vocabulary(config);
   if (arguments.communication) {
     const int alone = read_launch().launcher.empty() ? local_ranks(config, static_cast<int>(cuda_devices().size())) : 1;
-    if (alone == 1) return run_communication(arguments, config);
+    if (alone == 1) {
+      World world(read_launch(), {.start = config.ranks.start_timeout, .usual = config.ranks.timeout});
+      if (world.size() == 1)
+        throw std::runtime_error("--comm times what is between ranks, and here is one; start several with mpirun, or give ranks.gpus of at least 2");
+      return run_rank(world, [&] { run_communication(arguments, config, world); });
+    }
     std::vector<std::string> words = {"bench", arguments.config, "--comm", "--repeats", std::to_string(arguments.repeats)};
     for (const std::string& text : arguments.overrides) words.insert(words.end(), {"--set", text});
     if (!arguments.json.empty()) words.insert(words.end(), {"--json", arguments.json});

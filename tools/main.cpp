@@ -1,10 +1,6 @@
 // sinkscope: pretraining with attention-sink probes, from the command line.
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <exception>
-#include <iostream>
 #include <new>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
@@ -14,16 +10,6 @@
 #include "tools/arguments.h"
 #include "tools/commands.h"
 #include "tools/program.h"
-
-namespace {
-
-void print_error(const char* message) {
-  std::cout << std::flush;
-  const bool color = isatty(STDERR_FILENO) == 1;
-  std::fprintf(stderr, "%ssinkscope: error:%s %s\n", color ? "\033[1;31m" : "", color ? "\033[0m" : "", message);
-}
-
-}  // namespace
 
 int main(int argc, char** argv) {
   try {
@@ -53,7 +39,7 @@ int main(int argc, char** argv) {
       return app.exit(done);  // --help, --version
     } catch (const CLI::ParseError& error) {
       const std::string unknown = sinkscope::unknown_word(app);
-      print_error(unknown.empty() ? error.what() : unknown.c_str());
+      sinkscope::print_error(unknown.empty() ? error.what() : unknown);
       return 1;
     }
   } catch (const sinkscope::StoppedBySignal& stopped) {
@@ -61,10 +47,10 @@ int main(int argc, char** argv) {
   } catch (const sinkscope::ToldElsewhere&) {
     return 1;
   } catch (const std::bad_alloc&) {
-    print_error("out of memory");
+    sinkscope::print_error("out of memory");
     return 1;
   } catch (const std::exception& error) {
-    print_error(error.what());
+    sinkscope::print_error(error.what());
     return 1;
   }
   return 0;

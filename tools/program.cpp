@@ -5,12 +5,16 @@
 #include <chrono>
 #include <csignal>
 #include <cstdint>
+#include <cstdio>
 #include <ctime>
+#include <exception>
 #include <iostream>
+#include <new>
 #include <stdexcept>
 #include <vector>
 
 #include "engine/checkpoint/checkpoint.h"
+#include "engine/comm/communicator.h"
 #include "sinkscope_build.h"
 #include "tools/report/report.h"
 #include "tools/watch/terminal.h"
@@ -65,6 +69,26 @@ int interrupting_signal() { return interrupt_signal.load(); }
 void end_stopped() {
   const int signal = interrupt_signal.load();
   throw StoppedBySignal{signal == 0 ? SIGTERM : signal};
+}
+
+void print_error(const std::string& message) {
+  std::cout << std::flush;
+  const bool color = isatty(STDERR_FILENO) == 1;
+  std::fprintf(stderr, "%ssinkscope: error:%s %s\n", color ? "\033[1;31m" : "", color ? "\033[0m" : "", message.c_str());
+}
+
+void run_rank(World& world, const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const ToldElsewhere&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    print_error((world.leads() ? "" : world.name() + ": ") + "out of memory");
+    throw ToldElsewhere();
+  } catch (const std::exception& error) {
+    print_error((world.leads() ? "" : world.name() + ": ") + error.what());
+    throw ToldElsewhere();
+  }
 }
 
 std::unique_ptr<ProgressLine> make_progress_line(const std::string& title, const std::string& unit) {

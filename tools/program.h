@@ -3,9 +3,11 @@
 
 #include <atomic>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 
+#include "engine/comm/world.h"
 #include "engine/config/config.h"
 #include "engine/metrics/progress_line.h"
 #include "engine/metrics/sinks.h"
@@ -29,6 +31,13 @@ struct StoppedBySignal {
 };
 /// Throws StoppedBySignal for the signal that set interrupted(), or for SIGTERM where another rank got it.
 [[noreturn]] void end_stopped();
+
+/// "sinkscope: error: MESSAGE" on stderr.
+void print_error(const std::string& message);
+
+/// Does a rank's work. An error is told while the others still wait for this rank: a launcher that sees one of them end kills the
+/// rest. Throws ToldElsewhere then.
+void run_rank(World& world, const std::function<void()>& work);
 
 /// A ProgressLine on stderr.
 std::unique_ptr<ProgressLine> make_progress_line(const std::string& title, const std::string& unit);

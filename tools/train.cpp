@@ -87,14 +87,7 @@ void run(const TrainArguments& arguments) {
     return;
   }
   World world(launch, {.start = config.ranks.start_timeout, .usual = config.ranks.timeout});
-  try {
-    train_as_rank(arguments, config, world);
-  } catch (const ToldElsewhere&) {
-    throw;
-  } catch (const std::exception& error) {
-    if (world.rank() == 0) throw;
-    throw std::runtime_error(world.name() + ": " + error.what());
-  }
+  run_rank(world, [&] { train_as_rank(arguments, config, world); });
 }
 
 }  // namespace

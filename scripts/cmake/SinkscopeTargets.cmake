@@ -37,16 +37,19 @@ function(sinkscope_library name)
   target_link_libraries(${name} PUBLIC sinkscope_flags ${ARG_DEPENDS})
 endfunction()
 
-# sinkscope_test(NAME SOURCES a.cpp ... DEPENDS lib ... [LABELS l ...]): one Catch2 program; every
+# sinkscope_test(NAME SOURCES a.cpp ... DEPENDS lib ... [LABELS l ...] [TIMEOUT seconds]): one Catch2 program; every
 # test case becomes a ctest; an exit status of 77 says that it was skipped.
 function(sinkscope_test name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LABELS;DEFINITIONS" ${ARGN})
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPENDS;LABELS;DEFINITIONS" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 600)
+  endif()
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE sinkscope_flags sinkscope_catch ${ARG_DEPENDS})
   target_compile_definitions(${name} PRIVATE ${ARG_DEFINITIONS})
   catch_discover_tests(${name} TEST_PREFIX "${name}: "
     # Waiting threads sleep: tests that run side by side would spin each other's time away.
-    PROPERTIES TIMEOUT 600 SKIP_RETURN_CODE 77 ENVIRONMENT "OMP_WAIT_POLICY=passive" LABELS "${ARG_LABELS}")
+    PROPERTIES TIMEOUT ${ARG_TIMEOUT} SKIP_RETURN_CODE 77 ENVIRONMENT "OMP_WAIT_POLICY=passive" LABELS "${ARG_LABELS}")
 endfunction()
 
 if(SINKSCOPE_CUDA)

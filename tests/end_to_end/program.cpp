@@ -57,8 +57,9 @@ Workplace::Workplace() {
 }
 
 Outcome Workplace::run(const std::string& arguments, const std::string& before) const {
-  const std::string command =
-      "cd '" + path().string() + "' && { " + before + " '" SINKSCOPE_PROGRAM "' " + arguments + "; } 2>&1 </dev/null";
+  const char* moved = std::getenv("SINKSCOPE_PROGRAM");  // where the tests were built on another machine
+  const std::string program = moved == nullptr ? SINKSCOPE_PROGRAM : moved;
+  const std::string command = "cd '" + path().string() + "' && { " + before + " '" + program + "' " + arguments + "; } 2>&1 </dev/null";
   FILE* pipe = popen(command.c_str(), "r");
   if (pipe == nullptr) throw std::runtime_error("popen failed");
   Outcome outcome;

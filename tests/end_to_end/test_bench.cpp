@@ -116,6 +116,7 @@ TEST_CASE("bench --step prints and writes where a step goes") {
   CHECK(contains(help.output, "--step "));
   for (const auto& [options, reason] :
        {std::pair{"--step --comm", "--step times a step of one rank, --comm what is between ranks"},
+        std::pair{"--comm", "--comm times what is between ranks, and here is one; start several"},
         std::pair{"--step --steps 0", "expected --steps of at least 1, found 0"}}) {
     const Outcome refused = place.run(std::string("bench config.json ") + options);
     INFO(refused.output);

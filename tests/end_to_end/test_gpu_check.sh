@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# scripts/gpu_check.sh's stages of tests and of Nsight Systems, with stand-ins for what they run.
+# scripts/gpu_check.sh's stages of several GPUs and of Nsight Systems, with stand-ins for what they run.
 #   test_gpu_check.sh SOURCE_DIR
 set -euo pipefail
 
@@ -14,27 +14,25 @@ mkdir "$place/tools_of_the_system"
 for tool in bash sed realpath dirname mkdir ln rm grep timeout tail cut find du tr ldd awk sort head git tee paste; do
   ln -s "$(command -v "$tool")" "$place/tools_of_the_system/$tool"
 done
-stage=tests
+stage=several
 check() {
   PATH=$place/bin:$place/tools_of_the_system SINKSCOPE_BUILD=$place/build "$source_dir/scripts/gpu_check.sh" \
     --output "$place/logs" "$stage" > "$place/output" 2>&1
 }
 row() { grep -qE -- "^$stage +$1 +[0-9]+ +$2" "$place/output"; }
 
-stand_in "$place/build/tests/gpu/test_gpu" 'echo "All tests passed (3 assertions)"'
 mkdir "$place/bin"
-stand_in "$place/bin/nvidia-smi" 'echo "GPU 0: one"'
-check || fail "one GPU needs the tests of one"
-row pass "1 program" || fail "its row says so"
-stand_in "$place/bin/nvidia-smi" 'printf "GPU 0: one\nGPU 1: another\n"'
-check && fail "several GPUs need the tests of several"
-row FAIL "there is no .*/tests/comm/test_gpus" || fail "its row says so"
-stand_in "$place/build/tests/comm/test_gpus" 'echo "All tests passed (4 assertions)"'
-check || fail "both pass"
-row pass "2 program" || fail "its row says so"
-stand_in "$place/build/tests/comm/test_gpus" 'exit 3'
+check || fail "a build without NCCL does not fail"
+row none "the build has no NCCL" || fail "its row says so"
+stand_in "$place/build/tests/comm/test_gpus" 'echo "skipped: fewer than two GPUs" >&2; exit 77'
+check || fail "one GPU does not fail"
+row none "skipped: fewer than two GPUs" || fail "its row says so"
+stand_in "$place/build/tests/comm/test_gpus" 'echo "All tests passed ($SINKSCOPE_PROGRAM)"'
+check || fail "tests that pass are a pass"
+row pass "All tests passed .$place/build/tools/sinkscope." || fail "they run the build's program"
+stand_in "$place/build/tests/comm/test_gpus" 'echo "test cases: 3 | 1 failed"; exit 3'
 check && fail "one that fails is a failure"
-row FAIL "2 program" || fail "its row says so"
+row FAIL "test cases: 3 . 1 failed" || fail "its row says so"
 stage=nsys
 
 stand_in "$place/build/tools/sinkscope" 'test -f "$2" && echo "$*" > given && echo "tokens  1 /s"'
