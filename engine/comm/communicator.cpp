@@ -52,7 +52,7 @@ std::optional<std::string> Communicator::first(const std::optional<std::string>&
   return text_of(static_cast<int>(found - all.begin()), mine.value_or(""));
 }
 
-std::int64_t Stretch::begin_of(int rank) const { return std::clamp<std::int64_t>(rank * part - first, 0, x.size()); }
+std::int64_t Stretch::begin_of(int rank) const { return std::min(rank * part, x.size()); }
 
 std::int64_t Stretch::size_of(int rank) const { return begin_of(rank + 1) - begin_of(rank); }
 
@@ -63,11 +63,18 @@ void check_summable(const char* call, const Tensor& x, DType wire) {
                                 ", expected f32, or f64 and no bf16");
 }
 
-void check_stretch(const char* call, const Stretch& stretch, int size) {
-  if (stretch.x.rank != 1 || stretch.first < 0 || stretch.part < 0 || stretch.part * size < stretch.first + stretch.x.size())
-    throw std::invalid_argument(std::string(call) + ": x is " + describe(stretch.x) + " from " + std::to_string(stretch.first) +
-                                " on, expected one dimension that ends within " + std::to_string(size) + " times " +
-                                std::to_string(stretch.part) + " elements");
+void check_stretch(const char* call, const Stretch& stretch, int rank, int size) {
+  if (stretch.x.rank != 1 || stretch.part < 0 || stretch.part * size < stretch.x.size())
+    throw std::invalid_argument(std::string(call) + ": x is " + describe(stretch.x) + ", expected one dimension of at most " +
+                                std::to_string(size) + " times " + std::to_string(stretch.part) + " elements");
+  if (stretch.own && (stretch.own.rank != 1 || stretch.own.size() != stretch.size_of(rank) || stretch.own.dtype != stretch.x.dtype))
+    throw std::invalid_argument(std::string(call) + ": own is " + describe(stretch.own) + ", expected " + name_of(stretch.x.dtype) + " (" +
+                                std::to_string(stretch.size_of(rank)) + ")");
+}
+
+void OneProcess::check_alone(const char* call, const Stretch& stretch) {
+  check_stretch(call, stretch, 0, 1);
+  if (stretch.kept(0).data != stretch.x.data) throw std::invalid_argument(std::string(call) + ": one process keeps all in its place");
 }
 
 }  // namespace sinkscope

@@ -13,17 +13,17 @@
 
 namespace sinkscope {
 
-/// What lies side by side in an array that is dealt to the ranks in parts: of the whole array rank r has the elements
-/// [r * part, (r + 1) * part), as far as there are that many.
+/// An array that is dealt to the ranks in parts: rank r has its elements [r * part, (r + 1) * part), as far as there are that
+/// many.
 struct Stretch {
-  Tensor x;                // (n)
-  std::int64_t first = 0;  // x's place in the array
+  Tensor x;               // (n)
   std::int64_t part = 0;
+  Tensor own = {};        // (elements of this rank) of x's dtype, where the rank keeps its own; absent: in their place in x
 
-  /// Where the rank's elements begin in x, and how many there are.
   std::int64_t begin_of(int rank) const;
   std::int64_t size_of(int rank) const;
   Tensor of(int rank) const { return x.rows(begin_of(rank), size_of(rank)); }
+  Tensor kept(int rank) const { return own ? own : of(rank); }
 };
 
 /// Every member function but rank(), size() and description() is collective: all ranks call it, in the same order and
@@ -46,10 +46,11 @@ class Communicator {
   /// In place, x (n) f32 or f64 becomes the sum of the ranks' x. With `wire` bf16, for f32 alone, addends are rounded to bf16
   /// on their way to the rank that adds them up, in f32, in rank order and its own as they are; its sums go to all rounded.
   virtual void start_all_reduce(const Tensor& x, DType wire) = 0;
-  /// The rank's own elements of the stretch, f32 or f64, become the ranks' sum of them; those of others are left without a meaning.
-  virtual void start_reduce(const Stretch& stretch) = 0;
-  /// Each rank's own elements of the stretch become those of every rank; begins and ends as sums do.
-  virtual void start_share(const Stretch& stretch) = 0;
+  /// What the rank keeps of the stretch, f32 or f64, becomes the ranks' sum of its elements of x; x's are left without a
+  /// meaning. On a `wire` of bf16 as in start_all_reduce(), and sums are not rounded.
+  virtual void start_reduce(const Stretch& stretch, DType wire) = 0;
+  /// What each rank keeps of the stretches comes to its elements of every rank's x; begins and ends as sums do.
+  virtual void start_share(std::span<const Stretch> stretches) = 0;
   /// Stands for all that was started until now. Not collective.
   virtual std::int64_t mark() = 0;
   /// Operations that are enqueued on the Ops from now on see what the mark stands for; nothing waits on the host.
@@ -62,7 +63,7 @@ class Communicator {
     finish();
   }
   void share(const Stretch& stretch) {
-    start_share(stretch);
+    start_share({&stretch, 1});
     finish();
   }
   /// x (n) of `root` becomes that of every rank.
@@ -91,10 +92,10 @@ class ToldElsewhere : public std::exception {
   const char* what() const noexcept override { return "another rank tells why"; }
 };
 
-/// Throw std::invalid_argument unless x is f32, or f64 on a wire that is f32; unless x has one dimension and the parts of all
-/// ranks cover the stretch.
+/// Throw std::invalid_argument unless x is f32, or f64 on a wire that is f32; unless x has one dimension, the parts of all
+/// ranks cover it, and what this one keeps of it is as many elements alike.
 void check_summable(const char* call, const Tensor& x, DType wire);
-void check_stretch(const char* call, const Stretch& stretch, int size);
+void check_stretch(const char* call, const Stretch& stretch, int rank, int size);
 
 /// Of one process: every sum is its own.
 class OneProcess final : public Communicator {
@@ -103,16 +104,22 @@ class OneProcess final : public Communicator {
   int size() const override { return 1; }
   std::string description() const override { return "one process"; }
   void start_all_reduce(const Tensor& x, DType wire) override { check_summable("all_reduce", x, wire); }
-  void start_reduce(const Stretch& stretch) override {
-    check_summable("reduce", stretch.x, DType::f32);
-    check_stretch("reduce", stretch, 1);
+  void start_reduce(const Stretch& stretch, DType wire) override {
+    check_summable("reduce", stretch.x, wire);
+    check_alone("reduce", stretch);
   }
   std::int64_t mark() override { return 0; }
   void join(std::int64_t) override {}
   void finish() override {}
   void broadcast(const Tensor&, int) override {}
-  void start_share(const Stretch& stretch) override { check_stretch("share", stretch, 1); }
+  void start_share(std::span<const Stretch> stretches) override {
+    for (const Stretch& stretch : stretches) check_alone("share", stretch);
+  }
   std::vector<std::byte> gather(std::span<const std::byte> mine) override { return {mine.begin(), mine.end()}; }
+
+ private:
+  /// There is nobody to deal to: all stays in its place.
+  static void check_alone(const char* call, const Stretch& stretch);
 };
 
 }  // namespace sinkscope

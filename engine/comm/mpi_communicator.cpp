@@ -81,25 +81,27 @@ class MpiCommunicator final : public Communicator {
     }
   }
 
-  void start_reduce(const Stretch& stretch) override {
-    check_summable("reduce", stretch.x, DType::f32);
-    check_stretch("reduce", stretch, size());
-    const std::int64_t most = std::max<std::int64_t>(1, kPart / size());  // one rank may own all of it, and gets it of each
-    for (std::int64_t begin = 0; begin < stretch.x.size(); begin += most) {
-      const Stretch part{stretch.x.rows(begin, std::min(most, stretch.x.size() - begin)), stretch.first + begin, stretch.part};
-      if (stretch.x.dtype == DType::f64)
-        exchange_and_sum<double, double>(part, MPI_DOUBLE);
-      else
-        exchange_and_sum<float, float>(part, MPI_FLOAT);
-    }
+  void start_reduce(const Stretch& stretch, DType wire) override {
+    check_summable("reduce", stretch.x, wire);
+    check_stretch("reduce", stretch, rank(), size());
+    if (stretch.x.dtype == DType::f64)
+      exchange_and_sum<double, double>(stretch, MPI_DOUBLE);
+    else if (wire == DType::bf16)
+      exchange_and_sum<float, std::uint16_t>(stretch, MPI_UINT16_T);
+    else
+      exchange_and_sum<float, float>(stretch, MPI_FLOAT);
   }
   std::int64_t mark() override { return 0; }
   void join(std::int64_t) override {}
   void finish() override {}
 
-  void start_share(const Stretch& stretch) override {
-    check_stretch("share", stretch, size());
-    for (int root = 0; root < size(); ++root) broadcast(stretch.of(root), root);
+  void start_share(std::span<const Stretch> stretches) override {
+    for (const Stretch& stretch : stretches) {
+      check_stretch("share", stretch, rank(), size());
+      const Tensor place = stretch.of(rank()), kept = stretch.kept(rank());
+      if (kept.data != place.data) std::copy_n(static_cast<const std::byte*>(kept.data), kept.bytes(), static_cast<std::byte*>(place.data));
+      for (int root = 0; root < size(); ++root) broadcast(stretch.of(root), root);
+    }
   }
 
   void broadcast(const Tensor& x, int root) override {
@@ -189,9 +191,10 @@ class MpiCommunicator final : public Communicator {
     std::vector<int> receive_places(ranks());
     for (std::size_t rank = 0; rank < ranks(); ++rank) receive_places[rank] = narrow(static_cast<std::int64_t>(rank) * count);
     std::vector<Wire> sent(static_cast<std::size_t>(stretch.x.size())), received(ranks() * static_cast<std::size_t>(count));
-    auto* own = stretch.x.as<Number>();
+    const auto* own = stretch.x.as<Number>();
     std::transform(own, own + stretch.x.size(), sent.begin(), packed<Wire, Number>);
     own += places[mine];
+    auto* sums = stretch.kept(rank()).as<Number>();
     {
       const World::Waiting waiting(world_);
       MPI_Request request = MPI_REQUEST_NULL;
@@ -206,7 +209,7 @@ class MpiCommunicator final : public Communicator {
       };
       Number sum = addend(0);
       for (std::size_t rank = 1; rank < ranks(); ++rank) sum += addend(rank);
-      own[i] = sum;
+      sums[i] = sum;
     }
   }
 

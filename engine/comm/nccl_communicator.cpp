@@ -96,22 +96,31 @@ class NcclCommunicator final : public Communicator {
     const Stretch stretch{.x = x, .part = (x.size() + size() * kVector - 1) / (size() * kVector) * kVector};
     const Tensor rounded = sum_rounded(stretch), own = stretch.of(rank());
     cuda::to_wire(stream_, at(rounded, stretch.begin_of(rank())), own.as<float>(), own.size());
-    enqueue_share({.x = rounded, .part = stretch.part});
+    const Stretch sums{.x = rounded, .part = stretch.part};
+    enqueue_share({&sums, 1});
     cuda::from_wire(stream_, x.as<float>(), rounded.data, x.size());
     check_cuda(cudaGetLastError(), "all_reduce");
   }
 
-  void start_reduce(const Stretch& stretch) override {
-    check_summable("reduce", stretch.x, DType::f32);
-    check_stretch("reduce", stretch, size());
-    if (stretch.x.size() == 0) return;
+  void start_reduce(const Stretch& stretch, DType wire) override {
+    check_summable("reduce", stretch.x, wire);
+    check_stretch("reduce", stretch, rank(), size());
+    const Tensor& x = stretch.x;
+    if (x.size() == 0) return;
+    const Tensor kept = stretch.kept(rank());
     const World::Waiting waiting(world_);
     begin();
-    check_nccl(ncclGroupStart(), "ncclGroupStart");
-    for (int root = 0; root < size(); ++root)
-      if (const Tensor part = stretch.of(root); part.size() > 0)
-        check_nccl(ncclReduce(part.data, part.data, count_of(part), type_of(part), ncclSum, root, nccl_, stream_), "ncclReduce", nccl_);
-    settle(ncclGroupEnd(), "ncclGroupEnd");
+    if (wire == DType::bf16) {
+      sum_rounded(stretch);
+    } else if (is_even(stretch)) {
+      settle(ncclReduceScatter(x.data, kept.data, count_of(kept), type_of(x), ncclSum, nccl_, stream_), "ncclReduceScatter");
+    } else {
+      check_nccl(ncclGroupStart(), "ncclGroupStart");
+      for (int root = 0; root < size(); ++root)
+        if (const Tensor part = stretch.of(root); part.size() > 0)
+          check_nccl(ncclReduce(part.data, root == rank() ? kept.data : part.data, count_of(part), type_of(part), ncclSum, root, nccl_, stream_), "ncclReduce", nccl_);
+      settle(ncclGroupEnd(), "ncclGroupEnd");
+    }
   }
 
   std::int64_t mark() override {
@@ -143,11 +152,11 @@ class NcclCommunicator final : public Communicator {
     finish();
   }
 
-  void start_share(const Stretch& stretch) override {
-    check_stretch("share", stretch, size());
+  void start_share(std::span<const Stretch> stretches) override {
+    for (const Stretch& stretch : stretches) check_stretch("share", stretch, rank(), size());
     const World::Waiting waiting(world_);
     begin();
-    enqueue_share(stretch);
+    enqueue_share(stretches);
   }
 
   std::vector<std::byte> gather(std::span<const std::byte> mine) override {
@@ -175,20 +184,29 @@ class NcclCommunicator final : public Communicator {
     return static_cast<std::byte*>(x.data) + static_cast<std::size_t>(element) * size_of(x.dtype);
   }
 
-  /// Each rank's elements become those of every rank.
-  void enqueue_share(const Stretch& stretch) {
+  bool is_even(const Stretch& stretch) const { return stretch.part * size() == stretch.x.size(); }
+
+  /// What each rank keeps comes to every rank, of all stretches at once.
+  void enqueue_share(std::span<const Stretch> stretches) {
     check_nccl(ncclGroupStart(), "ncclGroupStart");
-    for (int root = 0; root < size(); ++root)
-      if (const Tensor own = stretch.of(root); own.size() > 0)
-        check_nccl(ncclBroadcast(own.data, own.data, count_of(own), type_of(own), root, nccl_, stream_), "ncclBroadcast", nccl_);
+    for (const Stretch& stretch : stretches) {
+      const Tensor kept = stretch.kept(rank());
+      if (is_even(stretch)) {
+        check_nccl(ncclAllGather(kept.data, stretch.x.data, count_of(kept), type_of(kept), nccl_, stream_), "ncclAllGather", nccl_);
+        continue;
+      }
+      for (int root = 0; root < size(); ++root)
+        if (const Tensor part = stretch.of(root); part.size() > 0)
+          check_nccl(ncclBroadcast(root == rank() ? kept.data : part.data, part.data, count_of(part), type_of(part), root, nccl_, stream_), "ncclBroadcast", nccl_);
+    }
     settle(ncclGroupEnd(), "ncclGroupEnd");
   }
 
-  /// The rank's own elements of x, f32, become the sum in rank order of its own and of what the others send it rounded to
+  /// What the rank keeps of x, f32, becomes the sum in rank order of its own elements and of what the others send it rounded to
   /// bf16. Returns room for all of x in bf16.
   Tensor sum_rounded(const Stretch& stretch) {
     const Tensor& x = stretch.x;
-    const Tensor own = stretch.of(rank());
+    const Tensor own = stretch.of(rank()), kept = stretch.kept(rank());
     const std::size_t whole = count_of(x) * size_of(DType::bf16), part = count_of(own) * size_of(DType::bf16);
     const std::size_t behind = (whole + kAligned - 1) / kAligned * kAligned;
     reserve_wire(behind + part * static_cast<std::size_t>(size() - 1));
@@ -204,7 +222,9 @@ class NcclCommunicator final : public Communicator {
       received += part;
     }
     settle(ncclGroupEnd(), "ncclGroupEnd");
-    if (own.size() > 0) cuda::add_in_rank_order(stream_, own.as<float>(), wire_ + behind, own.size(), size(), rank());
+    if (kept.data != own.data && own.size() > 0)
+      check_cuda(cudaMemcpyAsync(kept.data, own.data, own.bytes(), cudaMemcpyDeviceToDevice, stream_), "reduce");
+    if (own.size() > 0) cuda::add_in_rank_order(stream_, kept.as<float>(), wire_ + behind, own.size(), size(), rank());
     check_cuda(cudaGetLastError(), "reduce");
     return sent;
   }

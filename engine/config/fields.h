@@ -263,10 +263,10 @@ struct SectionFields<RanksConfig> {
     constexpr NumberLimits kSeconds{.minimum = 1.0, .maximum = 1e6};
     visitor(Field{"gpus", &S::gpus, IntegerLimits{0, 1024}, "processes that `sinkscope train` starts without a launcher, each on a GPU of its own; they share the sequences of a step; 0: the most GPUs of this machine whose number divides micro_batch times gradient_accumulation"});
     visitor(Field{"start_timeout", &S::start_timeout, kSeconds, "seconds that a rank waits for the others until the first step is done, and where rank 0 saves, probes or samples for all; no pass may take longer on all of them"});
-    visitor(Field{"timeout", &S::timeout, kSeconds, "seconds that a rank waits for the others elsewhere, or hears nothing from one, before all end"});
+    visitor(Field{"timeout", &S::timeout, kSeconds, "seconds that a rank waits for the others elsewhere, its own work on a GPU until then included, or hears nothing from one, before all end; more than a step takes"});
     visitor(Field{"bucket_megabytes", &S::bucket_megabytes, NumberLimits{.minimum = 0.001, .maximum = 4096.0}, "gradients that are summed over the ranks at a time, while those before them are still computed"});
     visitor(Field{"shard", &S::shard, Unlimited{}, "what each rank keeps and updates its share of alone, each with those before it: nothing; moments and master weights (ZeRO-1); the summed gradients as well (ZeRO-2), which are then summed in every pass of a step; parameters too (ZeRO-3), which are then fetched block by block in every pass"});
-    visitor(Field{"reduce_dtype", &S::reduce_dtype, Unlimited{}, "what gradients and their sums travel between ranks in; they are added up in fp32; bf16 needs ranks.shard \"none\""});
+    visitor(Field{"reduce_dtype", &S::reduce_dtype, Unlimited{}, "what gradients and their sums travel between ranks in; they are added up in fp32"});
   }
 };
 

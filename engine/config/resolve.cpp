@@ -80,11 +80,6 @@ void check_train(const TrainConfig& train, const std::string& at) {
                       text(train.gradient_accumulation) + ") passes are more than 1e18 tokens");
 }
 
-void check_ranks(const RanksConfig& ranks, const std::string& at) {
-  if (ranks.reduce_dtype == ReduceDType::bf16 && ranks.shard != Shard::none)
-    throw ConfigError(at + "ranks.reduce_dtype \"bf16\" needs ranks.shard \"none\", not \"" + std::string(to_string(ranks.shard)) + "\"");
-}
-
 void check_probes(const Config& config, const std::string& at) {
   const ProbeConfig& probes = config.probes;
   if (probes.causal_every > 0 && (!probes.enabled || probes.every == 0 || probes.positions < 2 || probes.sequences < 2))
@@ -151,7 +146,6 @@ void check_together(const Config& config, const std::string& origin) {
   if (!config.data.path.empty() && !config.data.validation.empty())
     throw ConfigError(at + "data.validation goes with data.train; the dataset at data.path has its own");
   check_train(config.train, at);
-  check_ranks(config.ranks, at);
   check_probes(config, at);
 }
 

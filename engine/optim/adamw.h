@@ -11,6 +11,7 @@
 #include "engine/model/arena.h"
 #include "engine/model/decoder.h"
 #include "engine/model/parameters.h"
+#include "engine/optim/optimizer_share.h"
 #include "kernels/ops.h"
 
 namespace sinkscope {
@@ -23,16 +24,6 @@ struct UpdateResult {
                                            // the largest where only the norm of all is not, as f32
 };
 
-/// The elements of the flat arrays that one of several optimizers updates.
-struct OptimizerShare {
-  std::int64_t part = 0;   // elements of each, but for the last ones, which may have fewer or none
-  std::int64_t begin = 0;
-  std::int64_t size = 0;
-};
-
-/// Parts of whole lines of memory, one behind the other.
-OptimizerShare optimizer_share(std::int64_t flat_size, int rank, int ranks);
-
 class AdamW {
  public:
   /// Allocates and zeroes both moments, and master weights where the compute dtype is not f32: all of them, or those of
@@ -40,16 +31,15 @@ class AdamW {
   AdamW(Ops& ops, const ParameterLayout& layout, const OptimizerConfig& config);
   AdamW(Ops& ops, const ParameterLayout& layout, const OptimizerConfig& config, const OptimizerShare& share);
 
-  /// One update of `parameters` (share) real, through the master weights if there are any, from `gradients` (flat_size) at
-  /// the given rate; `step` counts from 1. Norms are those of all gradients. With a gradient that is not finite nothing
-  /// changes, and the result names it. Waits for the norms, not for the update.
+  /// One update of `parameters` (share) real, through the master weights if there are any, from `gradients` (share) at the
+  /// given rate; `step` counts from 1. Norms are those of all gradients: where the share is not whole, `sum_over_ranks` adds
+  /// the other shares' part of the squared norms (of each parameter) f64 to it, in order with the Ops. With a gradient that
+  /// is not finite nothing changes, and the result names it. Waits for the norms, not for the update.
   UpdateResult step(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step);
   /// The same without waiting: what it returns does, and is called once.
-  [[nodiscard]] std::function<UpdateResult()> step_later(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step);
-  /// The same from the gradients of the share alone, `gradients` (share): `sum_over_ranks` adds the other shares' part of the
-  /// squared norms (of each parameter) f64 to it, in order with the Ops.
-  [[nodiscard]] std::function<UpdateResult()> step_of_share_later(const Tensor& parameters, const Tensor& gradients, double rate,
-                                                                  std::int64_t step, const std::function<void(const Tensor&)>& sum_over_ranks);
+  using SumOverRanks = std::function<void(const Tensor&)>;
+  [[nodiscard]] std::function<UpdateResult()> step_later(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step,
+                                                         const SumOverRanks& sum_over_ranks = {});
 
   const OptimizerShare& share() const { return share_; }
   /// The weights that updates accumulate in, (share) f32: the master weights, or `parameters` (share) itself where that
@@ -64,15 +54,11 @@ class AdamW {
                                              const OptimizerShare& share);
 
  private:
-  std::function<UpdateResult()> update(const Tensor& parameters, const Tensor& gradients, const Tensor& sums, double rate, std::int64_t step);
-
   Ops* ops_;
   const ParameterLayout* layout_;
   OptimizerConfig config_;
   OptimizerShare share_;
-  std::vector<Segment> segments_;        // of all gradients
-  std::vector<Segment> share_segments_;  // of the share, counted from its begin
-  std::int64_t first_segment_ = 0;       // which of all the first of the share is
+  std::vector<Segment> segments_;  // one a parameter, of the share
   Arena arena_;
   bool has_master_ = false;
   std::size_t master_ = 0, m_ = 0, v_ = 0, sums_ = 0, clip_ = 0;

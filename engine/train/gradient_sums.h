@@ -18,18 +18,19 @@ namespace sinkscope {
 Shard shard_of(const RanksConfig& config, int ranks);
 bool has_gradients_by_section(const RanksConfig& config, int ranks);
 
-/// Of what one of the ranks keeps.
-OptimizerShare share_of(const RanksConfig& config, std::int64_t flat_size, int rank, int ranks);
+/// What one of the ranks keeps. Where they divide anything, blocks are dealt as large as the buckets in which gradients are summed.
+OptimizerShare share_of(const RanksConfig& config, const ParameterLayout& layout, int rank, int ranks);
 
-/// Buckets are cut from the end of a section or, of whole gradients, of the flat array, which a backward pass completes first,
-/// so that one is summed while those before it are still computed. Every rank sums the same buckets in the same order.
+/// Buckets are summed from the end of the flat array on, which a backward pass completes first, while those before it are still
+/// computed. Every rank sums the same buckets in the same order: the blocks that are dealt or, where every rank keeps all
+/// sums, as many elements, cut from the end.
 class GradientSums {
  public:
-  /// All must outlive it. A decoder that has gradients by section gives each rank its share of their sums alone.
+  /// All must outlive it.
   GradientSums(Ops& ops, Decoder& decoder, Communicator& ranks, const RanksConfig& config);
 
   /// What the ranks' sums of a bucket take at most where it travels in bf16: what is sent and what is received.
-  static std::size_t wire_bytes(const ParameterLayout& layout, const RanksConfig& config);
+  static std::size_t wire_bytes(const ParameterLayout& layout, const RanksConfig& config, int ranks);
   static std::vector<MemoryLine> memory_plan(const ParameterLayout& layout, const RanksConfig& config, int ranks);
 
   void begin_step();
@@ -46,10 +47,7 @@ class GradientSums {
   void open(std::int64_t section);
   void close(std::int64_t section);
   void sum_down_to(std::int64_t first);
-  void sum(const Tensor& bucket, std::int64_t first);
-  void keep_sums();
-  Stretch stretch_of(std::int64_t section) const;
-  Tensor own_of(std::int64_t section) const;
+  void sum_section(std::int64_t section);
 
   Ops* ops_;
   Decoder* decoder_;
@@ -60,11 +58,11 @@ class GradientSums {
   std::int64_t bucket_;  // elements
   OptimizerShare share_;
   Arena arena_;
-  std::size_t own_ = 0;                // (share), by section
-  std::vector<std::int64_t> closed_;   // sections whose sums are under way
-  std::int64_t last_sum_ = 0;          // the communicator's mark of them
-  std::int64_t passes_ = 0;            // begun in this step
-  std::int64_t end_ = 0;               // of whole gradients, of what is not summed yet
+  std::size_t own_ = 0;         // (share) f32, where the ranks divide anything
+  std::int64_t last_sum_ = -1;  // the communicator's mark of what was summed by section; -1: nothing since it was joined
+  std::int64_t passes_ = 0;     // begun in this step
+  std::int64_t section_ = 0;    // of those whose sums are dealt the last that is under way, in the last pass
+  std::int64_t end_ = 0;        // of whole gradients, of what is not summed yet
 };
 
 }  // namespace sinkscope

@@ -5,7 +5,7 @@
 namespace sinkscope {
 namespace {
 
-std::size_t request_own(Arena& arena, DType compute, const OptimizerShare& share) { return arena.request("own share", compute, share.size); }
+std::size_t request_own(Arena& arena, DType compute, const OptimizerShare& share) { return arena.request("own share", compute, share.size()); }
 
 }  // namespace
 
@@ -16,32 +16,34 @@ RankParameters::RankParameters(Ops& ops, Decoder& decoder, Communicator& ranks, 
       decoder_(&decoder),
       ranks_(&ranks),
       by_section_(has_parameters_by_section(config, ranks.size())),
-      shared_(shard_of(config, ranks.size()) != Shard::none),
-      share_(share_of(config, decoder.layout().flat_size(), ranks.rank(), ranks.size())),
+      dealt_(shard_of(config, ranks.size()) != Shard::none),
+      share_(share_of(config, decoder.layout(), ranks.rank(), ranks.size())),
       arena_("parameters") {
-  if (!by_section_) return;
+  if (!dealt_) return;
   own_ = request_own(arena_, ops.compute_dtype(), share_);
   arena_.allocate(ops);
-  decoder.set_parameter_source(*this);
+  if (by_section_) decoder.set_parameter_source(*this);
 }
 
 std::vector<MemoryLine> RankParameters::memory_plan(const ParameterLayout& layout, const RanksConfig& config, int ranks, DType compute) {
-  if (!has_parameters_by_section(config, ranks)) return {};
+  if (shard_of(config, ranks) == Shard::none) return {};
   Arena arena("parameters");
-  request_own(arena, compute, share_of(config, layout.flat_size(), 0, ranks));
+  request_own(arena, compute, share_of(config, layout, 0, ranks));
   const ArenaEntry& entry = arena.entries().front();
   return {{arena.name(), entry.name, entry.bytes}};
 }
 
 Tensor RankParameters::own() const {
-  return by_section_ ? arena_.tensor(own_, {share_.size}) : decoder_->parameters().rows(share_.begin, share_.size);
+  return dealt_ ? arena_.tensor(own_, {share_.size()}) : decoder_->parameters();
 }
 
 void RankParameters::changed() {
   places_.clear();
-  if (!shared_ || by_section_) return;
+  if (!dealt_ || by_section_) return;
   travels_ = true;
-  ranks_->start_share({.x = decoder_->parameters(), .part = share_.part});
+  std::vector<Stretch> stretches;
+  for (std::int64_t section = 0; section < std::ssize(decoder_->layout().sections()); ++section) share(section, stretches);
+  ranks_->start_share(stretches);
   ranks_->join();
 }
 
@@ -103,21 +105,23 @@ void RankParameters::settle() {
 
 /// Into its place, unless it is there or on its way.
 RankParameters::Held& RankParameters::fetch(std::int64_t section) {
-  const Stretch stretch = stretch_of(section);
-  Held& held = places_[stretch.x.data];
+  Held& held = places_[decoder_->section_parameters(section).data];
   if (held.section == section) return held;
-  const int rank = ranks_->rank();
-  if (const std::int64_t size = stretch.size_of(rank); size > 0)
-    ops_->copy(stretch.of(rank), own().rows(stretch.first + stretch.begin_of(rank) - share_.begin, size));
-  ranks_->start_share(stretch);
+  std::vector<Stretch> stretches;
+  share(section, stretches);
+  ranks_->start_share(stretches);
   held = {.section = section, .mark = ranks_->mark(), .joined = false};
   return held;
 }
 
-Stretch RankParameters::stretch_of(std::int64_t section) const {
-  return {.x = decoder_->section_parameters(section),
-          .first = decoder_->layout().sections()[static_cast<std::size_t>(section)].begin,
-          .part = share_.part};
+/// Its blocks, with what the rank keeps of them.
+void RankParameters::share(std::int64_t section, std::vector<Stretch>& stretches) const {
+  const Tensor parameters = decoder_->section_parameters(section);
+  const Section& part = decoder_->layout().sections()[static_cast<std::size_t>(section)];
+  for (const DealtBlock& block : share_.blocks_of(part)) {
+    const OptimizerShare::Piece kept = share_.piece(block);
+    stretches.push_back({.x = parameters.rows(block.begin - part.begin, block.size), .part = block.part, .own = own().rows(kept.place, kept.size)});
+  }
 }
 
 }  // namespace sinkscope

@@ -56,15 +56,15 @@ class RankParameters final : public ParameterSource {
     bool joined = false;        // the Ops waits for it already
   };
   Held& fetch(std::int64_t section);
-  Stretch stretch_of(std::int64_t section) const;
+  void share(std::int64_t section, std::vector<Stretch>& stretches) const;
 
   Ops* ops_;
   Decoder* decoder_;
   Communicator* ranks_;
-  bool by_section_, shared_;
+  bool by_section_, dealt_;
   OptimizerShare share_;
   Arena arena_;
-  std::size_t own_ = 0;                 // (share) real, by section
+  std::size_t own_ = 0;                 // (share) real, where the ranks divide anything
   std::map<const void*, Held> places_;  // by their address
   bool travels_ = false;                // since changed()
   bool leads_others_ = false, looked_into_ = false;

@@ -8,12 +8,16 @@ namespace sinkscope {
 RankWeights::RankWeights(Ops& ops, Decoder& decoder, AdamW& optimizer, RankParameters& parameters, Communicator& ranks)
     : ops_(&ops), decoder_(&decoder), optimizer_(&optimizer), parameters_(&parameters), ranks_(&ranks) {}
 
-/// Calls work with a place on the device for each piece of the flat arrays, the first of whose elements is `begin`.
-void RankWeights::in_pieces(const std::function<void(const Tensor& piece, std::int64_t begin)>& work) const {
+/// Calls work with a place on the device for each piece of the flat arrays, and the blocks of the piece.
+void RankWeights::in_pieces(const std::function<void(const Tensor& piece, std::span<const DealtBlock> blocks)>& work) const {
   const Tensor place = decoder_->gradient_memory();
-  const std::int64_t size = decoder_->layout().flat_size();
-  for (std::int64_t begin = 0; begin < size; begin += place.size())
-    work(place.rows(0, std::min(place.size(), size - begin)), begin);
+  for (std::span<const DealtBlock> left = optimizer_->share().blocks(); !left.empty();) {
+    std::size_t count = 1;  // no block is larger than a section
+    while (count < left.size() && left[count].begin + left[count].size - left.front().begin <= place.size()) ++count;
+    const DealtBlock& last = left[count - 1];
+    work(place.rows(0, last.begin + last.size - left.front().begin), left.first(count));
+    left = left.subspan(count);
+  }
 }
 
 void RankWeights::spread(const HostWeights& weights, bool has_moments) {
@@ -33,18 +37,19 @@ HostWeightViews RankWeights::collect(HostWeights& buffers) {
 
 /// Of rank 0's `values` (flat_size) what each rank keeps.
 void RankWeights::spread(std::span<const float> values, const Tensor& kept) {
-  const OptimizerShare& share = optimizer_->share();
-  in_pieces([&](const Tensor& piece, std::int64_t begin) {
+  in_pieces([&](const Tensor& piece, std::span<const DealtBlock> blocks) {
+    const std::int64_t begin = blocks.front().begin;
     if (ranks_->leads()) ops_->copy_from_host(piece, values.data() + begin);
     ranks_->broadcast(piece, 0);
-    const std::int64_t first = std::max(begin, share.begin), end = std::min(begin + piece.size(), share.begin + share.size);
-    if (first < end) ops_->copy(kept.rows(first - share.begin, end - first), piece.rows(first - begin, end - first));
+    for (const DealtBlock& block : blocks)
+      if (const OptimizerShare::Piece own = optimizer_->share().piece(block); own.size > 0)
+        ops_->copy(kept.rows(own.place, own.size), piece.rows(own.begin - begin, own.size));
   });
 }
 
 std::span<const float> RankWeights::collect(const Tensor& kept, std::vector<float>& buffer) {
   const auto size = static_cast<std::size_t>(decoder_->layout().flat_size());
-  if (optimizer_->share().part >= decoder_->layout().flat_size()) {  // rank 0 keeps all
+  if (optimizer_->share().whole()) {
     if (!ranks_->leads()) return {};
     if (ops_->device_name() == "cpu") return {kept.as<float>(), size};
     buffer.resize(size);
@@ -52,11 +57,15 @@ std::span<const float> RankWeights::collect(const Tensor& kept, std::vector<floa
     return buffer;
   }
   if (ranks_->leads()) buffer.resize(size);
-  const OptimizerShare& share = optimizer_->share();
-  in_pieces([&](const Tensor& piece, std::int64_t begin) {
-    const std::int64_t first = std::max(begin, share.begin), end = std::min(begin + piece.size(), share.begin + share.size);
-    if (first < end) ops_->copy(piece.rows(first - begin, end - first), kept.rows(first - share.begin, end - first));
-    ranks_->share({.x = piece, .first = begin, .part = share.part});
+  in_pieces([&](const Tensor& piece, std::span<const DealtBlock> blocks) {
+    const std::int64_t begin = blocks.front().begin;
+    std::vector<Stretch> stretches;
+    for (const DealtBlock& block : blocks) {
+      const OptimizerShare::Piece own = optimizer_->share().piece(block);
+      stretches.push_back({.x = piece.rows(block.begin - begin, block.size), .part = block.part, .own = kept.rows(own.place, own.size)});
+    }
+    ranks_->start_share(stretches);
+    ranks_->finish();
     if (ranks_->leads()) ops_->copy_to_host(buffer.data() + begin, piece);
   });
   if (!ranks_->leads()) return {};

@@ -37,7 +37,7 @@ class RankWeights {
   HostWeightViews collect(HostWeights& buffers);
 
  private:
-  void in_pieces(const std::function<void(const Tensor& piece, std::int64_t begin)>& work) const;
+  void in_pieces(const std::function<void(const Tensor& piece, std::span<const DealtBlock> blocks)>& work) const;
   void spread(std::span<const float> values, const Tensor& kept);
   std::span<const float> collect(const Tensor& kept, std::vector<float>& buffer);
 

@@ -102,7 +102,7 @@ std::vector<MemoryLine> run_memory(const Config& config, std::span<const ProbeSe
   const ParameterLayout layout(config.model);
   append(RankParameters::memory_plan(layout, config.ranks, backend.ranks, backend.compute));
   append(GradientSums::memory_plan(layout, config.ranks, backend.ranks));
-  append(AdamW::memory_plan(layout, backend.compute, share_of(config.ranks, layout.flat_size(), 0, backend.ranks)));
+  append(AdamW::memory_plan(layout, backend.compute, share_of(config.ranks, layout, 0, backend.ranks)));
   if (!sets.empty()) append(ProbePass::memory_plan(config.model, options, config.probes, sets, backend.compute));
   if (!sets.empty() && config.probes.causal_every > 0) append(CausalTests::memory_plan(config.model, backend.compute));
   if (backend.device != Device::cuda) return lines;
@@ -113,8 +113,8 @@ std::vector<MemoryLine> run_memory(const Config& config, std::span<const ProbeSe
   line("matrix product workspace", memory.workspace);
   line("scratch of operations", memory.scratch);
   line("rotary table", memory.rotary);
-  line("optimizer chunks", memory.chunks * (shard_of(config.ranks, backend.ranks) == Shard::none ? 1 : 2));
-  if (backend.ranks > 1) line("gradients on their way", GradientSums::wire_bytes(layout, config.ranks));
+  line("optimizer chunks", memory.chunks);
+  if (backend.ranks > 1) line("gradients on their way", GradientSums::wire_bytes(layout, config.ranks, backend.ranks));
   line("communication, an allowance", backend.ranks > 1 ? kCommunication : 0);
   line("code, an allowance", memory.code);
   return lines;

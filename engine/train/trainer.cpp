@@ -46,6 +46,10 @@ bool due(std::int64_t step, std::int64_t every) { return every > 0 && step % eve
 class Run {
  public:
   Run(const Config& config, TrainOptions options, World& world);
+  /// What NCCL still has under way after an error is given up before memory that it may use is waited for and released.
+  ~Run() { ranks_.reset(); }
+  Run(const Run&) = delete;
+  Run& operator=(const Run&) = delete;
   TrainResult execute();
 
  private:
@@ -122,7 +126,7 @@ Run::Run(const Config& config, TrainOptions options, World& world)
       ops_(make_ops_that_fit(config_, probe_sets_, world.size(), world.local_rank())),
       decoder_(*ops_, config_.model, decoder_options(config_, world.size())),
       optimizer_(*ops_, decoder_.layout(), config_.train.optimizer,
-                 share_of(config_.ranks, decoder_.layout().flat_size(), world.rank(), world.size())),
+                 share_of(config_.ranks, decoder_.layout(), world.rank(), world.size())),
       batches_(dataset_, config_),
       phases_(config_.probes.phase),
       alerts_(config_),
@@ -366,14 +370,13 @@ StepRecord Run::training_step(std::int64_t step) {
 
   StepRecord record;
   record.learning_rate = learning_rate(train.schedule, train.optimizer.learning_rate, step, train.steps);
-  const auto sum_norms = [this](const Tensor& norms) {
+  const AdamW::SumOverRanks sum_norms = [this](const Tensor& norms) {
     ranks_->start_all_reduce(norms, DType::f32);
     ranks_->join();
   };
   const std::function<UpdateResult()> wait_for_update =
-      gradients_->share_alone()
-          ? optimizer_.step_of_share_later(parameters_->own(), gradients_->gradients(), record.learning_rate, step, sum_norms)
-          : optimizer_.step_later(parameters_->own(), gradients_->gradients(), record.learning_rate, step);
+      optimizer_.step_later(parameters_->own(), gradients_->gradients(), record.learning_rate, step,
+                            gradients_->share_alone() ? sum_norms : AdamW::SumOverRanks());
   ranks_->finish();  // the host waits for other ranks here, where it is known to, not for the norms
   const UpdateResult update = wait_for_update();
   // While the device updates: one message between the ranks for all that the host sums.

@@ -7,16 +7,17 @@ usage: predict_ranks.py [--mfu SHARE] [--bus GB/s] [--network GB/s] [--hidden SH
 Per GPU, with P parameters of which A multiply a token, n tokens a step and N GPUs, 8 a node:
   compute   c = 6 A n / (MFU * 989.4e12)               a third of it forward, two thirds backward
   bus       b = NVLink's rate within a node; between nodes the least of that and the node's network, 8 links of its GPUs
-  sums      s = 2 (N - 1) / N * w P / b                of gradients of w = 4 bytes, 2 in bf16; half of it, w 4, where anything is sharded
+  sums      s = 2 (N - 1) / N * w P / b                of gradients of w = 4 bytes, 2 in bf16; half of it where anything is sharded
   sharing   g = (N - 1) / N * 2 P / b                  of new bf16 parameters, where the optimizer or gradients are sharded
-  fetching  f = (N - 1) / N * (2 + 2 + 4) P / b        of sharded bf16 parameters, forward and backward, and of fp32 gradients to their owners
+  fetching  f = (N - 1) / N * (2 + 2 + w) P / b        of sharded bf16 parameters, forward and backward, and of gradients to their owners
   step      = c + s + g less what runs behind backward: of s a share as measured, or all that fits; with sharded parameters of f
-Bytes a parameter: 2 bf16 weights, 4 gradient, 12 master weight and moments; ZeRO-1 shards the 12, ZeRO-2 the 16, ZeRO-3 all 18.
+Bytes a parameter: 2 bf16 weights, 4 gradient, 12 master weight and moments; ZeRO-1 shards the 12, ZeRO-2 the 16, ZeRO-3 all 18;
+a rank keeps its share of gradients and weights also where it has all of them.
 """
 import argparse
 
 MODELS = [("1B", 1.2e9, 1.2e9), ("7B", 6.7e9, 6.7e9), ("30B-A3B", 30.5e9, 3.3e9)]
-BYTES = {"whole": (18, 0), "ZeRO-1": (6, 12), "ZeRO-2": (2, 16), "ZeRO-3": (0, 18)}  # on each GPU, divided by their number
+BYTES = {"whole": (18, 0), "ZeRO-1": (6, 18), "ZeRO-2": (2, 18), "ZeRO-3": (0, 18)}  # on each GPU, divided by their number
 BUCKET = 32e6
 HIDDEN = {"whole": 0.0, "ZeRO-1": 0.6, "ZeRO-2": 0.65, "ZeRO-3": 0.04}  # of the sums, or of fetching; Llama 1.3B on four H200s, NOTES.md
 
@@ -28,9 +29,9 @@ def step(parameters, active, gpus, sharding, a):
     share = (gpus - 1) / gpus
     hidden = HIDDEN[sharding] if a.hidden is None else a.hidden
     if sharding == "ZeRO-3":
-        fetching = share * 8 * parameters / bus
+        fetching = share * (4 + a.wire) * parameters / bus
         return compute, compute + (1 - hidden) * fetching, max(compute, fetching)
-    sums = 2 * share * parameters / bus * (a.wire if sharding == "whole" else 2)
+    sums = (2 if sharding == "whole" else 1) * share * a.wire * parameters / bus
     sharing = 0 if sharding == "whole" else share * 2 * parameters / bus
     last = 2 * share * BUCKET / bus
     return compute, compute + (1 - hidden) * sums + sharing, compute + max(sums - 2 / 3 * compute, last) + sharing

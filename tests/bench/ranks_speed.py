@@ -35,7 +35,8 @@ MODELS = {
 
 # Settings of the config's `ranks`.
 WAYS = {"none": {"shard": "none"}, "optimizer": {"shard": "optimizer"}, "gradients": {"shard": "gradients"}, "parameters": {"shard": "parameters"},
-        "bf16": {"shard": "none", "reduce_dtype": "bf16"}}
+        "bf16": {"shard": "none", "reduce_dtype": "bf16"}, "optimizer-bf16": {"shard": "optimizer", "reduce_dtype": "bf16"},
+        "parameters-bf16": {"shard": "parameters", "reduce_dtype": "bf16"}}
 
 
 def tokenize(program, folder):

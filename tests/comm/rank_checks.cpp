@@ -53,17 +53,26 @@ void check_tensors(Communicator& ranks) {
     ranks.all_reduce(view(x));
     for (std::int64_t i = 0; i < count; ++i) expect(same(x[static_cast<std::size_t>(i)], sum_at(N, i)), "all_reduce in rank order");
     if (count == 0) continue;
-    // A stretch from the middle of an array whose last ranks may have fewer elements of it, or none.
-    const std::int64_t first = count / 3, share = (first + count) / N + 1;
-    const auto owner = [&](std::int64_t i) { return static_cast<int>((first + i) / share); };
-    std::vector<float> part = values_of(mine, count);
-    ranks.start_reduce({.x = view(part), .first = first, .part = share});
-    ranks.join();
-    ranks.finish();
-    for (std::int64_t i = 0; i < count; ++i)
-      if (owner(i) == mine) expect(same(part[static_cast<std::size_t>(i)], sum_at(N, i)), "reduce in rank order");
-    ranks.share({.x = view(part), .first = first, .part = share});
-    for (std::int64_t i = 0; i < count; ++i) expect(same(part[static_cast<std::size_t>(i)], sum_at(N, i)), "share of a stretch");
+    // Even parts where there are any; else the last ranks have fewer elements, or none.
+    const std::int64_t share = count % N == 0 ? count / N : count / N + 2;
+    for (const bool apart : {false, true})
+      for (const DType wire : {DType::f32, DType::bf16}) {
+        std::vector<float> part = values_of(mine, count);
+        Stretch stretch{.x = view(part), .part = share};
+        std::vector<float> kept(static_cast<std::size_t>(stretch.size_of(mine)), NAN);
+        if (apart) stretch.own = view(kept);
+        ranks.start_reduce(stretch, wire);
+        ranks.join();
+        ranks.finish();
+        const std::int64_t first = stretch.begin_of(mine);
+        for (std::int64_t i = 0; i < stretch.size_of(mine); ++i)
+          expect(same(stretch.kept(mine).as<float>()[i], sum_at(N, first + i, wire, mine)), "reduce in rank order");
+        if (apart) part.assign(part.size(), NAN);
+        ranks.start_share(std::vector{stretch, stretch});
+        ranks.finish();
+        for (std::int64_t i = 0; i < count; ++i)
+          expect(same(part[static_cast<std::size_t>(i)], sum_at(N, i, wire, static_cast<int>(i / share))), "share of a stretch");
+      }
     std::vector<float> rounded = values_of(mine, count);
     ranks.all_reduce(view(rounded), DType::bf16);
     std::vector<float> as_others = rounded;

@@ -1,6 +1,9 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <ranges>
+#include <set>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -17,23 +20,33 @@
 namespace sinkscope {
 namespace {
 
-/// One rank that says it is of so many, and writes down what it is asked to sum, by its place in the flat array. Sums are there
-/// when they are waited for, not before.
+/// One rank that says it is of so many, and writes down what it is asked to sum, by its place in the flat array: of what is
+/// dealt the blocks in the order in which it expects them. Sums are there when they are waited for, not before.
 class Recorder final : public Communicator {
  public:
-  explicit Recorder(int size) : size_(size) {}
+  explicit Recorder(int size, OptimizerShare share = OptimizerShare(0)) : size_(size), share_(std::move(share)) {}
   int rank() const override { return size_ - 1; }
   int size() const override { return size_; }
   std::string description() const override { return "recorder"; }
-  void start_all_reduce(const Tensor& x, DType) override {
+  void start_all_reduce(const Tensor& x, DType wire) override {
+    wires.insert(wire);
     const auto begin = x.as<float>() - base;
     parts.emplace_back(begin, begin + x.size());
     whole = true;
   }
-  void start_reduce(const Stretch& stretch) override {
-    parts.emplace_back(stretch.first, stretch.first + stretch.x.size());
-    part = stretch.part;
-    under_way_.push_back(stretch.of(rank()));
+  void start_reduce(const Stretch& stretch, DType wire) override {
+    check_stretch("reduce", stretch, rank(), size_);
+    wires.insert(wire);
+    const DealtBlock& block = share_.blocks().at(share_.blocks().size() - 1 - dealt % share_.blocks().size());
+    ++dealt;
+    CHECK(stretch.x.size() == block.size);
+    CHECK(stretch.part == block.part);
+    CHECK(stretch.own.size() == share_.piece(block).size);
+    if (base == nullptr)
+      parts.emplace_back(block.begin, block.begin + block.size);
+    else
+      parts.emplace_back(stretch.x.as<float>() - base, stretch.x.as<float>() - base + stretch.x.size());
+    under_way_.push_back(stretch);
   }
   std::int64_t mark() override { return 0; }
   void join(std::int64_t) override {
@@ -41,23 +54,25 @@ class Recorder final : public Communicator {
     finish();
   }
   void finish() override {
-    for (const Tensor& own : under_way_)
-      for (std::int64_t i = 0; i < own.size(); ++i) own.as<float>()[i] *= 10;  // stands for the other ranks' addends
+    for (const Stretch& stretch : under_way_)
+      for (std::int64_t i = 0; i < stretch.own.size(); ++i) stretch.own.as<float>()[i] = 10 * stretch.of(rank()).as<float>()[i];  // the other ranks' addends
     under_way_.clear();
   }
   void broadcast(const Tensor&, int) override {}
-  void start_share(const Stretch&) override {}
+  void start_share(std::span<const Stretch>) override {}
   std::vector<std::byte> gather(std::span<const std::byte> mine) override { return {mine.begin(), mine.end()}; }
 
   const float* base = nullptr;
   std::vector<std::pair<std::int64_t, std::int64_t>> parts;
-  std::int64_t part = 0;
+  std::set<DType> wires;
+  std::size_t dealt = 0;
   int joined = 0;
   bool whole = false;  // it was asked for sums of all
 
  private:
   int size_;
-  std::vector<Tensor> under_way_;
+  OptimizerShare share_;
+  std::vector<Stretch> under_way_;
 };
 
 ModelConfig small_model(const std::string& preset) {
@@ -67,20 +82,25 @@ ModelConfig small_model(const std::string& preset) {
   return config.model;
 }
 
-TEST_CASE("buckets are cut from the end, none before it is ready, the same ones whatever was ready when") {
+TEST_CASE("buckets are summed from the end, none before it is ready, the same ones whatever was ready when") {
   const auto ops = make_cpu_ops(1);
   Decoder decoder(*ops, small_model("llama"), {.max_sequences = 1, .max_length = 8});
-  Recorder recorder(2);
-  recorder.base = decoder.gradients().as<float>();
   const Shard shard = GENERATE(Shard::none, Shard::optimizer);
-  const RanksConfig config{.bucket_megabytes = 0.016, .shard = shard};  // 4000 elements
+  const RanksConfig config{.bucket_megabytes = 0.016, .shard = shard, .reduce_dtype = ReduceDType::bf16};  // 4000 elements
+  const OptimizerShare share = share_of(config, decoder.layout(), 1, 2);
+  Recorder recorder(2, share);
+  recorder.base = decoder.gradients().as<float>();
   GradientSums sums(*ops, decoder, recorder, config);
   CHECK(sums.share_alone() == (shard == Shard::optimizer));
   const std::vector<Section>& sections = decoder.layout().sections();
   REQUIRE(sections.size() == 5);
   using Parts = std::vector<std::pair<std::int64_t, std::int64_t>>;
   Parts all;
-  for (std::int64_t end = decoder.layout().flat_size(); end > 0; end = all.back().first) all.emplace_back(std::max<std::int64_t>(end - 4000, 0), end);
+  if (shard == Shard::none)
+    for (std::int64_t end = decoder.layout().flat_size(); end > 0; end = all.back().first) all.emplace_back(std::max<std::int64_t>(end - 4000, 0), end);
+  else
+    for (const DealtBlock& block : std::views::reverse(share.blocks())) all.emplace_back(block.begin, block.begin + block.size);
+  CHECK(all.size() > sections.size());
   sums.begin_step();
   CHECK_FALSE(sums.begin_pass(false).close);
   const BackwardHooks hooks = sums.begin_pass(true);
@@ -96,6 +116,8 @@ TEST_CASE("buckets are cut from the end, none before it is ready, the same ones 
   CHECK(recorder.parts == all);
   CHECK(recorder.joined == 1);
   CHECK(recorder.whole == (shard == Shard::none));
+  CHECK(recorder.wires == std::set{DType::bf16});
+  CHECK(sums.gradients().size() == (shard == Shard::none ? decoder.layout().flat_size() : share.size()));
   recorder.parts.clear();
   sums.begin_step();
   sums.finish();  // a rank that broke off sums the same
@@ -114,14 +136,16 @@ TEST_CASE("by section a rank keeps the sums of its share over the passes of a st
   for (const Decoder* of : {&whole, &decoder}) ops->copy_from_host(of->parameters(), values.data());
   CHECK_THROWS_AS(decoder.gradients(), std::logic_error);
   for (const int size : {2, 7}) {
-    Recorder recorder(size);
-    GradientSums sums(*ops, decoder, recorder, {.bucket_megabytes = 0.016, .shard = Shard::gradients});
+    const RanksConfig config{.bucket_megabytes = 0.016, .shard = Shard::gradients};
+    const OptimizerShare share = share_of(config, whole.layout(), size - 1, size);
+    Recorder recorder(size, share);
+    GradientSums sums(*ops, decoder, recorder, config);
     CHECK(sums.share_alone());
-    const std::int64_t begin = share_of({.shard = Shard::gradients}, whole.layout().flat_size(), size - 1, size).begin;
     const std::vector<std::int32_t> tokens = {1, 4, 9, 16, 25, 36, 49, 3, 7};
     std::vector<float> losses(8);
     sums.begin_step();
-    std::vector<float> expected(static_cast<std::size_t>(sums.gradients().size()));
+    REQUIRE(sums.gradients().size() == share.size());
+    std::vector<float> expected(static_cast<std::size_t>(share.size()));
     for (int pass = 0; pass < 3; ++pass) {
       recorder.parts.clear();
       const BackwardHooks hooks = sums.begin_pass(pass == 2);
@@ -131,14 +155,19 @@ TEST_CASE("by section a rank keeps the sums of its share over the passes of a st
         of->loss(tokens.data() + 1, losses.data(), 1.0F);
         of->backward(of == &decoder ? hooks : BackwardHooks{});
       }
-      for (std::size_t i = 0; i < expected.size(); ++i)
-        expected[i] = 10 * (expected[i] + whole.gradients().as<float>()[begin + static_cast<std::int64_t>(i)]);
+      for (const DealtBlock& block : share.blocks()) {
+        const OptimizerShare::Piece piece = share.piece(block);
+        for (std::int64_t i = 0; i < piece.size; ++i) {
+          float& sum = expected[static_cast<std::size_t>(piece.place + i)];
+          sum = 10 * (sum + whole.gradients().as<float>()[piece.begin + i]);
+        }
+      }
       std::int64_t covered = 0;
       for (const auto& [first, end] : recorder.parts) covered += end - first;
       CHECK(covered == whole.layout().flat_size());
     }
     sums.finish();
-    CHECK(recorder.part == optimizer_share(whole.layout().flat_size(), 0, size).part);
+    CHECK(recorder.wires == std::set{DType::f32});
     double most = 0, largest = 0;
     for (std::size_t i = 0; i < expected.size(); ++i) {
       largest = std::max(largest, static_cast<double>(std::abs(expected[i])));
@@ -161,7 +190,7 @@ TEST_CASE("one process is its own sum") {
   alone->all_reduce(x);
   alone->broadcast(x, 0);
   alone->share({.x = x, .part = 3});
-  alone->start_reduce({.x = x, .part = 3});
+  alone->start_reduce({.x = x, .part = 3}, DType::f32);
   alone->join();
   alone->finish();
   CHECK(values == std::vector<float>{1, 2, 3});
@@ -170,7 +199,10 @@ TEST_CASE("one process is its own sum") {
   CHECK(alone->text_of(0, "text") == "text");
   CHECK_FALSE(alone->first(std::nullopt).has_value());
   CHECK(alone->first("found") == "found");
-  CHECK_THROWS_AS(alone->share({.x = x, .first = 1, .part = 3}), std::invalid_argument);
+  CHECK_THROWS_AS(alone->share({.x = x, .part = 2}), std::invalid_argument);
+  std::vector<float> apart(3);
+  CHECK_THROWS_AS(alone->share({.x = x, .part = 3, .own = Tensor(apart.data(), DType::f32, {3})}), std::invalid_argument);
+  CHECK_THROWS_AS(alone->start_reduce({.x = x, .part = 3, .own = Tensor(apart.data(), DType::f32, {2})}, DType::f32), std::invalid_argument);
   std::vector<double> doubles(3);
   CHECK_THROWS_AS(alone->all_reduce(Tensor(doubles.data(), DType::f64, {3}), DType::bf16), std::invalid_argument);
   CHECK(world.exchange("mine") == std::vector<std::string>{"mine"});

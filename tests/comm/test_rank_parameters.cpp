@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -17,42 +18,60 @@
 namespace sinkscope {
 namespace {
 
-/// The last of so many ranks, to which what the others share comes when it is waited for, and not before: until then NaN lies there.
+/// The last of so many ranks, to which what the others share comes when it is waited for, and not before: until then NaN lies
+/// there. It knows blocks by what this rank keeps of them.
 class LateShares final : public Communicator {
  public:
-  LateShares(int size, const std::vector<float>& all) : size_(size), all_(all) {}
+  LateShares(int size, const std::vector<float>& all, OptimizerShare share) : size_(size), all_(all), share_(std::move(share)) {}
   int rank() const override { return size_ - 1; }
   int size() const override { return size_; }
   std::string description() const override { return "late shares"; }
   void start_all_reduce(const Tensor&, DType) override {}
-  void start_reduce(const Stretch&) override {}
-  void start_share(const Stretch& stretch) override {
-    check_stretch("share", stretch, size_);
-    float* x = stretch.x.as<float>();
-    for (std::int64_t i = stretch.begin_of(rank()); i < stretch.begin_of(rank()) + stretch.size_of(rank()); ++i)
-      if (x[i] != all_[static_cast<std::size_t>(stretch.first + i)]) ++wrong;
-    std::fill(x, x + stretch.x.size(), std::numeric_limits<float>::quiet_NaN());
-    started_.push_back(stretch);
+  void start_reduce(const Stretch&, DType) override {}
+  void start_share(std::span<const Stretch> stretches) override {
+    started_.emplace_back();
+    for (const Stretch& stretch : stretches) {
+      check_stretch("share", stretch, rank(), size_);
+      const std::int64_t place = stretch.own.as<float>() - own;
+      const auto block = std::ranges::find_if(share_.blocks(), [&](const DealtBlock& each) {
+        const auto piece = share_.piece(each);
+        return piece.place == place && piece.size == stretch.own.size() && each.size == stretch.x.size() && each.part == stretch.part;
+      });
+      REQUIRE(block != share_.blocks().end());
+      if (!std::equal(stretch.own.as<float>(), stretch.own.as<float>() + stretch.own.size(), all_.begin() + share_.piece(*block).begin)) ++wrong;
+      std::fill_n(stretch.x.as<float>(), stretch.x.size(), std::numeric_limits<float>::quiet_NaN());
+      started_.back().emplace_back(stretch.x, block->begin);
+    }
     ++shared;
   }
   std::int64_t mark() override { return static_cast<std::int64_t>(shared); }
   void join(std::int64_t mark) override {
-    for (; arrived_ < static_cast<std::size_t>(mark); ++arrived_) {
-      const Stretch& stretch = started_[arrived_];
-      std::memcpy(stretch.x.data, all_.data() + stretch.first, stretch.x.bytes());
-    }
+    for (; arrived_ < static_cast<std::size_t>(mark); ++arrived_)
+      for (const auto& [x, begin] : started_[arrived_]) std::memcpy(x.data, all_.data() + begin, x.bytes());
   }
   void finish() override { ++finished; }
   void broadcast(const Tensor&, int) override {}
   std::vector<std::byte> gather(std::span<const std::byte> mine) override { return {mine.begin(), mine.end()}; }
 
+  /// Fills what the rank keeps.
+  void keep(const Tensor& kept) {
+    REQUIRE(kept.size() == share_.size());
+    own = kept.as<float>();
+    for (const DealtBlock& block : share_.blocks()) {
+      const OptimizerShare::Piece piece = share_.piece(block);
+      std::copy_n(all_.begin() + piece.begin, piece.size, own + piece.place);
+    }
+  }
+
+  float* own = nullptr;
   std::size_t shared = 0;
   int wrong = 0, finished = 0;
 
  private:
   int size_;
   const std::vector<float>& all_;
-  std::vector<Stretch> started_;
+  OptimizerShare share_;
+  std::vector<std::vector<std::pair<Tensor, std::int64_t>>> started_;
   std::size_t arrived_ = 0;
 };
 
@@ -131,16 +150,14 @@ TEST_CASE("a pass whose parameters come section by section is the pass of all of
   for (const int size : {2, 5}) {
     INFO(size << " ranks");
     std::vector<float> all = values_of(layout, 1);
-    LateShares ranks(size, all);
-    const RanksConfig config{.shard = Shard::parameters};
+    const RanksConfig config{.bucket_megabytes = 0.01, .shard = Shard::parameters};  // several blocks a section
+    LateShares ranks(size, all, share_of(config, layout, size - 1, size));
     RankParameters parameters(*ops, decoder, ranks, config);
     CHECK(parameters.by_section());
-    const OptimizerShare share = share_of(config, layout.flat_size(), size - 1, size);
     const auto change = [&](std::uint64_t seed) {
       all = values_of(layout, seed);
       ops->copy_from_host(whole.parameters(), all.data());
-      REQUIRE(parameters.own().size() == share.size);
-      if (share.size > 0) ops->copy_from_host(parameters.own(), all.data() + share.begin);
+      ranks.keep(parameters.own());
       parameters.changed();
     };
     const auto count = [&](const auto& action) {
@@ -196,18 +213,16 @@ TEST_CASE("where ranks have all parameters, passes after an update see those of 
   Decoder whole(*ops, model, options), decoder(*ops, model, options);
   const ParameterLayout& layout = whole.layout();
   std::vector<float> all = values_of(layout, 1);
-  LateShares ranks(3, all);
-  const RanksConfig config{.shard = shard};
+  const RanksConfig config{.bucket_megabytes = 0.01, .shard = shard};
+  LateShares ranks(3, all, share_of(config, layout, 2, 3));
   RankParameters parameters(*ops, decoder, ranks, config);
   CHECK_FALSE(parameters.by_section());
   CHECK_THROWS_AS(decoder.set_parameter_source(parameters), std::logic_error);
-  CHECK(parameters.own().size() == share_of(config, layout.flat_size(), 2, 3).size);
   for (const std::uint64_t seed : {1, 2}) {
     all = values_of(layout, seed);
     ops->copy_from_host(whole.parameters(), all.data());
     if (shared == 0) ops->copy_from_host(decoder.parameters(), all.data());
-    const Tensor own = parameters.own();
-    ops->copy_from_host(own, all.data() + (own.as<float>() - decoder.parameters().as<float>()));
+    ranks.keep(parameters.own());
     const std::size_t before = ranks.shared;
     const int finished = ranks.finished;
     parameters.changed();
@@ -225,12 +240,11 @@ TEST_CASE("a tensor that is not finite is found by section too, by what other ra
   const ModelConfig model = model_of("llama", 3);
   Decoder decoder(*ops, model, {.max_sequences = 1, .max_length = 8, .parameters_by_section = true});
   std::vector<float> all = values_of(decoder.layout(), 1);
-  LateShares ranks(2, all);
   const RanksConfig config{.shard = Shard::parameters};
+  LateShares ranks(2, all, share_of(config, decoder.layout(), 1, 2));
   RankParameters parameters(*ops, decoder, ranks, config);
-  all[static_cast<std::size_t>(decoder.layout().find("blocks.0.norm2.weight").offset)] = INFINITY;  // rank 0's
-  const OptimizerShare share = share_of(config, decoder.layout().flat_size(), 1, 2);
-  ops->copy_from_host(parameters.own(), all.data() + share.begin);
+  all[static_cast<std::size_t>(decoder.layout().find("blocks.0.norm2.weight").offset)] = INFINITY;
+  ranks.keep(parameters.own());
   parameters.changed();
   Batch batch;
   batch.sequences = 1;
@@ -261,7 +275,8 @@ TEST_CASE("a rank keeps its share of the parameters, and places for the ends and
     CHECK(bytes_of(arena, Shard::parameters, 4) == bytes_of(arena, Shard::gradients, 4));
   CHECK(bytes_of("gradients", Shard::parameters, 4) < bytes_of("gradients", Shard::optimizer, 4));
   const std::int64_t whole = 2 * layout.flat_size(), block = layout.sections()[1].size;
-  for (const Shard shard : {Shard::none, Shard::optimizer, Shard::gradients}) CHECK(parameters(shard, 4) == Approx(whole).margin(1024));
+  CHECK(parameters(Shard::none, 4) == Approx(whole).margin(1024));
+  for (const Shard shard : {Shard::optimizer, Shard::gradients}) CHECK(parameters(shard, 4) == Approx(whole + whole / 4).margin(2048));
   CHECK(parameters(Shard::parameters, 1) == Approx(whole).margin(1024));
   const std::int64_t places = layout.sections().front().size + layout.sections().back().size + 2 * block;
   CHECK(parameters(Shard::parameters, 4) == Approx(2 * (layout.flat_size() / 4 + places)).margin(2048));

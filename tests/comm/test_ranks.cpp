@@ -117,7 +117,8 @@ TEST_CASE("with the optimizer, gradients or parameters sharded, or gradients on 
   };
   for (const auto& [name, set, bound] :
        {Mode{"optimizer", " --set ranks.shard=optimizer", 5e-5}, Mode{"gradients", " --set ranks.shard=gradients --set ranks.bucket_megabytes=0.01", 5e-5},
-        Mode{"parameters", " --set ranks.shard=parameters", 5e-5}, Mode{"wire", " --set ranks.shard=none --set ranks.reduce_dtype=bf16", 2e-2}}) {
+        Mode{"parameters", " --set ranks.shard=parameters", 5e-5}, Mode{"wire", " --set ranks.shard=none --set ranks.reduce_dtype=bf16", 2e-2},
+        Mode{"optimizer-wire", " --set ranks.reduce_dtype=bf16", 2e-2}, Mode{"parameters-wire", " --set ranks.shard=parameters --set ranks.reduce_dtype=bf16", 2e-2}}) {
     INFO(name);
     const std::string arguments = begin + name + step + set;
     REQUIRE(run_ranks(place, 4, arguments).status == 0);

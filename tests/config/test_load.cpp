@@ -189,11 +189,7 @@ TEST_CASE("fields that do not go together are named together") {
                     "false lifts this)");
   CHECK_THROWS_WITH(parse(R"({"data": {"path": "a", "train": ["b"]}})"),
                     "test.json: data.path and data.train are both given; the data come from one of them");
-  CHECK_THROWS_WITH(parse(R"({"ranks": {"shard": "gradients", "reduce_dtype": "bf16"}})"),
-                    R"(test.json: ranks.reduce_dtype "bf16" needs ranks.shard "none", not "gradients")");
-  CHECK_THROWS_WITH(parse(R"({"ranks": {"reduce_dtype": "bf16"}})"),
-                    R"(test.json: ranks.reduce_dtype "bf16" needs ranks.shard "none", not "optimizer")");
-  CHECK(parse(R"({"ranks": {"shard": "none", "reduce_dtype": "bf16"}})").ranks.reduce_dtype == ReduceDType::bf16);
+  CHECK(parse(R"({"ranks": {"reduce_dtype": "bf16"}})").ranks.reduce_dtype == ReduceDType::bf16);
   CHECK_THROWS_WITH(parse(R"({"model": {"preset": "gpt2", "qk_norm": true}})"),
                     R"(test.json: model.qk_norm needs model.norm "rmsnorm", not "layernorm")");
   CHECK_THROWS_WITH(parse(R"({"model": {"rotary_dim": 66}})"),

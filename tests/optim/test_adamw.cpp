@@ -1,6 +1,9 @@
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <span>
+#include <stdexcept>
 #include <vector>
 
 #include "engine/model/random.h"
@@ -120,43 +123,58 @@ TEST_CASE("gradients whose norm is beyond f32 are told and change nothing, each 
   CHECK(std::vector<float>(values, values + arrays.size) == before);
 }
 
-TEST_CASE("the shares of several optimizers cover the flat arrays once, and update them to the bit as one does") {
-  const auto ops = make_cpu_ops(1);
+/// What a rank keeps of a flat array.
+std::vector<float> kept_of(const OptimizerShare& share, const Tensor& flat) {
+  std::vector<float> kept(static_cast<std::size_t>(share.size()));
+  for (const DealtBlock& block : share.blocks()) {
+    const OptimizerShare::Piece piece = share.piece(block);
+    std::copy_n(flat.as<float>() + piece.begin, piece.size, kept.begin() + piece.place);
+  }
+  return kept;
+}
+
+Tensor view(std::vector<float>& values) { return Tensor(values.data(), DType::f32, {std::ssize(values)}); }
+
+TEST_CASE("blocks are dealt in equal parts of whole lines, and cover every section once") {
   const ParameterLayout layout(small_model());
-  for (const int ranks : {2, 3, 40}) {  // the last ones of 40 have nothing
-    INFO(ranks << " ranks");
-    Arrays whole(*ops, layout, 3, 0.5), shared(*ops, layout, 3, 0.5);
-    AdamW one(*ops, layout, OptimizerConfig{});
-    std::vector<AdamW> several;
-    std::int64_t next = 0;
-    for (int rank = 0; rank < ranks; ++rank) {
-      const OptimizerShare share = optimizer_share(layout.flat_size(), rank, ranks);
-      CHECK(share.begin == next);
-      CHECK(share.size <= share.part);
-      CHECK(share.part * ranks >= layout.flat_size());
-      next += share.size;
-      several.emplace_back(*ops, layout, OptimizerConfig{}, share);
+  const int ranks = GENERATE(2, 3, 40);
+  const std::int64_t most = GENERATE(1, 300, 1000000);
+  INFO(ranks << " ranks, at most " << most);
+  std::vector<int> times(static_cast<std::size_t>(layout.flat_size()));
+  std::vector<std::int64_t> sizes;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const OptimizerShare share(dealt_blocks(layout, ranks, most), rank);
+    CHECK_FALSE(share.whole());
+    std::int64_t place = 0;
+    for (const DealtBlock& block : share.blocks()) {
+      const OptimizerShare::Piece piece = share.piece(block);
+      CHECK(piece.place == place);
+      CHECK(share.before(piece.begin) == place);
+      place += piece.size;
+      for (std::int64_t i = 0; i < piece.size; ++i) ++times[static_cast<std::size_t>(piece.begin + i)];
+      CHECK(piece.place % 64 == 0);
     }
-    CHECK(next == layout.flat_size());
-    for (std::int64_t step = 1; step <= 3; ++step) {
-      const UpdateResult expected = one.step(whole.parameters(), whole.gradients(), 1e-2, step);
-      for (AdamW& optimizer : several) {
-        const UpdateResult found = optimizer.step(shared.parameters().rows(optimizer.share().begin, optimizer.share().size), shared.gradients(), 1e-2, step);
-        CHECK(found.squared_norms == expected.squared_norms);
-        CHECK(found.gradient_norm == expected.gradient_norm);
-      }
-    }
-    const auto n = static_cast<std::size_t>(layout.flat_size());
-    const float *a = whole.parameters().as<float>(), *b = shared.parameters().as<float>();
-    CHECK(std::vector<float>(a, a + n) == std::vector<float>(b, b + n));
-    for (const AdamW& optimizer : several) {
-      const float* m = one.first_moment().as<float>() + optimizer.share().begin;
-      const Tensor mine = optimizer.first_moment();
-      CHECK(std::vector<float>(m, m + optimizer.share().size) ==
-            std::vector<float>(mine.as<float>(), mine.as<float>() + mine.size()));
+    CHECK(place == share.size());
+    CHECK(share.before(layout.flat_size()) == place);
+    sizes.push_back(place);
+  }
+  CHECK(times == std::vector<int>(times.size(), 1));
+  CHECK(sizes.front() - sizes.back() <= 64 * std::ssize(layout.sections()));
+  const OptimizerShare share(dealt_blocks(layout, ranks, most), 0);
+  std::size_t blocks = 0;
+  for (const Section& section : layout.sections()) {
+    const std::span<const DealtBlock> within = share.blocks_of(section);
+    blocks += within.size();
+    for (std::size_t i = 0; i < within.size(); ++i) {
+      const bool left = i == 0 && within[i].size < 64 * ranks;  // of the section
+      CHECK((left || within[i].part * ranks == within[i].size));
+      CHECK(within[i].size < most + 64 * ranks);
     }
   }
-  CHECK(optimizer_share(1000, 0, 1).size == 1000);
+  CHECK(blocks == share.blocks().size());
+  CHECK(OptimizerShare(1000).size() == 1000);
+  CHECK(OptimizerShare(1000).whole());
+  CHECK_THROWS_AS(OptimizerShare({{.begin = 0, .size = 10, .part = 5}, {.begin = 20, .size = 10, .part = 5}}, 0), std::invalid_argument);
 }
 
 /// Remembers where one layer's queries, keys and values lie.
@@ -196,35 +214,53 @@ TEST_CASE("of gradients that are not finite the first in backward order is named
   }
 }
 
-TEST_CASE("shares update from their own gradients and the norms of all as one optimizer does") {
+TEST_CASE("shares update from their own gradients and the norms of all as one optimizer does, to the bit where nothing is clipped") {
   const auto ops = make_cpu_ops(1);
   const ParameterLayout layout(small_model());
   OptimizerConfig config;
-  config.clip_norm = 0.5;
-  for (const int ranks : {2, 3, 40}) {  // the last with shares of nothing
+  config.clip_norm = GENERATE(0.0, 0.5);
+  for (const int ranks : {2, 3, 40}) {
     INFO(ranks);
-    Arrays whole(*ops, layout, 5, 0.5), dealt(*ops, layout, 5, 0.5);
+    const Arrays whole(*ops, layout, 5, 0.5);
+    std::vector<AdamW> several;
+    std::vector<std::vector<float>> parameters, gradients;
+    for (int rank = 0; rank < ranks; ++rank) {
+      const OptimizerShare share(dealt_blocks(layout, ranks, 300), rank);
+      several.emplace_back(*ops, layout, config, share);
+      parameters.push_back(kept_of(share, whole.parameters()));
+      gradients.push_back(kept_of(share, whole.gradients()));
+    }
     AdamW one(*ops, layout, config);
-    const UpdateResult expected = one.step(whole.parameters(), whole.gradients(), 0.01, 1);
-    std::vector<double> norms;  // of all shares, in the first round
-    for (const bool adding : {true, false})
-      for (int rank = 0; rank < ranks; ++rank) {
-        const OptimizerShare share = optimizer_share(layout.flat_size(), rank, ranks);
-        AdamW optimizer(*ops, layout, config, share);
-        const Tensor gradients = dealt.gradients().rows(share.begin, share.size);
-        Arrays tried(*ops, layout, 5, 0.5);
-        const UpdateResult result =
-            optimizer.step_of_share_later((adding ? tried : dealt).parameters().rows(share.begin, share.size), gradients, 0.01, 1, [&](const Tensor& sums) {
-              norms.resize(static_cast<std::size_t>(sums.size()));
-              for (std::size_t i = 0; i < norms.size(); ++i)
-                adding ? norms[i] += sums.as<double>()[i] : sums.as<double>()[i] = norms[i];
-            })();
-        if (!adding) CHECK(result.gradient_norm == Approx(expected.gradient_norm).epsilon(1e-12));
-        for (std::size_t i = 0; !adding && i < norms.size(); ++i)
-          CHECK(result.squared_norms[i] == Approx(expected.squared_norms[i]).epsilon(1e-12));
+    CHECK_THROWS_AS(several.front().step(view(parameters[0]), view(gradients[0]), 0.01, 1), std::logic_error);
+    for (std::int64_t step = 1; step <= 3; ++step) {
+      std::vector<double> norms(layout.specs().size());
+      for (std::size_t rank = 0; rank < several.size(); ++rank) {
+        AdamW tried(*ops, layout, config, several[rank].share());
+        std::vector<float> unused = parameters[rank];
+        tried.step_later(view(unused), view(gradients[rank]), 0.01, step, [&](const Tensor& sums) {
+          for (std::size_t i = 0; i < norms.size(); ++i) norms[i] += sums.as<double>()[i];
+        })();
       }
-    for (std::int64_t i = 0; i < layout.flat_size(); ++i)
-      CHECK(dealt.parameters().as<float>()[i] == Approx(whole.parameters().as<float>()[i]).epsilon(1e-6).margin(1e-9));
+      const UpdateResult expected = one.step(whole.parameters(), whole.gradients(), 0.01, step);
+      for (std::size_t rank = 0; rank < several.size(); ++rank) {
+        const UpdateResult result = several[rank].step_later(view(parameters[rank]), view(gradients[rank]), 0.01, step, [&](const Tensor& sums) {
+          std::copy(norms.begin(), norms.end(), sums.as<double>());
+        })();
+        CHECK(result.gradient_norm == Approx(expected.gradient_norm).epsilon(1e-12));
+        for (std::size_t i = 0; i < norms.size(); ++i) CHECK(result.squared_norms[i] == Approx(expected.squared_norms[i]).epsilon(1e-12));
+        const OptimizerShare& share = several[rank].share();
+        const std::vector<float> values = kept_of(share, whole.parameters()), first = kept_of(share, one.first_moment());
+        const auto* found = several[rank].first_moment().as<float>();
+        if (config.clip_norm == 0.0) {
+          CHECK(parameters[rank] == values);
+          CHECK(std::vector<float>(found, found + share.size()) == first);
+        }
+        for (std::size_t i = 0; i < values.size(); ++i) {
+          CHECK(parameters[rank][i] == Approx(values[i]).epsilon(1e-6).margin(1e-9));
+          CHECK(found[i] == Approx(first[i]).epsilon(1e-6).margin(1e-9));
+        }
+      }
+    }
   }
 }
 

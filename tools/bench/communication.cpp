@@ -70,7 +70,7 @@ OverlapTime time_overlap(Communicator& ranks, Ops& ops, const Config& config, in
   std::vector<float> values(static_cast<std::size_t>(decoder.layout().flat_size()));
   initialize_parameters(decoder.layout(), 1, values);
   AdamW optimizer(ops, decoder.layout(), own.train.optimizer,
-                  share_of(own.ranks, decoder.layout().flat_size(), ranks.rank(), ranks.size()));
+                  share_of(own.ranks, decoder.layout(), ranks.rank(), ranks.size()));
   GradientSums gradients(ops, decoder, ranks, own.ranks);
   RankParameters parameters(ops, decoder, ranks, own.ranks);
   RankWeights(ops, decoder, optimizer, parameters, ranks).spread({.parameters = values, .first_moment = {}, .second_moment = {}}, false);
