@@ -374,8 +374,7 @@ class Ops {
 
   // Memory of the device. Buffers are aligned to at least 256 bytes and not initialised.
   virtual Buffer allocate(std::size_t bytes) = 0;
-  /// Bytes that can be had now, those that the backend itself holds counted in; nothing where no limit is known
-  /// (the CPU).
+  /// Bytes that can be had now, on a GPU those that the backend itself holds counted in; nothing where no limit is known.
   virtual std::optional<std::size_t> memory_available() const = 0;
   /// On a GPU takes what operations within these extents need for themselves (cuda_memory() says how much), so
   /// that none of them allocates; one that needs more throws std::logic_error from now on. Without it such

@@ -15,6 +15,7 @@
 
 #include "engine/config/load.h"
 #include "engine/data/dataset.h"
+#include "engine/files/new_folder.h"
 #include "engine/files/replacement.h"
 #include "engine/metrics/json_lines.h"
 #include "engine/metrics/sinks.h"
@@ -191,12 +192,13 @@ class Runner {
     ChildOptions child;
     const fs::path config = planned.directory / kArmConfigFile;
     try {
-      fs::create_directories(planned.directory);
+      make_folders(planned.directory);
       FileReplacement file(config);
       file.write(to_json(planned.config).dump(2) + "\n");
       file.commit();
       child.arguments = {"train", config.string(), "--gpus", "1"};  // what an arm computes depends on no other GPU
       if (begun(planned.directory)) child.arguments.emplace_back("--resume");
+      child.environment.emplace_back(kArmVariable, planned.config.name);
       std::string where;
       if (planned.on_gpu && !options_.gpus.empty()) {
         const std::string& gpu = options_.gpus[slot % options_.gpus.size()];
@@ -237,9 +239,9 @@ class Runner {
   }
 
   void fail(std::size_t arm, const std::string& reason) {
-    outcomes_[arm] = {ArmState::failed, reason};
     const fs::path log = arms_[arm].directory / kArmLogFile;
     const std::string words = one_at_a_time() ? std::string() : last_words(log);
+    outcomes_[arm] = {ArmState::failed, reason + (words.empty() ? "" : "; " + log.string() + " ends with " + words)};
     line(title(arm) + " has failed: " + reason + (words.empty() ? "" : "; " + log.string() + " ends with\n  " + words));
   }
 
@@ -293,7 +295,7 @@ class Runner {
   std::vector<std::optional<Clock::time_point>> held_since_;  // by an arm; empty until one is held
   std::size_t told_ = 0;
   bool stopping_ = false;
-  const bool terminal_ = isatty(STDOUT_FILENO) == 1;
+  const bool terminal_ = is_terminal(STDOUT_FILENO);
   bool status_shown_ = false;
   Clock::time_point status_time_ = Clock::now();
 };

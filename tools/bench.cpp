@@ -15,6 +15,7 @@
 #include "engine/files/replacement.h"
 #include "engine/metrics/gpu_peak.h"
 #include "engine/metrics/json_lines.h"
+#include "engine/train/run_files.h"
 #include "engine/train/trainer.h"
 #include "tools/bench/ceilings.h"
 #include "tools/bench/communication.h"
@@ -314,7 +315,7 @@ std::string take_vocabulary(Config& config) {
 /// The same for one of several ranks, of what is between them; rank 0 tells.
 void run_communication(const BenchArguments& arguments, const Config& config, World& world) {
   const std::unique_ptr<Ops> ops = world.together([&] { return make_ops(config, world.local_rank()); });
-  world.expect_equal("config", to_json(config).dump());
+  world.expect_equal("config", to_json(config).dump(), config_difference);
   const std::unique_ptr<Communicator> ranks = world.connect(*ops);
   const std::vector<SumTime> sums = time_sums(*ranks, *ops, config, arguments.repeats);
   const OverlapTime overlap = time_overlap(*ranks, *ops, config, arguments.repeats);

@@ -37,7 +37,7 @@ void run_convert(const ConvertOptions& options) {
   std::optional<StagingFolder> staging;  // the export copies tokenizer files from where they are
   if (!options.tokenizer.empty()) {
     const std::string model = sentencepiece_model_of_llama2c(options.tokenizer, checkpoint.model.vocab_size);
-    fs::create_directories(output.parent_path());
+    make_folders(output.parent_path());
     staging.emplace(output.parent_path() / ("." + output.filename().string() + ".tokenizer"));
     data.tokenizer_files = {staging->path() / "tokenizer.model"};
     write_new_file(data.tokenizer_files.front(), model);

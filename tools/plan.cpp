@@ -37,9 +37,11 @@ void print_sizes(const RunPlan& plan) {
     std::printf("ranks             %d, each with %lld of the %lld sequences of a step; memory is that of rank 0\n", plan.backend.ranks,
                 static_cast<long long>(plan.tokens_per_step / plan.config.train.sequence_length / plan.backend.ranks),
                 static_cast<long long>(plan.tokens_per_step / plan.config.train.sequence_length));
-  if (plan.memory_available)
-    std::printf("device memory     %.0f of %.0f MiB that are free\n", mebibytes(total_bytes(plan.memory)),
-                mebibytes(*plan.memory_available));
+  if (plan.memory_available) {
+    const std::size_t total = total_bytes(plan.memory);
+    std::printf("%s %.0f of %.0f MiB that are free%s\n", plan.backend.device == Device::cuda ? "device memory    " : "memory           ",
+                mebibytes(total), mebibytes(*plan.memory_available), total > *plan.memory_available ? ": it does not fit here" : "");
+  }
   if (!plan.no_gpu.empty())
     std::printf("device memory     for a GPU in %s, and there is none to compare it with: %s\n",
                 name_of(plan.backend.compute), plan.no_gpu.c_str());

@@ -89,6 +89,12 @@ TextSource dataset_text(const fs::path& folder, const ModelSource& model) {
           .description = "held-out text of " + folder.string()};
 }
 
+std::string joined(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : " ") + word;
+  return text;
+}
+
 TextSource own_text(const ProbeArguments& arguments, const ModelSource& model) {
   const std::unique_ptr<Tokenizer> tokenizer =
       arguments.tokenizer.empty() ? open_tokenizer_of(model) : open_tokenizer(arguments.tokenizer);
@@ -241,7 +247,7 @@ void probe(const ProbeArguments& arguments) {
   const TextSource text = choose_text(arguments, model, run);
 
   if (text.stream && text.stream->size() <= length)
-    throw std::runtime_error(text.description + ": " + std::to_string(text.stream->size()) + " tokens are fewer than one window of " +
+    throw std::runtime_error((arguments.text.empty() ? text.description : "--text " + joined(arguments.text)) + ": " + std::to_string(text.stream->size()) + " tokens are fewer than one window of " +
                              std::to_string(length + 1) + "; give more text, or a smaller --length");
 
   ProbeSetOptions options;

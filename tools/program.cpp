@@ -77,23 +77,24 @@ void print_error(const std::string& message) {
   std::fprintf(stderr, "%ssinkscope: error:%s %s\n", color ? "\033[1;31m" : "", color ? "\033[0m" : "", message.c_str());
 }
 
+void tell_of_rank(const World& world, const std::string& message) {
+  print_error((world.leads() ? "" : world.name() + ": ") + (message == std::bad_alloc().what() ? "out of memory" : message));
+}
+
 void run_rank(World& world, const std::function<void()>& work) {
   try {
     work();
   } catch (const ToldElsewhere&) {
     throw;
-  } catch (const std::bad_alloc&) {
-    print_error((world.leads() ? "" : world.name() + ": ") + "out of memory");
-    throw ToldElsewhere();
   } catch (const std::exception& error) {
-    print_error((world.leads() ? "" : world.name() + ": ") + error.what());
+    tell_of_rank(world, error.what());
     throw ToldElsewhere();
   }
 }
 
 std::unique_ptr<ProgressLine> make_progress_line(const std::string& title, const std::string& unit) {
   const ProgressOptions options{
-      .title = title, .unit = unit, .terminal = isatty(STDERR_FILENO) == 1, .width = terminal_width(STDERR_FILENO)};
+      .title = title, .unit = unit, .terminal = is_terminal(STDERR_FILENO), .width = terminal_width(STDERR_FILENO)};
   return std::make_unique<ProgressLine>(options, std::cerr, [] { return std::chrono::steady_clock::now(); });
 }
 
@@ -102,7 +103,7 @@ std::unique_ptr<MetricSink> make_run_console(const Config& config) {
   options.title = config.name;
   options.total_steps = config.train.steps;
   options.line_every = config.log.console_every;
-  options.terminal = isatty(STDOUT_FILENO) == 1;
+  options.terminal = is_terminal(STDOUT_FILENO);
   options.width = terminal_width();
   return make_console_sink(options);
 }

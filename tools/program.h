@@ -32,8 +32,14 @@ struct StoppedBySignal {
 /// Throws StoppedBySignal for the signal that set interrupted(), or for SIGTERM where another rank got it.
 [[noreturn]] void end_stopped();
 
+/// Set for the processes that train the arms of an ablation.
+inline constexpr const char* kArmVariable = "SINKSCOPE_ARM";
+
 /// "sinkscope: error: MESSAGE" on stderr.
 void print_error(const std::string& message);
+
+/// The same of a rank.
+void tell_of_rank(const World& world, const std::string& message);
 
 /// Does a rank's work. An error is told while the others still wait for this rank: a launcher that sees one of them end kills the
 /// rest. Throws ToldElsewhere then.

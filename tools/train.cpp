@@ -1,6 +1,8 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <exception>
 #include <iostream>
 #include <map>
 #include <memory>
@@ -40,6 +42,7 @@ void train_as_rank(const TrainArguments& arguments, const Config& config, World&
   options.build = build_description();
   options.world = &world;
   options.stop = &interrupted();
+  options.tell = [&world](const std::string& message) { tell_of_rank(world, message); };
   if (world.leads()) {
     options.console = make_run_console(config);
     options.announce = print_start;
@@ -52,9 +55,14 @@ void train_as_rank(const TrainArguments& arguments, const Config& config, World&
   }
   tell_finished(result);
   if (!result.finished) {
-    std::cout << "\nstopped after step " << result.steps << "; go on with: sinkscope train " << arguments.config;
-    for (const std::string& text : arguments.overrides) std::cout << " --set '" << text << "'";
-    std::cout << " --resume" << std::endl;
+    std::cout << "\nstopped after step " << result.steps;
+    if (std::getenv(kArmVariable) == nullptr) {  // whoever trains arms tells how all of them go on
+      if (world.size() > 1) std::cout << " (" << world.size() << " ranks; start as many again, or any other number)";
+      std::cout << "; go on with: sinkscope train " << arguments.config;
+      for (const std::string& text : arguments.overrides) std::cout << " --set '" << text << "'";
+      std::cout << " --resume";
+    }
+    std::cout << std::endl;
     end_stopped();
   }
   std::cout << "run: " << result.run_directory.string() << std::endl;
@@ -71,9 +79,16 @@ int planned_ranks(const Config& config, const Launch& launch) {
 }
 
 void run(const TrainArguments& arguments) {
-  Config config = load_config(arguments.config, arguments.overrides);
-  if (arguments.gpus) config.ranks.gpus = *arguments.gpus;
   const Launch launch = read_launch();
+  Config config;
+  std::exception_ptr refused;
+  try {
+    config = load_config(arguments.config, arguments.overrides);
+  } catch (const std::exception&) {
+    if (launch.launcher.empty() || arguments.dry_run) throw;
+    refused = std::current_exception();  // probably on all ranks, of which one tells
+  }
+  if (arguments.gpus) config.ranks.gpus = *arguments.gpus;
   if (arguments.dry_run) {
     print_plan(plan_run(config, planned_ranks(config, launch)));
     return;
@@ -87,7 +102,13 @@ void run(const TrainArguments& arguments) {
     return;
   }
   World world(launch, {.start = config.ranks.start_timeout, .usual = config.ranks.timeout});
-  run_rank(world, [&] { train_as_rank(arguments, config, world); });
+  run_rank(world, [&] {
+    world.together([&] {
+      if (refused) std::rethrow_exception(refused);
+      return true;
+    });
+    train_as_rank(arguments, config, world);
+  });
 }
 
 }  // namespace

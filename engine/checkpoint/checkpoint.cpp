@@ -195,7 +195,7 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, 
     check_flat_size(data.model, data.first_moment.size(), "first moment");
     check_flat_size(data.model, data.second_moment.size(), "second moment");
   }
-  if (std::filesystem::create_directories(checkpoints)) sync_folder(std::filesystem::absolute(checkpoints).parent_path());
+  if (make_folders(checkpoints)) sync_folder(std::filesystem::absolute(checkpoints).parent_path());
   const std::filesystem::path target = checkpoints / folder_name(data.step);
   StagingFolder staging(checkpoints / hidden_name(folder_name(data.step), "partial"));
   FileDigests digests = write_model_files(staging.path(), data, architecture_of(data.model));

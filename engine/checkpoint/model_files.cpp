@@ -214,7 +214,7 @@ void export_hugging_face(const std::filesystem::path& folder, const CheckpointDa
   const std::filesystem::path place = target.has_filename() ? target : target.parent_path();
   if (std::filesystem::exists(place) && !(std::filesystem::is_directory(place) && std::filesystem::is_empty(place)))
     throw std::runtime_error(folder.string() + ": already exists");
-  std::filesystem::create_directories(place.parent_path());
+  make_folders(place.parent_path());
   StagingFolder staging(place.parent_path() / ("." + place.filename().string() + ".partial"));
   write_model_files(staging.path(), data, architecture);
   Json generation = Json::object();

@@ -188,8 +188,16 @@ class NcclCommunicator final : public Communicator {
 
   /// What each rank keeps comes to every rank, of all stretches at once.
   void enqueue_share(std::span<const Stretch> stretches) {
+    constexpr int kMost = 512;  // calls of a group
+    int calls = 0;
     check_nccl(ncclGroupStart(), "ncclGroupStart");
     for (const Stretch& stretch : stretches) {
+      if (calls >= kMost) {
+        settle(ncclGroupEnd(), "ncclGroupEnd");
+        check_nccl(ncclGroupStart(), "ncclGroupStart");
+        calls = 0;
+      }
+      calls += is_even(stretch) ? 1 : size();
       const Tensor kept = stretch.kept(rank());
       if (is_even(stretch)) {
         check_nccl(ncclAllGather(kept.data, stretch.x.data, count_of(kept), type_of(kept), nccl_, stream_), "ncclAllGather", nccl_);
@@ -246,8 +254,20 @@ class NcclCommunicator final : public Communicator {
 
   /// Of a call's end, or of what NCCL meets behind it.
   void settle(ncclResult_t status, const char* call) {
-    failed_ = failed_ || status != ncclSuccess;
-    check_nccl(status, call, nccl_);
+    if (status == ncclSuccess) return;
+    try {
+      check_nccl(status, call, nccl_);
+    } catch (...) {
+      give_up();
+      throw;
+    }
+  }
+
+  /// What NCCL has on the device: whatever else waits for the device would wait for it.
+  void give_up() noexcept {
+    failed_ = true;
+    if (nccl_ != nullptr) ncclCommAbort(nccl_);
+    nccl_ = nullptr;
   }
 
   void poll(cudaEvent_t event, const World::Waiting* waiting = nullptr) {
@@ -257,7 +277,7 @@ class NcclCommunicator final : public Communicator {
       const cudaError_t status = cudaEventQuery(event);
       if (status == cudaSuccess) return;
       if (status != cudaErrorNotReady) {
-        failed_ = true;
+        give_up();
         check_cuda(status, "NCCL");
       }
       if (polls % kChecked == 0) {
@@ -295,13 +315,11 @@ class NcclCommunicator final : public Communicator {
   }
 
   void release() noexcept {
-    if (nccl_ != nullptr) {
-      if (!failed_ && ncclCommFinalize(nccl_) == ncclSuccess)
-        ncclCommDestroy(nccl_);
-      else
-        ncclCommAbort(nccl_);  // what NCCL has on the device is given up
+    if (nccl_ != nullptr && !failed_ && ncclCommFinalize(nccl_) == ncclSuccess) {
+      ncclCommDestroy(nccl_);
       nccl_ = nullptr;
     }
+    give_up();
     release_staging();
     cudaFree(wire_);
     wire_ = nullptr;

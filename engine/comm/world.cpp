@@ -212,14 +212,15 @@ void World::agree(const std::exception_ptr& error) {
   throw ToldElsewhere();
 }
 
-void World::expect_equal(const std::string& what, const std::string& value) {
+void World::expect_equal(const std::string& what, const std::string& value, const Difference& difference) {
   const std::vector<std::string> values = exchange(value);
   for (std::size_t rank = 1; rank < values.size(); ++rank) {
     if (values[rank] == values[0]) continue;
     end_in_order();
     if (!leads()) throw ToldElsewhere();
     throw std::runtime_error("rank " + std::to_string(rank) + " on " + places_[rank].host + " has another " + what +
-                             " than rank 0 on " + places_[0].host + "; all ranks need the same");
+                             " than rank 0 on " + places_[0].host + (difference ? ": " + difference(values[0], values[rank]) : "") +
+                             "; all ranks need the same");
   }
 }
 

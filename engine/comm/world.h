@@ -2,6 +2,7 @@
 #pragma once
 
 #include <exception>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -63,8 +64,10 @@ class World {
   /// The text of every rank, in rank order. Before connect() only.
   std::vector<std::string> exchange(const std::string& mine);
 
-  /// Throws on all ranks, naming the lowest that has another `value` than rank 0. Before connect() only.
-  void expect_equal(const std::string& what, const std::string& value);
+  /// Throws on all ranks, naming the lowest that has another `value` than rank 0, with what `difference` says of it. Before
+  /// connect() only.
+  using Difference = std::function<std::string(const std::string& of_rank_0, const std::string& other)>;
+  void expect_equal(const std::string& what, const std::string& value, const Difference& difference = {});
 
   /// Communication between the ranks for what `ops` computes: MPI for the CPU, NCCL for a GPU, none for one process.
   /// From here on the ranks are watched. Throws std::runtime_error on all ranks when there is no way.

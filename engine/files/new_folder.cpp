@@ -43,6 +43,13 @@ void remove_abandoned(const std::filesystem::path& target) {
 
 }  // namespace
 
+bool make_folders(const std::filesystem::path& folder) {
+  std::error_code error;
+  const bool made = std::filesystem::create_directories(folder, error);
+  if (error) throw_system_error(folder, "make the folder", error.value());
+  return made;
+}
+
 StagingFolder::StagingFolder(std::filesystem::path path) : path_(std::move(path)) {
   std::error_code error;
   std::filesystem::remove_all(path_, error);
@@ -98,7 +105,7 @@ PendingFolder::PendingFolder(const std::filesystem::path& target)
     : target_(std::filesystem::absolute(target).lexically_normal()) {
   if (!target_.has_filename()) target_ = target_.parent_path();  // "data/" is "data"
   require_absent(target_, kAdvice);
-  std::filesystem::create_directories(target_.parent_path());
+  make_folders(target_.parent_path());
   remove_abandoned(target_);
   do {  // until no other process takes the new folder for an abandoned one before it is locked
     std::string name = (target_.parent_path() / pending_prefix(target_)).string();

@@ -45,6 +45,10 @@ class FolderLock {
   bool lost_ = false;
 };
 
+/// Makes a folder and those above it, where they are not there yet; returns whether it did. Throws std::runtime_error naming
+/// the folder.
+bool make_folders(const std::filesystem::path& folder);
+
 /// A folder under construction beside `target`, under a name of its own (".TARGET.pending-XXXXXX"), which
 /// becomes `target` when it is committed and never replaces anything; removed with its content otherwise.
 /// It is locked, so that the next one for the same target removes what a killed process left, and nothing

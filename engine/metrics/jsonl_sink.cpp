@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "engine/files/append_file.h"
+#include "engine/files/new_folder.h"
 #include "engine/files/rename.h"
 #include "engine/metrics/json_lines.h"
 #include "engine/metrics/sinks.h"
@@ -55,7 +56,7 @@ std::vector<Record> read_records(const std::filesystem::path& path,
 
 std::unique_ptr<MetricSink> make_jsonl_sink(const std::filesystem::path& run_directory,
                                             std::optional<std::int64_t> resume_step) {
-  std::filesystem::create_directories(run_directory);
+  make_folders(run_directory);
   for (const char* name : kLogFiles) {
     const std::filesystem::path path = run_directory / name;
     if (!std::filesystem::exists(path)) continue;

@@ -12,6 +12,7 @@
 
 #include "engine/files/append_file.h"
 #include "engine/files/input_file.h"
+#include "engine/files/new_folder.h"
 #include "engine/files/rename.h"
 #include "engine/metrics/event_file.h"
 #include "engine/metrics/heatmap.h"
@@ -217,7 +218,7 @@ std::unique_ptr<MetricSink> make_tensorboard_sink(const std::filesystem::path& r
     throw std::invalid_argument("make_tensorboard_sink: heatmap_every is " + std::to_string(options.heatmap_every) +
                                 ", expected >= 1");
   const std::filesystem::path directory = run_directory / "tensorboard";
-  std::filesystem::create_directories(directory);
+  make_folders(directory);
   // Readers take files in the order of their names, so the new one comes after all others.
   auto seconds = static_cast<std::int64_t>(seconds_now());
   for (const auto& entry : std::filesystem::directory_iterator(directory)) {

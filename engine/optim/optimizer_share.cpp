@@ -18,7 +18,7 @@ std::vector<DealtBlock> dealt_blocks(const ParameterLayout& layout, int ranks, s
   std::vector<DealtBlock> blocks;
   for (const Section& section : layout.sections()) {
     const std::int64_t even = section.size / unit * unit, left = section.size - even;
-    if (left > 0) blocks.push_back({.begin = section.begin, .size = left, .part = kLine});
+    if (left > 0) blocks.push_back({.begin = section.begin, .size = left, .part = left});
     const std::int64_t wanted = std::max<std::int64_t>(1, (even + most - 1) / most), size = round_up((even + wanted - 1) / wanted, unit);
     for (std::int64_t at = 0; at < even; at += size) {
       const std::int64_t cut = std::min(size, even - at);

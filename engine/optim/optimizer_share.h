@@ -18,7 +18,7 @@ struct DealtBlock {
 };
 
 /// Blocks of about `most` elements, each of one section, in the order of the flat arrays. Parts are whole lines of memory, as
-/// parameters are aligned, and the same for every rank, but in the first block of a section, which has what is left over.
+/// parameters are aligned, and the same for every rank; what is left over of a section is its first block, rank 0's.
 std::vector<DealtBlock> dealt_blocks(const ParameterLayout& layout, int ranks, std::int64_t most);
 
 /// What one rank has, kept one piece behind the other.

@@ -15,6 +15,7 @@
 #include "engine/config/json_text.h"
 #include "engine/files/cache_folder.h"
 #include "engine/files/input_file.h"
+#include "engine/files/new_folder.h"
 #include "engine/files/replacement.h"
 #include "engine/files/system_error.h"
 
@@ -73,9 +74,7 @@ ProductRecord::ProductRecord(std::filesystem::path file) : file_(std::move(file)
 
 void ProductRecord::expect_writable() const {
   const std::filesystem::path folder = file_.parent_path();
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) throw_system_error(folder, "make the folder", error.value());
+  make_folders(folder);
   if (access(folder.c_str(), W_OK | X_OK) != 0) throw_system_error(folder, "write to", errno);
 }
 

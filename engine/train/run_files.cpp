@@ -123,6 +123,16 @@ std::vector<ChangedSetting> check_run_config(const std::filesystem::path& run_di
   return changed;
 }
 
+std::string config_difference(const std::string& config, const std::string& other) {
+  const Json one = Json::parse(config).flatten(), two = Json::parse(other).flatten();
+  const auto text_of = [](const Json& json, const std::string& pointer) { return json.contains(pointer) ? json.at(pointer).dump() : "absent"; };
+  for (const Json* json : {&one, &two})
+    for (const auto& [pointer, value] : json->items())
+      if (const std::string first = text_of(one, pointer), second = text_of(two, pointer); first != second)
+        return dotted(pointer) + " is " + second + ", not " + first;
+  return "only in how it is written";
+}
+
 std::vector<EventRecord> logged_events(const std::filesystem::path& run_directory) {
   if (!std::filesystem::exists(run_directory / "events.jsonl")) return {};
   return read_event_records(run_directory);

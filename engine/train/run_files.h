@@ -42,6 +42,9 @@ std::vector<ChangedSetting> check_run_config(const std::filesystem::path& run_di
                                              const std::string& dataset_fingerprint);
 
 /// The events logged so far; none where there is no log yet.
+/// Where two configs, as JSON text, differ first: "train.seed is 2, not 1".
+std::string config_difference(const std::string& config, const std::string& other);
+
 std::vector<EventRecord> logged_events(const std::filesystem::path& run_directory);
 
 /// Whether one of them tells that the training came to its end.

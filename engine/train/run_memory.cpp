@@ -65,10 +65,11 @@ std::vector<ProbeSet> run_probe_sets(const Config& config, const Dataset& datase
   return build_probe_sets(*dataset.validation, probe_set_options(config, dataset.vocab_size));
 }
 
-BackendExtents backend_extents(const Config& config, std::span<const ProbeSet> sets, const Backend& backend) {
+BackendExtents backend_extents(const Config& config, std::span<const ProbeSet> sets, const Backend& backend, int rank) {
   const ModelConfig& model = config.model;
   const DecoderOptions options = decoder_options(config, backend);
   const ParameterLayout layout(model);
+  const OptimizerShare share = share_of(config.ranks, layout, rank, backend.ranks);
   const std::int64_t up_width = model.mlp == MlpType::swiglu ? 2 * model.hidden : model.hidden;
   const std::int64_t qkv_width = (model.heads + 2 * model.kv_heads) * model.head_dim;
   const std::int64_t biased = model.bias ? std::max({qkv_width, up_width, model.channels})
@@ -86,8 +87,8 @@ BackendExtents backend_extents(const Config& config, std::span<const ProbeSet> s
                          .positions = options.sink_positions,
                          .rope_theta = model.position == PositionEncoding::rope ? model.rope_theta : 0,
                          .rotary_dim = model.rotary_dim,
-                         .segments = layout.segments(),
-                         .flat_size = layout.flat_size()};
+                         .segments = share.of(layout.segments()),
+                         .flat_size = share.size()};
   for (const ProbeSet& set : sets)
     extents.probed.push_back({.sequences = ProbePass::batch_sequences(options, set), .length = set.length});
   return extents;
@@ -188,9 +189,9 @@ void expect_fit(const Config& config, std::span<const ProbeSet> sets, const Back
   std::string table = memory_table(lines);
   table.pop_back();  // the newline
   throw ConfigError(config.name + ": " +
-                    format("a train.micro_batch of %lld takes %.0f MiB of device memory, and %.0f MiB are free; ",
+                    format("a train.micro_batch of %lld takes %.0f MiB of %s, and %.0f MiB are free; ",
                            static_cast<long long>(config.train.micro_batch), mebibytes(total_bytes(lines)),
-                           mebibytes(available)) +
+                           backend.device == Device::cuda ? "device memory" : "this machine's memory", mebibytes(available)) +
                     (largest > 0 ? "the largest that fits is " + std::to_string(largest) : "not even 1 fits") +
                     "\n" + table);
 }

@@ -81,7 +81,10 @@ RunPlan plan_run(const Config& config, int ranks) {
   const std::vector<ProbeSet> sets = run_probe_sets(completed, dataset);
   RunPlan plan = plan_of(completed, dataset, sets, ranks);
   plan.dataset_absent = absent;
-  if (plan.backend.device == Device::cpu) return plan;
+  if (plan.backend.device == Device::cpu) {
+    plan.memory_available = ops_of(completed, 0, false)->memory_available();
+    return plan;
+  }
   if (!cuda_devices(&plan.no_gpu).empty()) {
     const std::unique_ptr<Ops> ops = ops_of(completed, 0, false);  // a plan leaves nothing on the disk
     expect_fit_of(*ops, completed, sets, ranks);

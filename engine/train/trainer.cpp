@@ -14,6 +14,7 @@
 #include "engine/config/load.h"
 #include "engine/data/dataset.h"
 #include "engine/data/tokenizer.h"
+#include "engine/files/new_folder.h"
 #include "engine/metrics/gpu_peak.h"
 #include "engine/optim/adamw.h"
 #include "engine/optim/schedule.h"
@@ -51,6 +52,7 @@ class Run {
   Run(const Run&) = delete;
   Run& operator=(const Run&) = delete;
   TrainResult execute();
+  const std::function<void(const std::string&)>& teller() const { return options_.tell; }
 
  private:
   void connect();
@@ -142,7 +144,9 @@ Run::Run(const Config& config, TrainOptions options, World& world)
                         "has one of " + std::to_string(set.length) + " tokens (probe set \"" + set.name + "\")");
     causal_tests_.emplace(*ops_, decoder_, causal_options(config_.probes));
   }
-  ops_->reserve(backend_extents(config_of_rank(config_, world.size()), probe_sets_, backend_of(config_)));
+  Backend backend = backend_of(config_);
+  backend.ranks = world.size();
+  ops_->reserve(backend_extents(config_of_rank(config_, world.size()), probe_sets_, backend, world.rank()));
   if (dataset_.tokenizer == "byte")
     tokenizer_ = make_byte_tokenizer();
   else if (!dataset_.tokenizer_path.empty())
@@ -200,7 +204,7 @@ TrainResult Run::execute() {
 
 /// The ways between the ranks, for what is computed here.
 void Run::connect() {
-  world_.expect_equal("config", to_json(config_).dump());
+  world_.expect_equal("config", to_json(config_).dump(), config_difference);
   world_.expect_equal("dataset", dataset_.fingerprint);
   world_.expect_equal("build", options_.build);
   ranks_ = world_.connect(*ops_);
@@ -236,7 +240,7 @@ void Run::begin() {
   if (std::filesystem::exists(directory_ / "config.json"))
     throw std::runtime_error(directory_.string() +
                              ": holds a run already; resume it with --resume, or give another name with --set name=...");
-  std::filesystem::create_directories(directory_);
+  make_folders(directory_);
   lock_.emplace(directory_);
   if (std::filesystem::exists(directory_ / "config.json"))  // another process was faster
     throw std::runtime_error(directory_.string() + ": holds a run already");
@@ -507,7 +511,12 @@ void Run::save(std::int64_t step) {
   if (probe_pass_) state_.phase_detector = phases_.state();
   state_.alerts = alerts_.state();
   data.state = to_text(state_);
-  save_checkpoint(directory_ / "checkpoints", data, config_.checkpoint.keep);
+  try {
+    save_checkpoint(directory_ / "checkpoints", data, config_.checkpoint.keep);
+  } catch (const std::exception& error) {
+    log_.event(step, "warning", std::string("checkpoint ") + name + " was not saved: " + error.what(), Json::object());
+    throw;
+  }
 }
 
 /// After the last checkpoint is saved.
@@ -567,7 +576,16 @@ TrainResult train(const Config& config, TrainOptions options) {
   World alone;
   World& world = options.world == nullptr ? alone : *options.world;
   const auto run = world.together([&] { return std::make_unique<Run>(config, std::move(options), world); });
-  return run->execute();
+  const std::function<void(const std::string&)> tell = run->teller();
+  try {
+    return run->execute();
+  } catch (const ToldElsewhere&) {
+    throw;
+  } catch (const std::exception& error) {
+    if (!tell) throw;
+    tell(error.what());  // before the run ends, which may take long where the device waits for other ranks
+    throw ToldElsewhere();
+  }
 }
 
 }  // namespace sinkscope

@@ -27,6 +27,8 @@ struct TrainOptions {
   std::string build;                         // version and compiler, for config.json
   std::unique_ptr<MetricSink> console;       // optional; gets every step
   std::function<void(const RunPlan&)> announce;  // optional; called before the first step, once nothing refuses the run
+  std::function<void(const std::string&)> tell;  // optional; an error that ends the run on this rank alone or first of all, while the
+                                                 // others still wait for it; train() then throws ToldElsewhere
   const std::atomic<bool>* stop = nullptr;   // optional; when it turns true on any rank the run saves a checkpoint after the step
   World* world = nullptr;                    // the ranks that train together; null: this process alone
 };
@@ -69,11 +71,11 @@ struct RunPlan {
   Backend backend;                   // of rank 0, as memory is
   std::string device;                // Ops::description() of a run; empty in a plan
   std::vector<MemoryLine> memory;    // decoder, optimizer, probes, backend
-  std::optional<std::size_t> memory_available;  // bytes of the GPU that are free; absent without one
+  std::optional<std::size_t> memory_available;  // bytes of the device that are free; absent without it
   std::string no_gpu;                // why the GPU that is planned for is not there; empty when it is, or is not planned
 };
 /// Throws what train would throw about config and dataset, on a machine with a GPU also when the run does not fit
-/// into its free memory.
+/// into its free memory. (One for a CPU may be meant for another machine.)
 RunPlan plan_run(const Config& config, int ranks = 1);
 
 /// The plan of a config that `dataset` completes; without memory_available and no_gpu.

@@ -23,7 +23,7 @@ class CpuOps final : public Ops {
   std::string gpu_name() const override { return {}; }
 
   Buffer allocate(std::size_t bytes) override;
-  std::optional<std::size_t> memory_available() const override { return std::nullopt; }
+  std::optional<std::size_t> memory_available() const override;
   void reserve(const BackendExtents&) override {}
   void copy_from_host(const Tensor& dst, const void* src) override;
   void copy_to_host(void* dst, const Tensor& src) override;

@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -23,6 +25,28 @@ void copy_bytes(int threads, void* dst, const void* src, std::size_t bytes) {
   });
 }
 
+constexpr const char* kGroup = "/sys/fs/cgroup/";
+
+/// The number behind a word of a file of the kernel's, or the first one where the word is empty.
+std::optional<std::size_t> number_in(const std::string& file, const std::string& name) {
+  std::ifstream stream(file);
+  std::size_t number = 0;
+  if (name.empty()) return stream >> number ? std::optional(number) : std::nullopt;
+  for (std::string word; stream >> word;)
+    if (word == name) return stream >> number ? std::optional(number) : std::nullopt;
+  return std::nullopt;
+}
+
+/// What the control group of a container leaves, its page cache counted in.
+std::optional<std::size_t> left_in_group() {
+  const std::string group = kGroup;
+  const auto limit = number_in(group + "memory.max", ""), used = number_in(group + "memory.current", "");
+  if (!limit || !used) return std::nullopt;
+  const std::size_t cached = number_in(group + "memory.stat", "inactive_file").value_or(0) + number_in(group + "memory.stat", "active_file").value_or(0);
+  const std::size_t held = *used - std::min(*used, cached);
+  return *limit - std::min(*limit, held);
+}
+
 }  // namespace
 
 void BufferDeleter::operator()(std::byte* data) const {
@@ -36,6 +60,13 @@ Buffer CpuOps::allocate(std::size_t bytes) {
   if (data == nullptr)
     throw std::runtime_error(std::to_string(rounded >> 20) + " MiB of memory were asked for at once, and the system does not give them");
   return Buffer(static_cast<std::byte*>(data), BufferDeleter{this});
+}
+
+std::optional<std::size_t> CpuOps::memory_available() const {
+  std::optional<std::size_t> available = number_in("/proc/meminfo", "MemAvailable:");
+  if (available) *available *= 1024;
+  if (const auto left = left_in_group()) available = available ? std::min(*available, *left) : *left;
+  return available;
 }
 
 void CpuOps::release(std::byte* data) noexcept { std::free(data); }

@@ -48,15 +48,17 @@ class Recorder final : public Communicator {
       parts.emplace_back(stretch.x.as<float>() - base, stretch.x.as<float>() - base + stretch.x.size());
     under_way_.push_back(stretch);
   }
-  std::int64_t mark() override { return 0; }
-  void join(std::int64_t) override {
+  std::int64_t mark() override { return static_cast<std::int64_t>(under_way_.size()); }
+  void join(std::int64_t mark) override {
     ++joined;
-    finish();
+    arrive(static_cast<std::size_t>(mark));
   }
-  void finish() override {
-    for (const Stretch& stretch : under_way_)
+  void finish() override { arrive(under_way_.size()); }
+  void arrive(std::size_t end) {
+    for (; arrived_ < end; ++arrived_) {
+      const Stretch& stretch = under_way_[arrived_];
       for (std::int64_t i = 0; i < stretch.own.size(); ++i) stretch.own.as<float>()[i] = 10 * stretch.of(rank()).as<float>()[i];  // the other ranks' addends
-    under_way_.clear();
+    }
   }
   void broadcast(const Tensor&, int) override {}
   void start_share(std::span<const Stretch>) override {}
@@ -72,7 +74,8 @@ class Recorder final : public Communicator {
  private:
   int size_;
   OptimizerShare share_;
-  std::vector<Stretch> under_way_;
+  std::vector<Stretch> under_way_;  // and what has arrived of them
+  std::size_t arrived_ = 0;
 };
 
 ModelConfig small_model(const std::string& preset) {

@@ -87,7 +87,8 @@ TEST_CASE("what all ranks are refused for is told once") {
   check_told(run_ranks(place, 3, "train config.json"), "which 3 ranks cannot share evenly");
   check_told(run_ranks(place, 2, "train config.json --set data.path=nowhere"), "nowhere/dataset.json: cannot be read");
   check_told(place.run("train config.json --set name=b", test::mpirun(1) + " '" SINKSCOPE_PROGRAM "' train config.json : -n 1"),
-             "has another config than rank 0 on ");
+             ": name is \"b\", not \"small\"; all ranks need the same");
+  check_told(run_ranks(place, 2, "train config.json --set model.layer=3"), "did you mean \"model.layers\"?");
   REQUIRE(run_ranks(place, 2, "train config.json --set train.steps=6").status == 0);
   check_told(run_ranks(place, 2, "train config.json --set train.steps=6"), "runs/small: holds a run already");
 }
@@ -122,6 +123,12 @@ TEST_CASE("a loss that is not finite on one rank alone stops all, with the tenso
     check_told(outcome, ": the loss is not finite; the first tensor that is not: parameter embed.token.weight");
     CHECK(read_event_records(run).back().kind == "alert");
   }
+}
+
+TEST_CASE("an error of rank 0 alone is told once, and ends all") {
+  const Workplace place;
+  check_told(disturb(place, " --set checkpoint.every=500", [&](const std::vector<pid_t>&) { place.write("runs/long/checkpoints", "in the way"); }),
+             "runs/long/checkpoints: cannot make the folder: ");
 }
 
 TEST_CASE("a rank that is killed ends all, by name, and the run goes on from its checkpoint") {

@@ -88,7 +88,8 @@ TEST_CASE("a checkpoint of 4 ranks goes on on 2 and on 1, and a signal to one ra
   Outcome outcome = test::run_ranks_until(place, 4, begin + "parts" + step, metrics, 5, stop(2));
   INFO(outcome.output);
   CHECK(outcome.status == 143);
-  CHECK(test::contains(outcome.output, "go on with: sinkscope train config.json"));
+  CHECK(test::contains(outcome.output, " (4 ranks; start as many again, or any other number); go on with: sinkscope train config.json"));
+  CHECK_FALSE(test::contains(outcome.output, "\x1b["));  // plain lines, though Open MPI gives rank 0 a terminal
   const std::size_t first_stop = read_step_records(place.path() / "runs/parts").size();
   CHECK(first_stop < 60);
   CHECK(newest_checkpoint(place.path() / "runs/parts/checkpoints").has_value());
@@ -123,7 +124,8 @@ TEST_CASE("with the optimizer, gradients or parameters sharded, or gradients on 
     const std::string arguments = begin + name + step + set;
     REQUIRE(run_ranks(place, 4, arguments).status == 0);
     CHECK(step_difference(runs / name, runs / "whole") < bound);
-    if (bound > 1e-3) CHECK(step_difference(runs / name, runs / "whole") > 1e-5);  // it was rounded
+    if (const char* same = bound < 1e-3 ? nullptr : name == std::string("wire") ? "whole" : name == std::string("optimizer-wire") ? "optimizer" : "parameters")
+      CHECK(step_difference(runs / name, runs / same) > 1e-5);  // it was rounded
     // The same to the bit again, stopped on the way and resumed.
     const std::string again = std::string(name) + "-again";
     const Outcome stopped =

@@ -225,7 +225,8 @@ TEST_CASE("an arm that fails holds up no other, and is named") {
     CHECK(contains(outcome.output, "learning_rate-0.01,bos-none (BOS none) is at step 60 of 60"));  // the comparison
     CHECK(contains(outcome.output,
                    "1 of 2 arms are not done; go on with: sinkscope ablate config.json --set 'ablation={"));
-    CHECK(contains(outcome.output, "--resume\n  " + failed + ": exit status 1\n"));
+    CHECK(contains(outcome.output, "--resume\n  " + failed + ": exit status 1" +
+                                       (jobs == "1" ? "\n" : "; runs/" + failed + "/train.log ends with sinkscope: error: runs/" + failed + ": step 2: ")));
   }
 }
 

@@ -22,8 +22,12 @@ check() {
 row() { grep -qE -- "^$stage +$1 +[0-9]+ +$2" "$place/output"; }
 
 mkdir "$place/bin"
-check || fail "a build without NCCL does not fail"
-row none "the build has no NCCL" || fail "its row says so"
+stand_in "$place/bin/nvidia-smi" 'echo "GPU 0: one"'
+check || fail "a build without them does not fail on one GPU"
+row none "fewer than two GPUs" || fail "its row says so"
+stand_in "$place/bin/nvidia-smi" 'printf "GPU 0: one\nGPU 1: another\n"'
+check && fail "on two it does"
+row FAIL "there is no $place/build/tests/comm/test_gpus" || fail "its row says so"
 stand_in "$place/build/tests/comm/test_gpus" 'echo "skipped: fewer than two GPUs" >&2; exit 77'
 check || fail "one GPU does not fail"
 row none "skipped: fewer than two GPUs" || fail "its row says so"

@@ -228,7 +228,7 @@ TEST_CASE("probe refuses by name what does not fit, and leaves nothing behind") 
   refused("runs/small --short-length 33", "--short-length 33: expected at most the 32 tokens of --length");
   refused("runs/small --threads -1", "--threads -1: expected at least 0");
   place.write("short.txt", "abc");
-  refused("exported --text short.txt --tokenizer byte", "1 text file: 4 tokens are fewer than one window of 33; give more text, or a smaller --length");
+  refused("exported --text short.txt --tokenizer byte", "--text short.txt: 4 tokens are fewer than one window of 33; give more text, or a smaller --length");
   const std::string config = place.read("exported/config.json");
   const std::size_t bos = config.find("\"bos_token_id\": 256");
   REQUIRE(bos != std::string::npos);

@@ -180,6 +180,32 @@ TEST_CASE("a run that another process trains is refused, and goes on undisturbed
   CHECK(waited.status == 0);
 }
 
+TEST_CASE("what cannot be written is named, and a checkpoint that is not saved is told") {
+  const Workplace place;
+  place.write("taken", "");
+  test::Outcome outcome = place.run("train config.json --set output=taken");
+  INFO(outcome.output);
+  CHECK(outcome.status == 1);
+  CHECK(contains(outcome.output, "sinkscope: error: taken/small: cannot make the folder: Not a directory"));
+  std::filesystem::create_directories(place.path() / "runs/blocked");
+  place.write("runs/blocked/checkpoints", "");
+  outcome = place.run("train config.json --set name=blocked");
+  INFO(outcome.output);
+  CHECK(outcome.status == 1);
+  CHECK(contains(outcome.output, "sinkscope: error: runs/blocked/checkpoints: cannot make the folder: "));
+  CHECK(contains(place.read("runs/blocked/events.jsonl"), "checkpoint step_00000007 was not saved: runs/blocked/checkpoints: cannot make the folder: "));
+}
+
+TEST_CASE("a run without its steps is not compared") {
+  const Workplace place;
+  REQUIRE(place.run("train config.json").status == 0);
+  std::filesystem::remove(place.path() / "runs/small/metrics.jsonl");
+  const test::Outcome outcome = place.run("compare runs/small --no-html");
+  INFO(outcome.output);
+  CHECK(outcome.status == 1);
+  CHECK(contains(outcome.output, "runs/small/metrics.jsonl: is missing, though the run has events"));
+}
+
 TEST_CASE("a run whose checkpoints are all damaged is refused, and its logs stay") {
   const Workplace place;
   REQUIRE(place.run("train config.json --set checkpoint.every=0").status == 0);

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "engine/files/input_file.h"
+#include "engine/files/new_folder.h"
 #include "engine/files/replacement.h"
 #include "engine/metrics/json_lines.h"
 
@@ -21,7 +22,7 @@ void write_ablation_file(const fs::path& folder, const AblationFile& ablation) {
   for (const AblationFactor& factor : ablation.factors)
     json["factors"].push_back({{"name", factor.name}, {"keys", factor.keys}});
   for (const fs::path& arm : ablation.arms) json["arms"].push_back(arm.lexically_relative(folder).generic_string());
-  fs::create_directories(folder);
+  make_folders(folder);
   FileReplacement file(folder / kAblationFile);
   file.write(json.dump(2) + "\n");
   file.commit();

@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "engine/metrics/sinks.h"
+#include "engine/files/system_error.h"
 #include "tools/report/report.h"
 
 namespace sinkscope {
@@ -82,7 +83,10 @@ RunData load_run(const fs::path& directory, bool several) {
   // and every pass its step.
   if (fs::exists(directory / "events.jsonl")) run.events = read_event_records(directory);
   if (fs::exists(directory / "probes.jsonl")) run.probes = read_probe_records(directory);
-  if (fs::exists(directory / "metrics.jsonl")) run.steps = read_step_records(directory);
+  if (fs::exists(directory / "metrics.jsonl"))
+    run.steps = read_step_records(directory);
+  else if (fs::exists(directory / "events.jsonl"))  // they begin together
+    refuse(directory / "metrics.jsonl", "is missing, though the run has events");
   return run;
 }
 

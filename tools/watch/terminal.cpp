@@ -39,6 +39,10 @@ bool stdout_is_screen() {
 
 bool stdout_takes_colour() { return stdout_is_screen() && !is_set("NO_COLOR"); }
 
+bool is_terminal(int descriptor) {
+  return isatty(descriptor) == 1 && !(size_of(descriptor).ws_col == 0 && (is_set("PMIX_RANK") || is_set("PMI_RANK")));
+}
+
 int terminal_width() { return terminal_width(STDOUT_FILENO); }
 
 int terminal_width(int descriptor) {

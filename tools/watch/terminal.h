@@ -11,6 +11,9 @@ bool stdout_is_screen();
 /// Whether colours may be written to standard output: a terminal, and NO_COLOR (no-color.org) unset or empty.
 bool stdout_takes_colour();
 
+/// Whether somebody looks at it: launchers give ranks a terminal without a size, wherever what they print goes.
+bool is_terminal(int descriptor);
+
 /// Columns of the terminal that stdout is, or another descriptor; 80 where it is none.
 int terminal_width();
 int terminal_width(int descriptor);
