@@ -286,6 +286,7 @@ TEST_CASE("one arm after another stops at a signal, and an arm in use is waited 
   CHECK(contains(outcome.output, "arm 1 of 2: long/bos-sequence"));
   CHECK_FALSE(contains(outcome.output, "arm 2 of 2"));
   CHECK(contains(outcome.output, "stopped; go on with: sinkscope ablate config.json"));
+  CHECK_FALSE(contains(outcome.output, "go on with: sinkscope train"));
   CHECK(!std::filesystem::exists(place.path() / "runs/long/bos-none"));
 
   REQUIRE(place.run("ablate config.json --no-html --set name=used").status == 0);

@@ -43,6 +43,11 @@ quickstart --text "$place/texts/folder" --name folder || fail "and goes on"
 echo "more" > "$place/texts/folder/b.txt"
 quickstart --text "$place/texts/folder" --name folder && fail "a folder with a new file is refused"
 
+# The fetched text holds nothing twice.
+stand_in "$place/bin/npm" 'mkdir -p package/data && echo all > package/data/data.txt && echo one > package/data/chapter_1.txt && tar -czf novel.tgz package'
+quickstart --name fetched || fail "a text is fetched"
+[[ -f $place/.cache/text/novel/chapter_1.txt && ! -e $place/.cache/text/novel/data.txt ]] || fail "by chapters alone"
+
 # The rule for names is the config's own, checked before anything is done.
 pattern=$(sed -n "s/^name_pattern='\(.*\)'\$/\1/p" "$source_dir/scripts/quickstart")
 [[ -n $pattern ]] && grep -qF "\"pattern\": \"$pattern\"" "$source_dir/configs/schema.json" || fail "names are those of the schema"

@@ -108,6 +108,13 @@ TEST_CASE("what is sharded over ranks is planned once a rank") {
   const std::size_t moments = all.at("optimizer") - optimizer.at("optimizer");
   CHECK(moments == Approx(12.0 * static_cast<double>(P - part)).epsilon(1e-2));
   CHECK(gradients.at("optimizer") == optimizer.at("optimizer"));
+  for (const int rank : {0, 3}) {  // what the optimizer asks of the backend is of the rank's share
+    const BackendExtents extents = backend_extents(small({}), {}, {.device = Device::cuda, .compute = DType::bf16, .ranks = 4}, rank);
+    const OptimizerShare share = share_of(small({}).ranks, layout, rank, 4);
+    CHECK(extents.flat_size == share.size());
+    REQUIRE(extents.segments.size() == layout.specs().size());
+    CHECK(extents.segments.back().begin == share.before(layout.specs().back().offset));
+  }
   const std::vector<Section>& sections = layout.sections();
   std::size_t kept = static_cast<std::size_t>(sections.front().size + 2 * sections[1].size + sections.back().size) + part;
   CHECK(gradients.at("gradients") == Approx(4.0 * static_cast<double>(kept)).epsilon(1e-2));
