@@ -189,10 +189,12 @@ class ConsoleSink final : public MetricSink {
     // One column stays free: a full line would wrap.
     const auto width = static_cast<std::size_t>(std::max(options_.width - 1, 1));
     std::vector<std::string> parts = fields();
+    const std::size_t all = parts.size();
     while (parts.size() > 1 && columns(join(parts)) > width) parts.pop_back();
     std::string line = first_columns(join(parts), width);
     std::size_t used = columns(line);
-    if (options_.total_steps > 0 && used + 2 + kSmallestBar <= width) {
+    // None where a field is left out: what that leaves free changes with the numbers.
+    if (options_.total_steps > 0 && parts.size() == all && used + 2 + kSmallestBar <= width) {
       const std::string drawn = bar(std::min(width - used - 2, kLargestBar));
       used += 2 + columns(drawn);
       line = drawn + "  " + line;

@@ -27,6 +27,8 @@ TEST_CASE("bad input gets one clear error and a status of 1") {
   check_refused(place, "train config.json --set train.steps=0", "train.steps");
   check_refused(place, "train config.json --set data.path=nowhere", "nowhere");
   check_refused(place, "train missing.json", "missing.json");
+  check_refused(place, "train config.json --set device=cpu --set model.channels=8192 --set model.hidden=32768 --set model.layers=1000",
+                " MiB of this machine's memory, and ");
   if (contains(place.run("doctor").output, "missing  GPU"))
     check_refused(place, "train config.json --set device=cuda", "device");
   place.write("twice.json", "{\"name\": \"a\", \"name\": \"b\"}");

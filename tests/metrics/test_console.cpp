@@ -248,6 +248,24 @@ TEST_CASE("the bar never fills the terminal's width") {
   }
 }
 
+TEST_CASE("the bar comes where every field is shown, and there alone") {
+  Console wide(terminal(1000));
+  wide.step(50);
+  const std::string whole = wide.take();
+  const std::string last = whole.substr(whole.rfind("  ") + 2);
+  int with = 0, without = 0;
+  for (int width = 20; width < 200; ++width) {
+    Console console(terminal(width));
+    console.step(50);
+    const std::string text = console.take();
+    INFO(text);
+    contains(text, "#") ? ++with : ++without;
+    if (contains(text, "#")) CHECK(contains(text, last));
+  }
+  CHECK(with > 0);
+  CHECK(without > 0);
+}
+
 TEST_CASE("events are printed above the bar, and make no bar of their own") {
   Console console(terminal(100));
   console.sink->write(EventRecord{0, 0, "start", "a new run", "{}"});
