@@ -127,7 +127,7 @@ TEST_CASE("a loss that is not finite on one rank alone stops all, with the tenso
 
 TEST_CASE("an error of rank 0 alone is told once, and ends all") {
   const Workplace place;
-  check_told(disturb(place, " --set checkpoint.every=500", [&](const std::vector<pid_t>&) { place.write("runs/long/checkpoints", "in the way"); }),
+  check_told(disturb(place, " --set checkpoint.every=200", [&](const std::vector<pid_t>&) { place.write("runs/long/checkpoints", "in the way"); }),
              "runs/long/checkpoints: cannot make the folder: ");
 }
 
