@@ -3,8 +3,8 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
-#include "engine/metrics/sinks.h"
 #include "engine/files/system_error.h"
+#include "engine/metrics/sinks.h"
 #include "tools/report/report.h"
 
 namespace sinkscope {
@@ -81,11 +81,12 @@ RunData load_run(const fs::path& directory, bool several) {
   RunData run = open_run(directory, several);
   // Against the order in which a step is logged, so that of a running run every event that is read has its probe pass,
   // and every pass its step.
-  if (fs::exists(directory / "events.jsonl")) run.events = read_event_records(directory);
+  const bool has_events = fs::exists(directory / "events.jsonl");  // which is made last
+  if (has_events) run.events = read_event_records(directory);
   if (fs::exists(directory / "probes.jsonl")) run.probes = read_probe_records(directory);
   if (fs::exists(directory / "metrics.jsonl"))
     run.steps = read_step_records(directory);
-  else if (fs::exists(directory / "events.jsonl"))  // they begin together
+  else if (has_events)
     refuse(directory / "metrics.jsonl", "is missing, though the run has events");
   return run;
 }
