@@ -247,7 +247,8 @@ void probe(const ProbeArguments& arguments) {
   const TextSource text = choose_text(arguments, model, run);
 
   if (text.stream && text.stream->size() <= length)
-    throw std::runtime_error((arguments.text.empty() ? text.description : "--text " + joined(arguments.text)) + ": " + std::to_string(text.stream->size()) + " tokens are fewer than one window of " +
+    throw std::runtime_error((arguments.text.empty() ? text.description : "--text " + joined(arguments.text)) + ": " +
+                             std::to_string(text.stream->size()) + " tokens are fewer than one window of " +
                              std::to_string(length + 1) + "; give more text, or a smaller --length");
 
   ProbeSetOptions options;

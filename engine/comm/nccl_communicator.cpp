@@ -118,7 +118,8 @@ class NcclCommunicator final : public Communicator {
       check_nccl(ncclGroupStart(), "ncclGroupStart");
       for (int root = 0; root < size(); ++root)
         if (const Tensor part = stretch.of(root); part.size() > 0)
-          check_nccl(ncclReduce(part.data, root == rank() ? kept.data : part.data, count_of(part), type_of(part), ncclSum, root, nccl_, stream_), "ncclReduce", nccl_);
+          check_nccl(ncclReduce(part.data, root == rank() ? kept.data : part.data, count_of(part), type_of(part), ncclSum, root, nccl_, stream_),
+                     "ncclReduce", nccl_);
       settle(ncclGroupEnd(), "ncclGroupEnd");
     }
   }
@@ -205,7 +206,8 @@ class NcclCommunicator final : public Communicator {
       }
       for (int root = 0; root < size(); ++root)
         if (const Tensor part = stretch.of(root); part.size() > 0)
-          check_nccl(ncclBroadcast(root == rank() ? kept.data : part.data, part.data, count_of(part), type_of(part), root, nccl_, stream_), "ncclBroadcast", nccl_);
+          check_nccl(ncclBroadcast(root == rank() ? kept.data : part.data, part.data, count_of(part), type_of(part), root, nccl_, stream_),
+                     "ncclBroadcast", nccl_);
     }
     settle(ncclGroupEnd(), "ncclGroupEnd");
   }

@@ -19,7 +19,8 @@ std::vector<DealtBlock> dealt_blocks(const ParameterLayout& layout, int ranks, s
   for (const Section& section : layout.sections()) {
     const std::int64_t even = section.size / unit * unit, left = section.size - even;
     if (left > 0) blocks.push_back({.begin = section.begin, .size = left, .part = left});
-    const std::int64_t wanted = std::max<std::int64_t>(1, (even + most - 1) / most), size = round_up((even + wanted - 1) / wanted, unit);
+    const std::int64_t wanted = std::max<std::int64_t>(1, (even + most - 1) / most);
+    const std::int64_t size = round_up((even + wanted - 1) / wanted, unit);
     for (std::int64_t at = 0; at < even; at += size) {
       const std::int64_t cut = std::min(size, even - at);
       blocks.push_back({.begin = section.begin + left + at, .size = cut, .part = cut / ranks});
@@ -31,10 +32,12 @@ std::vector<DealtBlock> dealt_blocks(const ParameterLayout& layout, int ranks, s
 OptimizerShare::OptimizerShare(std::int64_t flat_size)
     : blocks_{{.begin = 0, .size = flat_size, .part = flat_size}}, places_{0, flat_size}, rank_(0), whole_(true) {}
 
-OptimizerShare::OptimizerShare(std::vector<DealtBlock> blocks, int rank) : blocks_(std::move(blocks)), places_{0}, rank_(rank), whole_(false) {
+OptimizerShare::OptimizerShare(std::vector<DealtBlock> blocks, int rank)
+    : blocks_(std::move(blocks)), places_{0}, rank_(rank), whole_(false) {
   std::int64_t end = 0;
   for (const DealtBlock& block : blocks_) {
-    if (block.begin != end || block.size <= 0 || block.part <= 0) throw std::invalid_argument("OptimizerShare: blocks that do not lie one behind the other");
+    if (block.begin != end || block.size <= 0 || block.part <= 0)
+      throw std::invalid_argument("OptimizerShare: blocks that do not lie one behind the other");
     end += block.size;
     const std::int64_t first = std::min(block.size, rank * block.part);
     places_.push_back(places_.back() + std::min(block.part, block.size - first));
@@ -48,7 +51,10 @@ std::span<const DealtBlock> OptimizerShare::blocks_of(const Section& section) co
 }
 
 OptimizerShare::Piece OptimizerShare::piece(const DealtBlock& block) const {
-  const auto index = static_cast<std::size_t>(&block - blocks_.data());
+  const auto found = std::ranges::lower_bound(blocks_, block.begin, {}, &DealtBlock::begin);
+  if (found == blocks_.end() || found->begin != block.begin || found->size != block.size)
+    throw std::logic_error("OptimizerShare: a block of another share");
+  const auto index = static_cast<std::size_t>(found - blocks_.begin());
   const std::int64_t first = std::min(block.size, rank_ * block.part);
   return {.place = places_[index], .begin = block.begin + first, .size = places_[index + 1] - places_[index]};
 }

@@ -38,6 +38,7 @@ class OptimizerShare {
   struct Piece {
     std::int64_t place = 0, begin = 0, size = 0;
   };
+  /// `block`: as one of blocks().
   Piece piece(const DealtBlock& block) const;
   /// How many elements of the share lie before an element of the flat arrays.
   std::int64_t before(std::int64_t element) const;

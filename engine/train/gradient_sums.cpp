@@ -68,7 +68,8 @@ BackwardHooks GradientSums::begin_pass(bool last) {
   const std::vector<Section>& sections = decoder_->layout().sections();
   if (!by_section_) {
     if (!last) return {};
-    if (shard_ == Shard::none) return {.close = [this, &sections](std::int64_t section) { sum_down_to(sections[static_cast<std::size_t>(section)].begin); }};
+    if (shard_ == Shard::none)
+      return {.close = [this, &sections](std::int64_t section) { sum_down_to(sections[static_cast<std::size_t>(section)].begin); }};
     return {.close = [this](std::int64_t section) { sum_section(section); }};
   }
   if (passes_ > 0) ranks_->finish();  // so that the host waits for other ranks here, where it is known to, not for this pass's losses
@@ -124,7 +125,10 @@ void GradientSums::sum_section(std::int64_t section) {
   const Section& part = decoder_->layout().sections()[static_cast<std::size_t>(section)];
   for (const DealtBlock& block : std::views::reverse(share_.blocks_of(part))) {
     const OptimizerShare::Piece own = share_.piece(block);
-    ranks_->start_reduce({.x = gradients.rows(block.begin - part.begin, block.size), .part = block.part, .own = this->gradients().rows(own.place, own.size)}, wire_);
+    ranks_->start_reduce({.x = gradients.rows(block.begin - part.begin, block.size),
+                          .part = block.part,
+                          .own = this->gradients().rows(own.place, own.size)},
+                         wire_);
   }
   section_ = section;
 }

@@ -120,7 +120,9 @@ void RankParameters::share(std::int64_t section, std::vector<Stretch>& stretches
   const Section& part = decoder_->layout().sections()[static_cast<std::size_t>(section)];
   for (const DealtBlock& block : share_.blocks_of(part)) {
     const OptimizerShare::Piece kept = share_.piece(block);
-    stretches.push_back({.x = parameters.rows(block.begin - part.begin, block.size), .part = block.part, .own = own().rows(kept.place, kept.size)});
+    stretches.push_back({.x = parameters.rows(block.begin - part.begin, block.size),
+                         .part = block.part,
+                         .own = own().rows(kept.place, kept.size)});
   }
 }
 

@@ -52,7 +52,6 @@ class Run {
   Run(const Run&) = delete;
   Run& operator=(const Run&) = delete;
   TrainResult execute();
-  const std::function<void(const std::string&)>& teller() const { return options_.tell; }
 
  private:
   void connect();
@@ -575,8 +574,8 @@ void Run::stop_not_finite(std::int64_t step, const std::string& what, double val
 TrainResult train(const Config& config, TrainOptions options) {
   World alone;
   World& world = options.world == nullptr ? alone : *options.world;
+  const std::function<void(const std::string&)> tell = options.tell;
   const auto run = world.together([&] { return std::make_unique<Run>(config, std::move(options), world); });
-  const std::function<void(const std::string&)> tell = run->teller();
   try {
     return run->execute();
   } catch (const ToldElsewhere&) {

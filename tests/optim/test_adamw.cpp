@@ -2,7 +2,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <span>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -10,22 +9,10 @@
 #include "engine/model/random.h"
 #include "engine/optim/adamw.h"
 #include "tests/catch.h"
+#include "tests/optim/small_model.h"
 
 namespace sinkscope {
 namespace {
-
-ModelConfig small_model() {
-  ModelConfig config;
-  config.layers = 2;
-  config.channels = 8;
-  config.heads = 2;
-  config.kv_heads = 1;
-  config.head_dim = 4;
-  config.hidden = 12;
-  config.vocab_size = 11;
-  config.max_sequence_length = 6;
-  return config;
-}
 
 struct Arrays {
   Arrays(Ops& ops, const ParameterLayout& layout, std::uint64_t seed, double gradient_scale)
@@ -135,49 +122,6 @@ std::vector<float> kept_of(const OptimizerShare& share, const Tensor& flat) {
 }
 
 Tensor view(std::vector<float>& values) { return Tensor(values.data(), DType::f32, {std::ssize(values)}); }
-
-TEST_CASE("blocks are dealt in equal parts of whole lines, and cover every section once") {
-  const ParameterLayout layout(small_model());
-  const int ranks = GENERATE(2, 3, 40);
-  const std::int64_t most = GENERATE(1, 300, 1000000);
-  INFO(ranks << " ranks, at most " << most);
-  std::vector<int> times(static_cast<std::size_t>(layout.flat_size()));
-  std::vector<std::int64_t> sizes;
-  for (int rank = 0; rank < ranks; ++rank) {
-    const OptimizerShare share(dealt_blocks(layout, ranks, most), rank);
-    CHECK_FALSE(share.whole());
-    std::int64_t place = 0;
-    for (const DealtBlock& block : share.blocks()) {
-      const OptimizerShare::Piece piece = share.piece(block);
-      CHECK(piece.place == place);
-      CHECK(share.before(piece.begin) == place);
-      place += piece.size;
-      for (std::int64_t i = 0; i < piece.size; ++i) ++times[static_cast<std::size_t>(piece.begin + i)];
-      CHECK(piece.place % 64 == 0);
-    }
-    CHECK(place == share.size());
-    CHECK(share.before(layout.flat_size()) == place);
-    sizes.push_back(place);
-  }
-  CHECK(times == std::vector<int>(times.size(), 1));
-  for (std::size_t rank = 1; rank < sizes.size(); ++rank) CHECK(sizes[rank] == sizes[1]);
-  CHECK(sizes.front() - sizes.back() < 64 * ranks * std::ssize(layout.sections()));
-  const OptimizerShare share(dealt_blocks(layout, ranks, most), 0);
-  std::size_t blocks = 0;
-  for (const Section& section : layout.sections()) {
-    const std::span<const DealtBlock> within = share.blocks_of(section);
-    blocks += within.size();
-    for (std::size_t i = 0; i < within.size(); ++i) {
-      const bool left = i == 0 && within[i].size < 64 * ranks;  // of the section
-      CHECK((left || within[i].part * ranks == within[i].size));
-      CHECK(within[i].size < most + 64 * ranks);
-    }
-  }
-  CHECK(blocks == share.blocks().size());
-  CHECK(OptimizerShare(1000).size() == 1000);
-  CHECK(OptimizerShare(1000).whole());
-  CHECK_THROWS_AS(OptimizerShare({{.begin = 0, .size = 10, .part = 5}, {.begin = 20, .size = 10, .part = 5}}, 0), std::invalid_argument);
-}
 
 /// Remembers where one layer's queries, keys and values lie.
 class FindQkv final : public ActivationObserver {
