@@ -106,6 +106,19 @@ TEST_CASE("a checkpoint of 4 ranks goes on on 2 and on 1, and a signal to one ra
   CHECK(resumed == 2);
 }
 
+TEST_CASE("ranks that a signal stopped have left MPI in order, each with the signal's status") {
+  const Workplace place;
+  // Open MPI tells of a process that ends with status 0, as the shells do, and has not left MPI.
+  const std::string stop = "(for i in $(seq 1200); do [ \"$(cat runs/small/metrics.jsonl 2>/dev/null | wc -l)\" -ge 5 ] && break; sleep 0.05; done;"
+                           " kill -TERM $(cat process.1)) & ";
+  const std::string shell = " sh -c '\"$0\" \"$@\" & echo $! > process.$OMPI_COMM_WORLD_RANK; wait $!;"
+                            " echo $? > status.$OMPI_COMM_WORLD_RANK'";
+  const Outcome outcome = place.run("train config.json --set checkpoint.every=0 --set train.steps=20000" + kStep, stop + test::mpirun(2) + shell);
+  INFO(outcome.output);
+  CHECK(outcome.status == 0);
+  for (const char* rank : {"status.0", "status.1"}) CHECK(place.read(rank) == "143\n");
+}
+
 TEST_CASE("with the optimizer, gradients or parameters sharded, or gradients on a wire of bf16, a run is the whole one's, and its checkpoint goes on elsewhere") {
   const Workplace place;
   const std::string begin = "train config.json --set checkpoint.every=10 --set name=", step = kStep + " --set train.steps=40";
