@@ -58,13 +58,24 @@ std::int64_t scratch_bytes(const BackendExtents& e) {
       (e.layers + 1) * B * 16,                         // norm_sums of a step: means of every sequence of a place
       optimizer_chunks(e) * 8,                         // sum_of_squares
   });
+  for (const LinearShape& of : e.fp8) most = std::max(most, fp8_backward_bytes(N, of.inputs, of.outputs));
   if (e.training_statistics) most = std::max(most, statistics_bytes(e, e.training));
+  for (const BatchExtents& batch : e.probed)
+    for (const LinearShape& of : e.fp8)
+      most = std::max(most, fp8_forward_bytes(batch.sequences * batch.length, of.inputs, of.outputs));
   for (const BatchExtents& batch : e.probed)
     most = std::max({most, sink_bytes(e, batch), statistics_bytes(e, batch), probed_norms_bytes(e, batch), kAbsStatisticsScratch});
   return round_up(most + 4096, 4096);  // parts begin at multiples of 256 bytes
 }
 
 }  // namespace
+
+std::int64_t fp8_forward_bytes(std::int64_t rows, std::int64_t inputs, std::int64_t outputs) { return (rows + outputs) * inputs; }
+
+std::int64_t fp8_backward_bytes(std::int64_t rows, std::int64_t inputs, std::int64_t outputs) {
+  const std::int64_t padded = round_up(rows, kFp8Multiple);
+  return (rows + padded + inputs) * outputs + padded * inputs;
+}
 
 std::int64_t BackendExtents::longest() const {
   std::int64_t length = training.length;

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 
 #include "kernels/ops.h"
 
@@ -137,6 +138,17 @@ void check_gelu_input(const Check& check, const LinearBackward& args, DType real
   check.that(!args.accumulate, "gelu_input", "is given with accumulate; expected one of them");
   check.shape("gelu_input", args.gelu_input, real, {args.dx.extent(0), args.dx.extent(1)});
   check.optional_shape("dx_sums", args.dx_sums, DType::f32, {args.dx.extent(1)});
+}
+
+void check_fp8(const Check& check, const Fp8Linear& fp8, std::int64_t inputs, std::int64_t outputs) {
+  if (!fp8) return;
+  for (const auto& [name, scaling] : {std::pair("fp8.x", fp8.x), std::pair("fp8.weight", fp8.weight), std::pair("fp8.dout", fp8.dout)}) {
+    check.shape(name, scaling.scale, DType::f32, {2});
+    check.shape(name, scaling.amax, DType::f32, {1});
+  }
+  check.that(inputs % kFp8Multiple == 0 && outputs % kFp8Multiple == 0, "fp8",
+             "is of " + std::to_string(inputs) + " inputs and " + std::to_string(outputs) + " outputs, expected multiples of " +
+                 std::to_string(kFp8Multiple));
 }
 
 SinkSumExtents check_sink_sums(const Check& check, const SinkSums& args) {

@@ -19,6 +19,7 @@ struct AbsStatistics;
 struct Rope;
 struct Rotation;
 struct LinearBackward;
+struct Fp8Linear;
 
 class Check {
  public:
@@ -104,6 +105,9 @@ AttentionExtents check_isolate_query(const Check& check, const IsolateQuery& arg
 /// LinearBackward::gelu_input, of `real`, has the shape of dx, which must be given and not accumulated into; dx_sums
 /// fits it.
 void check_gelu_input(const Check& check, const LinearBackward& args, DType real);
+
+/// Scalings are given all or none, and the extents of the linear map fit them.
+void check_fp8(const Check& check, const Fp8Linear& fp8, std::int64_t inputs, std::int64_t outputs);
 
 /// R of the rotary embedding of heads (B, T, heads, D), its arguments checked: the width, or D for 0.
 std::int64_t check_rotation(const Check& check, const char* name, const Tensor& heads, const Rotation& rotation);

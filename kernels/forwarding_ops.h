@@ -17,6 +17,7 @@ class ForwardingOps : public Ops {
   std::string description() const override { return inner_.description(); }
   DType compute_dtype() const override { return inner_.compute_dtype(); }
   std::string gpu_name() const override { return inner_.gpu_name(); }
+  bool has_fp8() const override { return inner_.has_fp8(); }
 
   Buffer allocate(std::size_t bytes) override { return inner_.allocate(bytes); }  // which also frees it
   std::optional<std::size_t> memory_available() const override { return inner_.memory_available(); }

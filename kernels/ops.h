@@ -81,6 +81,24 @@ struct NormBackward {
   Tensor dx_sums{};  // optional (C) +=: column sums of dx as it then is, the gradient of a bias that is added to the stream
 };
 
+/// How a matrix is rounded to 8 bits for a product, and how large it is: scale * x to the nearest number of E4M3 (at most 448), or
+/// of E5M2 (at most 57344) where it is an output gradient, of two the even one; what is larger to the largest, what is not
+/// finite to NaN (Micikevicius et al. 2022, "FP8 Formats for Deep Learning").
+struct Fp8Scaling {
+  Tensor scale;  // (2) f32: a power of two and its inverse
+  Tensor amax;   // (1) f32: raised to the largest magnitude, which is NaN where x holds one
+};
+
+/// The products of a linear map in 8 bits: of rounded operands, summed in f32 and multiplied by both inverse scales. I and O must be
+/// multiples of kFp8Multiple; on a GPU with bf16 alone, and one that has such products. Absent without scalings.
+struct Fp8Linear {
+  Fp8Scaling x, weight, dout;  // forward takes amax of the first two, backward of the last
+  bool measure = false;        // takes amax alone: the products are as without
+  explicit operator bool() const { return static_cast<bool>(x.scale); }
+};
+constexpr std::int64_t kFp8Multiple = 16;
+constexpr float kLargestE4m3 = 448, kLargestE5m2 = 57344;
+
 /// out = x weight^T + bias; gelu = GELU(out).
 struct LinearForward {
   Tensor out;     // (N, O) real
@@ -89,6 +107,7 @@ struct LinearForward {
   Tensor bias;    // optional (O) real
   Tensor gelu{};  // optional (N, O) real
   GeluKind gelu_kind = GeluKind::tanh;
+  Fp8Linear fp8{};
 };
 
 /// dx = dout weight (or dx += when `accumulate`); dweight += dout^T x; dbias += column sums of dout.
@@ -106,6 +125,7 @@ struct LinearBackward {
   GeluKind gelu_kind = GeluKind::tanh;
   Tensor dx_sums{};     // optional (I) +=; with gelu_input only
   bool replace = false; // dweight = instead of +=, whatever it holds
+  Fp8Linear fp8{};
 };
 
 /// Rotary position embedding, "rotate half" form as in Llama checkpoints of the transformers
@@ -371,6 +391,8 @@ class Ops {
   virtual DType compute_dtype() const = 0;
   /// The GPU's name as its driver gives it, e.g. "NVIDIA H200"; empty on the CPU.
   virtual std::string gpu_name() const = 0;
+  /// Whether Fp8Linear is possible; on the CPU rounding is simulated.
+  virtual bool has_fp8() const = 0;
 
   // Memory of the device. Buffers are aligned to at least 256 bytes and not initialised.
   virtual Buffer allocate(std::size_t bytes) = 0;

@@ -122,14 +122,14 @@ std::vector<KernelResult> time_kernels(Ops& ops, const Config& config, const Cei
     for (std::size_t i = 0; i < compared.size(); ++i)
       results.push_back({.kernel = compared[i],
                          .ms = times[i],
-                         .floor = floor_ms(ceilings, compared[i].bytes, compared[i].flops)});
+                         .floor = floor_ms(ceilings, compared[i].bytes, compared[i].flops / compared[i].product_rate)});
   }
   return results;
 }
 
 /// Whether the matrix rate, not the copy rate, bounds the operation.
 bool bound_by_matrix(const Ceilings& ceilings, const KernelCase& kernel) {
-  return kernel.flops / ceilings.matrix_rate > kernel.bytes / ceilings.copy_rate;
+  return kernel.flops / kernel.product_rate / ceilings.matrix_rate > kernel.bytes / ceilings.copy_rate;
 }
 
 /// A pass over the steps from one to the next.
@@ -369,7 +369,8 @@ void run(const BenchArguments& arguments) {
   std::optional<FileReplacement> output;
   if (!arguments.json.empty()) output.emplace(arguments.json);  // refuses a bad place before any work
   const std::unique_ptr<Ops> ops = make_ops(config);
-  std::printf("%s\n%s\n", build_description().c_str(), ops->description().c_str());
+  const std::string device = (config.precision == Precision::fp8 ? "fp8 products, " : "") + ops->description();
+  std::printf("%s\n%s\n", build_description().c_str(), device.c_str());
   std::printf("vocabulary          %10lld tokens (%s)\n", static_cast<long long>(config.model.vocab_size),
               vocabulary_source.c_str());
   std::optional<double> datasheet;
@@ -398,7 +399,7 @@ void run(const BenchArguments& arguments) {
   }
   if (!output) return;
   Json json = {{"build", build_description()},
-               {"device", ops->description()},
+               {"device", device},
                {"gpu", ops->gpu_name().empty() ? Json() : Json(ops->gpu_name())},
                {"ceilings",
                 {{"copy_bytes_per_second", number_to_json(ceilings.copy_rate)},

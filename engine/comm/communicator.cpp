@@ -1,6 +1,7 @@
 #include "engine/comm/communicator.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <stdexcept>
 
@@ -21,7 +22,21 @@ void sum_in_rank_order(Communicator& communicator, std::span<Number> values) {
 
 }  // namespace
 
-void Communicator::sum(std::span<double> values) { sum_in_rank_order(*this, values); }
+void Communicator::sum_and_max(std::span<double> sums, std::span<double> largest) {
+  if (size() == 1) return;
+  std::vector<double> mine(sums.begin(), sums.end());
+  mine.insert(mine.end(), largest.begin(), largest.end());
+  const std::vector<std::byte> all = gather(std::as_bytes(std::span(mine)));
+  const std::size_t bytes = mine.size() * sizeof(double);
+  std::fill(sums.begin(), sums.end(), 0.0);
+  for (std::size_t rank = 0; rank * bytes < all.size(); ++rank) {
+    std::memcpy(mine.data(), all.data() + rank * bytes, bytes);
+    for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += mine[i];
+    for (std::size_t i = 0; i < largest.size(); ++i)
+      if (const double value = mine[sums.size() + i]; !std::isnan(largest[i]) && !(value <= largest[i])) largest[i] = value;
+  }
+}
+
 void Communicator::sum(std::span<float> values) { sum_in_rank_order(*this, values); }
 void Communicator::sum(std::span<std::int64_t> values) { sum_in_rank_order(*this, values); }
 

@@ -278,7 +278,7 @@ struct SectionFields<Config> {
     visitor(Field{"name", &S::name, TextLimits{TextForm::name}, "of the run; its directory is output/name"});
     visitor(Field{"output", &S::output, TextLimits{TextForm::required}, "folder of run directories, relative to the working directory"});
     visitor(Field{"device", &S::device, Unlimited{}, "where to compute; auto: a GPU when the build and the machine have one"});
-    visitor(Field{"precision", &S::precision, Unlimited{}, "of activations and matrix products; auto: bf16 on a GPU, fp32 on the CPU"});
+    visitor(Field{"precision", &S::precision, Unlimited{}, "of activations and matrix products; auto: bf16 on a GPU, fp32 on the CPU; fp8: as auto, but for the linear maps of the blocks, whose operands are rounded to 8 bits (E4M3, output gradients E5M2, each with a scale from the last 16 steps; the CPU simulates it)"});
     visitor(Field{"threads", &S::threads, IntegerLimits{0, 1024}, "CPU threads; 0: all"});
     visitor(Field{"model", &S::model, Unlimited{}, "the decoder"});
     visitor(Field{"data", &S::data, Unlimited{}, "text and BOS policy"});

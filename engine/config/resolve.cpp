@@ -138,9 +138,23 @@ ModelConfig preset_defaults(ModelPreset preset) {
   return model;
 }
 
+/// Products in 8 bits are of whole vectors.
+void check_fp8(const ModelConfig& model, const std::string& at) {
+  constexpr std::int64_t kMultiple = 16;  // kFp8Multiple in kernels/ops.h
+  const auto check = [&](const char* what, std::int64_t value) {
+    if (value % kMultiple != 0)
+      throw ConfigError(at + "precision is \"fp8\", and " + what + " is " + text(value) + "; expected a multiple of " + text(kMultiple));
+  };
+  check("model.channels", model.channels);
+  check("model.hidden", model.hidden);
+  check("model.heads * model.head_dim", model.heads * model.head_dim);
+  check("(model.heads + 2 * model.kv_heads) * model.head_dim", (model.heads + 2 * model.kv_heads) * model.head_dim);
+}
+
 void check_together(const Config& config, const std::string& origin) {
   const std::string at = origin + ": ";
   check_model(config, at);
+  if (config.precision == Precision::fp8) check_fp8(config.model, at);
   if (!config.data.path.empty() && !config.data.train.empty())
     throw ConfigError(at + "data.path and data.train are both given; the data come from one of them");
   if (!config.data.path.empty() && !config.data.validation.empty())

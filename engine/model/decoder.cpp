@@ -303,8 +303,11 @@ std::vector<float> Decoder::residual_norms() const {
   return out;
 }
 
+void Decoder::set_fp8_scales(std::span<const float> scales) { state_->fp8.set(scales); }
+
 void Decoder::zero_step_sums() {
   state_->step_statistics.zero();
+  state_->fp8.zero_amax();
   state_->attention_sums.forget();
 }
 
@@ -317,9 +320,10 @@ void Decoder::add_step_sums(double threshold) {
 StepSums Decoder::step_sums() const { return step_sums_later()(); }
 
 std::function<StepSums()> Decoder::step_sums_later() const {
-  return [step = state_->step_statistics.read(), attention = state_->attention_sums.read()] {
+  return [step = state_->step_statistics.read(), attention = state_->attention_sums.read(), amax = state_->fp8.read_amax()] {
     StepSums sums = step();
     attention(sums);
+    sums.amax = amax();
     return sums;
   };
 }

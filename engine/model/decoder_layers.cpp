@@ -44,11 +44,11 @@ Tensor Decoder::State::stream_bias(std::int64_t layer, Branch branch) const {
   return (branch == Branch::mlp ? p.down : p.output).bias.gradient;
 }
 
-void Decoder::State::linear_forward(const LinearParameters& parameters, const Tensor& x, const Tensor& out) {
-  ops.linear_forward({.out = out, .x = x, .weight = parameters.weight.value, .bias = parameters.bias.value});
+void Decoder::State::linear_forward(const LinearParameters& parameters, const Fp8Linear& scales, const Tensor& x, const Tensor& out) {
+  ops.linear_forward({.out = out, .x = x, .weight = parameters.weight.value, .bias = parameters.bias.value, .fp8 = scales});
 }
 
-void Decoder::State::linear_backward(const LinearParameters& parameters, const Tensor& x, const Tensor& dout,
+void Decoder::State::linear_backward(const LinearParameters& parameters, const Fp8Linear& scales, const Tensor& x, const Tensor& dout,
                                      const Tensor& dx, const Tensor& dbias) {
   ops.linear_backward({.dout = dout,
                        .x = x,
@@ -56,7 +56,8 @@ void Decoder::State::linear_backward(const LinearParameters& parameters, const T
                        .dx = dx,
                        .dweight = parameters.weight.gradient,
                        .dbias = dbias,
-                       .replace = replace});
+                       .replace = replace,
+                       .fp8 = scales});
 }
 
 /// delta = W_o attention(rope(qk_norm(W_qkv norm1))), from norm1 (N, C) into attention_delta (N, C); the sink
@@ -70,7 +71,7 @@ void Decoder::State::attention_forward(std::int64_t layer, const Tensor& sink) {
   const std::optional<Rotation> rotation = head_rotation(edits.first_rotary_index);
   if (config.qk_norm) {
     const Tensor raw = act(b.qkv_raw, (H + 2 * G) * D);
-    linear_forward(p.qkv, act(b.norm1, config.channels), raw);
+    linear_forward(p.qkv, fp8.of(layer, BlockMap::qkv), act(b.norm1, config.channels), raw);
     ops.qk_norm_forward({.in = qkv_heads(raw),
                          .out = qkv_heads(qkv),
                          .query_heads = static_cast<int>(H),
@@ -81,7 +82,7 @@ void Decoder::State::attention_forward(std::int64_t layer, const Tensor& sink) {
                          .rstd = act(b.qk_rstd, H + G),
                          .rotation = rotation});
   } else {
-    linear_forward(p.qkv, act(b.norm1, config.channels), qkv);
+    linear_forward(p.qkv, fp8.of(layer, BlockMap::qkv), act(b.norm1, config.channels), qkv);
     if (rotation)
       ops.rope({.qkv = qkv_heads(qkv),
                 .heads = static_cast<int>(H + G),
@@ -106,7 +107,7 @@ void Decoder::State::attention_forward(std::int64_t layer, const Tensor& sink) {
                        .lse = memory.activations.tensor(b.lse, {B, H, T}),
                        .sink = sink,
                        .sink_logits = sink_logits(layer).value});
-  linear_forward(p.output, act(b.attention, H * D), tmp(memory.attention_delta, config.channels));
+  linear_forward(p.output, fp8.of(layer, BlockMap::output), act(b.attention, H * D), tmp(memory.attention_delta, config.channels));
   knock_out(Branch::attention, layer, tmp(memory.attention_delta, config.channels));
 }
 
@@ -116,8 +117,8 @@ void Decoder::State::attention_output_backward(std::int64_t layer) {
   const StageRange range(ops, "attention output backward", layer);
   const std::int64_t width = config.heads * config.head_dim;
   const LinearParameters& output = weights.blocks[static_cast<std::size_t>(layer)].output;
-  linear_backward(output, act(buffers(layer).attention, width), tmp(memory.d_residual, config.channels),
-                  tmp(memory.d_attention, width), own_bias(output));
+  linear_backward(output, fp8.of(layer, BlockMap::output), act(buffers(layer).attention, width),
+                  tmp(memory.d_residual, config.channels), tmp(memory.d_attention, width), own_bias(output));
 }
 
 /// From d_attention (N, HD), adds what flows through the attention branch to d_residual (N, C).
@@ -158,7 +159,7 @@ void Decoder::State::attention_backward(std::int64_t layer) {
                           .dq_weight = p.q_norm.gradient,
                           .dk_weight = p.k_norm.gradient,
                           .rotation = rotation});
-  linear_backward(p.qkv, act(b.norm1, C), d_qkv, d_norm, p.qkv.bias.gradient);
+  linear_backward(p.qkv, fp8.of(layer, BlockMap::qkv), act(b.norm1, C), d_qkv, d_norm, p.qkv.bias.gradient);
   norm_backward(p.norm1, residual(layer), d_norm, norm_statistics(b.mean1, b.rstd1), d_residual, stream_bias(layer - 1, Branch::mlp));
 }
 
@@ -202,7 +203,7 @@ void Decoder::State::mlp_hidden(std::int64_t layer) {
   const Tensor act_out = act(b.act, F), norm2 = act(b.norm2, config.channels);
   if (config.mlp == MlpType::swiglu) {
     const Tensor gate_up = act(b.up, 2 * F);
-    linear_forward(p.up, norm2, gate_up);
+    linear_forward(p.up, fp8.of(layer, BlockMap::up), norm2, gate_up);
     ops.swiglu_forward({.gate_up = gate_up, .out = act_out});
   } else {
     ops.linear_forward({.out = act(b.up, F),
@@ -210,7 +211,8 @@ void Decoder::State::mlp_hidden(std::int64_t layer) {
                         .weight = p.up.weight.value,
                         .bias = p.up.bias.value,
                         .gelu = act_out,
-                        .gelu_kind = gelu_kind()});
+                        .gelu_kind = gelu_kind(),
+                        .fp8 = fp8.of(layer, BlockMap::up)});
   }
 }
 
@@ -218,8 +220,8 @@ void Decoder::State::mlp_hidden(std::int64_t layer) {
 void Decoder::State::mlp_forward(std::int64_t layer) {
   const StageRange range(ops, "mlp", layer);
   mlp_hidden(layer);
-  linear_forward(weights.blocks[static_cast<std::size_t>(layer)].down, act(buffers(layer).act, config.hidden),
-                 tmp(memory.mlp_delta, config.channels));
+  linear_forward(weights.blocks[static_cast<std::size_t>(layer)].down, fp8.of(layer, BlockMap::down),
+                 act(buffers(layer).act, config.hidden), tmp(memory.mlp_delta, config.channels));
   knock_out(Branch::mlp, layer, tmp(memory.mlp_delta, config.channels));
 }
 
@@ -235,7 +237,7 @@ void Decoder::State::mlp_backward(std::int64_t layer) {
 
   if (config.mlp == MlpType::swiglu) {
     const Tensor d_act = tmp(memory.d_act, F);
-    linear_backward(p.down, act(b.act, F), d_residual, d_act, own_bias(p.down));
+    linear_backward(p.down, fp8.of(layer, BlockMap::down), act(b.act, F), d_residual, d_act, own_bias(p.down));
     ops.swiglu_backward({.gate_up = up, .dout = d_act, .dgate_up = d_up});
   } else {
     ops.linear_backward({.dout = d_residual,
@@ -247,9 +249,10 @@ void Decoder::State::mlp_backward(std::int64_t layer) {
                          .gelu_input = up,
                          .gelu_kind = gelu_kind(),
                          .dx_sums = p.up.bias.gradient,
-                         .replace = replace});
+                         .replace = replace,
+                         .fp8 = fp8.of(layer, BlockMap::down)});
   }
-  linear_backward(p.up, act(b.norm2, C), d_up, d_norm, config.mlp == MlpType::swiglu ? p.up.bias.gradient : Tensor());
+  linear_backward(p.up, fp8.of(layer, BlockMap::up), act(b.norm2, C), d_up, d_norm, config.mlp == MlpType::swiglu ? p.up.bias.gradient : Tensor());
   norm_backward(p.norm2, mlp_input(layer), d_norm, norm_statistics(b.mean2, b.rstd2), d_residual, stream_bias(layer, Branch::attention));
 }
 

@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "engine/model/fp8_scales.h"
+
 namespace sinkscope {
 
 DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& options, DType real,
@@ -91,6 +93,7 @@ DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& op
   if (options.residual_norms) residual_norms = keep("residual norms", DType::f32, (L + 1) * N);
   if (options.sink_positions > 0)
     step_sums = keep("step statistics", DType::f64, StepStatistics::elements(L, H, options.sink_positions));
+  if (options.fp8) fp8_scales = keep("scales of 8 bits", DType::f32, Fp8Scales::elements(L));
   const bool attention = options.training && options.attention_sums;
   if (attention) attention_sums = keep("attention sums", DType::f64, AttentionSums::elements(L, H, options.max_length));
 

@@ -49,6 +49,7 @@ struct DecoderMemory {
   std::size_t residual_norms = 0;    // (L+1, N)
   std::size_t step_sums = 0;         // f64, as StepStatistics lays them out
   std::size_t attention_sums = 0;    // f64, as AttentionSums lays them out
+  std::size_t fp8_scales = 0;        // f32, as Fp8Scales lays them out
 
   std::size_t tokens = 0, targets = 0, losses = 0, logits = 0;
   std::size_t logits_f32 = 0;        // (V), where `real` is not f32

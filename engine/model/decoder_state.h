@@ -6,6 +6,7 @@
 #include "engine/model/decoder.h"
 #include "engine/model/decoder_memory.h"
 #include "engine/model/decoder_parameters.h"
+#include "engine/model/fp8_scales.h"
 
 namespace sinkscope {
 
@@ -34,6 +35,8 @@ struct Decoder::State {
       step_statistics = StepStatistics(
           ops, memory.activations.tensor(memory.step_sums, {StepStatistics::elements(config.layers, config.heads, K)}),
           config.layers, config.heads, K);
+    if (options.fp8)
+      fp8 = Fp8Scales(ops, memory.activations.tensor(memory.fp8_scales, {Fp8Scales::elements(config.layers)}), config.layers);
     if (options.training && options.attention_sums)
       attention_sums = AttentionSums(
           ops, memory.activations.tensor(memory.attention_sums, {AttentionSums::elements(config.layers, config.heads, options.max_length)}),
@@ -115,10 +118,11 @@ struct Decoder::State {
                     const Tensor& out, const NormStatistics& statistics, const Tensor& l2);
   void norm_backward(const NormParameters& parameters, const Tensor& x, const Tensor& dout,
                      const NormStatistics& statistics, const Tensor& dx, const Tensor& dx_sums);
-  void linear_forward(const LinearParameters& parameters, const Tensor& x, const Tensor& out);
+  void linear_forward(const LinearParameters& parameters, const Fp8Linear& scales, const Tensor& x, const Tensor& out);
   Tensor stream_bias(std::int64_t layer, Branch branch) const;
   Tensor own_bias(const LinearParameters& branch) const { return config.parallel_block ? branch.bias.gradient : Tensor(); }
-  void linear_backward(const LinearParameters& parameters, const Tensor& x, const Tensor& dout, const Tensor& dx, const Tensor& dbias);
+  void linear_backward(const LinearParameters& parameters, const Fp8Linear& scales, const Tensor& x, const Tensor& dout, const Tensor& dx,
+                       const Tensor& dbias);
   void attention_forward(std::int64_t layer, const Tensor& sink);
   void attention_output_backward(std::int64_t layer);
   void attention_backward(std::int64_t layer);
@@ -152,6 +156,7 @@ struct Decoder::State {
   ForwardEdits edits;            // of the last forward
   StepStatistics step_statistics;
   AttentionSums attention_sums;
+  Fp8Scales fp8;
 };
 
 }  // namespace sinkscope

@@ -20,6 +20,7 @@ struct StepSums {
   std::int64_t attention_sequences = 0;               // of the sums below, which backward passes add where they are asked to
   std::vector<double> entropy{};                      // (L, H)
   std::vector<double> key_mass{};                     // (L, T), summed over heads too
+  std::vector<double> amax{};                         // of Fp8Scales; empty without
 };
 
 /// The sums on the device, f64 and one behind the other in a tensor that its owner keeps.

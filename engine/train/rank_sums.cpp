@@ -30,7 +30,7 @@ void sum_over_ranks(Communicator& communicator, LossSums& losses, StepSums& step
   std::vector<double> all = {losses.all, losses.common};
   for (const std::int64_t* count : counts) all.push_back(static_cast<double>(*count));  // far below 2^53
   for (const std::vector<double>* part : parts) all.insert(all.end(), part->begin(), part->end());
-  communicator.sum(std::span<double>(all));
+  communicator.sum_and_max(all, step.amax);
   auto from = all.begin();
   losses.all = *from++;
   losses.common = *from++;

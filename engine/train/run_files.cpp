@@ -164,6 +164,7 @@ std::string to_text(const LoopState& state) {
   json["validation_losses"] = state.validation_losses;
   json["phase_detector"] = state.phase_detector;
   json["alerts"] = state.alerts;
+  if (!state.fp8.empty()) json["fp8_amax"] = state.fp8.steps();
   return json.dump(2);
 }
 
@@ -179,6 +180,12 @@ LoopState loop_state_from_text(const std::string& text, const std::string& origi
     state.validation_losses = {*state.validation_loss};
   state.phase_detector = take<std::string>(json, "phase_detector", origin);
   if (json.contains("alerts")) state.alerts = take<std::string>(json, "alerts", origin);
+  if (json.contains("fp8_amax")) {
+    auto steps = take<std::vector<std::vector<double>>>(json, "fp8_amax", origin);
+    for (const std::vector<double>& amax : steps)
+      if (amax.size() != steps.front().size()) throw std::runtime_error(origin + ": fp8_amax: expected as many numbers of every step");
+    state.fp8 = Fp8History(std::move(steps));
+  }
   if (state.step < 0 || state.sample < 0)
     throw std::runtime_error(origin + ": step and sample must not be negative");
   return state;

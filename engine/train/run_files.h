@@ -10,6 +10,7 @@
 
 #include "engine/config/config.h"
 #include "engine/metrics/sinks.h"
+#include "engine/model/fp8_scales.h"
 
 namespace sinkscope {
 
@@ -62,6 +63,7 @@ struct LoopState {
   std::vector<double> validation_losses;       // the last probes.phase.window, oldest first
   std::string phase_detector;                  // PhaseDetector::state(); empty without probes
   std::string alerts;                          // AlertDetector::state()
+  Fp8History fp8{};                            // empty without products in 8 bits
 };
 
 std::string to_text(const LoopState& state);

@@ -39,10 +39,12 @@ Config with_micro_batch(Config config, std::int64_t micro_batch) {
 
 Backend backend_of(const Config& config) {
   if (config.device == Device::cuda || (config.device == Device::automatic && !cuda_devices().empty()))
-    return {.device = Device::cuda, .compute = config.precision == Precision::fp32 ? DType::f32 : DType::bf16};
+    return {.device = Device::cuda,
+            .compute = config.precision == Precision::fp32 ? DType::f32 : DType::bf16,
+            .fp8 = config.precision == Precision::fp8};
   if (config.precision == Precision::bf16)
     throw ConfigError("precision is \"bf16\", and the CPU computes in fp32; expected \"fp32\" or \"auto\"");
-  return {};
+  return {.fp8 = config.precision == Precision::fp8};
 }
 
 DecoderOptions decoder_options(const Config& config, const Backend& backend) {
@@ -55,6 +57,7 @@ DecoderOptions decoder_options(const Config& config, const Backend& backend) {
           .gradients_by_section = has_gradients_by_section(config.ranks, backend.ranks),
           .parameters_by_section = has_parameters_by_section(config.ranks, backend.ranks),
           .recompute = config.train.recompute,
+          .fp8 = backend.fp8,
           .logits_bytes = backend.device == Device::cuda ? kGpuLogits : kCpuLogits};
 }
 
@@ -89,6 +92,8 @@ BackendExtents backend_extents(const Config& config, std::span<const ProbeSet> s
                          .rotary_dim = model.rotary_dim,
                          .segments = share.of(layout.segments()),
                          .flat_size = share.size()};
+  if (backend.fp8)
+    extents.fp8 = {{model.channels, qkv_width}, {model.heads * model.head_dim, model.channels}, {model.channels, up_width}, {model.hidden, model.channels}};
   for (const ProbeSet& set : sets)
     extents.probed.push_back({.sequences = ProbePass::batch_sequences(options, set), .length = set.length});
   return extents;

@@ -21,6 +21,7 @@ namespace sinkscope {
 struct Backend {
   Device device = Device::cpu;   // cpu or cuda
   DType compute = DType::f32;
+  bool fp8 = false;              // of the blocks' linear maps
   int ranks = 1;                 // that train together, one a backend
 };
 

@@ -24,8 +24,12 @@ std::unique_ptr<Ops> ops_of(const Config& config, int local_rank, bool computes)
   if (gpu >= visible)
     throw ConfigError("local rank " + std::to_string(local_rank) + " takes the GPU of that number, and this process sees " +
                       std::to_string(visible) + "; start one rank a GPU");
-  return make_cuda_ops({.device = gpu, .compute = backend.compute,
-                        .choose = computes ? choose_by_record(local_rank == 0) : ChooseAlgorithm()});
+  std::unique_ptr<Ops> ops = make_cuda_ops({.device = gpu, .compute = backend.compute,
+                                            .choose = computes ? choose_by_record(local_rank == 0) : ChooseAlgorithm()});
+  if (backend.fp8 && !ops->has_fp8())
+    throw ConfigError("precision is \"fp8\", and " + ops->gpu_name() + " has no products in 8 bits; expected \"bf16\", or a GPU of compute "
+                      "capability 8.9 or more");
+  return ops;
 }
 
 void expect_fit_of(const Ops& ops, const Config& config, std::span<const ProbeSet> sets, int ranks) {

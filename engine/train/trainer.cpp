@@ -218,6 +218,7 @@ void Run::share_state() {
   if (!world_.leads()) state_ = loop_state_from_text(state, "the state of rank 0");
   weights_->spread(begun_, state_.step > 0);
   begun_ = {};
+  if (!state_.fp8.empty()) decoder_.set_fp8_scales(state_.fp8.scales());
 }
 
 /// Whether rank 0 does at this step, while the others wait, what may take long.
@@ -232,7 +233,7 @@ bool Run::probes_after(std::int64_t step) const {
 }
 
 std::string Run::device() const {
-  return ops_->description() + (world_.size() == 1 ? "" : ", " + ranks_->description());
+  return (decoder_.options().fp8 ? "fp8 products, " : "") + ops_->description() + (world_.size() == 1 ? "" : ", " + ranks_->description());
 }
 
 void Run::begin() {
@@ -391,6 +392,10 @@ StepRecord Run::training_step(std::int64_t step) {
   if (update.non_finite)
     stop_not_finite(step, "the gradient", update.gradient_norm, "the gradient of " + *update.non_finite);
   parameters_->changed();
+  if (decoder_.options().fp8) {
+    state_.fp8.add(step_sums.amax);
+    decoder_.set_fp8_scales(state_.fp8.scales());
+  }
   state_.step = step;
   world_.set_step(step);
 

@@ -21,6 +21,7 @@ class CpuOps final : public Ops {
   std::string description() const override;
   DType compute_dtype() const override { return DType::f32; }
   std::string gpu_name() const override { return {}; }
+  bool has_fp8() const override { return true; }
 
   Buffer allocate(std::size_t bytes) override;
   std::optional<std::size_t> memory_available() const override;

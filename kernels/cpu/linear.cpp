@@ -3,6 +3,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/fp8.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/workspace.h"
 
@@ -30,15 +31,28 @@ void CpuOps::linear_forward(const LinearForward& args) {
   check.optional_shape("bias", args.bias, DType::f32, {outputs});
   check.optional_shape("gelu", args.gelu, DType::f32, {rows, outputs});
   check.that(inputs > 0, "x", "is " + describe(args.x) + ", expected at least one input");
+  check_fp8(check, args.fp8, inputs, outputs);
   if (rows == 0 || outputs == 0) return;
   const int m = check.blas_int("x", rows);
   const int n = check.blas_int("weight", outputs);
   const int k = check.blas_int("x", inputs);
 
+  const float *x = args.x.as<float>(), *weight = args.weight.as<float>();
+  if (args.fp8) {
+    raise_amax(threads_, args.fp8.x, x, args.x.size());
+    raise_amax(threads_, args.fp8.weight, weight, args.weight.size());
+    if (!args.fp8.measure) {
+      float* rounded_x = workspace_.take<float>(args.x.size() + args.weight.size());
+      float* rounded_weight = rounded_x + args.x.size();
+      round_to_fp8(threads_, Fp8Format::e4m3, args.fp8.x, x, args.x.size(), rounded_x);
+      round_to_fp8(threads_, Fp8Format::e4m3, args.fp8.weight, weight, args.weight.size(), rounded_weight);
+      x = rounded_x;
+      weight = rounded_weight;
+    }
+  }
   float* out = args.out.as<float>();
   set_gemm_threads(threads_);
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, 1.0F, args.x.as<float>(), k, args.weight.as<float>(),
-              k, 0.0F, out, n);
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, 1.0F, x, k, weight, k, 0.0F, out, n);
   if (args.bias) {
     const float* bias = args.bias.as<float>();
     parallel_range(threads_, rows, outputs, [&](std::int64_t begin, std::int64_t end) {
@@ -74,22 +88,41 @@ void CpuOps::linear_backward(const LinearBackward& args) {
   check.optional_shape("dbias", args.dbias, DType::f32, {outputs});
   check_gelu_input(check, args, DType::f32);
   check.that(outputs > 0, "dout", "is " + describe(args.dout) + ", expected at least one output");
+  check_fp8(check, args.fp8, args.dx ? args.dx.extent(1) : args.dweight ? args.dweight.extent(1) : 0, outputs);
 
   const float* dout = args.dout.as<float>();
+  const float* weight = args.dx ? args.weight.as<float>() : nullptr;
+  const float* x = args.dweight ? args.x.as<float>() : nullptr;
+  if (args.fp8) {
+    raise_amax(threads_, args.fp8.dout, dout, args.dout.size());
+    if (!args.fp8.measure) {
+      const std::int64_t weights = args.dx ? args.weight.size() : 0, inputs = args.dweight ? args.x.size() : 0;
+      float* place = workspace_.take<float>(args.dout.size() + weights + inputs);
+      const auto rounded = [&](Fp8Format format, const Fp8Scaling& scaling, const float* from, std::int64_t count) {
+        round_to_fp8(threads_, format, scaling, from, count, place);
+        place += count;
+        return place - count;
+      };
+      dout = rounded(Fp8Format::e5m2, args.fp8.dout, dout, args.dout.size());
+      if (args.dx) weight = rounded(Fp8Format::e4m3, args.fp8.weight, weight, weights);
+      if (args.dweight) x = rounded(Fp8Format::e4m3, args.fp8.x, x, inputs);
+    }
+  }
   set_gemm_threads(threads_);
   if (args.dx && args.dx.size() > 0) {
     const int k = check.blas_int("dx", args.dx.extent(1));
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, k, n, 1.0F, dout, n, args.weight.as<float>(), k,
-                args.accumulate ? 1.0F : 0.0F, args.dx.as<float>(), k);
-    if (args.gelu_input)
-      gelu_backward({.kind = args.gelu_kind, .x = args.gelu_input, .dout = args.dx, .dx = args.dx, .dx_sums = args.dx_sums});
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, k, n, 1.0F, dout, n, weight, k, args.accumulate ? 1.0F : 0.0F,
+                args.dx.as<float>(), k);
   }
   if (args.dweight && args.replace && rows == 0) zero(args.dweight);
   if (args.dweight && args.dweight.size() > 0 && rows > 0) {
     const int k = check.blas_int("dweight", args.dweight.extent(1));
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, n, k, m, 1.0F, dout, n, args.x.as<float>(), k, args.replace ? 0.0F : 1.0F,
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, n, k, m, 1.0F, dout, n, x, k, args.replace ? 0.0F : 1.0F,
                 args.dweight.as<float>(), k);
   }
+  // These take memory of their own, in which operands may have been.
+  if (args.gelu_input && args.dx.size() > 0)
+    gelu_backward({.kind = args.gelu_kind, .x = args.gelu_input, .dout = args.dx, .dx = args.dx, .dx_sums = args.dx_sums});
   if (args.dbias) add_column_sums(args.dbias, args.dout);
 }
 

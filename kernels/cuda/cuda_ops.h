@@ -30,6 +30,8 @@ struct Rotary;
 
 /// What is done to a product before it is stored: d = GELU(product), the product itself in aux; d = product times GELU'(aux).
 enum class ProductEpilogue : std::uint8_t { none, gelu, gelu_gradient };
+/// What a product multiplies: the compute dtype, or numbers of 8 bits, of which b may be in E5M2.
+enum class ProductOperands : std::uint8_t { real, e4m3, e4m3_e5m2 };
 
 class CudaOps final : public Ops {
  public:
@@ -42,6 +44,7 @@ class CudaOps final : public Ops {
   std::string description() const override;
   DType compute_dtype() const override { return real_; }
   std::string gpu_name() const override { return properties_.name; }
+  bool has_fp8() const override;
   /// That operations are enqueued on, for work that must be ordered with them.
   cudaStream_t stream() const { return stream_; }
 
@@ -113,6 +116,7 @@ class CudaOps final : public Ops {
     std::int64_t lda = 0, ldb = 0, ldd = 0;
     DType output = DType::f32;
     bool accumulate = false;
+    ProductOperands operands = ProductOperands::real;
     ProductEpilogue epilogue = ProductEpilogue::none;
     bool bias = false;
     bool sums = false;  // of d's rows are wanted as well, which decides whether an epilogue pays
@@ -124,6 +128,7 @@ class CudaOps final : public Ops {
     void* d;
     const void* bias = nullptr;  // (m), added to every column
     void* aux = nullptr;         // (m, n) with the strides of d: z of a GELU, written by gelu, read by gelu_gradient
+    const void *a_factor = nullptr, *b_factor = nullptr;  // (1) f32 on the device, by which products of 8 bits are multiplied
   };
   struct Plan;
   std::string product_name(const Product& product) const;
@@ -143,6 +148,9 @@ class CudaOps final : public Ops {
   bool try_multiply(const char* op, const Product& product, const Operands& operands, const Apart& apart);
   void multiply(const char* op, const Product& product, const Operands& operands);
   bool fuses_gelu(GeluKind kind, const Tensor& z) const;
+  void expect_fp8(const char* op) const;
+  bool forward_in_fp8(const LinearForward& args);
+  bool backward_in_fp8(const LinearBackward& args);
   void multiply_gelu_gradient(const LinearBackward& args, const Product& product, const std::function<void()>& multiply_apart);
   /// sums (C) += column sums of x (N, C), through partial ones in scratch memory: (blocks of kBiasRows rows, C).
   void add_column_sums(const char* op, const Tensor& sums, const Tensor& x);

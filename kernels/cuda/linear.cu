@@ -60,7 +60,9 @@ void CudaOps::linear_forward(const LinearForward& args) {
   check.optional_shape("bias", args.bias, real_, {O});
   check.optional_shape("gelu", args.gelu, real_, {N, O});
   check.that(I > 0, "x", "is " + describe(args.x) + ", expected at least one input");
+  check_fp8(check, args.fp8, I, O);
   if (N == 0 || O == 0) return;
+  if (args.fp8 && forward_in_fp8(args)) return;
   Product product{.m = O, .n = N, .k = I, .transpose_a = true, .transpose_b = false, .lda = I, .ldb = I, .ldd = O, .output = real_};
   const auto apart = [&] {
     multiply("linear_forward", product, {args.weight.data, args.x.data, args.out.data, args.bias.data});
@@ -96,7 +98,9 @@ void CudaOps::linear_backward(const LinearBackward& args) {
   }
   check.optional_shape("dbias", args.dbias, DType::f32, {O});
   check_gelu_input(check, args, real_);
-  if (args.dx && N > 0 && args.dx.extent(1) > 0) {
+  check_fp8(check, args.fp8, args.dx ? args.dx.extent(1) : args.dweight ? args.dweight.extent(1) : 0, O);
+  const bool done = args.fp8 && N > 0 && O > 0 && backward_in_fp8(args);
+  if (!done && args.dx && N > 0 && args.dx.extent(1) > 0) {
     const std::int64_t I = args.dx.extent(1);
     if (O == 0) {
       if (!args.accumulate) zero(args.dx);
@@ -112,7 +116,7 @@ void CudaOps::linear_backward(const LinearBackward& args) {
   }
   if (args.dweight && args.replace && N == 0) zero(args.dweight);
   if (N == 0 || O == 0) return;
-  if (args.dweight && args.dweight.extent(1) > 0) {
+  if (!done && args.dweight && args.dweight.extent(1) > 0) {
     const std::int64_t I = args.dweight.extent(1);
     multiply("linear_backward",
              {.m = I, .n = O, .k = N, .transpose_a = false, .transpose_b = true, .lda = I, .ldb = O, .ldd = I,

@@ -27,6 +27,8 @@ constexpr const char* kApart = "apart";
 
 cudaDataType_t data_type(DType dtype) { return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }
 
+const char* name_of(ProductOperands operands) { return operands == ProductOperands::e4m3 ? "e4m3" : "e4m3*e5m2"; }
+
 /// The largest power of two, at most 256, that divides every address.
 std::uint32_t common_alignment(std::initializer_list<const void*> pointers) {
   std::uintptr_t bits = 256;
@@ -87,7 +89,8 @@ CudaOps::Plan::~Plan() {
 }
 
 std::string CudaOps::product_name(const Product& p) const {
-  std::string text = properties_.name + std::string(", cuBLASLt ") + std::to_string(cublasLtGetVersion()) + ": " + name_of(real_);
+  std::string text = properties_.name + std::string(", cuBLASLt ") + std::to_string(cublasLtGetVersion()) + ": " +
+                     (p.operands == ProductOperands::real ? name_of(real_) : name_of(p.operands));
   for (const std::int64_t extent : {p.m, p.n, p.k}) text += " " + std::to_string(extent);
   text += p.transpose_a ? " t" : " n";
   text += p.transpose_b ? "t" : "n";
@@ -162,7 +165,9 @@ Algorithm CudaOps::fastest(const char* op, const Plan& plan, const Product& prod
 CudaOps::Plan* CudaOps::plan(const char* op, const Product& p, const Operands& operands, const Apart* apart) {
   if (const auto known = plans_.find(p); known != plans_.end()) return known->second.get();
   auto made = std::make_unique<Plan>();
-  const cudaDataType_t in = data_type(real_), out = data_type(p.output);
+  const bool real = p.operands == ProductOperands::real;
+  const cudaDataType_t in_a = real ? data_type(real_) : CUDA_R_8F_E4M3;
+  const cudaDataType_t in_b = p.operands == ProductOperands::e4m3_e5m2 ? CUDA_R_8F_E5M2 : in_a, out = data_type(p.output);
   const auto u = [](std::int64_t x) { return static_cast<std::uint64_t>(x); };
   check_blas(cublasLtMatmulDescCreate(&made->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
   set_attribute(made->operation, CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
@@ -170,9 +175,9 @@ CudaOps::Plan* CudaOps::plan(const char* op, const Product& p, const Operands& o
   set_attribute(made->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(p.epilogue, p.bias));
   if (p.epilogue != ProductEpilogue::none) set_attribute(made->operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.ldd);
   made->set_pointers(operands);
-  check_blas(cublasLtMatrixLayoutCreate(&made->a, in, u(p.transpose_a ? p.k : p.m), u(p.transpose_a ? p.m : p.k), p.lda),
+  check_blas(cublasLtMatrixLayoutCreate(&made->a, in_a, u(p.transpose_a ? p.k : p.m), u(p.transpose_a ? p.m : p.k), p.lda),
              "cublasLtMatrixLayoutCreate");
-  check_blas(cublasLtMatrixLayoutCreate(&made->b, in, u(p.transpose_b ? p.n : p.k), u(p.transpose_b ? p.k : p.n), p.ldb),
+  check_blas(cublasLtMatrixLayoutCreate(&made->b, in_b, u(p.transpose_b ? p.n : p.k), u(p.transpose_b ? p.k : p.n), p.ldb),
              "cublasLtMatrixLayoutCreate");
   check_blas(cublasLtMatrixLayoutCreate(&made->d, out, u(p.m), u(p.n), p.ldd), "cublasLtMatrixLayoutCreate");
 
@@ -231,6 +236,8 @@ CudaOps::Plan* CudaOps::plan(const char* op, const Product& p, const Operands& o
 void CudaOps::Plan::set_pointers(const Operands& operands) {
   if (operands.bias != nullptr) set_attribute(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.bias);
   if (operands.aux != nullptr) set_attribute(operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, operands.aux);
+  if (operands.a_factor != nullptr) set_attribute(operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, operands.a_factor);
+  if (operands.b_factor != nullptr) set_attribute(operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, operands.b_factor);
 }
 
 bool CudaOps::multiply_by_plan(const char* op, const Product& shape, const Operands& operands, const Apart* apart) {

@@ -104,6 +104,9 @@ void check_host(Communicator& ranks) {
   std::vector<double> doubles = {static_cast<double>(mine), 0.25, mine == 1 ? NAN : 0.0};
   ranks.sum(std::span<double>(doubles));
   expect(doubles[0] == N * (N - 1) / 2.0 && doubles[1] == 0.25 * N && std::isnan(doubles[2]), "sum of doubles");
+  std::vector<double> sums = {1.5}, largest = {static_cast<double>(mine), static_cast<double>(-mine), mine == 1 ? NAN : 1e300, mine == 0 ? NAN : 0.0};
+  ranks.sum_and_max(sums, largest);
+  expect(sums[0] == 1.5 * N && largest[0] == N - 1 && largest[1] == 0 && std::isnan(largest[2]) && std::isnan(largest[3]), "sum and maximum");
   std::vector<std::int64_t> integers = {std::int64_t{1} << 60, -mine};
   ranks.sum(std::span<std::int64_t>(integers));
   expect(integers[0] == N * (std::int64_t{1} << 60) && integers[1] == -N * (N - 1) / 2, "sum of integers");

@@ -161,6 +161,32 @@ TEST_CASE("with the optimizer, gradients or parameters sharded, or gradients on 
   }
 }
 
+TEST_CASE("ranks with products in 8 bits scale them by the magnitudes of all") {
+  const Workplace place;
+  const auto train = [&](int ranks, const std::string& name) {
+    const Outcome outcome = run_ranks(place, ranks, "train config.json --set precision=fp8 --set model.hidden=32 --set train.steps=12 --set name=" + name + kStep);
+    INFO(outcome.output);
+    REQUIRE(outcome.status == 0);
+    return place.path() / "runs" / name;
+  };
+  const fs::path one = train(1, "one"), four = train(4, "four"), again = train(4, "again");
+  CHECK(test::timeless_lines(again / "metrics.jsonl") == test::timeless_lines(four / "metrics.jsonl"));
+  const auto state = [](const fs::path& run) { return test::read_file(run / "checkpoints/step_00000012/state.json"); };
+  CHECK(state(again) == state(four));
+  const auto amax = [&](const fs::path& run) {
+    return nlohmann::json::parse(state(run)).at("fp8_amax").get<std::vector<std::vector<double>>>();
+  };
+  const std::vector<std::vector<double>> expected = amax(one), found = amax(four);
+  REQUIRE(expected.size() == 12);
+  REQUIRE(found.size() == 12);
+  REQUIRE(expected.front().size() == 3 * 4 * 3);
+  for (std::size_t i = 0; i < expected.front().size(); ++i)  // the first step is not rounded
+    CHECK(std::abs(found.front()[i] - expected.front()[i]) < 1e-5 * expected.front()[i]);
+  const std::vector<StepRecord> whole = read_step_records(one), parts = read_step_records(four);
+  CHECK(std::abs(parts.front().loss - whole.front().loss) < 1e-6);
+  for (std::size_t i = 0; i < whole.size(); ++i) CHECK(std::abs(parts[i].loss - whole[i].loss) < 1e-2);
+}
+
 TEST_CASE("what rank 0 does for all is the same where the others keep most of the parameters") {
   const Workplace place;
   const auto train = [&](const std::string& name, const std::string& more) {  // six windows to evaluate, for eight places of four ranks

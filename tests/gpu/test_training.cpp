@@ -127,11 +127,11 @@ TEST_CASE("two runs of one config on the GPU are the same, bit for bit") {
 }
 
 TEST_CASE("a run on the GPU that was stopped and resumed equals one that was not, bit for bit") {
-  for (const char* precision : {"bf16", "fp32"}) {
+  for (const char* precision : {"bf16", "fp32", "fp8"}) {
     INFO(precision);
     TemporaryFolder folder;
     make_dataset(folder.path());
-    const std::vector<std::string> overrides = {std::string("precision=") + precision, "train.steps=30"};
+    const std::vector<std::string> overrides = {std::string("precision=") + precision, "train.steps=30", "model.hidden=96"};
     const Config whole = run_config(folder.path(), "whole", overrides);
     const Config stopped = run_config(folder.path(), "stopped", overrides);
     train_quietly(whole);
@@ -139,6 +139,28 @@ TEST_CASE("a run on the GPU that was stopped and resumed equals one that was not
     train_until(stopped, 17, true);
     CHECK(train_quietly(stopped, true).finished);
     check_same_run(stopped, whole);
+  }
+}
+
+TEST_CASE("a run with products in 8 bits on the GPU follows one in bf16") {
+  for (const char* preset : {"llama", "gpt2"}) {
+    INFO(preset);
+    TemporaryFolder folder;
+    make_dataset(folder.path());
+    const auto records = [&](const std::string& precision) {
+      std::vector<std::string> overrides = {"precision=" + precision, "train.steps=120", "model.hidden=96", std::string("model.preset=") + preset};
+      if (std::string(preset) == "gpt2") overrides.insert(overrides.end(), {"model.kv_heads=4", "model.head_dim=16"});
+      const Config config = run_config(folder.path(), precision, overrides);
+      train_quietly(config);
+      return read_step_records(run_directory(config));
+    };
+    const std::vector<StepRecord> exact = records("bf16"), rounded = records("fp8");
+    REQUIRE(exact.size() == 120);
+    CHECK(rounded[0].loss == exact[0].loss);
+    double mean = 0;
+    for (std::size_t i = 1; i < exact.size(); ++i) mean += std::abs(rounded[i].loss - exact[i].loss) / static_cast<double>(exact.size() - 1);
+    CHECK(mean > 0);
+    CHECK(mean < 0.02);
   }
 }
 

@@ -104,6 +104,49 @@ TEST_CASE("a run with learned sink logits that crashed and was resumed equals on
           test::read_file(whole / "checkpoints/step_00000012" / file));
 }
 
+TEST_CASE("a run with products in 8 bits that crashed and was resumed equals one that was not, bit for bit") {
+  TemporaryFolder folder;
+  test::make_dataset(folder.path());
+  const auto named = [&](const std::string& name, const std::string& precision = "fp8") {
+    return small_config(folder.path(), {"name=" + name, "model.hidden=32", "precision=" + precision});
+  };
+  const fs::path whole = train_quietly(named("whole")).run_directory;
+  for (const std::int64_t step : {3, 7, 12}) {
+    const std::string name = "crashed-" + std::to_string(step);
+    crash_at(named(name), step);
+    const fs::path resumed = train_quietly(named(name), true).run_directory;
+    for (const char* log : {"metrics.jsonl", "probes.jsonl"}) CHECK(timeless_lines(resumed / log) == timeless_lines(whole / log));
+    for (const char* file : {"model.safetensors", "optimizer.safetensors", "state.json"})
+      CHECK(test::read_file(resumed / "checkpoints/step_00000012" / file) == test::read_file(whole / "checkpoints/step_00000012" / file));
+  }
+  CHECK(test::contains(test::read_file(whole / "config.json"), "\"device\": \"fp8 products, fp32, "));
+  CHECK(nlohmann::json::parse(test::read_file(whole / "checkpoints/step_00000012/state.json")).at("fp8_amax").size() == 12);
+  // The first step is that of fp32; later ones are near it.
+  const std::vector<StepRecord> exact = read_step_records(train_quietly(named("exact", "fp32")).run_directory), rounded = read_step_records(whole);
+  CHECK(rounded[0].loss == exact[0].loss);
+  CHECK(rounded[0].gradient_norm == exact[0].gradient_norm);
+  for (std::size_t i = 1; i < exact.size(); ++i) {
+    CHECK(rounded[i].loss != exact[i].loss);
+    CHECK(std::abs(rounded[i].loss - exact[i].loss) < 0.05);
+  }
+  CHECK(test::contains(train_error(named("whole", "fp32"), true), "precision"));  // which is part of the run
+}
+
+TEST_CASE("magnitudes of 8 bits that do not fit a checkpoint's model are refused by name") {
+  const std::string state = R"({"step": 1, "sample": 1, "phase_detector": "", "fp8_amax": )";
+  for (const std::string amax : {"[[1, 2], [3]]}", "[1]}", "[[null]]}"}) {
+    INFO(amax);
+    std::string message;
+    try {
+      loop_state_from_text(state + amax, "state.json");
+    } catch (const std::runtime_error& error) {
+      message = error.what();
+    }
+    CHECK(message.starts_with("state.json: fp8_amax"));
+  }
+  CHECK(loop_state_from_text(state + "[[1, 2], [3, 4]]}", "state.json").fp8.steps().size() == 2);
+}
+
 TEST_CASE("a run without validation data that begins again warns of it again") {
   TemporaryFolder folder;
   test::make_dataset(folder.path(), 0);

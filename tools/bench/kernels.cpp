@@ -35,6 +35,7 @@ class Cases : public std::enable_shared_from_this<Cases> {
     bool bias = false, dbias = false;      // dbias: the gradient of its bias is its own, not that of a norm behind it
     bool gelu = false, gelu_input = false;  // its output goes through a GELU; its input came out of one
     bool dx_sums = false;                   // with its input's gradient, that of the bias before the GELU
+    bool in_block = true;
   };
   void linear(const std::string& name, std::int64_t O, std::int64_t I, std::int64_t rows, double calls, const LinearParts& parts);
   void linears();
@@ -51,9 +52,20 @@ class Cases : public std::enable_shared_from_this<Cases> {
     cases_.push_back({name, calls, bytes, flops, [self, make](ArraySet& set) { return make(set); }});
     return cases_.back();
   }
-  static void grows(KernelCase& kernel, std::int64_t rows, double fixed_bytes) {
+  static void grows(KernelCase& kernel, std::int64_t rows, double fixed_bytes, bool fp8 = false) {
     kernel.rows = rows;
     kernel.fixed_bytes = fixed_bytes;
+    if (fp8) kernel.product_rate = 2;
+  }
+  /// Scales of 1, for standard normal operands.
+  Fp8Linear fp8_scales(ArraySet& set) const {
+    constexpr float kOnes[] = {1, 1};
+    const auto scaling = [&] {
+      const Fp8Scaling made{.scale = set.zeros({2}, DType::f32), .amax = set.zeros({1}, DType::f32)};
+      ops_.copy_from_host(made.scale, kOnes);
+      return made;
+    };
+    return {.x = scaling(), .weight = scaling(), .dout = scaling()};
   }
   /// Runs `args` by the operation `Op`.
   template <auto Op, class Args>
@@ -175,6 +187,7 @@ void Cases::rows() {
 void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std::int64_t rows, double calls, const LinearParts& parts) {
   const double flops = 2 * d(rows) * d(O) * d(I), biases = parts.bias ? d(O) : 0, summed = parts.dbias ? d(O) : 0;
   const double operands = s_ * (d(rows * I) + d(O * I) + d(rows * O));
+  const bool fp8 = config_.precision == Precision::fp8 && parts.in_block;
   grows(add("linear " + name + (parts.gelu ? " forward, gelu" : " forward"), calls, operands + s_ * (biases + (parts.gelu ? d(rows * O) : 0)),
       flops, [=, this](ArraySet& set) {
     return call<&Ops::linear_forward>(LinearForward{.out = set.zeros({rows, O}),
@@ -182,8 +195,9 @@ void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std:
                                                     .weight = set.normal({O, I}),
                                                     .bias = parts.bias ? set.normal({O}) : Tensor{},
                                                     .gelu = parts.gelu ? set.zeros({rows, O}) : Tensor{},
-                                                    .gelu_kind = gelu_kind()});
-  }), rows, s_ * (d(O * I) + biases));
+                                                    .gelu_kind = gelu_kind(),
+                                                    .fp8 = fp8 ? fp8_scales(set) : Fp8Linear{}});
+  }), rows, s_ * (d(O * I) + biases), fp8);
   const std::string dx = std::string(parts.gelu_input ? " dx, gelu gradient" : " dx") + (parts.dx_sums ? ", bias" : "");
   grows(add("linear " + name + dx, calls, operands + s_ * (parts.gelu_input ? d(rows * I) : 0),
       flops, [=, this](ArraySet& set) {
@@ -195,8 +209,9 @@ void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std:
                                                       .dbias = {},
                                                       .gelu_input = parts.gelu_input ? set.normal({rows, I}) : Tensor{},
                                                       .gelu_kind = gelu_kind(),
-                                                      .dx_sums = parts.dx_sums ? set.zeros({I}, DType::f32) : Tensor{}});
-  }), rows, s_ * d(O * I));
+                                                      .dx_sums = parts.dx_sums ? set.zeros({I}, DType::f32) : Tensor{},
+                                                      .fp8 = fp8 ? fp8_scales(set) : Fp8Linear{}});
+  }), rows, s_ * d(O * I), fp8);
   grows(add("linear " + name + (parts.dbias ? " dweight, dbias" : " dweight"), calls,
       s_ * (d(rows * I) + d(rows * O)) + 8 * (d(O * I) + summed), flops, [=, this](ArraySet& set) {
     return call<&Ops::linear_backward>(LinearBackward{.dout = set.normal({rows, O}),
@@ -204,8 +219,9 @@ void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std:
                                                       .weight = {},
                                                       .dx = {},
                                                       .dweight = set.zeros({O, I}, DType::f32),
-                                                      .dbias = parts.dbias ? set.zeros({O}, DType::f32) : Tensor{}});
-  }), rows, 8 * (d(O * I) + summed));
+                                                      .dbias = parts.dbias ? set.zeros({O}, DType::f32) : Tensor{},
+                                                      .fp8 = fp8 ? fp8_scales(set) : Fp8Linear{}});
+  }), rows, 8 * (d(O * I) + summed), fp8);
 }
 
 void Cases::linears() {
@@ -216,7 +232,7 @@ void Cases::linears() {
   linear("attention out", C, H * D, N, calls, {.bias = bias, .dbias = own});
   linear(gated ? "gate and up" : "up", gated ? 2 * F : F, C, N, calls, {.bias = bias, .dbias = bias && gated, .gelu = !gated});
   linear("down", C, F, N, calls, {.bias = bias, .dbias = own, .gelu_input = !gated, .dx_sums = bias && !gated});
-  linear("head", V, C, head_rows_, passes_ * d(N) / d(head_rows_), {});
+  linear("head", V, C, head_rows_, passes_ * d(N) / d(head_rows_), {.in_block = false});
 }
 
 /// What is done to query and key vectors before attention.

@@ -82,7 +82,14 @@ double StepBench::step(bool measured) {
   const std::function<StepSums()> wait_for_sums = decoder_.step_sums_later();
   optimizer_.step(decoder_.parameters(), decoder_.gradients(), 1e-4, steps_);
   StepRecord record;
-  if (config_.probes.enabled) fill_step(wait_for_sums(), record);
+  if (config_.probes.enabled || decoder_.options().fp8) {
+    const StepSums sums = wait_for_sums();
+    if (config_.probes.enabled) fill_step(sums, record);
+    if (decoder_.options().fp8) {
+      fp8_.add(sums.amax);
+      decoder_.set_fp8_scales(fp8_.scales());
+    }
+  }
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 

@@ -8,6 +8,7 @@
 
 #include "engine/config/config.h"
 #include "engine/model/decoder.h"
+#include "engine/model/fp8_scales.h"
 #include "engine/optim/adamw.h"
 #include "engine/probes/probe_pass.h"
 #include "kernels/ops.h"
@@ -47,6 +48,7 @@ class StepBench {
   std::optional<ProbePass> probes_;
   std::vector<std::int32_t> tokens_;
   std::vector<float> losses_;
+  Fp8History fp8_;
   std::int64_t steps_ = 0;
 };
 
