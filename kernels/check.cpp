@@ -143,7 +143,8 @@ void check_gelu_input(const Check& check, const LinearBackward& args, DType real
 void check_fp8(const Check& check, const Fp8Linear& fp8, std::int64_t inputs, std::int64_t outputs) {
   if (!fp8) return;
   for (const auto& [name, scaling] : {std::pair("fp8.x", fp8.x), std::pair("fp8.weight", fp8.weight), std::pair("fp8.dout", fp8.dout)}) {
-    check.shape(name, scaling.scale, DType::f32, {2});
+    check.shape(name, scaling.scale, DType::f32, {1});
+    check.shape(name, scaling.inverse, DType::f32, {1});
     check.shape(name, scaling.amax, DType::f32, {1});
   }
   check.that(inputs % kFp8Multiple == 0 && outputs % kFp8Multiple == 0, "fp8",

@@ -85,8 +85,9 @@ struct NormBackward {
 /// of E5M2 (at most 57344) where it is an output gradient, of two the even one; what is larger to the largest, what is not
 /// finite to NaN (Micikevicius et al. 2022, "FP8 Formats for Deep Learning").
 struct Fp8Scaling {
-  Tensor scale;  // (2) f32: a power of two and its inverse
-  Tensor amax;   // (1) f32: raised to the largest magnitude, which is NaN where x holds one
+  Tensor scale;    // (1) f32, a power of two
+  Tensor inverse;  // (1) f32, of the scale; aligned to 16 bytes, as cuBLASLt asks
+  Tensor amax;     // (1) f32: raised to the largest magnitude, which is NaN where x holds one
 };
 
 /// The products of a linear map in 8 bits: of rounded operands, summed in f32 and multiplied by both inverse scales. I and O must be

@@ -9,14 +9,15 @@
 namespace sinkscope {
 
 Fp8Scales::Fp8Scales(Ops& ops, const Tensor& memory, std::int64_t layers)
-    : ops_(&ops), scales_(memory.rows(0, 2 * operands(layers)).view({operands(layers), 2})),
-      amax_(memory.rows(2 * operands(layers), operands(layers))) {}
+    : ops_(&ops), scales_(memory.rows(0, 2 * kApart * operands(layers))),
+      amax_(memory.rows(2 * kApart * operands(layers), operands(layers))) {}
 
 Fp8Linear Fp8Scales::of(std::int64_t layer, BlockMap map) const {
   if (!scales_) return {};
   const std::int64_t first = (layer * kBlockMaps + static_cast<std::int64_t>(map)) * kFp8Operands;
   const auto scaling = [&](std::int64_t operand) {
-    return Fp8Scaling{.scale = scales_.rows(first + operand, 1).view({2}), .amax = amax_.rows(first + operand, 1)};
+    const std::int64_t pair = 2 * kApart * (first + operand);
+    return Fp8Scaling{.scale = scales_.rows(pair, 1), .inverse = scales_.rows(pair + kApart, 1), .amax = amax_.rows(first + operand, 1)};
   };
   return {.x = scaling(0), .weight = scaling(1), .dout = scaling(2), .measure = measure_};
 }
@@ -37,10 +38,10 @@ std::function<std::vector<double>()> Fp8Scales::read_amax() const {
 void Fp8Scales::set(std::span<const float> scales) {
   if (std::ssize(scales) != amax_.size())
     throw std::invalid_argument("Fp8Scales::set: " + std::to_string(scales.size()) + " scales, expected " + std::to_string(amax_.size()));
-  std::vector<float> pairs;
-  for (const float scale : scales) {
-    pairs.push_back(scale);
-    pairs.push_back(1 / scale);
+  std::vector<float> pairs(2 * kApart * scales.size());
+  for (std::size_t i = 0; i < scales.size(); ++i) {
+    pairs[2 * kApart * i] = scales[i];
+    pairs[2 * kApart * i + kApart] = 1 / scales[i];
   }
   ops_->copy_from_host(scales_, pairs.data());
   measure_ = false;

@@ -22,7 +22,7 @@ class Fp8Scales {
  public:
   /// Operands of L layers, (L, kBlockMaps, kFp8Operands) of them, and what their tensor has.
   static std::int64_t operands(std::int64_t layers) { return layers * kBlockMaps * kFp8Operands; }
-  static std::int64_t elements(std::int64_t layers) { return 3 * operands(layers); }
+  static std::int64_t elements(std::int64_t layers) { return (2 * kApart + 1) * operands(layers); }
 
   /// Of no products in 8 bits.
   Fp8Scales() = default;
@@ -37,8 +37,10 @@ class Fp8Scales {
   void set(std::span<const float> scales);
 
  private:
+  static constexpr std::int64_t kApart = 4;  // 16 bytes
+
   Ops* ops_ = nullptr;
-  Tensor scales_;  // (operands, 2)
+  Tensor scales_;  // (operands, scale and inverse, kApart), the first of which is used
   Tensor amax_;    // (operands)
   bool measure_ = true;
 };

@@ -164,8 +164,6 @@ void transpose(cudaStream_t stream, Code* transposed, Code* out, const Fp8Scalin
   });
 }
 
-const void* inverse_of(const Fp8Scaling& scaling) { return pointer<const float>(scaling.scale) + 1; }
-
 }  // namespace
 }  // namespace cuda
 
@@ -192,7 +190,7 @@ bool CudaOps::forward_in_fp8(const LinearForward& args) {
   multiply(kOp,
            {.m = O, .n = N, .k = I, .transpose_a = true, .transpose_b = false, .lda = I, .ldb = I, .ldd = O, .output = real_,
             .operands = ProductOperands::e4m3},
-           {weight, x, args.out.data, args.bias.data, nullptr, cuda::inverse_of(args.fp8.weight), cuda::inverse_of(args.fp8.x)});
+           {weight, x, args.out.data, args.bias.data, nullptr, args.fp8.weight.inverse.data, args.fp8.x.inverse.data});
   if (args.gelu) gelu_forward({.kind = args.gelu_kind, .x = args.out, .out = args.gelu});
   return true;
 }
@@ -221,7 +219,7 @@ bool CudaOps::backward_in_fp8(const LinearBackward& args) {
     multiply(kOp,
              {.m = I, .n = N, .k = O, .transpose_a = true, .transpose_b = false, .lda = O, .ldb = O, .ldd = I, .output = real_,
               .accumulate = args.accumulate, .operands = ProductOperands::e4m3_e5m2},
-             {weight, dout, args.dx.data, nullptr, nullptr, cuda::inverse_of(args.fp8.weight), cuda::inverse_of(args.fp8.dout)});
+             {weight, dout, args.dx.data, nullptr, nullptr, args.fp8.weight.inverse.data, args.fp8.dout.inverse.data});
   }
   if (args.dweight) {
     auto* x = take(P * I);
@@ -229,7 +227,7 @@ bool CudaOps::backward_in_fp8(const LinearBackward& args) {
     multiply(kOp,
              {.m = I, .n = O, .k = P, .transpose_a = true, .transpose_b = false, .lda = P, .ldb = P, .ldd = I, .output = DType::f32,
               .accumulate = !args.replace, .operands = ProductOperands::e4m3_e5m2},
-             {x, dout_transposed, args.dweight.data, nullptr, nullptr, cuda::inverse_of(args.fp8.x), cuda::inverse_of(args.fp8.dout)});
+             {x, dout_transposed, args.dweight.data, nullptr, nullptr, args.fp8.x.inverse.data, args.fp8.dout.inverse.data});
   }
   check_launch(kOp);
   // Its column sums take the scratch memory that operands were in.

@@ -24,16 +24,17 @@ struct Shape {
 struct Scalings {
   Scalings(Backends& both, std::array<double, 3> scales) {
     for (const double scale : scales) {
-      pairs.push_back(both.single({2}, {scale, 1 / scale}));
+      values.push_back(both.single({1}, {scale}));
+      inverses.push_back(both.single({1}, {1 / scale}));
       amax.push_back(both.single({1}, {0}));
     }
   }
   template <class Side>
   Fp8Linear linear(const Side& side, bool measure = false) const {
-    return {.x = {side(pairs[0]), side(amax[0])}, .weight = {side(pairs[1]), side(amax[1])}, .dout = {side(pairs[2]), side(amax[2])},
-            .measure = measure};
+    const auto scaling = [&](std::size_t i) { return Fp8Scaling{.scale = side(values[i]), .inverse = side(inverses[i]), .amax = side(amax[i])}; };
+    return {.x = scaling(0), .weight = scaling(1), .dout = scaling(2), .measure = measure};
   }
-  std::vector<BothFloats> pairs, amax;
+  std::vector<BothFloats> values, inverses, amax;
 };
 
 bool has_fp8(Backends& both) {

@@ -17,14 +17,16 @@ namespace {
 struct Scalings {
   explicit Scalings(std::array<double, 3> scales) {
     for (std::size_t i = 0; i < 3; ++i) {
-      pairs[i].set({scales[i], 1 / scales[i]});
+      values[i].set({scales[i]});
+      inverses[i].set({1 / scales[i]});
       amax[i].fill(0);
     }
   }
   Fp8Linear linear(bool measure = false) const {
-    return {.x = {pairs[0], amax[0]}, .weight = {pairs[1], amax[1]}, .dout = {pairs[2], amax[2]}, .measure = measure};
+    const auto scaling = [&](std::size_t i) { return Fp8Scaling{.scale = values[i], .inverse = inverses[i], .amax = amax[i]}; };
+    return {.x = scaling(0), .weight = scaling(1), .dout = scaling(2), .measure = measure};
   }
-  std::array<Floats, 3> pairs = {Floats({2}), Floats({2}), Floats({2})};
+  std::array<Floats, 3> values = {Floats({1}), Floats({1}), Floats({1})}, inverses = {Floats({1}), Floats({1}), Floats({1})};
   std::array<Floats, 3> amax = {Floats({1}), Floats({1}), Floats({1})};
 };
 
@@ -174,13 +176,13 @@ TEST_CASE("extents and scalings that products in 8 bits cannot have are refused 
   const auto ops = make_cpu_ops(1);
   Scalings scalings({1, 1, 1});
   const Floats x({4, 24}, Doubles(96)), weight({16, 24}, Doubles(384)), even({4, 16}, Doubles(64)), square({16, 16}, Doubles(256));
-  Floats out({4, 16});
+  Floats out({4, 16}), bias({2});
   LinearForward args{.out = out, .x = x, .weight = weight, .bias = {}, .fp8 = scalings.linear()};
   CHECK(message_of<std::invalid_argument>([&] { ops->linear_forward(args); }) ==
         "linear_forward: fp8 is of 24 inputs and 16 outputs, expected multiples of 16");
   args = {.out = out, .x = even, .weight = square, .bias = {}, .fp8 = scalings.linear()};
   args.fp8.dout.amax = {};
   CHECK(message_of<std::invalid_argument>([&] { ops->linear_forward(args); }).starts_with("linear_forward: fp8.dout"));
-  args.fp8.dout.amax = scalings.pairs[0];
+  args.fp8.dout.amax = bias;
   CHECK(message_of<std::invalid_argument>([&] { ops->linear_forward(args); }).starts_with("linear_forward: fp8.dout is (2) f32"));
 }

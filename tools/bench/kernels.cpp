@@ -59,10 +59,10 @@ class Cases : public std::enable_shared_from_this<Cases> {
   }
   /// Scales of 1, for standard normal operands.
   Fp8Linear fp8_scales(ArraySet& set) const {
-    constexpr float kOnes[] = {1, 1};
+    constexpr float kOne = 1;
     const auto scaling = [&] {
-      const Fp8Scaling made{.scale = set.zeros({2}, DType::f32), .amax = set.zeros({1}, DType::f32)};
-      ops_.copy_from_host(made.scale, kOnes);
+      const Fp8Scaling made{.scale = set.zeros({1}, DType::f32), .inverse = set.zeros({1}, DType::f32), .amax = set.zeros({1}, DType::f32)};
+      for (const Tensor& factor : {made.scale, made.inverse}) ops_.copy_from_host(factor, &kOne);
       return made;
     };
     return {.x = scaling(), .weight = scaling(), .dout = scaling()};
