@@ -32,7 +32,7 @@ struct BackendExtents {
   std::int64_t layers = 0;                  // L
   std::int64_t channels = 0;                // C
   std::int64_t bias_outputs = 0;            // O of the widest linear_backward with dbias
-  std::vector<LinearShape> fp8{};         // linear maps with products in 8 bits
+  std::vector<LinearShape> fp8{};         // linear maps with FP8 products
   std::int64_t positions = 0;               // K
   double rope_theta = 0;                    // 0: no rotary embedding
   std::int64_t rotary_dim = 0;              // R of it; 0: D
@@ -58,8 +58,8 @@ constexpr std::int64_t kEmbeddingPiece = 128;    // rows of a token that a block
 constexpr std::int64_t kBiasRows = 128;          // rows of an output gradient that a block adds up
 constexpr std::int64_t kAbsStatisticsScratch = std::int64_t{128} << 10;  // of a matrix of any size
 
-/// Operands in 8 bits of a linear map of N rows: x and weight; dout twice, then weight and x, of which one time each has whole
-/// multiples of kFp8Multiple rows.
+/// FP8 operands of a linear map of N rows: x and weight; (N, O) dout, (O, P) dout^T, (I, O) weight^T and (I, P) x^T, P being N rounded up
+/// to a multiple of kFp8Multiple.
 std::int64_t fp8_forward_bytes(std::int64_t rows, std::int64_t inputs, std::int64_t outputs);
 std::int64_t fp8_backward_bytes(std::int64_t rows, std::int64_t inputs, std::int64_t outputs);
 

@@ -152,6 +152,14 @@ void check_fp8(const Check& check, const Fp8Linear& fp8, std::int64_t inputs, st
                  std::to_string(kFp8Multiple));
 }
 
+void check_fp8(const Check& check, const LinearBackward& args) {
+  if (!args.fp8) return;
+  const std::int64_t inputs = args.dx ? args.dx.extent(1) : args.dweight ? args.dweight.extent(1) : 0;
+  check_fp8(check, args.fp8, inputs, args.dout.extent(1));
+  check.that(!args.dx || !args.dweight || args.dweight.extent(1) == inputs, "dweight",
+             "is " + describe(args.dweight) + ", expected as many inputs as dx, " + std::to_string(inputs));
+}
+
 SinkSumExtents check_sink_sums(const Check& check, const SinkSums& args) {
   check.rank("sink", args.sink, DType::f32, 4);
   const std::int64_t L = args.sink.extent(0), H = args.sink.extent(2), K = args.sink.extent(3);

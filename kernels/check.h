@@ -108,6 +108,8 @@ void check_gelu_input(const Check& check, const LinearBackward& args, DType real
 
 /// Scalings are given all or none, and the extents of the linear map fit them.
 void check_fp8(const Check& check, const Fp8Linear& fp8, std::int64_t inputs, std::int64_t outputs);
+/// The same; both gradients have as many inputs.
+void check_fp8(const Check& check, const LinearBackward& args);
 
 /// R of the rotary embedding of heads (B, T, heads, D), its arguments checked: the width, or D for 0.
 std::int64_t check_rotation(const Check& check, const char* name, const Tensor& heads, const Rotation& rotation);

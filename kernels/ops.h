@@ -81,7 +81,7 @@ struct NormBackward {
   Tensor dx_sums{};  // optional (C) +=: column sums of dx as it then is, the gradient of a bias that is added to the stream
 };
 
-/// How a matrix is rounded to 8 bits for a product, and how large it is: scale * x to the nearest number of E4M3 (at most 448), or
+/// How a matrix is rounded to FP8 for a product, and how large it is: scale * x to the nearest number of E4M3 (at most 448), or
 /// of E5M2 (at most 57344) where it is an output gradient, of two the even one; what is larger to the largest, what is not
 /// finite to NaN (Micikevicius et al. 2022, "FP8 Formats for Deep Learning").
 struct Fp8Scaling {
@@ -90,7 +90,7 @@ struct Fp8Scaling {
   Tensor amax;     // (1) f32: raised to the largest magnitude, which is NaN where x holds one
 };
 
-/// The products of a linear map in 8 bits: of rounded operands, summed in f32 and multiplied by both inverse scales. I and O must be
+/// The products of a linear map in FP8: of rounded operands, summed in f32 and multiplied by both inverse scales. I and O must be
 /// multiples of kFp8Multiple; on a GPU with bf16 alone, and one that has such products. Absent without scalings.
 struct Fp8Linear {
   Fp8Scaling x, weight, dout;  // forward takes amax of the first two, backward of the last
@@ -382,6 +382,14 @@ struct BufferDeleter {
 };
 using Buffer = std::unique_ptr<std::byte[], BufferDeleter>;
 
+/// Work that is done again and again: the same operations with the same arguments on the same tensors.
+class RepeatedWork {
+ public:
+  virtual ~RepeatedWork() = default;
+  /// Does the work, by calling it or as it was recorded.
+  virtual void run(const std::function<void()>& work) = 0;
+};
+
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -434,6 +442,10 @@ class Ops {
   virtual void sum_of_squares(const SumOfSquares& args) = 0;
   virtual void clip_scale(const ClipScale& args) = 0;
   virtual void adamw_step(const AdamwStep& args) = 0;
+
+  /// On a GPU one that records the operations of its second run as a CUDA graph, which later runs launch; elsewhere one that calls
+  /// them. Such work neither copies from or to the host nor waits. The Ops must outlive it.
+  virtual std::unique_ptr<RepeatedWork> repeated_work();
 
   // Probes of every step.
   virtual void sink_sums(const SinkSums& args) = 0;

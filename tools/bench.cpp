@@ -320,7 +320,8 @@ void run_communication(const BenchArguments& arguments, const Config& config, Wo
   const std::vector<SumTime> sums = time_sums(*ranks, *ops, config, arguments.repeats);
   const OverlapTime overlap = time_overlap(*ranks, *ops, config, arguments.repeats);
   if (!world.leads()) return;
-  std::printf("%s\n%s, %s\n\n%12s %12s %14s\n", build_description().c_str(), ops->description().c_str(),
+  const std::string device = device_description(config, *ops);
+  std::printf("%s\n%s, %s\n\n%12s %12s %14s\n", build_description().c_str(), device.c_str(),
               ranks->description().c_str(), "sum, MiB", "ms", "bus GB/s");
   Json list = Json::array();
   for (const SumTime& sum : sums) {
@@ -332,7 +333,7 @@ void run_communication(const BenchArguments& arguments, const Config& config, Wo
   std::fflush(stdout);
   if (arguments.json.empty()) return;
   const Json json = {{"build", build_description()},
-                     {"device", ops->description()},
+                     {"device", device},
                      {"ranks", ranks->size()},
                      {"communication", ranks->description()},
                      {"sums", list},
@@ -369,7 +370,7 @@ void run(const BenchArguments& arguments) {
   std::optional<FileReplacement> output;
   if (!arguments.json.empty()) output.emplace(arguments.json);  // refuses a bad place before any work
   const std::unique_ptr<Ops> ops = make_ops(config);
-  const std::string device = (config.precision == Precision::fp8 ? "fp8 products, " : "") + ops->description();
+  const std::string device = device_description(config, *ops);
   std::printf("%s\n%s\n", build_description().c_str(), device.c_str());
   std::printf("vocabulary          %10lld tokens (%s)\n", static_cast<long long>(config.model.vocab_size),
               vocabulary_source.c_str());

@@ -225,7 +225,7 @@ void probe(const ProbeArguments& arguments) {
   config.device = parse_enum<Device>("--device", arguments.device);
   config.precision = parse_enum<Precision>("--precision", arguments.precision);
   if (config.precision == Precision::fp8)
-    throw std::runtime_error("--precision fp8: scales of 8 bits belong to a run that trains; expected auto, fp32 or bf16");
+    throw std::runtime_error("--precision fp8: FP8 scales belong to a run that trains; expected auto, fp32 or bf16");
   config.threads = arguments.threads;
   config.model = model.model;
   if (run) config.probes = run->probes;

@@ -22,6 +22,10 @@ void sum_in_rank_order(Communicator& communicator, std::span<Number> values) {
 
 }  // namespace
 
+void Communicator::sum(std::span<double> values) { sum_in_rank_order(*this, values); }
+void Communicator::sum(std::span<float> values) { sum_in_rank_order(*this, values); }
+void Communicator::sum(std::span<std::int64_t> values) { sum_in_rank_order(*this, values); }
+
 void Communicator::sum_and_max(std::span<double> sums, std::span<double> largest) {
   if (size() == 1) return;
   std::vector<double> mine(sums.begin(), sums.end());
@@ -36,9 +40,6 @@ void Communicator::sum_and_max(std::span<double> sums, std::span<double> largest
       if (const double value = mine[sums.size() + i]; !std::isnan(largest[i]) && !(value <= largest[i])) largest[i] = value;
   }
 }
-
-void Communicator::sum(std::span<float> values) { sum_in_rank_order(*this, values); }
-void Communicator::sum(std::span<std::int64_t> values) { sum_in_rank_order(*this, values); }
 
 void Communicator::barrier() { static_cast<void>(any(false)); }
 

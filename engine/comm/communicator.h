@@ -74,7 +74,7 @@ class Communicator {
   virtual std::vector<std::byte> gather(std::span<const std::byte> mine) = 0;
 
   // Built on gather(): on the host, in rank order.
-  void sum(std::span<double> values) { sum_and_max(values, {}); }
+  void sum(std::span<double> values);
   void sum_and_max(std::span<double> sums, std::span<double> largest);  // in one message; NaN is larger than all
   void sum(std::span<float> values);
   void sum(std::span<std::int64_t> values);

@@ -72,12 +72,16 @@ struct ScheduleConfig {
   double decay_fraction = 0.2;         // wsd: share of all steps spent decaying at the end
 };
 
+/// Extents of the model must be multiples of it for FP8 products.
+constexpr std::int64_t kFp8Extents = 16;
+
 struct TrainConfig {
   std::int64_t steps = 1000;
   std::int64_t micro_batch = 32;       // sequences per forward and backward pass
   std::int64_t gradient_accumulation = 1;
   std::int64_t sequence_length = 128;  // T
   Recompute recompute = Recompute::none;
+  bool cuda_graph = true;
   std::int64_t seed = 1;
   OptimizerConfig optimizer;
   ScheduleConfig schedule;

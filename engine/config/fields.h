@@ -159,6 +159,7 @@ struct SectionFields<TrainConfig> {
     visitor(Field{"gradient_accumulation", &S::gradient_accumulation, IntegerLimits{1, 65536}, "passes whose gradients make one step"});
     visitor(Field{"sequence_length", &S::sequence_length, IntegerLimits{2, kMaxTokens}, "tokens of a sequence, T"});
     visitor(Field{"recompute", &S::recompute, Unlimited{}, "activations that the backward pass computes again instead of keeping them, which changes no bit of the results: none; norm2, up projection and activation of each MLP; each block whole, but for its input"});
+    visitor(Field{"cuda_graph", &S::cuda_graph, Unlimited{}, "record passes once as CUDA graphs and launch these, which changes no bit of the results; false shows profilers the stages. Without effect on the CPU, on backward passes between ranks, and where parameters are sharded"});
     visitor(Field{"seed", &S::seed, IntegerLimits{}, "of the initial weights and the data order"});
     visitor(Field{"optimizer", &S::optimizer, Unlimited{}, "AdamW"});
     visitor(Field{"schedule", &S::schedule, Unlimited{}, "the learning rate over the steps"});
@@ -278,7 +279,7 @@ struct SectionFields<Config> {
     visitor(Field{"name", &S::name, TextLimits{TextForm::name}, "of the run; its directory is output/name"});
     visitor(Field{"output", &S::output, TextLimits{TextForm::required}, "folder of run directories, relative to the working directory"});
     visitor(Field{"device", &S::device, Unlimited{}, "where to compute; auto: a GPU when the build and the machine have one"});
-    visitor(Field{"precision", &S::precision, Unlimited{}, "of activations and matrix products; auto: bf16 on a GPU, fp32 on the CPU; fp8: as auto, but for the linear maps of the blocks, whose operands are rounded to 8 bits (E4M3, output gradients E5M2, each with a scale from the last 16 steps; the CPU simulates it)"});
+    visitor(Field{"precision", &S::precision, Unlimited{}, "of activations and matrix products; auto: bf16 on a GPU, fp32 on the CPU; fp8: as auto, but for the linear maps of the blocks, whose operands are rounded to FP8 (E4M3, output gradients E5M2, each with a scale from the last 16 steps; the CPU simulates it)"});
     visitor(Field{"threads", &S::threads, IntegerLimits{0, 1024}, "CPU threads; 0: all"});
     visitor(Field{"model", &S::model, Unlimited{}, "the decoder"});
     visitor(Field{"data", &S::data, Unlimited{}, "text and BOS policy"});

@@ -138,12 +138,10 @@ ModelConfig preset_defaults(ModelPreset preset) {
   return model;
 }
 
-/// Products in 8 bits are of whole vectors.
 void check_fp8(const ModelConfig& model, const std::string& at) {
-  constexpr std::int64_t kMultiple = 16;  // kFp8Multiple in kernels/ops.h
   const auto check = [&](const char* what, std::int64_t value) {
-    if (value % kMultiple != 0)
-      throw ConfigError(at + "precision is \"fp8\", and " + what + " is " + text(value) + "; expected a multiple of " + text(kMultiple));
+    if (value % kFp8Extents != 0)
+      throw ConfigError(at + "precision is \"fp8\", and " + what + " is " + text(value) + "; expected a multiple of " + text(kFp8Extents));
   };
   check("model.channels", model.channels);
   check("model.hidden", model.hidden);

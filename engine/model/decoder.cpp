@@ -137,54 +137,60 @@ void Decoder::forward(std::int64_t sequences, std::int64_t length, const std::in
   s.T = length;
   s.head_gradient = false;
   s.edits = edits;
-  const std::int64_t C = s.config.channels, L = s.config.layers;
-  auto embedding = std::make_optional<StageRange>(s.ops, "embedding");
-  const Tensor tokens = s.memory.scratch.tensor(s.memory.tokens, {s.B, s.T});
-  s.ops.copy_from_host(tokens, inputs);
-  s.need(0);
-  s.expect(1);
-  s.ops.embedding_forward({.out = s.residual(0),
-                           .tokens = tokens,
-                           .wte = s.weights.token_embedding.value,
-                           .wpe = s.weights.position_embedding.value});
-  embedding.reset();
-  if (observer != nullptr) observer->embedding(s.residual(0));
+  s.ops.copy_from_host(s.memory.scratch.tensor(s.memory.tokens, {s.B, s.T}), inputs);
+  if (observer != nullptr || edits.any())
+    s.forward(observer);  // the host has a part in it
+  else
+    s.repeat(State::Pass::forward, 0, [&s] { s.forward(nullptr); });
+}
 
-  const Tensor attention_delta = s.tmp(s.memory.attention_delta, C), mlp_delta = s.tmp(s.memory.mlp_delta, C);
+/// From the tokens on.
+void Decoder::State::forward(ActivationObserver* observer) {
+  const std::int64_t C = config.channels, L = config.layers;
+  auto embedding = std::make_optional<StageRange>(ops, "embedding");
+  const Tensor tokens = memory.scratch.tensor(memory.tokens, {B, T});
+  need(0);
+  expect(1);
+  ops.embedding_forward({.out = residual(0),
+                         .tokens = tokens,
+                         .wte = weights.token_embedding.value,
+                         .wpe = weights.position_embedding.value});
+  embedding.reset();
+  if (observer != nullptr) observer->embedding(residual(0));
+
+  const Tensor attention_delta = tmp(memory.attention_delta, C), mlp_delta = tmp(memory.mlp_delta, C);
   // Norms add the branch before them to the residual stream and measure it: h^(l-1) = m^(l-1) + mlp.
   const auto norm_of_residual = [&](std::int64_t layer, const NormParameters& parameters, const Tensor& out,
                                     const NormStatistics& statistics) {
-    const Tensor h = s.residual(layer);
+    const Tensor h = residual(layer);
     if (layer == 0) {
-      s.norm_forward(parameters, h, {}, {}, out, statistics, s.norm_row(0));
+      norm_forward(parameters, h, {}, {}, out, statistics, norm_row(0));
       return;
     }
-    s.norm_forward(parameters, s.act(s.buffers(layer - 1).middle, C), mlp_delta, h, out, statistics,
-                   s.norm_row(layer));
-    if (s.transplant(layer - 1)) s.norm_forward(parameters, h, {}, {}, out, statistics, s.norm_row(layer));
-    if (observer != nullptr) s.show_block(layer - 1, *observer);
+    norm_forward(parameters, act(buffers(layer - 1).middle, C), mlp_delta, h, out, statistics, norm_row(layer));
+    if (transplant(layer - 1)) norm_forward(parameters, h, {}, {}, out, statistics, norm_row(layer));
+    if (observer != nullptr) show_block(layer - 1, *observer);
   };
   for (std::int64_t layer = 0; layer < L; ++layer) {
-    const BlockParameters& p = s.weights.blocks[static_cast<std::size_t>(layer)];
-    const BlockBuffers& b = s.buffers(layer);
-    s.need(layer + 1);
-    norm_of_residual(layer, p.norm1, s.act(b.norm1, C), s.norm_statistics(b.mean1, b.rstd1));
-    s.expect(layer + 2);  // now that the observer has seen the block before
-    s.attention_forward(layer, s.sink_block(layer));
-    const Tensor middle = s.act(b.middle, C), norm2 = s.act(b.norm2, C);
-    const NormStatistics statistics2 = s.norm_statistics(b.mean2, b.rstd2);
-    if (s.config.parallel_block) {
-      s.ops.add(middle, s.residual(layer), attention_delta);
-      s.norm_forward(p.norm2, s.residual(layer), {}, {}, norm2, statistics2, {});
+    const BlockParameters& p = weights.blocks[static_cast<std::size_t>(layer)];
+    const BlockBuffers& b = buffers(layer);
+    need(layer + 1);
+    norm_of_residual(layer, p.norm1, act(b.norm1, C), norm_statistics(b.mean1, b.rstd1));
+    expect(layer + 2);  // now that the observer has seen the block before
+    attention_forward(layer, sink_block(layer));
+    const Tensor middle = act(b.middle, C), norm2 = act(b.norm2, C);
+    const NormStatistics statistics2 = norm_statistics(b.mean2, b.rstd2);
+    if (config.parallel_block) {
+      ops.add(middle, residual(layer), attention_delta);
+      norm_forward(p.norm2, residual(layer), {}, {}, norm2, statistics2, {});
     } else {
-      s.norm_forward(p.norm2, s.residual(layer), attention_delta, middle, norm2, statistics2, {});
+      norm_forward(p.norm2, residual(layer), attention_delta, middle, norm2, statistics2, {});
     }
-    s.mlp_forward(layer);
+    mlp_forward(layer);
   }
-  s.need(L + 1);
-  norm_of_residual(L, s.weights.final_norm, s.final_norm_output(),
-                   s.norm_statistics(s.memory.final_mean, s.memory.final_rstd));
-  if (s.source != nullptr) s.source->end_forward();
+  need(L + 1);
+  norm_of_residual(L, weights.final_norm, final_norm_output(), norm_statistics(memory.final_mean, memory.final_rstd));
+  if (source != nullptr) source->end_forward();
 }
 
 void Decoder::loss(const std::int32_t* targets, float* losses, float gradient_scale) {
@@ -198,36 +204,41 @@ std::function<void()> Decoder::loss_later(const std::int32_t* targets, float* lo
     throw std::logic_error("Decoder::loss: gradients asked of a decoder that is not for training");
   if (gradient_scale > 0 && s.edits.any())
     throw std::logic_error("Decoder::loss: gradients asked of a forward pass with edits");
-  const std::int64_t N = s.rows(), C = s.config.channels, V = s.config.vocab_size;
+  const std::int64_t N = s.rows(), V = s.config.vocab_size;
   for (std::int64_t i = 0; i < N; ++i)
     if (targets[i] < -1 || targets[i] >= V)
       throw std::invalid_argument("Decoder::loss: target " + std::to_string(targets[i]) + " at index " +
                                   std::to_string(i) + "; expected -1 or one of " + std::to_string(V) + " tokens");
   const StageRange range(s.ops, "loss");
-  const Tensor all_targets = s.memory.scratch.tensor(s.memory.targets, {N});
-  const Tensor all_losses = s.memory.scratch.tensor(s.memory.losses, {N});
-  s.ops.copy_from_host(all_targets, targets);
-  const Tensor x = s.final_norm_output();
-  for (std::int64_t begin = 0; begin < N; begin += s.memory.head_rows) {
-    const std::int64_t count = std::min(s.memory.head_rows, N - begin);
-    const Tensor logits = s.memory.scratch.tensor(s.memory.logits, {count, V});
-    s.ops.linear_forward({.out = logits, .x = x.rows(begin, count), .weight = s.head().value, .bias = {}});
-    s.ops.cross_entropy({.logits = logits,
-                         .targets = all_targets.rows(begin, count),
-                         .losses = all_losses.rows(begin, count),
-                         .gradient = gradient_scale > 0,
-                         .scale = gradient_scale});
-    if (gradient_scale > 0)
-      s.ops.linear_backward({.dout = logits,
-                             .x = x.rows(begin, count),
-                             .weight = s.head().value,
-                             .dx = s.tmp(s.memory.d_final, C).rows(begin, count),
-                             .dweight = s.head().gradient,
-                             .dbias = {},
-                             .replace = s.replace && begin == 0});
-  }
+  s.ops.copy_from_host(s.memory.scratch.tensor(s.memory.targets, {N}), targets);
+  s.repeat(State::Pass::loss, gradient_scale, [&s, gradient_scale] { s.loss(gradient_scale); });
   s.head_gradient = gradient_scale > 0;
-  return s.ops.copy_to_host_later(losses, all_losses);
+  return s.ops.copy_to_host_later(losses, s.memory.scratch.tensor(s.memory.losses, {N}));
+}
+
+/// Of the last forward pass, chunk by chunk of its logits.
+void Decoder::State::loss(float gradient_scale) {
+  const std::int64_t N = rows(), C = config.channels, V = config.vocab_size;
+  const Tensor all_targets = memory.scratch.tensor(memory.targets, {N}), all_losses = memory.scratch.tensor(memory.losses, {N});
+  const Tensor x = final_norm_output();
+  for (std::int64_t begin = 0; begin < N; begin += memory.head_rows) {
+    const std::int64_t count = std::min(memory.head_rows, N - begin);
+    const Tensor logits = memory.scratch.tensor(memory.logits, {count, V});
+    ops.linear_forward({.out = logits, .x = x.rows(begin, count), .weight = head().value, .bias = {}});
+    ops.cross_entropy({.logits = logits,
+                       .targets = all_targets.rows(begin, count),
+                       .losses = all_losses.rows(begin, count),
+                       .gradient = gradient_scale > 0,
+                       .scale = gradient_scale});
+    if (gradient_scale > 0)
+      ops.linear_backward({.dout = logits,
+                           .x = x.rows(begin, count),
+                           .weight = head().value,
+                           .dx = tmp(memory.d_final, C).rows(begin, count),
+                           .dweight = head().gradient,
+                           .dbias = {},
+                           .replace = replace && begin == 0});
+  }
 }
 
 void Decoder::State::backward(const BackwardHooks& hooks, bool sum_attention) {
@@ -235,6 +246,22 @@ void Decoder::State::backward(const BackwardHooks& hooks, bool sum_attention) {
   if (sum_attention) begin_attention_sums();
   head_gradient = false;
   const StageRange range(ops, "backward");
+  if (hooks.open || hooks.close || sum_attention)
+    backward_pass(hooks, sum_attention);
+  else
+    repeat(Pass::backward, 0, [this] { backward_pass({}, false); });
+  replace = false;
+}
+
+void Decoder::State::repeat(Pass pass, float scale, const std::function<void()>& operations) {
+  if (!options.recorded || source != nullptr) return operations();
+  std::unique_ptr<RepeatedWork>& work =
+      repeated[{.pass = pass, .sequences = B, .length = T, .scale = scale, .replace = replace && pass != Pass::forward, .fp8 = fp8.set()}];
+  if (!work) work = ops.repeated_work();
+  work->run(operations);
+}
+
+void Decoder::State::backward_pass(const BackwardHooks& hooks, bool sum_attention) {
   const std::int64_t C = config.channels, L = config.layers;
   const Tensor d_residual = tmp(memory.d_residual, C);
   const auto tell = [](const std::function<void(std::int64_t)>& hook, std::int64_t section) {
@@ -263,7 +290,6 @@ void Decoder::State::backward(const BackwardHooks& hooks, bool sum_attention) {
                           .tokens = memory.scratch.tensor(memory.tokens, {B, T}),
                           .dwte = weights.token_embedding.gradient,
                           .dwpe = weights.position_embedding.gradient});
-  replace = false;
   tell(hooks.close, 0);
 }
 

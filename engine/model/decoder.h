@@ -52,7 +52,8 @@ struct DecoderOptions {
   bool gradients_by_section = false;   // blocks take turns in two places, as BackwardHooks tell
   bool parameters_by_section = false;  // the same, as a ParameterSource brings them
   Recompute recompute = Recompute::none;              // in training
-  bool fp8 = false;                    // products of the blocks in 8 bits, once scales are set
+  bool fp8 = false;                    // FP8 products in the blocks, once scales are set
+  bool recorded = false;               // passes may be recorded as CUDA graphs, which changes no result
   std::int64_t logits_bytes = std::int64_t{8} << 20;  // of the chunks that logits come in, 32 rows at least
 };
 
@@ -127,7 +128,7 @@ class Decoder {
   std::vector<float> sink_scores() const;     // (L, B, H, K)
   std::vector<float> residual_norms() const;  // (L+1, B, T), index 0 the embedding output
 
-  /// Of products in 8 bits, as Fp8History gives them; until the first ones products are as without.
+  /// Of FP8 products, as Fp8History gives them; until the first ones products are as without.
   void set_fp8_scales(std::span<const float> scales);
 
   // The same summed over sequences on the device, so that nothing waits for it. Without sink positions there

@@ -93,7 +93,7 @@ DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& op
   if (options.residual_norms) residual_norms = keep("residual norms", DType::f32, (L + 1) * N);
   if (options.sink_positions > 0)
     step_sums = keep("step statistics", DType::f64, StepStatistics::elements(L, H, options.sink_positions));
-  if (options.fp8) fp8_scales = keep("scales of 8 bits", DType::f32, Fp8Scales::elements(L));
+  if (options.fp8) fp8_scales = keep("FP8 scales", DType::f32, Fp8Scales::elements(L));
   const bool attention = options.training && options.attention_sums;
   if (attention) attention_sums = keep("attention sums", DType::f64, AttentionSums::elements(L, H, options.max_length));
 

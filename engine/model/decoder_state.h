@@ -1,6 +1,10 @@
 // What a Decoder keeps: weights, memory, the last batch, and its layers, forward and backward (decoder_layers.cpp).
 #pragma once
 
+#include <compare>
+#include <functional>
+#include <map>
+#include <memory>
 #include <optional>
 
 #include "engine/model/decoder.h"
@@ -128,7 +132,10 @@ struct Decoder::State {
   void attention_backward(std::int64_t layer);
   void begin_attention_sums();
   void add_attention_sums(std::int64_t layer);
+  void forward(ActivationObserver* observer);
+  void loss(float gradient_scale);
   void backward(const BackwardHooks& hooks, bool sum_attention);
+  void backward_pass(const BackwardHooks& hooks, bool sum_attention);
   Tensor mlp_input(std::int64_t layer) const {  // what norm2 normalises, (N, C)
     return config.parallel_block ? residual(layer) : act(buffers(layer).middle, config.channels);
   }
@@ -138,6 +145,18 @@ struct Decoder::State {
   void mlp_backward(std::int64_t layer);
   void recompute(std::int64_t layer);
   void show_block(std::int64_t layer, ActivationObserver& observer) const;
+
+  /// What tells passes apart that do other operations, or with other arguments.
+  enum class Pass : std::uint8_t { forward, loss, backward };
+  struct PassKey {
+    Pass pass = Pass::forward;
+    std::int64_t sequences = 0, length = 0;
+    float scale = 0;       // of the loss's gradient
+    bool replace = false, fp8 = false;
+    auto operator<=>(const PassKey&) const = default;
+  };
+  /// Operations of a pass of the current batch, recorded where the options allow it.
+  void repeat(Pass pass, float scale, const std::function<void()>& operations);
 
   Ops& ops;
   ModelConfig config;
@@ -157,6 +176,7 @@ struct Decoder::State {
   StepStatistics step_statistics;
   AttentionSums attention_sums;
   Fp8Scales fp8;
+  std::map<PassKey, std::unique_ptr<RepeatedWork>> repeated;
 };
 
 }  // namespace sinkscope

@@ -48,7 +48,9 @@ void Fp8Scales::set(std::span<const float> scales) {
 }
 
 void Fp8History::add(const std::vector<double>& amax) {
-  steps_.push_back(amax);
+  std::vector<double>& added = steps_.emplace_back(amax);
+  for (double& value : added)
+    if (!std::isfinite(value)) value = 0;  // a run ends at what it comes from
   if (steps_.size() > kSteps) steps_.erase(steps_.begin());
 }
 
@@ -58,10 +60,9 @@ std::vector<float> Fp8History::scales() const {
   std::vector<float> scales;
   for (std::size_t i = 0; i < steps_.back().size(); ++i) {
     double amax = 0;
-    for (const std::vector<double>& step : steps_)
-      if (std::isfinite(step[i])) amax = std::max(amax, step[i]);  // what is not ends the run, or was not trained on
+    for (const std::vector<double>& step : steps_) amax = std::max(amax, step[i]);
     const double largest = i % kFp8Operands == kFp8Operands - 1 ? kLargestE5m2 : kLargestE4m3;
-    const int exponent = amax > 0 ? static_cast<int>(std::floor(std::log2(largest / amax))) : 0;
+    const int exponent = amax > 0 ? std::ilogb(largest / amax) : 0;
     scales.push_back(std::ldexp(1.0F, std::clamp(exponent, -kLargestExponent, kLargestExponent)));
   }
   return scales;

@@ -1,5 +1,5 @@
-// The scalings of a decoder's products in 8 bits, set from the magnitudes of earlier steps: delayed scaling
-// (Micikevicius et al. 2022).
+// The scalings of a decoder's FP8 products, set from the magnitudes of earlier steps: delayed scaling, as NVIDIA's
+// Transformer Engine calls it.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ namespace sinkscope {
 enum class BlockMap : std::uint8_t { qkv, output, up, down };
 constexpr std::int64_t kBlockMaps = 4, kFp8Operands = 3;  // x, weight, dout of each
 
-/// Scales and amax on the device, in a tensor that its owner keeps. Until scales are set products are not in 8 bits, and
+/// Scales and amax on the device, in a tensor that its owner keeps. Until scales are set products are not FP8, and
 /// amax alone is taken.
 class Fp8Scales {
  public:
@@ -24,12 +24,13 @@ class Fp8Scales {
   static std::int64_t operands(std::int64_t layers) { return layers * kBlockMaps * kFp8Operands; }
   static std::int64_t elements(std::int64_t layers) { return (2 * kApart + 1) * operands(layers); }
 
-  /// Of no products in 8 bits.
+  /// Of no FP8 products.
   Fp8Scales() = default;
   /// `memory` (elements) f32.
   Fp8Scales(Ops& ops, const Tensor& memory, std::int64_t layers);
 
   Fp8Linear of(std::int64_t layer, BlockMap map) const;
+  bool set() const { return !measure_; }
   void zero_amax();
   /// (operands) as they are at this point of the device's work; what it returns waits for them, and is called once.
   std::function<std::vector<double>()> read_amax() const;

@@ -29,7 +29,7 @@ std::string utc_now() {
 bool may_change(const std::string& pointer) {
   for (const char* prefix : {"/log/", "/alerts/", "/checkpoint/", "/sample/", "/ranks/", "/ablation", "/run"})
     if (pointer.starts_with(prefix)) return true;
-  return pointer == "/threads" || pointer == "/train/recompute" || pointer == "/probes/causal_every" ||
+  return pointer == "/threads" || pointer == "/train/recompute" || pointer == "/train/cuda_graph" || pointer == "/probes/causal_every" ||
          pointer == "/output" || pointer == "/$schema";
 }
 
@@ -168,6 +168,16 @@ std::string to_text(const LoopState& state) {
   return json.dump(2);
 }
 
+void check_fp8(const Fp8History& history, std::int64_t layers, const std::string& origin) {
+  const auto operands = static_cast<std::size_t>(Fp8Scales::operands(layers));
+  const std::vector<std::vector<double>>& steps = history.steps();
+  const bool fits = !steps.empty() && steps.size() <= Fp8History::kSteps &&
+                    std::all_of(steps.begin(), steps.end(), [&](const std::vector<double>& amax) { return amax.size() == operands; });
+  if (!fits)
+    throw std::runtime_error(origin + ": fp8_amax: expected 1 to " + std::to_string(Fp8History::kSteps) + " lists of " +
+                             std::to_string(operands) + " numbers each, for a model of " + std::to_string(layers) + " layers");
+}
+
 LoopState loop_state_from_text(const std::string& text, const std::string& origin) {
   const Json json = parse_object(text, origin);
   LoopState state;
@@ -180,12 +190,7 @@ LoopState loop_state_from_text(const std::string& text, const std::string& origi
     state.validation_losses = {*state.validation_loss};
   state.phase_detector = take<std::string>(json, "phase_detector", origin);
   if (json.contains("alerts")) state.alerts = take<std::string>(json, "alerts", origin);
-  if (json.contains("fp8_amax")) {
-    auto steps = take<std::vector<std::vector<double>>>(json, "fp8_amax", origin);
-    for (const std::vector<double>& amax : steps)
-      if (amax.size() != steps.front().size()) throw std::runtime_error(origin + ": fp8_amax: expected as many numbers of every step");
-    state.fp8 = Fp8History(std::move(steps));
-  }
+  if (json.contains("fp8_amax")) state.fp8 = Fp8History(take<std::vector<std::vector<double>>>(json, "fp8_amax", origin));
   if (state.step < 0 || state.sample < 0)
     throw std::runtime_error(origin + ": step and sample must not be negative");
   return state;

@@ -63,12 +63,15 @@ struct LoopState {
   std::vector<double> validation_losses;       // the last probes.phase.window, oldest first
   std::string phase_detector;                  // PhaseDetector::state(); empty without probes
   std::string alerts;                          // AlertDetector::state()
-  Fp8History fp8{};                            // empty without products in 8 bits
+  Fp8History fp8{};                            // empty without FP8 products
 };
 
 std::string to_text(const LoopState& state);
 /// Throws std::runtime_error naming `origin` and the key that is missing or malformed. A state written before
 /// validation_losses was kept has its last one there: the slope begins anew. One written before there were alerts has none.
 LoopState loop_state_from_text(const std::string& text, const std::string& origin);
+
+/// Throws std::runtime_error naming `origin` unless the state has steps of amax, at most Fp8History::kSteps, of a model of so many layers.
+void check_fp8(const Fp8History& history, std::int64_t layers, const std::string& origin);
 
 }  // namespace sinkscope

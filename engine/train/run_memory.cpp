@@ -12,6 +12,7 @@
 #include "engine/train/rank_parameters.h"
 
 namespace sinkscope {
+static_assert(kFp8Extents == kFp8Multiple);
 namespace {
 
 // Chunks of logits stay in a CPU's cache. On a GPU each one reads and writes the whole gradient of the head, so
@@ -58,6 +59,7 @@ DecoderOptions decoder_options(const Config& config, const Backend& backend) {
           .parameters_by_section = has_parameters_by_section(config.ranks, backend.ranks),
           .recompute = config.train.recompute,
           .fp8 = backend.fp8,
+          .recorded = config.train.cuda_graph,
           .logits_bytes = backend.device == Device::cuda ? kGpuLogits : kCpuLogits};
 }
 

@@ -27,7 +27,7 @@ std::unique_ptr<Ops> ops_of(const Config& config, int local_rank, bool computes)
   std::unique_ptr<Ops> ops = make_cuda_ops({.device = gpu, .compute = backend.compute,
                                             .choose = computes ? choose_by_record(local_rank == 0) : ChooseAlgorithm()});
   if (backend.fp8 && !ops->has_fp8())
-    throw ConfigError("precision is \"fp8\", and " + ops->gpu_name() + " has no products in 8 bits; expected \"bf16\", or a GPU of compute "
+    throw ConfigError("precision is \"fp8\", and " + ops->gpu_name() + " has no FP8 products; expected \"bf16\", or a GPU of compute "
                       "capability 8.9 or more");
   return ops;
 }
@@ -46,6 +46,12 @@ std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const Pro
   std::unique_ptr<Ops> ops = make_ops(config, local_rank);
   expect_fit_of(*ops, config, sets, ranks);
   return ops;
+}
+
+std::string device_description(const Config& config, const Ops& ops) {
+  std::string text = ops.description();
+  if (config.precision == Precision::fp8) text.insert(text.find(','), " with FP8 products");
+  return text;
 }
 
 DecoderOptions decoder_options(const Config& config, int ranks) {

@@ -168,7 +168,8 @@ TrainResult Run::execute() {
   std::int64_t step = steps_before;
   while (step < steps && !stopped) {
     ++step;
-    const bool patient = step == steps_before + 1 || works_for_all(step) || works_for_all(step - 1);
+    const bool first = step == steps_before + 1 || (decoder_.options().fp8 && step == 2);  // which makes plans of products
+    const bool patient = first || works_for_all(step) || works_for_all(step - 1);
     world_.set_limit(patient ? config_.ranks.start_timeout : config_.ranks.timeout);
     StepRecord record = training_step(step);
     if (due(step, config_.evaluation.every) || step == steps) evaluate(record);
@@ -233,7 +234,7 @@ bool Run::probes_after(std::int64_t step) const {
 }
 
 std::string Run::device() const {
-  return (decoder_.options().fp8 ? "fp8 products, " : "") + ops_->description() + (world_.size() == 1 ? "" : ", " + ranks_->description());
+  return device_description(config_, *ops_) + (world_.size() == 1 ? "" : ", " + ranks_->description());
 }
 
 void Run::begin() {
@@ -329,6 +330,7 @@ void Run::load(const std::filesystem::path& checkpoint) {
   if (state_.step > config_.train.steps)
     throw std::runtime_error(origin + ": step " + std::to_string(state_.step) + " is beyond train.steps = " +
                              std::to_string(config_.train.steps));
+  if (decoder_.options().fp8) check_fp8(state_.fp8, config_.model.layers, origin);
   if (probe_pass_) phases_.restore(state_.phase_detector);
   if (!state_.alerts.empty()) alerts_.restore(state_.alerts);
 }

@@ -90,6 +90,9 @@ std::unique_ptr<Ops> make_ops(const Config& config, int local_rank = 0);
 std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets, int ranks = 1,
                                        int local_rank = 0);
 
+/// What a run of the config computes on and in: Ops::description(), "bf16 with FP8 products, NVIDIA H200, ..." with those.
+std::string device_description(const Config& config, const Ops& ops);
+
 /// The decoder options that one of `ranks` of a run of this (completed) config uses on its device.
 DecoderOptions decoder_options(const Config& config, int ranks = 1);
 

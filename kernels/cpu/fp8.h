@@ -1,4 +1,4 @@
-// Numbers of 8 bits on the CPU: floats that have been rounded to them (Fp8Scaling in kernels/ops.h).
+// FP8 numbers on the CPU: floats that have been rounded to them (Fp8Scaling in kernels/ops.h).
 #pragma once
 
 #include <cstdint>

@@ -88,7 +88,7 @@ void CpuOps::linear_backward(const LinearBackward& args) {
   check.optional_shape("dbias", args.dbias, DType::f32, {outputs});
   check_gelu_input(check, args, DType::f32);
   check.that(outputs > 0, "dout", "is " + describe(args.dout) + ", expected at least one output");
-  check_fp8(check, args.fp8, args.dx ? args.dx.extent(1) : args.dweight ? args.dweight.extent(1) : 0, outputs);
+  check_fp8(check, args);
 
   const float* dout = args.dout.as<float>();
   const float* weight = args.dx ? args.weight.as<float>() : nullptr;

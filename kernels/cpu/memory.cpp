@@ -53,6 +53,17 @@ void BufferDeleter::operator()(std::byte* data) const {
   if (ops != nullptr) ops->release(data);
 }
 
+namespace {
+
+class CalledWork final : public RepeatedWork {
+ public:
+  void run(const std::function<void()>& work) override { work(); }
+};
+
+}  // namespace
+
+std::unique_ptr<RepeatedWork> Ops::repeated_work() { return std::make_unique<CalledWork>(); }
+
 Buffer CpuOps::allocate(std::size_t bytes) {
   const std::size_t rounded = (bytes / Workspace::kAlignment + 1) * Workspace::kAlignment;
   if (rounded < bytes) throw std::bad_alloc();

@@ -30,7 +30,7 @@ struct Rotary;
 
 /// What is done to a product before it is stored: d = GELU(product), the product itself in aux; d = product times GELU'(aux).
 enum class ProductEpilogue : std::uint8_t { none, gelu, gelu_gradient };
-/// What a product multiplies: the compute dtype, or numbers of 8 bits, of which b may be in E5M2.
+/// What a product multiplies: the compute dtype, or FP8 numbers, of which b may be in E5M2.
 enum class ProductOperands : std::uint8_t { real, e4m3, e4m3_e5m2 };
 
 class CudaOps final : public Ops {
@@ -89,6 +89,8 @@ class CudaOps final : public Ops {
   void direction_sums(const DirectionSums& args) override;
   void abs_statistics(const AbsStatistics& args) override;
 
+  std::unique_ptr<RepeatedWork> repeated_work() override;
+
   double time_ms(const std::function<void()>& work) override;
   void mark() override;
   std::vector<double> marked_ms() override;
@@ -128,7 +130,7 @@ class CudaOps final : public Ops {
     void* d;
     const void* bias = nullptr;  // (m), added to every column
     void* aux = nullptr;         // (m, n) with the strides of d: z of a GELU, written by gelu, read by gelu_gradient
-    const void *a_factor = nullptr, *b_factor = nullptr;  // (1) f32 on the device, by which products of 8 bits are multiplied
+    const void *a_scale = nullptr, *b_scale = nullptr;  // (1) f32 on the device, by which FP8 products are multiplied
   };
   struct Plan;
   std::string product_name(const Product& product) const;
@@ -192,6 +194,8 @@ class CudaOps final : public Ops {
   std::map<Product, std::unique_ptr<Plan>> plans_;
   std::vector<RotaryTable> rotary_tables_;
   std::vector<std::unique_ptr<ChunkTable>> chunk_tables_;  // of all gradients, and of a rank's share
+  class RecordedWork;
+  std::int64_t moves_ = 0;  // of memory that operations keep for themselves, and recorded work points to
   struct PinnedCopy;
   std::shared_ptr<PinnedCopy> pinned(std::size_t bytes, bool idle);
   std::vector<std::shared_ptr<PinnedCopy>> pinned_copies_;  // those that nobody else holds are free

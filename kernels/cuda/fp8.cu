@@ -1,5 +1,5 @@
-// Linear maps whose products are in 8 bits. cuBLASLt takes such operands only where both have the summed index last, so backward needs
-// the transposes of all three: they are rounded and transposed in one pass, and nothing in 8 bits is kept between operations.
+// Linear maps with FP8 products. cuBLASLt takes such operands on Hopper only where both have the summed index last, so backward needs
+// the transposes of all three: they are rounded and transposed in one pass, and nothing in FP8 is kept between operations.
 #include "kernels/backend_memory.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
@@ -21,7 +21,7 @@ constexpr std::int64_t kItem = 16;       // neighbouring elements of a thread
 constexpr std::int64_t kBlocks = 1056;   // eight a multiprocessor of an H100
 constexpr int kTileRows = 128, kTileColumns = 64;
 
-using Code = std::uint8_t;  // a number of 8 bits
+using Code = std::uint8_t;  // an FP8 number
 template <__nv_fp8_interpretation_t Format>
 using FormatOf = std::integral_constant<__nv_fp8_interpretation_t, Format>;
 
@@ -170,7 +170,7 @@ void transpose(cudaStream_t stream, Code* transposed, Code* out, const Fp8Scalin
 void CudaOps::expect_fp8(const char* op) const {
   if (real_ != DType::bf16) throw std::invalid_argument(std::string(op) + ": fp8 is given to a backend of f32, expected one of bf16");
   if (!has_fp8())
-    throw std::runtime_error(std::string(op) + ": " + properties_.name + " has no products in 8 bits: compute capability " +
+    throw std::runtime_error(std::string(op) + ": " + properties_.name + " has no FP8 products: compute capability " +
                              std::to_string(properties_.major) + "." + std::to_string(properties_.minor) + ", expected at least 8.9");
 }
 

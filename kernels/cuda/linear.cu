@@ -98,8 +98,8 @@ void CudaOps::linear_backward(const LinearBackward& args) {
   }
   check.optional_shape("dbias", args.dbias, DType::f32, {O});
   check_gelu_input(check, args, real_);
-  check_fp8(check, args.fp8, args.dx ? args.dx.extent(1) : args.dweight ? args.dweight.extent(1) : 0, O);
-  const bool done = args.fp8 && N > 0 && O > 0 && backward_in_fp8(args);
+  check_fp8(check, args);
+  const bool done = args.fp8 && N > 0 && O > 0 && (args.dx ? args.dx : args.dweight).size() > 0 && backward_in_fp8(args);
   if (!done && args.dx && N > 0 && args.dx.extent(1) > 0) {
     const std::int64_t I = args.dx.extent(1);
     if (O == 0) {

@@ -142,6 +142,7 @@ std::byte* CudaOps::scratch(std::size_t bytes) {
     scratch_bytes_ = 0;
     scratch_ = allocate(bytes);
     scratch_bytes_ = bytes;
+    ++moves_;
   }
   return scratch_.get();
 }

@@ -17,7 +17,7 @@ struct CudaOps::Plan {
   Plan& operator=(const Plan&) = delete;
   ~Plan();
 
-  /// Of bias, aux and factors, which are part of the descriptor.
+  /// Of bias, aux and scales, which are part of the descriptor.
   void set_pointers(const Operands& operands);
 
   cublasLtMatmulDesc_t operation = nullptr;

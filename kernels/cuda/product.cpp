@@ -236,8 +236,8 @@ CudaOps::Plan* CudaOps::plan(const char* op, const Product& p, const Operands& o
 void CudaOps::Plan::set_pointers(const Operands& operands) {
   if (operands.bias != nullptr) set_attribute(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.bias);
   if (operands.aux != nullptr) set_attribute(operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, operands.aux);
-  if (operands.a_factor != nullptr) set_attribute(operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, operands.a_factor);
-  if (operands.b_factor != nullptr) set_attribute(operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, operands.b_factor);
+  if (operands.a_scale != nullptr) set_attribute(operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, operands.a_scale);
+  if (operands.b_scale != nullptr) set_attribute(operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, operands.b_scale);
 }
 
 bool CudaOps::multiply_by_plan(const char* op, const Product& shape, const Operands& operands, const Apart* apart) {

@@ -65,6 +65,7 @@ const float2* CudaOps::rotary_table(double theta, std::int64_t half, std::int64_
       }
     synchronize();  // nobody reads the old table any more
     found->values = allocate(values.size() * sizeof(float2));
+    ++moves_;
     check_cuda(cudaMemcpyAsync(found->values.get(), values.data(), values.size() * sizeof(float2),
                                cudaMemcpyHostToDevice, stream_), "rope: table");
     found->length = length;

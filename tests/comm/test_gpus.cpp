@@ -95,6 +95,19 @@ TEST_CASE("100 steps on several GPUs are those on one, the same to the bit again
   }
 }
 
+TEST_CASE("FP8 products on several GPUs are scaled by the magnitudes of all, the same to the bit again") {
+  const Workplace place;
+  const std::string as = " --set precision=fp8 --set train.steps=40";
+  const fs::path one = train(place, "one", as + on(1));
+  for (const std::string shard : {"optimizer", "parameters"}) {
+    INFO(shard);
+    const std::string more = as + on(2) + " --set ranks.shard=" + shard;
+    const fs::path two = train(place, "two-" + shard, more), again = train(place, "again-" + shard, more);
+    CHECK(loss_difference(two, one) < 2e-2);
+    CHECK(test::timeless_lines(again / "metrics.jsonl") == test::timeless_lines(two / "metrics.jsonl"));
+  }
+}
+
 TEST_CASE("a checkpoint of all GPUs goes on on two and on one") {
   const Workplace place;
   const std::string as = " --set precision=fp32 --set checkpoint.every=50";

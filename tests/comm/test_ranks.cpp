@@ -161,16 +161,19 @@ TEST_CASE("with the optimizer, gradients or parameters sharded, or gradients on 
   }
 }
 
-TEST_CASE("ranks with products in 8 bits scale them by the magnitudes of all") {
+TEST_CASE("ranks with FP8 products scale them by the magnitudes of all") {
   const Workplace place;
-  const auto train = [&](int ranks, const std::string& name) {
-    const Outcome outcome = run_ranks(place, ranks, "train config.json --set precision=fp8 --set model.hidden=32 --set train.steps=12 --set name=" + name + kStep);
+  const auto train = [&](int ranks, const std::string& name, const std::string& shard = "optimizer") {
+    const Outcome outcome = run_ranks(place, ranks, "train config.json --set precision=fp8 --set model.hidden=32 --set train.steps=12 --set ranks.shard=" + shard +
+                                                        " --set name=" + name + kStep);
     INFO(outcome.output);
     REQUIRE(outcome.status == 0);
     return place.path() / "runs" / name;
   };
   const fs::path one = train(1, "one"), four = train(4, "four"), again = train(4, "again");
   CHECK(test::timeless_lines(again / "metrics.jsonl") == test::timeless_lines(four / "metrics.jsonl"));
+  for (const std::string shard : {"none", "gradients", "parameters"})  // of sums in rank order all the same
+    CHECK(test::timeless_lines(train(4, "shard-" + shard, shard) / "metrics.jsonl") == test::timeless_lines(four / "metrics.jsonl"));
   const auto state = [](const fs::path& run) { return test::read_file(run / "checkpoints/step_00000012/state.json"); };
   CHECK(state(again) == state(four));
   const auto amax = [&](const fs::path& run) {

@@ -40,7 +40,7 @@ TEST_CASE("an unknown key is named with the one that may be meant, or those know
                     Catch::Matchers::StartsWith(R"(test.json: ablation: unknown key "foo"; known here are name, )"));
   CHECK_THROWS_WITH(parse(R"({"ablation": {"train.foo": [1]}})"),
                     R"(test.json: ablation: unknown key "train.foo"; known here are steps, micro_batch, )"
-                    "gradient_accumulation, sequence_length, recompute, seed, optimizer, schedule");
+                    "gradient_accumulation, sequence_length, recompute, cuda_graph, seed, optimizer, schedule");
   CHECK_THROWS_WITH(parse("{}", {"foo.bar=1"}),
                     Catch::Matchers::StartsWith(R"(--set foo.bar=1: unknown key "foo.bar"; known without a dot are name, )"));
   const std::string long_key(100000, 'x');
@@ -178,6 +178,15 @@ TEST_CASE("fields that do not go together are named together") {
   CHECK_THROWS_WITH(parse(R"({"model": {"head_dim": 33}})"),
                     R"(test.json: model.head_dim (33) must be even with model.position "rope", which rotates pairs of )"
                     "channels");
+  CHECK_THROWS_WITH(parse(R"({"precision": "fp8", "model": {"channels": 72, "heads": 4}})"),
+                    R"(test.json: precision is "fp8", and model.channels is 72; expected a multiple of 16)");
+  CHECK_THROWS_WITH(parse(R"({"precision": "fp8", "model": {"hidden": 100}})"),
+                    R"(test.json: precision is "fp8", and model.hidden is 100; expected a multiple of 16)");
+  CHECK_THROWS_WITH(parse(R"({"precision": "fp8", "model": {"heads": 3, "head_dim": 8}})"),
+                    R"(test.json: precision is "fp8", and model.heads * model.head_dim is 24; expected a multiple of 16)");
+  CHECK_THROWS_WITH(parse(R"({"precision": "fp8", "model": {"heads": 4, "kv_heads": 1, "head_dim": 4}})"),
+                    R"(test.json: precision is "fp8", and (model.heads + 2 * model.kv_heads) * model.head_dim is 24; expected a multiple of 16)");
+  CHECK(parse(R"({"precision": "fp8"})").precision == Precision::fp8);
   CHECK_THROWS_WITH(parse(R"({"train": {"steps": 50}})"),
                     "test.json: train.schedule.warmup_steps (100) must be at most train.steps (50)");
   CHECK_THROWS_WITH(parse(R"({"model": {"layers": 2}, "probes": {"from_layer": 2}})"),

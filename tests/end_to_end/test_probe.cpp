@@ -219,6 +219,7 @@ TEST_CASE("probe refuses by name what does not fit, and leaves nothing behind") 
   refused("exported --length 100000", "--length 100000 is beyond the model's");
   refused("exported --length 2", "--length 2: expected at least 3");
   refused("exported --device gpu", "--device gpu: expected one of auto, cpu, cuda");
+  refused("exported --precision fp8", "--precision fp8: FP8 scales belong to a run that trains; expected auto, fp32 or bf16");
   refused("runs/small --causal --causal-set natral --position 2 --short-length 12", "--causal-set natral: there is no such probe set, expected one of natural, ");
   refused("runs/small --causal --position 12 --short-length 12", "--positions and --position must lie below the shortest sequence, 12");
   refused("runs/small --sequences 1 --causal", "--sequences 1: expected at least 2");

@@ -1,4 +1,4 @@
-// Linear maps with products in 8 bits on the GPU against the CPU, which rounds to the same numbers.
+// Linear maps with FP8 products on the GPU against the CPU, which rounds to the same numbers.
 #include <array>
 #include <cmath>
 #include <limits>
@@ -38,7 +38,7 @@ struct Scalings {
 };
 
 bool has_fp8(Backends& both) {
-  if (!both.gpu().has_fp8()) WARN("not tested: this GPU has no products in 8 bits");
+  if (!both.gpu().has_fp8()) WARN("not tested: this GPU has no FP8 products");
   return both.gpu().has_fp8();
 }
 
@@ -87,14 +87,14 @@ void check_linear(const std::vector<Shape>& shapes) {
 
 }  // namespace
 
-TEST_CASE("linear layers with products in 8 bits on the GPU agree with the CPU") {
+TEST_CASE("linear layers with FP8 products on the GPU agree with the CPU") {
   check_linear({{16, 16, 16}, {1, 32, 48}, {17, 64, 80}, {100, 144, 112}, {1000, 768, 2304}, {2049, 512, 768}});
 }
-TEST_CASE("linear layers with products in 8 bits on the GPU agree with the CPU at small shapes", "[sanitize]") {
+TEST_CASE("linear layers with FP8 products on the GPU agree with the CPU at small shapes", "[sanitize]") {
   check_linear({{1, 16, 32}, {16, 32, 16}, {130, 80, 48}});
 }
 
-TEST_CASE("each gradient by itself, and magnitudes alone, in 8 bits on the GPU", "[sanitize]") {
+TEST_CASE("each gradient by itself, and magnitudes alone, in FP8 on the GPU", "[sanitize]") {
   Backends both(DType::bf16);
   if (!has_fp8(both)) return;
   Random random(96);
@@ -125,7 +125,7 @@ TEST_CASE("each gradient by itself, and magnitudes alone, in 8 bits on the GPU",
   for (const BothFloats& amax : measured.amax) CHECK(both.read(amax.gpu) == amax.cpu.doubles());
 }
 
-TEST_CASE("what is not finite in an operand of 8 bits shows on the GPU", "[sanitize]") {
+TEST_CASE("what is not finite in an FP8 operand shows on the GPU", "[sanitize]") {
   const auto bad = GENERATE(std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity(), std::nan(""));
   Backends both(DType::bf16);
   if (!has_fp8(both)) return;
@@ -143,7 +143,7 @@ TEST_CASE("what is not finite in an operand of 8 bits shows on the GPU", "[sanit
   for (const std::size_t operand : {0, 2}) CHECK(!std::isfinite(both.read(scalings.amax[operand].gpu)[0]));
 }
 
-TEST_CASE("a backend of fp32 on the GPU refuses products in 8 bits") {
+TEST_CASE("a backend of fp32 on the GPU refuses FP8 products") {
   Backends both(DType::f32);
   CHECK_FALSE(both.gpu().has_fp8());
   const Scalings scalings(both, {1, 1, 1});

@@ -1,6 +1,9 @@
 // What is planned is what is taken: scratch memory of operations, a whole run's memory, recomputed activations.
 #include <algorithm>
+#include <cmath>
 #include <functional>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "engine/config/load.h"
@@ -93,6 +96,81 @@ TEST_CASE("a copy to the GPU holds what was there at the call, however far behin
   }
 }
 
+TEST_CASE("repeated work is called, recorded and launched, and called again when memory that it needs has moved", "[sanitize]") {
+  const auto ops = make_cuda_ops({.device = 0, .compute = DType::bf16});
+  const auto work = ops->repeated_work();
+  constexpr std::int64_t kRows = 64, kHeads = 2, kDim = 16;
+  const Buffer buffer = ops->allocate(kRows * kHeads * kDim * 2), sums = ops->allocate(1024);
+  const Tensor heads(buffer.get(), DType::bf16, {1, kRows, kHeads, kDim});
+  ops->zero(heads);
+  int calls = 0;
+  const auto run = [&] {
+    work->run([&] {
+      ++calls;
+      ops->rope({.qkv = heads, .heads = 2});
+      ops->add(heads.view({kRows, kHeads * kDim}), heads.view({kRows, kHeads * kDim}), heads.view({kRows, kHeads * kDim}));
+    });
+    ops->synchronize();
+  };
+  std::vector<std::uint16_t> values(kRows * kHeads * kDim, to_bf16(0.5F));
+  const auto norm = [&] {  // which a rotation keeps, and the addition doubles
+    ops->copy_to_host(values.data(), heads);
+    double sum = 0;
+    for (const std::uint16_t value : values) sum += std::pow(from_bf16(value), 2);
+    return std::sqrt(sum);
+  };
+  ops->copy_from_host(heads, values.data());
+  double expected = norm();
+  for (int i = 0; i < 5; ++i) {
+    run();
+    expected *= 2;
+    CHECK(norm() == Approx(expected).epsilon(1e-2));
+    CHECK(calls == std::min(i + 1, 2));
+  }
+  // Longer sequences need a longer table of angles.
+  const Buffer other = ops->allocate(8 * kRows * kHeads * kDim * 2);
+  ops->zero(Tensor(other.get(), DType::bf16, {8 * kRows * kHeads * kDim}));
+  ops->rope({.qkv = Tensor(other.get(), DType::bf16, {1, 8 * kRows, kHeads, kDim}), .heads = 2});
+  for (int i = 0; i < 3; ++i) {
+    run();
+    expected *= 2;
+    CHECK(norm() == Approx(expected).epsilon(1e-2));
+    CHECK(calls == std::min(i + 3, 4));
+  }
+  // What fails while it is recorded leaves the backend as it was.
+  const auto failing = ops->repeated_work();
+  const auto fail = [&] { failing->run([&] { ops->rope({.qkv = heads.view({kRows, kHeads * kDim}), .heads = 2}); }); };
+  CHECK_THROWS_AS(fail(), std::invalid_argument);
+  ops->rope({.qkv = heads, .heads = 2});
+  CHECK(norm() == Approx(expected).epsilon(1e-2));
+}
+
+TEST_CASE("recorded passes change no bit on the GPU") {
+  for (const DType compute : kComputeTypes)
+    for (const ModelConfig& config : models()) {
+      INFO(name_of(compute) << ", " << test::describe(config));
+      const auto steps = [&](bool recorded) {
+        const auto ops = make_cuda_ops({.device = 0, .compute = compute});
+        Decoder decoder(*ops, config, {.max_sequences = 3, .max_length = kLength, .sink_positions = 8, .residual_norms = true, .recorded = recorded});
+        const Values parameters = strong_parameters(decoder.layout(), 91);
+        const Buffer staging = ops->allocate(parameters.size() * sizeof(float));
+        const Tensor wide(staging.get(), DType::f32, {static_cast<std::int64_t>(parameters.size())});
+        ops->copy_from_host(wide, parameters.data());
+        ops->convert(decoder.parameters(), wide);
+        Random random(93);
+        std::vector<Step> all;
+        for (int i = 0; i < 9; ++i) {  // of two sizes in turns, each of which is called, recorded and launched; then a smaller scale
+          const Batch batch = random_batch(random, config, i % 2 == 0 ? 3 : 2, i % 2 == 0 ? kLength : kLength - 30, 9);
+          if (i % 3 == 0) decoder.replace_gradients();
+          all.push_back(run_step(*ops, decoder, batch, i < 7 ? 0.01F : 0.005F));
+        }
+        return all;
+      };
+      const std::vector<Step> expected = steps(false), found = steps(true);
+      for (std::size_t i = 0; i < expected.size(); ++i) CHECK(same_bits(found[i], expected[i]));
+    }
+}
+
 TEST_CASE("recomputed activations change no bit on the GPU") {
   for (const DType compute : kComputeTypes)
     for (const ModelConfig& config : models()) {
@@ -137,13 +215,14 @@ TEST_CASE("a run takes the memory that was planned, none of it in a step") {
   make_dataset(folder.path());
   for (const char* preset : {"gpt2", "llama", "qwen3", "qwen2", "gpt_neox"})
     for (const char* recompute : {"none", "block"}) {
-      INFO(preset << ", recompute " << recompute);
+      const std::string precision = std::string(recompute) == "block" ? "fp8" : "bf16";
+      INFO(preset << ", recompute " << recompute << ", " << precision);
       const Config config = small_config(
           folder.path(), {std::string("name=") + preset + "-" + recompute, "device=cuda",
                           std::string("model.preset=") + preset, "model.channels=256", "model.heads=4",
                           "model.head_dim=64", "model.hidden=1024", "train.micro_batch=64", "train.sequence_length=150",
                           "train.gradient_accumulation=1", "train.steps=4", "evaluation.batches=1", "probes.sequences=70",
-                          "probes.short_length=40", "probes.causal_every=2", std::string("train.recompute=") + recompute});
+                          "probes.short_length=40", "probes.causal_every=2", std::string("train.recompute=") + recompute, "precision=" + precision});
       const RunPlan plan = plan_run(config);
       REQUIRE(plan.memory_available);
       // The run reserves what the plan says and is held to it: an operation that needs more would throw.

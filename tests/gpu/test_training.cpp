@@ -142,7 +142,20 @@ TEST_CASE("a run on the GPU that was stopped and resumed equals one that was not
   }
 }
 
-TEST_CASE("a run with products in 8 bits on the GPU follows one in bf16") {
+TEST_CASE("a run that is recorded as CUDA graphs is one that is not, bit for bit") {
+  const auto precision = GENERATE(std::string("bf16"), std::string("fp8"));
+  TemporaryFolder folder;
+  make_dataset(folder.path());
+  std::vector<std::string> overrides = {"precision=" + precision, "train.steps=24", "model.hidden=96"};
+  const Config recorded = run_config(folder.path(), "recorded", overrides);
+  overrides.emplace_back("train.cuda_graph=false");
+  const Config called = run_config(folder.path(), "called", overrides);
+  train_quietly(recorded);
+  train_quietly(called);
+  check_same_run(recorded, called);
+}
+
+TEST_CASE("a run with FP8 products on the GPU follows one in bf16") {
   for (const char* preset : {"llama", "gpt2"}) {
     INFO(preset);
     TemporaryFolder folder;
@@ -165,9 +178,10 @@ TEST_CASE("a run with products in 8 bits on the GPU follows one in bf16") {
 }
 
 TEST_CASE("probes change no bit of a run on the GPU") {
+  const auto precision = GENERATE(std::string("bf16"), std::string("fp8"));
   TemporaryFolder folder;
   make_dataset(folder.path());
-  const std::vector<std::string> overrides = {"precision=bf16", "train.steps=24"};
+  const std::vector<std::string> overrides = {"precision=" + precision, "train.steps=24", "model.hidden=96"};
   std::vector<std::string> without = overrides;
   without.insert(without.end(), {"probes.enabled=false", "sample.every=0"});
   const Config on = run_config(folder.path(), "on", overrides), off = run_config(folder.path(), "off", without);

@@ -1,4 +1,4 @@
-// The numbers of 8 bits, by their definition (Micikevicius et al. 2022, table 1): an oracle for their rounding.
+// The FP8 numbers, by their definition (Micikevicius et al. 2022, table 1): an oracle for their rounding.
 #pragma once
 
 #include <cmath>

@@ -1,4 +1,4 @@
-// Linear maps with products in 8 bits on the CPU, against numbers enumerated by their definition.
+// Linear maps with FP8 products on the CPU, against numbers enumerated by their definition.
 #include <array>
 #include <cmath>
 #include <limits>
@@ -63,7 +63,7 @@ void check_equal(const Doubles& found, const Doubles& expected, const Doubles& o
 
 }  // namespace
 
-TEST_CASE("operands of products in 8 bits are the nearest numbers of their format, ties to even, saturated") {
+TEST_CASE("operands of FP8 products are the nearest numbers of their format, ties to even, saturated") {
   const auto ops = make_cpu_ops(2);
   Random random(91);
   const Doubles unit = identity(16);
@@ -86,7 +86,7 @@ TEST_CASE("operands of products in 8 bits are the nearest numbers of their forma
   }
 }
 
-TEST_CASE("a linear map with products in 8 bits is that of its rounded operands") {
+TEST_CASE("a linear map with FP8 products is that of its rounded operands") {
   Random random(92);
   for (const int threads : {1, 2})
     for (const auto [n, i, o] : {std::array<std::int64_t, 3>{1, 16, 16}, {3, 48, 16}, {65, 32, 144}, {200, 64, 48}}) {
@@ -159,7 +159,7 @@ TEST_CASE("where magnitudes alone are taken a linear map is as without, and they
   CHECK(scalings.amax[0].doubles() == Doubles{100});
 }
 
-TEST_CASE("what is not finite in an operand of 8 bits shows in the product and in its magnitude") {
+TEST_CASE("what is not finite in an FP8 operand shows in the product and in its magnitude") {
   const auto bad = GENERATE(std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity(), std::nan(""));
   const auto ops = make_cpu_ops(1);
   Scalings scalings({1, 1, 1});
@@ -172,7 +172,7 @@ TEST_CASE("what is not finite in an operand of 8 bits shows in the product and i
   CHECK((std::isnan(bad) ? std::isnan(scalings.amax[0][0]) : std::isinf(scalings.amax[0][0])));
 }
 
-TEST_CASE("extents and scalings that products in 8 bits cannot have are refused by name") {
+TEST_CASE("extents and scalings that FP8 products cannot have are refused by name") {
   const auto ops = make_cpu_ops(1);
   Scalings scalings({1, 1, 1});
   const Floats x({4, 24}, Doubles(96)), weight({16, 24}, Doubles(384)), even({4, 16}, Doubles(64)), square({16, 16}, Doubles(256));

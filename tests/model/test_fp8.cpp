@@ -1,4 +1,4 @@
-// A decoder whose blocks' products are in 8 bits, and the scales that follow from earlier steps.
+// A decoder with FP8 products in its blocks, and the scales that follow from earlier steps.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -13,7 +13,7 @@ using namespace sinkscope::test;
 
 namespace {
 
-/// Of every kind of MLP and norm, at sizes that 8 bits allow.
+/// Of every kind of MLP and norm, at sizes that FP8 allows.
 std::vector<ModelConfig> models() {
   return {resolved_model(R"({"preset": "llama", "layers": 2, "channels": 32, "heads": 2, "hidden": 48})", 13, 12),
           resolved_model(R"({"preset": "gpt2", "layers": 2, "channels": 32, "heads": 4})", 13, 12),
@@ -29,7 +29,7 @@ DecoderOptions options_with(bool fp8) {
 
 }  // namespace
 
-TEST_CASE("until scales are set a decoder computes as without products in 8 bits, and then nearly so") {
+TEST_CASE("until scales are set a decoder computes as without FP8 products, and then nearly so") {
   for (const ModelConfig& config : models()) {
     INFO(test::describe(config));
     Random random(71);

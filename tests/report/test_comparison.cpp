@@ -231,7 +231,7 @@ TEST_CASE("runs that differ in more than what was to vary are not called compara
 
 TEST_CASE("what a setting can do to the numbers goes by its key") {
   for (const char* key : {"name", "output", "log.every", "alerts.command", "checkpoint.keep", "sample.every",
-                          "ablation.data.bos", "train.recompute", "probes.causal_every", "ranks.timeout"})
+                          "ablation.data.bos", "train.recompute", "train.cuda_graph", "probes.causal_every", "ranks.timeout"})
     CHECK(influence_of(key) == Influence::none);
   for (const char* key : {"threads", "device", "ranks.gpus", "ranks.shard", "ranks.reduce_dtype", "run.build"}) CHECK(influence_of(key) == Influence::rounding);
   for (const char* key : {"probes.every", "evaluation.batches", "data.common_targets"})
@@ -268,8 +268,9 @@ TEST_CASE("what cannot influence the numbers, or follows from the rest, is told 
             .comparison.arms.size() == 2);
   TemporaryFolder third;
   const Compared precisions(third, {run_of("a", 1, 0.0, R"({"run": {"device": "fp32, x"}})"),
-                                    run_of("b", 1, 0.1, R"({"run": {"device": "bf16, x"}})")});
-  CHECK(precisions.comparison.arms.size() == 2);
+                                    run_of("b", 1, 0.1, R"({"run": {"device": "bf16, x"}})"),
+                                    run_of("c", 1, 0.1, R"({"run": {"device": "bf16 with FP8 products, x"}})")});
+  CHECK(precisions.comparison.arms.size() == 3);
   CHECK(contains(precisions.statement("in one setting alone").text, "run.device"));
 
   // Sizes that a config leaves open follow from those that it names.

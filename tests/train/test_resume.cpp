@@ -104,7 +104,7 @@ TEST_CASE("a run with learned sink logits that crashed and was resumed equals on
           test::read_file(whole / "checkpoints/step_00000012" / file));
 }
 
-TEST_CASE("a run with products in 8 bits that crashed and was resumed equals one that was not, bit for bit") {
+TEST_CASE("a run with FP8 products that crashed and was resumed equals one that was not, bit for bit") {
   TemporaryFolder folder;
   test::make_dataset(folder.path());
   const auto named = [&](const std::string& name, const std::string& precision = "fp8") {
@@ -119,7 +119,7 @@ TEST_CASE("a run with products in 8 bits that crashed and was resumed equals one
     for (const char* file : {"model.safetensors", "optimizer.safetensors", "state.json"})
       CHECK(test::read_file(resumed / "checkpoints/step_00000012" / file) == test::read_file(whole / "checkpoints/step_00000012" / file));
   }
-  CHECK(test::contains(test::read_file(whole / "config.json"), "\"device\": \"fp8 products, fp32, "));
+  CHECK(test::contains(test::read_file(whole / "config.json"), "\"device\": \"fp32 with FP8 products, "));
   CHECK(nlohmann::json::parse(test::read_file(whole / "checkpoints/step_00000012/state.json")).at("fp8_amax").size() == 12);
   // The first step is that of fp32; later ones are near it.
   const std::vector<StepRecord> exact = read_step_records(train_quietly(named("exact", "fp32")).run_directory), rounded = read_step_records(whole);
@@ -132,19 +132,25 @@ TEST_CASE("a run with products in 8 bits that crashed and was resumed equals one
   CHECK(test::contains(train_error(named("whole", "fp32"), true), "precision"));  // which is part of the run
 }
 
-TEST_CASE("magnitudes of 8 bits that do not fit a checkpoint's model are refused by name") {
-  const std::string state = R"({"step": 1, "sample": 1, "phase_detector": "", "fp8_amax": )";
-  for (const std::string amax : {"[[1, 2], [3]]}", "[1]}", "[[null]]}"}) {
-    INFO(amax);
-    std::string message;
+TEST_CASE("a checkpoint whose FP8 magnitudes do not fit the model is refused by name") {
+  const std::string state = R"({"step": 1, "sample": 1, "phase_detector": "")";
+  const auto error = [&](const std::string& amax) -> std::string {
     try {
-      loop_state_from_text(state + amax, "state.json");
-    } catch (const std::runtime_error& error) {
-      message = error.what();
+      check_fp8(loop_state_from_text(state + amax + "}", "state.json").fp8, 1, "state.json");
+    } catch (const std::runtime_error& failure) {
+      return failure.what();
     }
-    CHECK(message.starts_with("state.json: fp8_amax"));
+    return "";
+  };
+  const std::string twelve = "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]";
+  CHECK(error(", \"fp8_amax\": [" + twelve + ", " + twelve + "]").empty());
+  std::string seventeen = twelve;
+  for (int i = 1; i < 17; ++i) seventeen += ", " + twelve;
+  for (const std::string& amax : {"[" + twelve + ", [3]]", std::string("[]"), std::string("[1]"), std::string("[[null]]"), "[" + seventeen + "]"}) {
+    INFO(amax);
+    CHECK(error(", \"fp8_amax\": " + amax).starts_with("state.json: fp8_amax"));
   }
-  CHECK(loop_state_from_text(state + "[[1, 2], [3, 4]]}", "state.json").fp8.steps().size() == 2);
+  CHECK(error("").starts_with("state.json: fp8_amax"));
 }
 
 TEST_CASE("a run without validation data that begins again warns of it again") {

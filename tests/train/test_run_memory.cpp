@@ -196,6 +196,15 @@ TEST_CASE("what the backend asks for follows from what the run does") {
         std::size_t{2048 * 64 * 12 * 4});
   const std::vector<std::string> headed = {"train.micro_batch=2048", "model.heads=8", "model.head_dim=64"};
   CHECK(scratch(headed, false) >= std::size_t{2048 * 8 * 24} * 66 * 4);
+  // Operands of FP8 products, those of the widest linear map going back.
+  const std::vector<std::string> fp8 = {"train.micro_batch=2048", "precision=fp8", "model.hidden=256"};
+  constexpr Backend kGpuFp8{.device = Device::cuda, .compute = DType::bf16, .fp8 = true};
+  const std::int64_t N = 2048 * 24;
+  CHECK(memory(fp8, false, kGpuFp8).scratch >= static_cast<std::size_t>(fp8_backward_bytes(N, 16, 2 * 256)));
+  CHECK(fp8_backward_bytes(N, 16, 2 * 256) == (2 * N + 16) * 512 + N * 16);
+  CHECK(fp8_backward_bytes(17, 16, 32) == (17 + 32 + 16) * 32 + 32 * 16);
+  CHECK(fp8_forward_bytes(17, 16, 32) == (17 + 32) * 16);
+  CHECK(memory(fp8, false).scratch < static_cast<std::size_t>(fp8_backward_bytes(N, 16, 2 * 256)));
   constexpr Backend kGpuFp32{.device = Device::cuda, .compute = DType::f32};  // whose kernels have no such sums
   CHECK(memory(headed, false, kGpuFp32).scratch < std::size_t{2048 * 8 * 24} * 66 * 4);
   CHECK(scratch({"model.preset=gpt2", "model.hidden=1000000", "train.micro_batch=512"}, false) >=

@@ -78,8 +78,17 @@ OverlapTime time_overlap(Communicator& ranks, Ops& ops, const Config& config, in
   const std::vector<std::int32_t> tokens = random_tokens(random_key(2, "bench"), B * T + 1, own.model.vocab_size);
   std::vector<float> losses(static_cast<std::size_t>(B * T));
   BackwardHooks hooks;
+  Fp8History magnitudes;
+  const auto scale = [&] {  // of FP8 products, as the loop of a run does after every step
+    if (!decoder.options().fp8) return;
+    std::vector<double> amax = decoder.step_sums().amax;
+    ranks.sum_and_max({}, amax);
+    magnitudes.add(amax);
+    decoder.set_fp8_scales(magnitudes.scales());
+  };
   const auto forward = [&] {
     gradients.begin_step();
+    decoder.zero_step_sums();
     hooks = gradients.begin_pass(true);
     decoder.forward(B, T, tokens.data());
     decoder.loss(tokens.data() + 1, losses.data(), 1.0F / static_cast<float>(B * T));
@@ -97,6 +106,7 @@ OverlapTime time_overlap(Communicator& ranks, Ops& ops, const Config& config, in
       decoder.backward(hooks);
       gradients.finish();
     });
+    scale();
     if (i < 0) continue;
     backward.push_back(alone);
     sums.push_back(summed);

@@ -52,10 +52,10 @@ class Cases : public std::enable_shared_from_this<Cases> {
     cases_.push_back({name, calls, bytes, flops, [self, make](ArraySet& set) { return make(set); }});
     return cases_.back();
   }
-  static void grows(KernelCase& kernel, std::int64_t rows, double fixed_bytes, bool fp8 = false) {
+  void grows(KernelCase& kernel, std::int64_t rows, double fixed_bytes, bool fp8 = false) const {
     kernel.rows = rows;
     kernel.fixed_bytes = fixed_bytes;
-    if (fp8) kernel.product_rate = 2;
+    if (fp8 && !ops_.gpu_name().empty()) kernel.product_rate = 2;
   }
   /// Scales of 1, for standard normal operands.
   Fp8Linear fp8_scales(ArraySet& set) const {

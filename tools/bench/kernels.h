@@ -21,7 +21,7 @@ struct KernelCase {
   std::function<std::function<void()>(ArraySet&)> make;  // a call on arrays of its own
   std::int64_t rows = 0;   // of linear maps and losses, whose last call in a step may have fewer; 0: other operations
   double fixed_bytes = 0;  // those of the bytes that do not grow with the rows
-  double product_rate = 1;  // of products, over that of the compute dtype: 2 where operands have 8 bits
+  double product_rate = 1;  // of products, over that of the compute dtype: 2 where operands are FP8
   bool compared = false;   // with the case before it: timed in turns with that one
 };
 

@@ -111,6 +111,7 @@ void TimedOps::zero(const Tensor& dst) {
     if (dst.data >= first && dst.data < first + gradients_.bytes())  // between those that products write
       return {.stage = Stage::optimizer, .name = "zero gradients", .bytes = d(dst.bytes())};
     if (dst.dtype == DType::f64) return {.stage = Stage::probes, .name = "zero step sums", .bytes = d(dst.bytes())};
+    if (dst.rank == 1) return {.stage = Stage::optimizer, .name = "zero amax of FP8", .bytes = d(dst.bytes())};
     return {.stage = Stage::norms, .name = "zero residual gradient", .kernels = {"zero residual gradient"}};
   }, [&] { inner_.zero(dst); });
 }

@@ -58,7 +58,7 @@ bool follows_in(const RunData& run, const std::string& key) {
   }
 }
 
-/// What the GPU or CPU computes in, as the run's device begins: "bf16", "fp32".
+/// What the GPU or CPU computes in, as the run's device begins: "bf16", "fp32", "bf16 with FP8 products".
 std::string precision_of(const std::string& device) { return device.substr(0, device.find(',')); }
 
 }  // namespace
@@ -66,7 +66,7 @@ std::string precision_of(const std::string& device) { return device.substr(0, de
 Influence influence_of(std::string_view key) {
   if (key == "train.seed") return Influence::seed;
   for (const std::string_view exact :
-       {"name", "output", "$schema", "ablation", "train.recompute", "probes.causal_every"})
+       {"name", "output", "$schema", "ablation", "train.recompute", "train.cuda_graph", "probes.causal_every"})
     if (key == exact) return Influence::none;
   for (const std::string_view exact :
        {"ranks.gpus", "ranks.bucket_megabytes", "ranks.shard", "ranks.shard_optimizer", "ranks.reduce_dtype"})
