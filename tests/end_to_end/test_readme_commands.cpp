@@ -278,7 +278,7 @@ const std::vector<Run> kRuns = {
      "test -s bench.json",
      "",
      {}},
-    {"nsys profile --trace cuda,nvtx --output bench sinkscope bench configs/gpt2-124m.json",
+    {"nsys profile --trace cuda,nvtx --output bench sinkscope bench configs/gpt2-124m.json --set train.cuda_graph=false",
      How::plain,
      {"\nmatrix ", "\ntokens  "},
      "test -s bench.nsys-rep",
