@@ -33,6 +33,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kProbePasses = 9;
+constexpr int kWarmUpSteps = 5;  // products are chosen, FP8 scales set, memory taken, passes recorded and launched
 
 constexpr const char* kFlopsCounted =
     "6 N_matmul + 6 L H D T a token: matrices that multiply activations, the head once, causal attention at half";
@@ -68,8 +69,7 @@ StepResult time_steps(Ops& ops, const Config& config, int steps) {
   result.flops = result.tokens * training_flops_per_token(config.model, config.train.sequence_length);
   StepBench bench(ops, config, config.probes.enabled);
   bench.initialize();
-  bench.step();
-  bench.step();
+  for (int i = 0; i < kWarmUpSteps; ++i) bench.step();
   std::vector<double> alone, with, without;
   for (int i = 0; i < steps; ++i) alone.push_back(bench.step());
   result.seconds = median(alone);
@@ -95,8 +95,7 @@ StepResult time_steps(Ops& ops, const Config& config, int steps) {
   // Steps with and without probes take turns, so that a machine's moods hit both alike.
   StepBench off(ops, config, false);
   off.copy_weights(bench);
-  off.step();
-  off.step();
+  for (int i = 0; i < kWarmUpSteps; ++i) off.step();
   for (int i = 0; i < steps; ++i) {
     without.push_back(off.step());
     with.push_back(bench.step());
@@ -218,7 +217,7 @@ void print_stages(const StepStages& stages) {
   const StageRow all = stages.total();
   print("between operations", "", stages.between(), {});
   print("step", std::to_string(all.calls), stages.ms, all.floor);
-  std::printf("medians of %d steps with a mark before and after each operation; without marks a step takes %.4f ms\n"
+  std::printf("medians of %d steps with a mark before and after each operation; without marks a step takes %.4f ms; neither is launched as CUDA graphs\n"
               "between operations: the step, as the host sees it, less all rows: the host's work, gaps, the marks\n",
               stages.steps, stages.plain_ms);
 }

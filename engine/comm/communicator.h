@@ -39,6 +39,8 @@ class Communicator {
   /// "4 ranks, Open MPI 4.1.4", for logs.
   virtual std::string description() const = 0;
   bool leads() const { return rank() == 0; }
+  /// Sums and shares are of this process alone, and calls for them do nothing. Not collective.
+  virtual bool alone() const { return false; }
 
   // What is started begins once what was enqueued on the Ops is done; other operations go on meanwhile, and must leave the
   // tensor alone until join() or finish().
@@ -104,6 +106,7 @@ class OneProcess final : public Communicator {
   int rank() const override { return 0; }
   int size() const override { return 1; }
   std::string description() const override { return "one process"; }
+  bool alone() const override { return true; }
   void start_all_reduce(const Tensor& x, DType wire) override { check_summable("all_reduce", x, wire); }
   void start_reduce(const Stretch& stretch, DType wire) override {
     check_summable("reduce", stretch.x, wire);

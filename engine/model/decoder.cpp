@@ -254,7 +254,8 @@ void Decoder::State::backward(const BackwardHooks& hooks, bool sum_attention) {
 }
 
 void Decoder::State::repeat(Pass pass, float scale, const std::function<void()>& operations) {
-  if (!options.recorded || source != nullptr) return operations();
+  // Sampled text goes forward once at each of many lengths: those of whole sequences alone are worth keeping.
+  if (!options.recorded || source != nullptr || T != options.max_length) return operations();
   std::unique_ptr<RepeatedWork>& work =
       repeated[{.pass = pass, .sequences = B, .length = T, .scale = scale, .replace = replace && pass != Pass::forward, .fp8 = fp8.set()}];
   if (!work) work = ops.repeated_work();

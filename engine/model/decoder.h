@@ -53,7 +53,7 @@ struct DecoderOptions {
   bool parameters_by_section = false;  // the same, as a ParameterSource brings them
   Recompute recompute = Recompute::none;              // in training
   bool fp8 = false;                    // FP8 products in the blocks, once scales are set
-  bool recorded = false;               // passes may be recorded as CUDA graphs, which changes no result
+  bool recorded = false;               // passes of max_length may be recorded as CUDA graphs, which changes no result
   std::int64_t logits_bytes = std::int64_t{8} << 20;  // of the chunks that logits come in, 32 rows at least
 };
 

@@ -67,7 +67,7 @@ void GradientSums::begin_step() {
 BackwardHooks GradientSums::begin_pass(bool last) {
   const std::vector<Section>& sections = decoder_->layout().sections();
   if (!by_section_) {
-    if (!last || ranks_->size() == 1) return {};
+    if (!last || ranks_->alone()) return {};  // a pass without hooks can be recorded
     if (shard_ == Shard::none)
       return {.close = [this, &sections](std::int64_t section) { sum_down_to(sections[static_cast<std::size_t>(section)].begin); }};
     return {.close = [this](std::int64_t section) { sum_section(section); }};

@@ -42,8 +42,10 @@ class CudaOps::RecordedWork final : public RepeatedWork {
       static_cast<void>(cudaGetLastError());
       throw;
     }
-    check_cuda(cudaStreamEndCapture(ops_.stream_, &graph), "cudaStreamEndCapture");
-    const cudaError_t status = cudaGraphInstantiate(&recorded_, graph, 0);
+    cudaError_t status = cudaStreamEndCapture(ops_.stream_, &graph);
+    static_cast<void>(cudaGetLastError());  // which no later operation is to take for its own
+    check_cuda(status, "cudaStreamEndCapture");
+    status = cudaGraphInstantiate(&recorded_, graph, 0);
     cudaGraphDestroy(graph);
     check_cuda(status, "cudaGraphInstantiate");
   }

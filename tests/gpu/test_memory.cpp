@@ -34,15 +34,34 @@ std::vector<ModelConfig> models() {
           model(R"({"preset": "gpt_neox", "layers": 3, "channels": 128, "heads": 2, "hidden": 101})")};
 }
 
+/// Strong parameters into a decoder on the GPU.
+void load(Ops& ops, const Decoder& decoder) {
+  const Values parameters = strong_parameters(decoder.layout(), 91);
+  const Buffer staging = ops.allocate(parameters.size() * sizeof(float));
+  const Tensor wide(staging.get(), DType::f32, {static_cast<std::int64_t>(parameters.size())});
+  ops.copy_from_host(wide, parameters.data());
+  ops.convert(decoder.parameters(), wide);
+}
+
+/// As many as there are sequences, whose norms are all 1. Needs 16 bytes of scratch memory a sequence.
+double summed_ratio(Ops& ops, std::int64_t sequences) {
+  const Buffer buffer = ops.allocate(static_cast<std::size_t>(sequences) * 8 + 24);
+  const Tensor norms(buffer.get() + 24, DType::f32, {1, sequences, 2}), ratio(buffer.get(), DType::f64, {1});
+  const Tensor first(buffer.get() + 8, DType::f64, {1, 1}), rest(buffer.get() + 16, DType::f64, {1});
+  const std::vector<float> ones(static_cast<std::size_t>(2 * sequences), 1.0F);
+  ops.copy_from_host(norms, ones.data());
+  for (const Tensor& sum : {first, rest, ratio}) ops.zero(sum);
+  ops.norm_sums({.norms = norms, .first = first, .rest = rest, .ratio = ratio});
+  double found = 0;
+  ops.copy_to_host(&found, ratio);
+  return found;
+}
+
 Step step_of(DType compute, const ModelConfig& config, Recompute recompute) {
   const auto ops = make_cuda_ops({.device = 0, .compute = compute});
   Decoder decoder(*ops, config, {.max_sequences = 3, .max_length = kLength, .sink_positions = 8, .residual_norms = true,
                                  .recompute = recompute});
-  const Values parameters = strong_parameters(decoder.layout(), 91);
-  const Buffer staging = ops->allocate(parameters.size() * sizeof(float));
-  const Tensor wide(staging.get(), DType::f32, {static_cast<std::int64_t>(parameters.size())});
-  ops->copy_from_host(wide, parameters.data());
-  ops->convert(decoder.parameters(), wide);
+  load(*ops, decoder);
   Random random(92);
   const Batch batch = random_batch(random, config, 3, kLength, 9);
   return run_step(*ops, decoder, batch, 1.0F / static_cast<float>(batch.targets.size()));
@@ -137,11 +156,24 @@ TEST_CASE("repeated work is called, recorded and launched, and called again when
     CHECK(norm() == Approx(expected).epsilon(1e-2));
     CHECK(calls == std::min(i + 3, 4));
   }
-  // What fails while it is recorded leaves the backend as it was.
+  // So do operations that take more scratch memory.
+  constexpr std::int64_t kMany = std::int64_t{1} << 20;
+  CHECK(summed_ratio(*ops, kMany) == static_cast<double>(kMany));
+  run();
+  expected *= 2;
+  CHECK(norm() == Approx(expected).epsilon(1e-2));
+  CHECK(calls == 5);
+  // What fails while it is recorded leaves the backend as it was, and is tried again.
   const auto failing = ops->repeated_work();
-  const auto fail = [&] { failing->run([&] { ops->rope({.qkv = heads.view({kRows, kHeads * kDim}), .heads = 2}); }); };
-  CHECK_THROWS_AS(fail(), std::invalid_argument);
-  ops->rope({.qkv = heads, .heads = 2});
+  const auto turn = [&](bool fails) {
+    failing->run([&] {
+      ops->rope({.qkv = heads, .heads = 2});
+      if (fails) ops->rope({.qkv = heads.view({kRows, kHeads * kDim}), .heads = 2});
+    });
+  };
+  turn(false);
+  CHECK_THROWS_AS(turn(true), std::invalid_argument);
+  for (int i = 0; i < 3; ++i) turn(false);
   CHECK(norm() == Approx(expected).epsilon(1e-2));
 }
 
@@ -152,17 +184,15 @@ TEST_CASE("recorded passes change no bit on the GPU") {
       const auto steps = [&](bool recorded) {
         const auto ops = make_cuda_ops({.device = 0, .compute = compute});
         Decoder decoder(*ops, config, {.max_sequences = 3, .max_length = kLength, .sink_positions = 8, .residual_norms = true, .recorded = recorded});
-        const Values parameters = strong_parameters(decoder.layout(), 91);
-        const Buffer staging = ops->allocate(parameters.size() * sizeof(float));
-        const Tensor wide(staging.get(), DType::f32, {static_cast<std::int64_t>(parameters.size())});
-        ops->copy_from_host(wide, parameters.data());
-        ops->convert(decoder.parameters(), wide);
+        load(*ops, decoder);
         Random random(93);
         std::vector<Step> all;
-        for (int i = 0; i < 9; ++i) {  // of two sizes in turns, each of which is called, recorded and launched; then a smaller scale
-          const Batch batch = random_batch(random, config, i % 2 == 0 ? 3 : 2, i % 2 == 0 ? kLength : kLength - 30, 9);
-          if (i % 3 == 0) decoder.replace_gradients();
-          all.push_back(run_step(*ops, decoder, batch, i < 7 ? 0.01F : 0.005F));
+        // Each size is called, recorded and launched; the larger one moves scratch memory, and the smaller one begins anew.
+        int i = 0;
+        for (const std::int64_t sequences : {2, 2, 2, 2, 3, 3, 3, 3, 2, 2, 2, 3, 3, 2}) {
+          const Batch batch = random_batch(random, config, sequences, kLength, 9);
+          if (i++ == 0) decoder.replace_gradients();
+          all.push_back(run_step(*ops, decoder, batch, 0.01F));
         }
         return all;
       };
@@ -190,18 +220,7 @@ TEST_CASE("after a reservation no operation asks for more") {
   extents.channels = 8;
   ops->reserve(extents);
   CHECK(ops->memory_available().value() > before - (std::size_t{32} << 20));  // what it holds counts as available
-  const auto sums = [&](std::int64_t sequences) {  // needs 16 bytes a sequence
-    const Buffer buffer = ops->allocate(static_cast<std::size_t>(sequences) * 8 + 24);
-    const Tensor norms(buffer.get() + 24, DType::f32, {1, sequences, 2}), ratio(buffer.get(), DType::f64, {1});
-    const Tensor first(buffer.get() + 8, DType::f64, {1, 1}), rest(buffer.get() + 16, DType::f64, {1});
-    const std::vector<float> ones(static_cast<std::size_t>(2 * sequences), 1.0F);
-    ops->copy_from_host(norms, ones.data());
-    for (const Tensor& sum : {first, rest, ratio}) ops->zero(sum);
-    ops->norm_sums({.norms = norms, .first = first, .rest = rest, .ratio = ratio});
-    double found = 0;
-    ops->copy_to_host(&found, ratio);
-    return found;
-  };
+  const auto sums = [&](std::int64_t sequences) { return summed_ratio(*ops, sequences); };
   CHECK(sums(16) == 16);
   CHECK_THROWS_AS(sums(1 << 20), std::logic_error);
   CHECK(sums(16) == 16);  // as before

@@ -4,9 +4,11 @@
 
 #include "engine/comm/backends.h"
 #include "engine/comm/world.h"
+#include "engine/train/gradient_sums.h"
 #include "tests/catch.h"
 #include "tests/files.h"
 #include "tests/gpu/support.h"
+#include "tests/model/support.h"
 
 using namespace sinkscope;
 using namespace sinkscope::test;
@@ -50,4 +52,36 @@ TEST_CASE("NCCL with one rank changes nothing, and comes between the operations 
   CHECK_FALSE(ranks->any(false));
   const std::string large(std::size_t{3} << 20, 'x');  // more than is kept for it
   CHECK(ranks->text_of(0, large) == large);
+}
+
+TEST_CASE("gradients that one rank sums over NCCL in buckets while backward runs are its own") {
+  const ModelConfig config = resolved_model(R"({"preset": "llama", "layers": 3, "channels": 64, "heads": 2, "hidden": 96})", 61, 40);
+  const DecoderOptions options{.max_sequences = 3, .max_length = 40};
+  const Values parameters = strong_parameters(ParameterLayout(config), 7);
+  Random random(97);
+  const Batch batch = random_batch(random, config, 3, 40), more = random_batch(random, config, 2, 40);
+  const auto gradients_of = [&](bool summed) {
+    const auto ops = make_cuda_ops({.device = 0, .compute = DType::f32});
+    const World world;
+    const auto nccl = make_nccl_communicator(world, *ops, make_nccl_id());
+    OneProcess alone;
+    Decoder decoder = make_decoder(*ops, config, options, parameters);
+    RanksConfig ranks;
+    ranks.bucket_megabytes = 0.02;
+    GradientSums sums(*ops, decoder, summed ? *nccl : static_cast<Communicator&>(alone), ranks);
+    std::vector<float> losses(3 * 40);
+    for (int step = 0; step < 3; ++step) {
+      sums.begin_step();
+      for (const Batch* pass : {&batch, &more}) {
+        const BackwardHooks hooks = sums.begin_pass(pass == &more);
+        CHECK(static_cast<bool>(hooks.close) == (summed && pass == &more));
+        decoder.forward(pass->sequences, pass->length, pass->inputs.data());
+        decoder.loss(pass->targets.data(), losses.data(), 0.01F);
+        decoder.backward(hooks);
+      }
+      sums.finish();
+    }
+    return to_host(*ops, sums.gradients());
+  };
+  CHECK(same_bits(gradients_of(true), gradients_of(false)));
 }
