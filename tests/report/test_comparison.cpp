@@ -273,6 +273,25 @@ TEST_CASE("what cannot influence the numbers, or follows from the rest, is told 
   CHECK(precisions.comparison.arms.size() == 3);
   CHECK(contains(precisions.statement("in one setting alone").text, "run.device"));
 
+  // What a run computes in follows from the precision that it sets, where it does in every one.
+  const auto computed = [](const std::string& precision, const std::string& device) {
+    return R"({"precision": ")" + precision + R"(", "run": {"device": ")" + device + R"(, x"}})";
+  };
+  TemporaryFolder set;
+  const Compared as_set(set, {run_of("a", 1, 0.0, computed("bf16", "bf16")), run_of("b", 1, 0.1, computed("fp8", "bf16 with FP8 products"))});
+  REQUIRE(as_set.comparison.pairs.size() == 1);
+  CHECK(as_set.comparison.pairs[0].factor == "precision");
+  const auto device_follows = [](const Compared& compared) {
+    const auto& settings = compared.comparison.settings;
+    return std::find_if(settings.begin(), settings.end(), [](const auto& setting) { return setting.key == "run.device"; })->follows;
+  };
+  CHECK(device_follows(as_set));
+  CHECK_FALSE(device_follows(precisions));
+  TemporaryFolder otherwise;
+  const Compared unlike(otherwise, {run_of("a", 1, 0.0, computed("auto", "fp32")), run_of("b", 1, 0.1, computed("auto", "bf16")),
+                                    run_of("c", 1, 0.1, computed("fp8", "bf16 with FP8 products"))});
+  CHECK_FALSE(device_follows(unlike));
+
   // Sizes that a config leaves open follow from those that it names.
   TemporaryFolder fourth;
   const auto model = [](int heads, int kv_heads, int head_dim) {

@@ -1,6 +1,7 @@
 #include "tools/report/setting_influence.h"
 
 #include <algorithm>
+#include <map>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -61,6 +62,15 @@ bool follows_in(const RunData& run, const std::string& key) {
 /// What the GPU or CPU computes in, as the run's device begins: "bf16", "fp32", "bf16 with FP8 products".
 std::string precision_of(const std::string& device) { return device.substr(0, device.find(',')); }
 
+/// Whether runs that set the same `precision` compute in the same.
+bool computed_as_set(const std::vector<RunData>& runs) {
+  std::map<std::string, std::string> computed;
+  return std::all_of(runs.begin(), runs.end(), [&](const RunData& run) {
+    const std::string device = precision_of(find_setting(run, "run.device").value_or(""));
+    return computed.emplace(find_setting(run, "precision").value_or(""), device).first->second == device;
+  });
+}
+
 }  // namespace
 
 Influence influence_of(std::string_view key) {
@@ -117,6 +127,7 @@ std::vector<SettingDifference> setting_differences(const std::vector<RunData>& r
       for (const std::string& value : setting.values)
         if (value.starts_with('"')) precisions.push_back(precision_of(value));  // not of a run that does not tell
       if (!all_equal(precisions)) setting.influence = Influence::trained;
+      setting.follows = setting.influence == Influence::trained && differs("precision") && computed_as_set(runs);
     }
     if (setting.key == "run.parameters") setting.follows = true;  // from the model's settings
     if (setting.influence == Influence::trained || setting.influence == Influence::measured) {
