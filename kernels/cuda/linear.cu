@@ -99,8 +99,8 @@ void CudaOps::linear_backward(const LinearBackward& args) {
   check.optional_shape("dbias", args.dbias, DType::f32, {O});
   check_gelu_input(check, args, real_);
   check_fp8(check, args);
-  const bool done = args.fp8 && N > 0 && O > 0 && (args.dx ? args.dx : args.dweight).size() > 0 && backward_in_fp8(args);
-  if (!done && args.dx && N > 0 && args.dx.extent(1) > 0) {
+  const bool in_fp8 = args.fp8 && N > 0 && O > 0 && (args.dx ? args.dx : args.dweight).size() > 0 && backward_in_fp8(args);
+  if (!in_fp8 && args.dx && N > 0 && args.dx.extent(1) > 0) {
     const std::int64_t I = args.dx.extent(1);
     if (O == 0) {
       if (!args.accumulate) zero(args.dx);
@@ -116,7 +116,7 @@ void CudaOps::linear_backward(const LinearBackward& args) {
   }
   if (args.dweight && args.replace && N == 0) zero(args.dweight);
   if (N == 0 || O == 0) return;
-  if (!done && args.dweight && args.dweight.extent(1) > 0) {
+  if (!in_fp8 && args.dweight && args.dweight.extent(1) > 0) {
     const std::int64_t I = args.dweight.extent(1);
     multiply("linear_backward",
              {.m = I, .n = O, .k = N, .transpose_a = false, .transpose_b = true, .lda = I, .ldb = O, .ldd = I,

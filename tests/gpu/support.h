@@ -80,6 +80,9 @@ struct GpuSide {
   Tensor operator()(const Both<T>* both) const { return both == nullptr ? Tensor{} : both->gpu; }
 };
 
+constexpr CpuSide kCpu;
+constexpr GpuSide kGpu;
+
 constexpr DType kComputeTypes[] = {DType::f32, DType::bf16};
 
 }  // namespace sinkscope::test

@@ -17,9 +17,6 @@ using namespace sinkscope::test;
 
 namespace {
 
-const CpuSide kCpu;
-const GpuSide kGpu;
-
 struct Shape {
   std::int64_t B, T;
   int H, G;

@@ -12,9 +12,6 @@ using namespace sinkscope::test;
 
 namespace {
 
-const CpuSide kCpu;
-const GpuSide kGpu;
-
 struct Shape {
   std::int64_t N, I, O;
 };

@@ -1,4 +1,4 @@
-// What is planned is what is taken: scratch memory of operations, a whole run's memory, recomputed activations.
+// What is planned is what is taken: scratch memory of operations, a whole run's memory; recomputed activations, recorded passes.
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -119,7 +119,7 @@ TEST_CASE("repeated work is called, recorded and launched, and called again when
   const auto ops = make_cuda_ops({.device = 0, .compute = DType::bf16});
   const auto work = ops->repeated_work();
   constexpr std::int64_t kRows = 64, kHeads = 2, kDim = 16;
-  const Buffer buffer = ops->allocate(kRows * kHeads * kDim * 2), sums = ops->allocate(1024);
+  const Buffer buffer = ops->allocate(kRows * kHeads * kDim * 2);
   const Tensor heads(buffer.get(), DType::bf16, {1, kRows, kHeads, kDim});
   ops->zero(heads);
   int calls = 0;

@@ -36,9 +36,6 @@ struct EmbeddingShape {
   std::int64_t B, T, C, V;
 };
 
-const CpuSide kCpu;
-const GpuSide kGpu;
-
 void check_norms(const std::vector<Extents>& extents) {
   for (const DType real : kComputeTypes) {
     Backends both(real);
