@@ -50,7 +50,7 @@ std::int64_t scratch_bytes(const BackendExtents& e) {
   std::int64_t most = std::max({
       sink_bytes(e, e.training),
       backward_bytes(e),
-      ceil_div(N, kBiasRows) * e.bias_outputs * 4,     // linear_backward: partial column sums
+      ceil_div(N, kOwnSumRows) * e.bias_outputs * 4,   // linear_backward: partial column sums
       kMaxBlocks * 3 * e.channels * 4,                 // norm_backward: partial dweight, dbias, sums of dx
       kMaxBlocks * 2 * e.head_dim * 4,                 // qk_norm_backward: of both weights
       // embedding_backward: rows sorted by token, then sums of pieces of long runs

@@ -56,6 +56,7 @@ constexpr std::size_t kCudaWorkspace = std::size_t{64} << 20;
 constexpr std::int64_t kOptimizerChunk = 16384;  // elements
 constexpr std::int64_t kEmbeddingPiece = 128;    // rows of a token that a block adds up
 constexpr std::int64_t kBiasRows = 128;          // rows of an output gradient that a block adds up
+constexpr std::int64_t kOwnSumRows = 64;         // the same where a matrix product of our own adds up what it writes
 constexpr std::int64_t kAbsStatisticsScratch = std::int64_t{128} << 10;  // of a matrix of any size
 
 /// FP8 operands of a linear map of N rows: x and weight; (N, O) dout, (O, P) dout^T, (I, O) weight^T and (I, P) x^T, P being N rounded up

@@ -131,8 +131,25 @@ std::int64_t check_rope(const Check& check, const Rope& args, DType real) {
   return check_rotation(check, "qkv", args.qkv, {args.width, args.theta, args.first_index});
 }
 
-void check_gelu_input(const Check& check, const LinearBackward& args, DType real) {
+void check_activated(const Check& check, const LinearForward& args, std::int64_t rows, std::int64_t outputs, DType real) {
+  check.optional_shape("gelu", args.gelu, real, {rows, outputs});
+  if (!args.swiglu) return;
+  check.that(!args.gelu, "swiglu", "is given with gelu; expected one of them");
+  check.that(outputs % 2 == 0, "swiglu", "is given for " + std::to_string(outputs) + " outputs, expected gates and as many others");
+  check.shape("swiglu", args.swiglu, real, {rows, outputs / 2});
+}
+
+void check_activation_input(const Check& check, const LinearBackward& args, DType real) {
   check.that(args.gelu_input || !args.dx_sums, "dx_sums", "is given without gelu_input, whose gradient it sums");
+  check.that(static_cast<bool>(args.swiglu_input) == static_cast<bool>(args.dswiglu_input), "swiglu_input",
+             "and dswiglu_input are expected together");
+  if (args.swiglu_input) {
+    check.that(!args.gelu_input, "swiglu_input", "is given with gelu_input; expected one of them");
+    check.that(static_cast<bool>(args.dx), "swiglu_input", "is given without dx, which it is about");
+    check.that(!args.accumulate, "swiglu_input", "is given with accumulate; expected one of them");
+    for (const auto& [name, tensor] : {std::pair("swiglu_input", args.swiglu_input), std::pair("dswiglu_input", args.dswiglu_input)})
+      check.shape(name, tensor, real, {args.dx.extent(0), 2 * args.dx.extent(1)});
+  }
   if (!args.gelu_input) return;
   check.that(static_cast<bool>(args.dx), "gelu_input", "is given without dx, which it is about");
   check.that(!args.accumulate, "gelu_input", "is given with accumulate; expected one of them");

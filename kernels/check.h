@@ -19,6 +19,7 @@ struct AbsStatistics;
 struct Rope;
 struct Rotation;
 struct LinearBackward;
+struct LinearForward;
 struct Fp8Linear;
 
 class Check {
@@ -102,9 +103,11 @@ void check_sink_logits(const Check& check, const Tensor& sink_logits, DType real
 
 AttentionExtents check_isolate_query(const Check& check, const IsolateQuery& args, DType real);
 
-/// LinearBackward::gelu_input, of `real`, has the shape of dx, which must be given and not accumulated into; dx_sums
+/// What LinearForward has beside its output, (rows, outputs) of `real`, fits it.
+void check_activated(const Check& check, const LinearForward& args, std::int64_t rows, std::int64_t outputs, DType real);
+/// LinearBackward::gelu_input or swiglu_input, of `real`, fits dx, which must be given and not accumulated into; dx_sums
 /// fits it.
-void check_gelu_input(const Check& check, const LinearBackward& args, DType real);
+void check_activation_input(const Check& check, const LinearBackward& args, DType real);
 
 /// Scalings are given all or none, and the extents of the linear map fit them.
 void check_fp8(const Check& check, const Fp8Linear& fp8, std::int64_t inputs, std::int64_t outputs);

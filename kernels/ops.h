@@ -100,7 +100,7 @@ struct Fp8Linear {
 constexpr std::int64_t kFp8Multiple = 16;
 constexpr float kLargestE4m3 = 448, kLargestE5m2 = 57344;
 
-/// out = x weight^T + bias; gelu = GELU(out).
+/// out = x weight^T + bias; gelu = GELU(out); swiglu = silu(gate) up, gate and up being the halves of out's columns.
 struct LinearForward {
   Tensor out;     // (N, O) real
   Tensor x;       // (N, I) real
@@ -108,12 +108,15 @@ struct LinearForward {
   Tensor bias;    // optional (O) real
   Tensor gelu{};  // optional (N, O) real
   GeluKind gelu_kind = GeluKind::tanh;
+  Tensor swiglu{};  // optional (N, O / 2) real, without gelu
   Fp8Linear fp8{};
 };
 
 /// dx = dout weight (or dx += when `accumulate`); dweight += dout^T x; dbias += column sums of dout.
 /// With `gelu_input` z, of which x is the GELU, dx is the gradient of z: dout weight times GELU'(z), never accumulated;
 /// dx_sums += column sums of dx, the gradient of a bias that z had.
+/// With `swiglu_input`, gate and up, of which x is the SwiGLU, dswiglu_input is their gradient; dx is memory to work in, which
+/// then holds anything, and nothing is accumulated.
 struct LinearBackward {
   Tensor dout;    // (N, O) real
   Tensor x;       // (N, I) real; needed for dweight
@@ -125,6 +128,7 @@ struct LinearBackward {
   Tensor gelu_input{};  // optional (N, I) real: z
   GeluKind gelu_kind = GeluKind::tanh;
   Tensor dx_sums{};     // optional (I) +=; with gelu_input only
+  Tensor swiglu_input{}, dswiglu_input{};  // optional (N, 2 I) real, together and without gelu_input
   bool replace = false; // dweight = instead of +=, whatever it holds
   Fp8Linear fp8{};
 };
@@ -506,6 +510,7 @@ struct CudaOptions {
   int device = 0;                     // as CUDA numbers them
   DType compute = DType::bf16;        // or f32
   ChooseAlgorithm choose{};           // not given: the library's first guess, untimed
+  double worth_timing = 1e10;         // FLOPs of a product, some 15 us: of smaller ones the library's first guess
 };
 
 /// "CUDA 13.0, cuBLASLt 130100", what this build's CUDA backend is made of; empty where it has none.

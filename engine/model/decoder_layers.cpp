@@ -201,19 +201,15 @@ void Decoder::State::mlp_hidden(std::int64_t layer) {
   const BlockBuffers& b = buffers(layer);
   const std::int64_t F = config.hidden;
   const Tensor act_out = act(b.act, F), norm2 = act(b.norm2, config.channels);
-  if (config.mlp == MlpType::swiglu) {
-    const Tensor gate_up = act(b.up, 2 * F);
-    linear_forward(p.up, fp8.of(layer, BlockMap::up), norm2, gate_up);
-    ops.swiglu_forward({.gate_up = gate_up, .out = act_out});
-  } else {
-    ops.linear_forward({.out = act(b.up, F),
-                        .x = norm2,
-                        .weight = p.up.weight.value,
-                        .bias = p.up.bias.value,
-                        .gelu = act_out,
-                        .gelu_kind = gelu_kind(),
-                        .fp8 = fp8.of(layer, BlockMap::up)});
-  }
+  const bool gated = config.mlp == MlpType::swiglu;
+  ops.linear_forward({.out = act(b.up, gated ? 2 * F : F),
+                      .x = norm2,
+                      .weight = p.up.weight.value,
+                      .bias = p.up.bias.value,
+                      .gelu = gated ? Tensor() : act_out,
+                      .gelu_kind = gelu_kind(),
+                      .swiglu = gated ? act_out : Tensor(),
+                      .fp8 = fp8.of(layer, BlockMap::up)});
 }
 
 /// delta = W_down act(W_up norm2), from norm2 (N, C) into mlp_delta (N, C).
@@ -232,27 +228,24 @@ void Decoder::State::mlp_backward(std::int64_t layer) {
   const BlockBuffers& b = buffers(layer);
   const std::int64_t F = config.hidden, C = config.channels;
   const Tensor d_residual = tmp(memory.d_residual, C), d_norm = tmp(memory.d_norm, C);
-  const std::int64_t up_width = config.mlp == MlpType::swiglu ? 2 * F : F;
+  const bool gated = config.mlp == MlpType::swiglu;
+  const std::int64_t up_width = gated ? 2 * F : F;
   const Tensor up = act(b.up, up_width), d_up = tmp(memory.d_up, up_width);
 
-  if (config.mlp == MlpType::swiglu) {
-    const Tensor d_act = tmp(memory.d_act, F);
-    linear_backward(p.down, fp8.of(layer, BlockMap::down), act(b.act, F), d_residual, d_act, own_bias(p.down));
-    ops.swiglu_backward({.gate_up = up, .dout = d_act, .dgate_up = d_up});
-  } else {
-    ops.linear_backward({.dout = d_residual,
-                         .x = act(b.act, F),
-                         .weight = p.down.weight.value,
-                         .dx = d_up,
-                         .dweight = p.down.weight.gradient,
-                         .dbias = own_bias(p.down),
-                         .gelu_input = up,
-                         .gelu_kind = gelu_kind(),
-                         .dx_sums = p.up.bias.gradient,
-                         .replace = replace,
-                         .fp8 = fp8.of(layer, BlockMap::down)});
-  }
-  linear_backward(p.up, fp8.of(layer, BlockMap::up), act(b.norm2, C), d_up, d_norm, config.mlp == MlpType::swiglu ? p.up.bias.gradient : Tensor());
+  ops.linear_backward({.dout = d_residual,
+                       .x = act(b.act, F),
+                       .weight = p.down.weight.value,
+                       .dx = gated ? tmp(memory.d_act, F) : d_up,
+                       .dweight = p.down.weight.gradient,
+                       .dbias = own_bias(p.down),
+                       .gelu_input = gated ? Tensor() : up,
+                       .gelu_kind = gelu_kind(),
+                       .dx_sums = gated ? Tensor() : p.up.bias.gradient,
+                       .swiglu_input = gated ? up : Tensor(),
+                       .dswiglu_input = gated ? d_up : Tensor(),
+                       .replace = replace,
+                       .fp8 = fp8.of(layer, BlockMap::down)});
+  linear_backward(p.up, fp8.of(layer, BlockMap::up), act(b.norm2, C), d_up, d_norm, gated ? p.up.bias.gradient : Tensor());
   norm_backward(p.norm2, mlp_input(layer), d_norm, norm_statistics(b.mean2, b.rstd2), d_residual, stream_bias(layer, Branch::attention));
 }
 

@@ -29,7 +29,7 @@ void CpuOps::linear_forward(const LinearForward& args) {
   check.shape("weight", args.weight, DType::f32, {outputs, inputs});
   check.shape("out", args.out, DType::f32, {rows, outputs});
   check.optional_shape("bias", args.bias, DType::f32, {outputs});
-  check.optional_shape("gelu", args.gelu, DType::f32, {rows, outputs});
+  check_activated(check, args, rows, outputs, DType::f32);
   check.that(inputs > 0, "x", "is " + describe(args.x) + ", expected at least one input");
   check_fp8(check, args.fp8, inputs, outputs);
   if (rows == 0 || outputs == 0) return;
@@ -64,6 +64,7 @@ void CpuOps::linear_forward(const LinearForward& args) {
     });
   }
   if (args.gelu) gelu_forward({.kind = args.gelu_kind, .x = args.out, .out = args.gelu});
+  if (args.swiglu) swiglu_forward({.gate_up = args.out, .out = args.swiglu});
 }
 
 void CpuOps::linear_backward(const LinearBackward& args) {
@@ -86,7 +87,7 @@ void CpuOps::linear_backward(const LinearBackward& args) {
     check.shape("x", args.x, DType::f32, {rows, inputs});
   }
   check.optional_shape("dbias", args.dbias, DType::f32, {outputs});
-  check_gelu_input(check, args, DType::f32);
+  check_activation_input(check, args, DType::f32);
   check.that(outputs > 0, "dout", "is " + describe(args.dout) + ", expected at least one output");
   check_fp8(check, args);
 
@@ -123,6 +124,7 @@ void CpuOps::linear_backward(const LinearBackward& args) {
   // These take memory of their own, in which operands may have been.
   if (args.gelu_input && args.dx.size() > 0)
     gelu_backward({.kind = args.gelu_kind, .x = args.gelu_input, .dout = args.dx, .dx = args.dx, .dx_sums = args.dx_sums});
+  if (args.swiglu_input) swiglu_backward({.gate_up = args.swiglu_input, .dout = args.dx, .dgate_up = args.dswiglu_input});
   if (args.dbias) add_column_sums(args.dbias, args.dout);
 }
 

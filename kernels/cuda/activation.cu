@@ -161,7 +161,7 @@ void CudaOps::gelu_forward(const GeluForward& args) {
 }
 
 void CudaOps::gelu_backward(const GeluBackward& args) {
-  if (const float* partials = gelu_gradient(args)) add_partials("gelu_backward", args.dx_sums, partials, args.x.extent(0));
+  if (const float* partials = gelu_gradient(args)) add_partials("gelu_backward", args.dx_sums, partials, cuda::ceil_div(args.x.extent(0), kBiasRows));
 }
 
 const float* CudaOps::gelu_gradient(const GeluBackward& args) {

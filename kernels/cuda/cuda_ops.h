@@ -28,8 +28,9 @@ namespace cuda {
 struct Rotary;
 }
 
-/// What is done to a product before it is stored: d = GELU(product), the product itself in aux; d = product times GELU'(aux).
-enum class ProductEpilogue : std::uint8_t { none, gelu, gelu_gradient };
+/// What is done to a product before it is stored: d = GELU(product) or SwiGLU(product), the product itself in aux; d = the gradient of
+/// aux, of whose GELU or SwiGLU the product is the gradient.
+enum class ProductEpilogue : std::uint8_t { none, gelu, gelu_gradient, swiglu, swiglu_gradient };
 /// What a product multiplies: the compute dtype, or FP8 numbers, of which b may be in E5M2.
 enum class ProductOperands : std::uint8_t { real, e4m3, e4m3_e5m2 };
 
@@ -129,8 +130,9 @@ class CudaOps final : public Ops {
     const void *a, *b;
     void* d;
     const void* bias = nullptr;  // (m), added to every column
-    void* aux = nullptr;         // (m, n) with the strides of d: z of a GELU, written by gelu, read by gelu_gradient
+    void* aux = nullptr;         // z of an activation, written by gelu and swiglu, read by their gradients: (m, n), of swiglu_gradient (2 m, n)
     const void *a_scale = nullptr, *b_scale = nullptr;  // (1) f32 on the device, by which FP8 products are multiplied
+    float* sums = nullptr;       // where our own kernel may leave column sums of d's rows: (ceil(n / kOwnSumRows), m)
   };
   struct Plan;
   std::string product_name(const Product& product) const;
@@ -140,24 +142,31 @@ class CudaOps final : public Ops {
     std::function<void()> all, after_product;
   };
   Plan* plan(const char* op, const Product& product, const Operands& operands, const Apart* apart);
+  /// Whether sm90/product.h takes this product and its epilogue, on this GPU; and does it.
+  bool has_own_kernel(const Product& product) const;
+  void run_own_kernel(const Product& product, const Operands& operands);
   bool is_faster(const std::function<void()>& one, const std::function<void()>& other);
-  bool multiply_by_plan(const char* op, const Product& product, const Operands& operands, const Apart* apart);
+  /// Who did a product: nobody, cuBLASLt or our own kernel.
+  enum class By : std::uint8_t { nobody, library, own_kernel };
+  By multiply_by_plan(const char* op, const Product& product, const Operands& operands, const Apart* apart);
   cublasLtMatmulAlgo_t fastest(const char* op, const Plan& plan, const Product& product, const Operands& operands,
                                const std::vector<cublasLtMatmulAlgo_t>& candidates);
   void run(const char* op, const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& product,
            const Operands& operands);
-  /// A product with an epilogue. False: cuBLASLt has no algorithm for it, or `apart` was faster; the product is still to do.
-  bool try_multiply(const char* op, const Product& product, const Operands& operands, const Apart& apart);
+  /// A product with an epilogue. By nobody: there is no algorithm for it, or `apart` was faster; the product is still to do.
+  By try_multiply(const char* op, const Product& product, const Operands& operands, const Apart& apart);
   void multiply(const char* op, const Product& product, const Operands& operands);
   bool fuses_gelu(GeluKind kind, const Tensor& z) const;
+  bool fuses_swiglu(const Tensor& z) const;
   void expect_fp8(const char* op) const;
   bool forward_in_fp8(const LinearForward& args);
   bool backward_in_fp8(const LinearBackward& args);
   void multiply_gelu_gradient(const LinearBackward& args, const Product& product, const std::function<void()>& multiply_apart);
+  void multiply_swiglu_gradient(const LinearBackward& args, const Product& product, const std::function<void()>& multiply_apart);
   /// sums (C) += column sums of x (N, C), through partial ones in scratch memory: (blocks of kBiasRows rows, C).
   void add_column_sums(const char* op, const Tensor& sums, const Tensor& x);
   const float* column_partials(const char* op, const Tensor& x);
-  void add_partials(const char* op, const Tensor& sums, const float* partials, std::int64_t rows);
+  void add_partials(const char* op, const Tensor& sums, const float* partials, std::int64_t count);
   /// gelu_backward without the last step of its column sums: their partial ones, or null.
   const float* gelu_gradient(const GeluBackward& args);
 
@@ -182,6 +191,7 @@ class CudaOps final : public Ops {
   int device_ = 0;
   DType real_ = DType::bf16;
   ChooseAlgorithm choose_;
+  double worth_timing_ = 0;
   cudaDeviceProp properties_{};
   cudaStream_t stream_ = nullptr;
   cublasLtHandle_t blas_ = nullptr;

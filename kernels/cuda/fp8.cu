@@ -192,6 +192,7 @@ bool CudaOps::forward_in_fp8(const LinearForward& args) {
             .operands = ProductOperands::e4m3},
            {weight, x, args.out.data, args.bias.data, nullptr, args.fp8.weight.inverse.data, args.fp8.x.inverse.data});
   if (args.gelu) gelu_forward({.kind = args.gelu_kind, .x = args.out, .out = args.gelu});
+  if (args.swiglu) swiglu_forward({.gate_up = args.out, .out = args.swiglu});
   return true;
 }
 
@@ -233,6 +234,7 @@ bool CudaOps::backward_in_fp8(const LinearBackward& args) {
   // Its column sums take the scratch memory that operands were in.
   if (args.gelu_input)
     gelu_backward({.kind = args.gelu_kind, .x = args.gelu_input, .dout = args.dx, .dx = args.dx, .dx_sums = args.dx_sums});
+  if (args.swiglu_input) swiglu_backward({.gate_up = args.swiglu_input, .dout = args.dx, .dgate_up = args.dswiglu_input});
   return true;
 }
 

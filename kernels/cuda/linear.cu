@@ -58,7 +58,7 @@ void CudaOps::linear_forward(const LinearForward& args) {
   check.shape("weight", args.weight, real_, {O, I});
   check.shape("out", args.out, real_, {N, O});
   check.optional_shape("bias", args.bias, real_, {O});
-  check.optional_shape("gelu", args.gelu, real_, {N, O});
+  check_activated(check, args, N, O, real_);
   check.that(I > 0, "x", "is " + describe(args.x) + ", expected at least one input");
   check_fp8(check, args.fp8, I, O);
   if (N == 0 || O == 0) return;
@@ -67,19 +67,25 @@ void CudaOps::linear_forward(const LinearForward& args) {
   const auto apart = [&] {
     multiply("linear_forward", product, {args.weight.data, args.x.data, args.out.data, args.bias.data});
     if (args.gelu) gelu_forward({.kind = args.gelu_kind, .x = args.out, .out = args.gelu});
+    if (args.swiglu) swiglu_forward({.gate_up = args.out, .out = args.swiglu});
   };
-  if (args.gelu && fuses_gelu(args.gelu_kind, args.out)) {
+  const bool gelu = args.gelu && fuses_gelu(args.gelu_kind, args.out), swiglu = args.swiglu && fuses_swiglu(args.out);
+  if (gelu || swiglu) {
     Product fused = product;
-    fused.epilogue = ProductEpilogue::gelu;
-    const Operands operands{args.weight.data, args.x.data, args.gelu.data, args.bias.data, args.out.data};
-    if (try_multiply("linear_forward", fused, operands, {apart, [] {}})) return;
+    fused.epilogue = gelu ? ProductEpilogue::gelu : ProductEpilogue::swiglu;
+    const Operands operands{args.weight.data, args.x.data, (gelu ? args.gelu : args.swiglu).data, args.bias.data, args.out.data};
+    if (try_multiply("linear_forward", fused, operands, {apart, [] {}}) != By::nobody) return;
   }
   apart();
 }
 
-/// Whether a product may have this GELU in its epilogue, `z` (rows, columns) being what it is of. cuBLASLt has the tanh form.
+/// Whether a product may have this GELU in its epilogue, `z` (rows, columns) being what it is of. cuBLASLt and our own kernel have the tanh form.
 bool CudaOps::fuses_gelu(GeluKind kind, const Tensor& z) const {
   return kind == GeluKind::tanh && real_ == DType::bf16 && cuda::vector_rows(z.extent(1), cuda::pointer<const cuda::bf16>(z));
+}
+/// The same of SwiGLU, which our own kernel alone has.
+bool CudaOps::fuses_swiglu(const Tensor& z) const {
+  return real_ == DType::bf16 && cuda::vector_rows(z.extent(1) / 2, cuda::pointer<const cuda::bf16>(z));
 }
 
 void CudaOps::linear_backward(const LinearBackward& args) {
@@ -97,7 +103,7 @@ void CudaOps::linear_backward(const LinearBackward& args) {
     check.shape("x", args.x, real_, {N, args.dweight.extent(1)});
   }
   check.optional_shape("dbias", args.dbias, DType::f32, {O});
-  check_gelu_input(check, args, real_);
+  check_activation_input(check, args, real_);
   check_fp8(check, args);
   const bool in_fp8 = args.fp8 && N > 0 && O > 0 && (args.dx ? args.dx : args.dweight).size() > 0 && backward_in_fp8(args);
   if (!in_fp8 && args.dx && N > 0 && args.dx.extent(1) > 0) {
@@ -110,6 +116,8 @@ void CudaOps::linear_backward(const LinearBackward& args) {
       const auto multiply_apart = [&] { multiply("linear_backward", product, {args.weight.data, args.dout.data, args.dx.data}); };
       if (args.gelu_input)
         multiply_gelu_gradient(args, product, multiply_apart);
+      else if (args.swiglu_input)
+        multiply_swiglu_gradient(args, product, multiply_apart);
       else
         multiply_apart();
     }
@@ -141,17 +149,35 @@ void CudaOps::multiply_gelu_gradient(const LinearBackward& args, const Product& 
     const auto after_product = [&] {
       if (args.dx_sums) column_partials(kOp, args.dx);
     };
-    if (try_multiply(kOp, fused, {args.weight.data, args.dout.data, args.dx.data, nullptr, args.gelu_input.data}, {all, after_product})) {
-      if (args.dx_sums) add_column_sums(kOp, args.dx_sums, args.dx);
-      return;
-    }
+    Operands operands{args.weight.data, args.dout.data, args.dx.data, nullptr, args.gelu_input.data};
+    const std::int64_t parts = cuda::ceil_div(args.dx.extent(0), kOwnSumRows);
+    if (args.dx_sums && has_own_kernel(fused)) operands.sums = scratch_of<float>(parts * args.dx.extent(1));
+    const By by = try_multiply(kOp, fused, operands, {all, after_product});
+    if (by == By::library && args.dx_sums) add_column_sums(kOp, args.dx_sums, args.dx);
+    if (by == By::own_kernel && args.dx_sums) add_partials(kOp, args.dx_sums, operands.sums, parts);
+    if (by != By::nobody) return;
   }
   multiply_apart();
   gelu_backward(gradient);
 }
 
+/// The same with swiglu_input.
+void CudaOps::multiply_swiglu_gradient(const LinearBackward& args, const Product& product, const std::function<void()>& multiply_apart) {
+  const auto all = [&] {
+    multiply_apart();
+    swiglu_backward({.gate_up = args.swiglu_input, .dout = args.dx, .dgate_up = args.dswiglu_input});
+  };
+  if (fuses_swiglu(args.swiglu_input)) {
+    Product fused = product;
+    fused.epilogue = ProductEpilogue::swiglu_gradient;
+    const Operands operands{args.weight.data, args.dout.data, args.dswiglu_input.data, nullptr, args.swiglu_input.data};
+    if (try_multiply("linear_backward", fused, operands, {all, [] {}}) != By::nobody) return;
+  }
+  all();
+}
+
 void CudaOps::add_column_sums(const char* op, const Tensor& sums, const Tensor& x) {
-  add_partials(op, sums, column_partials(op, x), x.extent(0));
+  add_partials(op, sums, column_partials(op, x), cuda::ceil_div(x.extent(0), cuda::kRowsPerBlock));
 }
 
 const float* CudaOps::column_partials(const char* op, const Tensor& x) {
@@ -169,8 +195,8 @@ const float* CudaOps::column_partials(const char* op, const Tensor& x) {
   return partials;
 }
 
-void CudaOps::add_partials(const char* op, const Tensor& sums, const float* partials, std::int64_t rows) {
-  cuda::add_partials<1>(stream_, {{cuda::pointer<float>(sums)}, partials, cuda::ceil_div(rows, cuda::kRowsPerBlock), sums.size()});
+void CudaOps::add_partials(const char* op, const Tensor& sums, const float* partials, std::int64_t count) {
+  cuda::add_partials<1>(stream_, {{cuda::pointer<float>(sums)}, partials, count, sums.size()});
   check_launch(op);
 }
 

@@ -49,7 +49,7 @@ struct CudaOps::PinnedCopy {
   CudaEvent there;
 };
 
-CudaOps::CudaOps(const CudaOptions& options) : device_(options.device), real_(options.compute), choose_(options.choose) {
+CudaOps::CudaOps(const CudaOptions& options) : device_(options.device), real_(options.compute), choose_(options.choose), worth_timing_(options.worth_timing) {
   if (real_ != DType::f32 && real_ != DType::bf16)
     throw std::invalid_argument(std::string("make_cuda_ops: compute is ") + name_of(real_) + ", expected f32 or bf16");
   std::string why;

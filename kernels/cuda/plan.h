@@ -23,6 +23,7 @@ struct CudaOps::Plan {
   cublasLtMatmulDesc_t operation = nullptr;
   cublasLtMatrixLayout_t a = nullptr, b = nullptr, d = nullptr;
   cublasLtMatmulAlgo_t algorithm{};
+  bool own_kernel = false;  // and no algorithm
 };
 
 /// A stretch of a segment that one block works on.

@@ -1,5 +1,6 @@
 // Matrix products through cuBLASLt: a plan for every shape, made once. Of large ones several algorithms are timed on the
-// arrays of the first call, unless a record of earlier runs has one (CudaOptions::choose).
+// arrays of the first call, unless a record of earlier runs has one (CudaOptions::choose). One with an activation in its
+// epilogue may be our own kernel's (sm90/product.cu).
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -11,6 +12,7 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/plan.h"
+#include "kernels/cuda/sm90/product.h"
 
 namespace sinkscope {
 namespace {
@@ -18,12 +20,14 @@ namespace {
 using Algorithm = cublasLtMatmulAlgo_t;  // plain data, good for one version of the library
 static_assert(std::is_trivially_copyable_v<Algorithm>);
 
-constexpr double kWorthTiming = 1e10;  // FLOPs, some 15 us: below, the library's first guess
 constexpr int kCandidates = 16;
 // Of a candidate: calls in a first look, then rounds in turns of those that looked best.
 constexpr int kFirstCalls = 3, kBest = 4, kRounds = 5, kCalls = 4;
-// In place of an algorithm: the product without its epilogue, and the rest by operations of their own.
+// In place of an algorithm: the product without its epilogue, and the rest by operations of their own; or our own kernel, whose
+// version is part of the names of products that it can do, so that a new one is timed anew.
 constexpr const char* kApart = "apart";
+constexpr const char* kOwnKernel = "own-kernel";
+constexpr const char* kOwnVersion = "1";
 
 cudaDataType_t data_type(DType dtype) { return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }
 
@@ -50,9 +54,26 @@ cublasLtEpilogue_t epilogue_of(ProductEpilogue epilogue, bool bias) {
   switch (epilogue) {
     case ProductEpilogue::gelu: return bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
     case ProductEpilogue::gelu_gradient: return CUBLASLT_EPILOGUE_DGELU;
-    case ProductEpilogue::none: break;
+    case ProductEpilogue::none:
+    case ProductEpilogue::swiglu:
+    case ProductEpilogue::swiglu_gradient: break;
   }
   return bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+}
+
+bool in_library(ProductEpilogue epilogue) {
+  return epilogue != ProductEpilogue::swiglu && epilogue != ProductEpilogue::swiglu_gradient;
+}
+
+const char* name_of(ProductEpilogue epilogue) {
+  switch (epilogue) {
+    case ProductEpilogue::gelu: return " gelu";
+    case ProductEpilogue::gelu_gradient: return " gelu'";
+    case ProductEpilogue::swiglu: return " swiglu";
+    case ProductEpilogue::swiglu_gradient: return " swiglu'";
+    case ProductEpilogue::none: break;
+  }
+  return "";
 }
 
 std::string to_word(const Algorithm& algorithm) {
@@ -97,8 +118,9 @@ std::string CudaOps::product_name(const Product& p) const {
   for (const std::int64_t stride : {p.lda, p.ldb, p.ldd}) text += " " + std::to_string(stride);
   text += std::string(p.accumulate ? " += " : " = ") + name_of(p.output);
   if (p.bias) text += " bias";
-  if (p.epilogue != ProductEpilogue::none) text += p.epilogue == ProductEpilogue::gelu ? " gelu" : " gelu'";
+  text += name_of(p.epilogue);
   if (p.sums) text += " sums";
+  if (has_own_kernel(p)) text += std::string(", own kernel ") + kOwnVersion;
   return text + " align " + std::to_string(p.alignment);
 }
 
@@ -160,7 +182,34 @@ Algorithm CudaOps::fastest(const char* op, const Plan& plan, const Product& prod
           })->algorithm;
 }
 
-/// The plan of a product; null when the library has no algorithm for it, or the product has an epilogue and `apart`, given
+bool CudaOps::has_own_kernel([[maybe_unused]] const Product& p) const {
+#ifdef SINKSCOPE_SM90A
+  // Rows of every operand begin at multiples of 16 bytes.
+  const bool gated = p.epilogue == ProductEpilogue::swiglu;
+  return p.epilogue != ProductEpilogue::none && real_ == DType::bf16 && properties_.major == 9 && properties_.minor == 0 &&
+         p.alignment >= 16 && p.k % 8 == 0 && p.m % (gated ? 16 : 8) == 0;
+#else
+  return false;
+#endif
+}
+
+void CudaOps::run_own_kernel([[maybe_unused]] const Product& p, [[maybe_unused]] const Operands& operands) {
+#ifdef SINKSCOPE_SM90A
+  using cuda::sm90::Activation;
+  const bool gated = !in_library(p.epilogue);
+  const Activation activation = gated ? Activation::swiglu : Activation::gelu;
+  if (p.epilogue == ProductEpilogue::gelu || p.epilogue == ProductEpilogue::swiglu)
+    cuda::sm90::multiply(stream_, properties_.multiProcessorCount,
+                         cuda::sm90::ActivatedProduct{.activation = activation, .M = p.n, .F = gated ? p.m / 2 : p.m, .K = p.k, .x = operands.b,
+                                                      .weight = operands.a, .bias = operands.bias, .z = operands.aux, .out = operands.d});
+  else
+    cuda::sm90::multiply(stream_, properties_.multiProcessorCount,
+                         cuda::sm90::ActivatedGradient{.activation = activation, .M = p.n, .F = p.m, .K = p.k, .dout = operands.b,
+                                                       .weight = operands.a, .z = operands.aux, .dz = operands.d, .sums = operands.sums});
+#endif
+}
+
+/// The plan of a product; null when there is no algorithm for it, or the product has an epilogue and `apart`, given
 /// exactly then, is faster.
 CudaOps::Plan* CudaOps::plan(const char* op, const Product& p, const Operands& operands, const Apart* apart) {
   if (const auto known = plans_.find(p); known != plans_.end()) return known->second.get();
@@ -193,34 +242,53 @@ CudaOps::Plan* CudaOps::plan(const char* op, const Product& p, const Operands& o
                            CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
     set_preference(preference, which, p.alignment);
   const double flops = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
-  const bool timed = choose_ && flops >= kWorthTiming;
+  const bool timed = choose_ && flops >= worth_timing_;
   std::array<cublasLtMatmulHeuristicResult_t, kCandidates> results{};
   int found = 0;
-  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(blas_, made->operation, made->a, made->b, made->d, made->d,
-                                                               preference, timed ? kCandidates : 1, results.data(), &found);
-  if (status != CUBLAS_STATUS_NOT_SUPPORTED) check_blas(status, "cublasLtMatmulAlgoGetHeuristic");
+  if (in_library(p.epilogue)) {
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(blas_, made->operation, made->a, made->b, made->d, made->d,
+                                                                 preference, timed ? kCandidates : 1, results.data(), &found);
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED) check_blas(status, "cublasLtMatmulAlgoGetHeuristic");
+  }
   std::vector<Algorithm> candidates;
   for (const cublasLtMatmulHeuristicResult_t& result : std::span(results.data(), static_cast<std::size_t>(found)))
     if (result.state == CUBLAS_STATUS_SUCCESS) candidates.push_back(result.algo);
-  if (candidates.empty()) {
+  const bool own = timed && apart != nullptr && has_own_kernel(p);
+  if (candidates.empty() && !own) {
     plans_[p] = nullptr;
     return nullptr;
   }
-  made->algorithm = candidates.front();
+  if (!candidates.empty()) made->algorithm = candidates.front();
   if (timed) {
     const std::string product = product_name(p);
     if (apart != nullptr) apart->all();  // has a plan of its own, which may not be chosen while this one is
     const std::string word = choose_(product, [&] {
-      const Algorithm algorithm = fastest(op, *made, p, operands, candidates);
-      const auto fused = [&] {
-        run(op, *made, algorithm, p, operands);
-        apart->after_product();
+      std::string best;
+      std::function<void()> run_best;
+      if (!candidates.empty()) {
+        const Algorithm algorithm = fastest(op, *made, p, operands, candidates);
+        best = to_word(algorithm);
+        run_best = [&, algorithm] {
+          run(op, *made, algorithm, p, operands);
+          if (apart != nullptr) apart->after_product();
+        };
+      }
+      const auto better = [&](const char* other, const std::function<void()>& run_other) {
+        if (!best.empty() && !is_faster(run_other, run_best)) return;
+        best = other;
+        run_best = run_other;
       };
-      return apart != nullptr && is_faster(apart->all, fused) ? std::string(kApart) : to_word(algorithm);
+      if (own) better(kOwnKernel, [&] { run_own_kernel(p, operands); });
+      if (apart != nullptr) better(kApart, apart->all);
+      return best;
     });
     if (apart != nullptr && word == kApart) {
       plans_[p] = nullptr;
       return nullptr;
+    }
+    if (own && word == kOwnKernel) {
+      made->own_kernel = true;
+      return (plans_[p] = std::move(made)).get();
     }
     cublasLtMatmulHeuristicResult_t result{};
     if (!from_word(word, made->algorithm) ||
@@ -240,23 +308,27 @@ void CudaOps::Plan::set_pointers(const Operands& operands) {
   if (operands.b_scale != nullptr) set_attribute(operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, operands.b_scale);
 }
 
-bool CudaOps::multiply_by_plan(const char* op, const Product& shape, const Operands& operands, const Apart* apart) {
+CudaOps::By CudaOps::multiply_by_plan(const char* op, const Product& shape, const Operands& operands, const Apart* apart) {
   Product product = shape;
   product.bias = operands.bias != nullptr;
   product.alignment = common_alignment({operands.a, operands.b, operands.d, operands.bias, operands.aux});
   Plan* found = plan(op, product, operands, apart);
-  if (found == nullptr) return false;
+  if (found == nullptr) return By::nobody;
+  if (found->own_kernel) {
+    run_own_kernel(product, operands);
+    return By::own_kernel;
+  }
   found->set_pointers(operands);
   run(op, *found, found->algorithm, product, operands);
-  return true;
+  return By::library;
 }
 
-bool CudaOps::try_multiply(const char* op, const Product& product, const Operands& operands, const Apart& apart) {
+CudaOps::By CudaOps::try_multiply(const char* op, const Product& product, const Operands& operands, const Apart& apart) {
   return multiply_by_plan(op, product, operands, &apart);
 }
 
 void CudaOps::multiply(const char* op, const Product& product, const Operands& operands) {
-  if (multiply_by_plan(op, product, operands, nullptr)) return;
+  if (multiply_by_plan(op, product, operands, nullptr) != By::nobody) return;
   throw std::runtime_error(std::string(op) + ": cuBLASLt has no algorithm for a product of " + std::to_string(product.m) + " x " +
                            std::to_string(product.n) + " x " + std::to_string(product.k));
 }

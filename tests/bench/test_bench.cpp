@@ -187,7 +187,7 @@ TEST_CASE("backward of a linear map is one row, and what is computed again has r
             small_config(preset, probes, std::string(kSmallSteps) + R"(, "recompute": ")" + recompute + "\"");
         const StepStages stages = time_stages(*ops, config, ceilings, 1);
         const bool block = recompute == "block", gated = config.model.mlp == MlpType::swiglu;
-        const StageRow& up = row_named(stages, gated ? "linear gate and up forward" : "linear up forward, gelu");
+        const StageRow& up = row_named(stages, gated ? "linear gate and up forward, swiglu" : "linear up forward, gelu");
         const StageRow& again = row_named(stages, up.name + ", recomputed");
         CHECK(up.calls == 2 * 3);
         CHECK(again.calls == 2 * 2);  // the last block's are still there

@@ -16,7 +16,8 @@ float from_bf16_bits(std::uint16_t bits) { return std::bit_cast<float>(static_ca
 
 float round_to_bf16(float x) { return from_bf16_bits(bf16_bits(x)); }
 
-Backends::Backends(DType real) : real_(real), cpu_(make_cpu_ops()), gpu_(make_cuda_ops({.device = 0, .compute = real})) {}
+Backends::Backends(DType real, const ChooseAlgorithm& choose)
+    : real_(real), cpu_(make_cpu_ops()), gpu_(make_cuda_ops({.device = 0, .compute = real, .choose = choose, .worth_timing = 0})) {}
 
 Tensor Backends::device_array(std::initializer_list<std::int64_t> extents, DType dtype) {
   const Tensor shape(nullptr, dtype, extents);

@@ -25,7 +25,8 @@ using BothFloats = Both<float>;
 /// Both backends, one compute dtype of the GPU.
 class Backends {
  public:
-  explicit Backends(DType real);
+  /// `choose`, where it is given, is asked about products of every size.
+  explicit Backends(DType real, const ChooseAlgorithm& choose = {});
 
   Ops& cpu() { return *cpu_; }
   Ops& gpu() { return *gpu_; }

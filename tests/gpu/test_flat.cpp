@@ -82,7 +82,38 @@ void check_gelu_products(const std::vector<Shape>& shapes) {
   }
 }
 
+/// x -> gate and up -> SwiGLU, and from the gradient of an output made of x = SwiGLU to that of gate and up.
+void check_swiglu_products(const std::vector<Shape>& shapes) {
+  for (const DType real : kComputeTypes) {
+    Backends both(real);
+    Random random(27);
+    for (const Shape s : shapes) {
+      INFO(both.name() << " " << s.N << " x " << s.I << " x " << s.O);
+      const auto x = both.input({s.N, s.I}, random.normals(s.N * s.I)), weight = both.input({s.O, s.I}, random.normals(s.O * s.I, 0.2));
+      const auto b = both.input({s.O}, random.normals(s.O)), dout = both.input({s.N, s.O}, random.normals(s.N * s.O));
+      const auto out = both.output({s.N, s.O}), swiglu = both.output({s.N, s.O / 2}), work = both.output({s.N, s.I});
+      const auto gates = both.input({s.N, 2 * s.I}, random.normals(s.N * 2 * s.I)), dgates = both.output({s.N, 2 * s.I});
+      const auto dweight = both.single({s.O, s.I}, random.normals(s.O * s.I));
+      const auto run = [&](Ops& ops, auto side) {
+        ops.linear_forward({.out = side(out), .x = side(x), .weight = side(weight), .bias = side(b), .swiglu = side(swiglu)});
+        ops.linear_backward({.dout = side(dout), .x = side(x), .weight = side(weight), .dx = side(work), .dweight = side(dweight), .dbias = {},
+                             .swiglu_input = side(gates), .dswiglu_input = side(dgates)});
+      };
+      run(both.cpu(), kCpu);
+      run(both.gpu(), kGpu);
+      CHECK(both.difference(out) < both.bound(1e-5, 4e-3));
+      CHECK(both.difference(swiglu) < both.bound(1e-5, 6e-3));
+      CHECK(both.difference(dgates) < both.bound(1e-5, 6e-3));
+      CHECK(both.difference(dweight) < 1e-5);
+    }
+  }
+}
+
 }  // namespace
+
+TEST_CASE("SwiGLU beside products on the GPU agrees with the CPU", "[sanitize]") {
+  check_swiglu_products({{1, 1, 2}, {3, 5, 6}, {16, 24, 40}, {20, 33, 66}, {100, 16, 304}});
+}
 
 TEST_CASE("GELU beside products on the GPU agrees with the CPU") {
   check_gelu_products({{1, 1, 1}, {3, 5, 7}, {64, 128, 192}, {100, 129, 65}, {1100, 64, 264}, {77, 768, 3072}});

@@ -70,6 +70,18 @@ void check_linear(const std::vector<Shape>& shapes) {
       if (more) CHECK(both.difference(sums) < 6e-3);
       for (const BothFloats& amax : scalings.amax) CHECK(both.read(amax.gpu) == amax.cpu.doubles());
 
+      const auto gates = both.input({n, 2 * i}, random.normals(n * 2 * i)), swiglu = both.output({n, o / 2}), dgates = both.output({n, 2 * i});
+      const auto run_gated = [&](Ops& ops, auto side) {
+        ops.linear_forward({.out = side(out), .x = side(x), .weight = side(weight), .bias = {}, .swiglu = side(swiglu), .fp8 = scalings.linear(side)});
+        ops.linear_backward({.dout = side(dout), .x = {}, .weight = side(weight), .dx = side(dx), .dweight = {}, .dbias = {},
+                             .swiglu_input = side(gates), .dswiglu_input = side(dgates), .fp8 = scalings.linear(side)});
+      };
+      run_gated(both.cpu(), kCpu);
+      run_gated(both.gpu(), kGpu);
+      CHECK(both.difference(swiglu) < 6e-3);
+      CHECK(both.difference(dgates) < 6e-3);
+      run(both.gpu(), kGpu);
+
       // The same bits again; in other memory than the first time where only one gradient is asked for.
       const auto first_out = both.bytes(out.gpu), first_dx = both.bytes(dx.gpu);
       both.spoil(out.gpu);

@@ -134,6 +134,15 @@ TEST_CASE("a linear map with FP8 products is that of its rounded operands") {
       Doubles sums_reference = sums0;
       for (std::size_t at = 0; at < dz_reference.size(); ++at) sums_reference[at % static_cast<std::size_t>(i)] += dz_reference[at];
       CHECK(relative_error(sums, sums_reference) < 2 * kSingle);
+
+      Floats swiglu({n, o / 2}), dgates({n, 2 * i});
+      ops->linear_forward({.out = out, .x = x_single, .weight = weight_single, .bias = bias_single, .swiglu = swiglu, .fp8 = scalings.linear()});
+      CHECK(relative_error(swiglu, swiglu_forward(z, o / 2)) < 2 * kSingle);
+      const Doubles gates = random.normals(n * 2 * i);
+      const Floats gates_single({n, 2 * i}, gates);
+      ops->linear_backward({.dout = dout_single, .x = {}, .weight = weight_single, .dx = dx, .dweight = {}, .dbias = {},
+                            .swiglu_input = gates_single, .dswiglu_input = dgates, .fp8 = scalings.linear()});
+      CHECK(relative_error(dgates, swiglu_backward(gates, gradients.dx, i)) < 2 * kSingle);
     }
 }
 

@@ -105,6 +105,56 @@ TEST_CASE("GELU beside a linear map is the GELU of what it gives, and its gradie
   }
 }
 
+TEST_CASE("SwiGLU beside a linear map is the SwiGLU of what it gives, and its gradient") {
+  const auto ops = make_cpu_ops(2);
+  Random random(26);
+  for (const auto [n, i, o] : {LinearExtents{1, 1, 2}, {3, 7, 6}, {65, 17, 130}}) {
+    INFO(n << " x " << i << " -> " << o);
+    const Doubles x = random.normals(n * i), weight = random.normals(o * i), bias = random.normals(o);
+    const Floats x_single({n, i}, x), weight_single({o, i}, weight), bias_single({o}, bias);
+    Floats out({n, o}), swiglu({n, o / 2});
+    LinearForward forward{.out = out, .x = x_single, .weight = weight_single, .bias = bias_single, .swiglu = swiglu};
+    ops->linear_forward(forward);
+    const Doubles z = linear_forward(x, weight, bias, i, o);
+    CHECK(relative_error(out, z) < kSingle);
+    CHECK(relative_error(swiglu, swiglu_forward(z, o / 2)) < 2 * kSingle);
+    forward.gelu = Floats({n, o});  // one of them
+    CHECK_THROWS_AS(ops->linear_forward(forward), std::invalid_argument);
+
+    const Doubles dout = random.normals(n * o), gate_up = random.normals(n * 2 * i), dweight0 = random.normals(o * i);
+    const Floats dout_single({n, o}, dout), gate_up_single({n, 2 * i}, gate_up);
+    Floats work({n, i}), dgate_up({n, 2 * i}), dweight({o, i}, dweight0);
+    LinearBackward args{.dout = dout_single, .x = x_single, .weight = weight_single, .dx = work, .dweight = dweight, .dbias = {},
+                        .swiglu_input = gate_up_single, .dswiglu_input = dgate_up};
+    ops->linear_backward(args);
+    const LinearGradients gradients = linear_backward(x, weight, dout, i, o);
+    CHECK(relative_error(dgate_up, swiglu_backward(gate_up, gradients.dx, i)) < 2 * kSingle);
+    CHECK(relative_error(dweight, plus(dweight0, gradients.dweight)) < kSingle);
+
+    const auto is_refused = [&](LinearBackward wrong) { CHECK_THROWS_AS(ops->linear_backward(wrong), std::invalid_argument); };
+    LinearBackward wrong = args;
+    wrong.accumulate = true;
+    is_refused(wrong);
+    wrong = args;
+    wrong.dswiglu_input = {};
+    is_refused(wrong);
+    wrong = args;
+    wrong.swiglu_input = {};
+    is_refused(wrong);
+    wrong = args;
+    wrong.swiglu_input = work;  // no gates
+    is_refused(wrong);
+    wrong = args;
+    wrong.gelu_input = work;
+    is_refused(wrong);
+    wrong = args;
+    wrong.dx = {};
+    is_refused(wrong);
+  }
+  const Floats x({3, 4}), weight({5, 4}), out({3, 5}), half({3, 2});
+  CHECK_THROWS_AS(ops->linear_forward({.out = out, .x = x, .weight = weight, .bias = {}, .swiglu = half}), std::invalid_argument);
+}
+
 TEST_CASE("The reference gradients of the linear map agree with finite differences") {
   Random random(22);
   const LinearExtents e{4, 3, 5};

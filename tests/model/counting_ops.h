@@ -62,6 +62,7 @@ class CountingOps final : public ForwardingOps {
     count("linear_forward");
     count("linear_forward: bias", args.bias);
     count("linear_forward: gelu", args.gelu);
+    count("linear_forward: swiglu", args.swiglu);
     inner_.linear_forward(args);
   }
   void linear_backward(const LinearBackward& args) override {
@@ -69,6 +70,7 @@ class CountingOps final : public ForwardingOps {
     count("linear_backward: dweight", args.dweight);
     count("linear_backward: dbias", args.dbias);
     count("linear_backward: gelu_input", args.gelu_input);
+    count("linear_backward: swiglu_input", args.swiglu_input);
     count("linear_backward: dx_sums", args.dx_sums);
     inner_.linear_backward(args);
   }

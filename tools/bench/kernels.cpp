@@ -33,7 +33,8 @@ class Cases : public std::enable_shared_from_this<Cases> {
   /// What a linear map of a step has beside its three products.
   struct LinearParts {
     bool bias = false, dbias = false;      // dbias: the gradient of its bias is its own, not that of a norm behind it
-    bool gelu = false, gelu_input = false;  // its output goes through a GELU; its input came out of one
+    const char* activation = "";            // that its output goes through: "gelu" or "swiglu"
+    const char* input_activation = "";      // that its input came out of
     bool dx_sums = false;                   // with its input's gradient, that of the bias before the GELU
     bool in_block = true;
   };
@@ -188,18 +189,25 @@ void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std:
   const double flops = 2 * d(rows) * d(O) * d(I), biases = parts.bias ? d(O) : 0, summed = parts.dbias ? d(O) : 0;
   const double operands = s_ * (d(rows * I) + d(O * I) + d(rows * O));
   const bool fp8 = config_.precision == Precision::fp8 && parts.in_block;
-  grows(add("linear " + name + (parts.gelu ? " forward, gelu" : " forward"), calls, operands + s_ * (biases + (parts.gelu ? d(rows * O) : 0)),
+  const std::string activation = parts.activation, input_activation = parts.input_activation;
+  const bool gelu = activation == "gelu", swiglu = activation == "swiglu", gelu_input = input_activation == "gelu",
+             swiglu_input = input_activation == "swiglu";
+  const double activated = gelu ? d(rows * O) : swiglu ? d(rows * O) / 2 : 0;
+  // Read beside the operands, and written beside dx or instead of it.
+  const double before = gelu_input ? d(rows * I) : swiglu_input ? 3 * d(rows * I) : 0;
+  grows(add("linear " + name + " forward" + (activation.empty() ? "" : ", " + activation), calls, operands + s_ * (biases + activated),
       flops, [=, this](ArraySet& set) {
     return call<&Ops::linear_forward>(LinearForward{.out = set.zeros({rows, O}),
                                                     .x = set.normal({rows, I}),
                                                     .weight = set.normal({O, I}),
                                                     .bias = parts.bias ? set.normal({O}) : Tensor{},
-                                                    .gelu = parts.gelu ? set.zeros({rows, O}) : Tensor{},
+                                                    .gelu = gelu ? set.zeros({rows, O}) : Tensor{},
                                                     .gelu_kind = gelu_kind(),
+                                                    .swiglu = swiglu ? set.zeros({rows, O / 2}) : Tensor{},
                                                     .fp8 = fp8 ? fp8_scales(set) : Fp8Linear{}});
   }), rows, s_ * (d(O * I) + biases), fp8);
-  const std::string dx = std::string(parts.gelu_input ? " dx, gelu gradient" : " dx") + (parts.dx_sums ? ", bias" : "");
-  grows(add("linear " + name + dx, calls, operands + s_ * (parts.gelu_input ? d(rows * I) : 0),
+  const std::string dx = (input_activation.empty() ? " dx" : " dx, " + input_activation + " gradient") + (parts.dx_sums ? ", bias" : "");
+  grows(add("linear " + name + dx, calls, operands + s_ * before,
       flops, [=, this](ArraySet& set) {
     return call<&Ops::linear_backward>(LinearBackward{.dout = set.normal({rows, O}),
                                                       .x = {},
@@ -207,9 +215,11 @@ void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std:
                                                       .dx = set.zeros({rows, I}),
                                                       .dweight = {},
                                                       .dbias = {},
-                                                      .gelu_input = parts.gelu_input ? set.normal({rows, I}) : Tensor{},
+                                                      .gelu_input = gelu_input ? set.normal({rows, I}) : Tensor{},
                                                       .gelu_kind = gelu_kind(),
                                                       .dx_sums = parts.dx_sums ? set.zeros({I}, DType::f32) : Tensor{},
+                                                      .swiglu_input = swiglu_input ? set.normal({rows, 2 * I}) : Tensor{},
+                                                      .dswiglu_input = swiglu_input ? set.zeros({rows, 2 * I}) : Tensor{},
                                                       .fp8 = fp8 ? fp8_scales(set) : Fp8Linear{}});
   }), rows, s_ * d(O * I), fp8);
   grows(add("linear " + name + (parts.dbias ? " dweight, dbias" : " dweight"), calls,
@@ -230,8 +240,8 @@ void Cases::linears() {
   const bool own = bias && !norms_sum_biases();  // the branches' outputs go to the residual stream
   linear("qkv", row_heads() * D, C, N, calls, {.bias = qkv_bias, .dbias = qkv_bias});
   linear("attention out", C, H * D, N, calls, {.bias = bias, .dbias = own});
-  linear(gated ? "gate and up" : "up", gated ? 2 * F : F, C, N, calls, {.bias = bias, .dbias = bias && gated, .gelu = !gated});
-  linear("down", C, F, N, calls, {.bias = bias, .dbias = own, .gelu_input = !gated, .dx_sums = bias && !gated});
+  linear(gated ? "gate and up" : "up", gated ? 2 * F : F, C, N, calls, {.bias = bias, .dbias = bias && gated, .activation = gated ? "swiglu" : "gelu"});
+  linear("down", C, F, N, calls, {.bias = bias, .dbias = own, .input_activation = gated ? "swiglu" : "gelu", .dx_sums = bias && !gated});
   linear("head", V, C, head_rows_, passes_ * d(N) / d(head_rows_), {.in_block = false});
 }
 
@@ -331,8 +341,7 @@ void Cases::attention() {
 }
 
 void Cases::mlp() {
-  const double hidden = s_ * d(N * F), calls = passes_ * d(L);
-  const double swiglu = model_.mlp == MlpType::swiglu ? calls : 0;
+  const double hidden = s_ * d(N * F);
   const GeluKind kind = gelu_kind();
   add("gelu forward (apart)", 0, 2 * hidden, 0, [=, this](ArraySet& set) {
     return call<&Ops::gelu_forward>(GeluForward{.kind = kind, .x = set.normal({N, F}), .out = set.zeros({N, F})});
@@ -341,10 +350,10 @@ void Cases::mlp() {
     return call<&Ops::gelu_backward>(
         GeluBackward{.kind = kind, .x = set.normal({N, F}), .dout = set.normal({N, F}), .dx = set.zeros({N, F})});
   });
-  add("swiglu forward", swiglu, 3 * hidden, 0, [this](ArraySet& set) {
+  add("swiglu forward (apart)", 0, 3 * hidden, 0, [this](ArraySet& set) {
     return call<&Ops::swiglu_forward>(SwigluForward{.gate_up = set.normal({N, 2 * F}), .out = set.zeros({N, F})});
   });
-  add("swiglu backward", swiglu, 5 * hidden, 0, [this](ArraySet& set) {
+  add("swiglu backward (apart)", 0, 5 * hidden, 0, [this](ArraySet& set) {
     return call<&Ops::swiglu_backward>(SwigluBackward{
         .gate_up = set.normal({N, 2 * F}), .dout = set.normal({N, F}), .dgate_up = set.zeros({N, 2 * F})});
   });

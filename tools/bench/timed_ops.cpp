@@ -156,7 +156,7 @@ void TimedOps::add(const Tensor& out, const Tensor& a, const Tensor& b) {
 void TimedOps::linear_forward(const LinearForward& args) {
   timed([&] {
     const LinearMap& map = linear_map(args.weight);
-    const std::string name = "linear " + map.name + " forward" + (args.gelu ? ", gelu" : "");
+    const std::string name = "linear " + map.name + " forward" + (args.gelu ? ", gelu" : args.swiglu ? ", swiglu" : "");
     return TimedCall{.stage = map.stage, .name = name, .kernels = {name}, .rows = args.x.extent(0)};
   }, [&] { inner_.linear_forward(args); });
 }
@@ -165,7 +165,7 @@ void TimedOps::linear_backward(const LinearBackward& args) {
   timed([&] {
     const LinearMap& map = linear_map(args.weight);
     const std::string linear = "linear " + map.name + " ";
-    const std::string dx = args.dx ? std::string(args.gelu_input ? "dx, gelu gradient" : "dx") + (args.dx_sums ? ", bias" : "") : "";
+    const std::string dx = args.dx ? std::string(args.gelu_input ? "dx, gelu gradient" : args.swiglu_input ? "dx, swiglu gradient" : "dx") + (args.dx_sums ? ", bias" : "") : "";
     const std::string dweight = args.dweight ? args.dbias ? "dweight, dbias" : "dweight" : "";
     TimedCall call{.stage = map.stage, .name = linear, .rows = args.dout.extent(0)};
     for (const std::string& part : {dx, dweight})
@@ -219,11 +219,11 @@ void TimedOps::gelu_backward(const GeluBackward& args) {
 }
 
 void TimedOps::swiglu_forward(const SwigluForward& args) {
-  timed(Stage::mlp, "swiglu forward", [&] { inner_.swiglu_forward(args); });
+  timed(Stage::mlp, "swiglu forward (apart)", [&] { inner_.swiglu_forward(args); });
 }
 
 void TimedOps::swiglu_backward(const SwigluBackward& args) {
-  timed(Stage::mlp, "swiglu backward", [&] { inner_.swiglu_backward(args); });
+  timed(Stage::mlp, "swiglu backward (apart)", [&] { inner_.swiglu_backward(args); });
 }
 
 void TimedOps::cross_entropy(const CrossEntropy& args) {

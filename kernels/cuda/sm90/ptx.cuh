@@ -94,6 +94,13 @@ __device__ inline void load_box(void* box, const CUtensorMap* map, Barrier* full
           shared_address(box)), "l"(map), "r"(shared_address(full)), "r"(0), "r"(head), "r"(row), "r"(b)
       : "memory");
 }
+/// The same of a tensor of slabs (map_slabs), at (column, row, slab).
+__device__ inline void load_slab_box(void* box, const CUtensorMap* map, Barrier* full, int column, int row, int slab) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];\n" ::"r"(
+          shared_address(box)), "l"(map), "r"(shared_address(full)), "r"(column), "r"(row), "r"(slab)
+      : "memory");
+}
 /// Begins a copy of `bytes`, a multiple of 16, both aligned to 16.
 __device__ inline void load_bytes(void* shared, const void* global, int bytes, Barrier* full) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(
@@ -104,6 +111,11 @@ __device__ inline void load_bytes(void* shared, const void* global, int bytes, B
 __device__ inline void store_box(const CUtensorMap* map, const void* box, int head, int row, int half, int b) {
   asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.tile.bulk_group [%1, {%2, %3, %4, %5, %6}], [%0];\n" ::"r"(
                    shared_address(box)), "l"(map), "r"(0), "r"(head), "r"(row), "r"(half), "r"(b)
+               : "memory");
+}
+__device__ inline void store_slab_box(const CUtensorMap* map, const void* box, int column, int row, int slab) {
+  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%1, {%2, %3, %4}], [%0];\n" ::"r"(shared_address(box)),
+               "l"(map), "r"(column), "r"(row), "r"(slab)
                : "memory");
 }
 __device__ inline void commit_stores() { asm volatile("cp.async.bulk.commit_group;\n" ::: "memory"); }
@@ -117,8 +129,11 @@ __device__ inline void add_floats(float* global, const void* shared, int bytes) 
                "r"(shared_address(shared)), "r"(bytes)
                : "memory");
 }
-/// Waits until the stores that this thread began have read shared memory.
-__device__ inline void wait_for_stores() { asm volatile("cp.async.bulk.wait_group.read 0;\n" ::: "memory"); }
+/// Waits until the stores that this thread began have read shared memory, but for the last `Pending` groups.
+template <int Pending = 0>
+__device__ void wait_for_stores() {
+  asm volatile("cp.async.bulk.wait_group.read %0;\n" ::"n"(Pending) : "memory");
+}
 /// Waits until they are done, so that other blocks can see them.
 __device__ inline void wait_for_stores_done() { asm volatile("cp.async.bulk.wait_group 0;\n" ::: "memory"); }
 __device__ inline void prefetch(const CUtensorMap* map) {

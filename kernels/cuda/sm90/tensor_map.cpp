@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <stdexcept>
 #include <string>
 
@@ -20,27 +21,42 @@ decltype(&cuTensorMapEncodeTiled) encoder(const char* op) {
   return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
 }
 
+constexpr std::int64_t kBytes = 2, kHalf = 64;
+
+cuuint64_t u64(std::int64_t n) { return static_cast<cuuint64_t>(n); }
+
+/// Of bf16, under a swizzle of 128 bytes.
+template <std::size_t Rank>
+CUtensorMap encode(const char* op, const void* data, const std::array<cuuint64_t, Rank>& extents, const std::array<cuuint64_t, Rank - 1>& strides,
+                   const std::array<cuuint32_t, Rank>& box) {
+  static const auto encode_tiled = encoder(op);
+  std::array<cuuint32_t, Rank> steps;
+  steps.fill(1);
+  CUtensorMap map;
+  const CUresult status = encode_tiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, Rank, const_cast<void*>(data), extents.data(), strides.data(), box.data(),
+                                       steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                                       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (status != CUDA_SUCCESS) {
+    std::string shape;
+    for (const cuuint64_t extent : extents) shape = std::to_string(extent) + (shape.empty() ? "" : ", ") + shape;
+    throw std::runtime_error(std::string(op) + ": cuTensorMapEncodeTiled refuses a (" + shape + ") bf16 tensor: error " +
+                             std::to_string(static_cast<int>(status)));
+  }
+  return map;
+}
+
 }  // namespace
 
 CUtensorMap map_heads(const char* op, const void* data, std::int64_t B, std::int64_t T, std::int64_t R, std::int64_t D, int rows, std::int64_t columns) {
-  static const auto encode = encoder(op);
-  constexpr int kRank = 5;
-  constexpr std::int64_t kBytes = 2, kHalf = 64;
-  const auto u64 = [](std::int64_t n) { return static_cast<cuuint64_t>(n); };
-  const cuuint64_t extents[kRank] = {u64(kHalf), u64(R), u64(T), u64(D / kHalf), u64(B)};
-  const cuuint64_t strides[kRank - 1] = {u64(D * kBytes), u64(R * D * kBytes), u64(kHalf * kBytes), u64(T * R * D * kBytes)};
-  const cuuint32_t box[kRank] = {kHalf, 1, static_cast<cuuint32_t>(rows), static_cast<cuuint32_t>(columns / kHalf), 1};
-  const cuuint32_t steps[kRank] = {1, 1, 1, 1, 1};
-  CUtensorMap map;
-  const CUresult status =
-      encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kRank, const_cast<void*>(data), extents, strides, box, steps,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (status != CUDA_SUCCESS)
-    throw std::runtime_error(std::string(op) + ": cuTensorMapEncodeTiled refuses a (" + std::to_string(B) + ", " +
-                             std::to_string(T) + ", " + std::to_string(R) + ", " + std::to_string(D) + ") bf16 tensor: error " +
-                             std::to_string(static_cast<int>(status)));
-  return map;
+  return encode<5>(op, data, {u64(kHalf), u64(R), u64(T), u64(D / kHalf), u64(B)},
+                   {u64(D * kBytes), u64(R * D * kBytes), u64(kHalf * kBytes), u64(T * R * D * kBytes)},
+                   {kHalf, 1, static_cast<cuuint32_t>(rows), static_cast<cuuint32_t>(columns / kHalf), 1});
+}
+
+CUtensorMap map_slabs(const char* op, const void* data, std::int64_t slabs, std::int64_t rows, std::int64_t columns, std::int64_t row_stride,
+                      std::int64_t slab_stride, int box_rows) {
+  return encode<3>(op, data, {u64(columns), u64(rows), u64(slabs)}, {u64(row_stride * kBytes), u64(slab_stride * kBytes)},
+                   {kHalf, static_cast<cuuint32_t>(box_rows), 1});
 }
 
 }  // namespace sinkscope::cuda::sm90

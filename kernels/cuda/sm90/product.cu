@@ -1,0 +1,428 @@
+// Matrix products whose epilogue is an activation or its derivative, in bf16 on wgmma and TMA. A persistent block computes tiles of
+// 128 x 256: one thread fetches, two warpgroups compute 64 rows each. Two blocks form a cluster, have tiles one below the other, and
+// each fetches half of the columns' factor for both. What the epilogue reads and writes passes through stages of the same ring as the
+// factors do: the fetching thread loads into them what is to be read, the epilogue writes its results in their place, the copy engine
+// stores them.
+#include <algorithm>
+
+#include "kernels/backend_memory.h"
+#include "kernels/cuda/error.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/sm90/accumulator.cuh"
+#include "kernels/cuda/sm90/product.h"
+#include "kernels/cuda/sm90/ptx.cuh"
+#include "kernels/cuda/sm90/stages.cuh"
+#include "kernels/cuda/sm90/tensor_map.h"
+#include "kernels/cuda/vec.cuh"
+
+namespace sinkscope::cuda::sm90 {
+namespace {
+
+constexpr int kStages = 4;
+constexpr int kGroups = 3, kThreads = (kGroups + 1) * kWarpgroup;
+constexpr int kRows = 128, kColumns = 128;          // of a tile's accumulators
+constexpr int kDepth = 64;                          // summed over in a stage
+constexpr int kHalves = kRows / kGroupRows;         // of a tile, as products take them
+constexpr int kBoxColumns = 64, kBoxBytes = kGroupRows * kRowBytes;  // of 64 rows
+constexpr int kStaged = 4;                          // boxes of each warpgroup's epilogue
+static_assert(kGroupRows == kOwnSumRows);
+constexpr int kOfBox = kBoxColumns / 2;             // accumulators of a thread
+constexpr int kFetchRegisters = 32, kComputeRegisters = 160;
+
+/// An epilogue. It goes through a tile in units: 64 rows of 64 columns of the activation, for which it writes as many boxes to shared memory as it has
+/// results, and of a gradient reads as many before.
+template <Activation A, bool Gradient>
+struct Kind {
+  static constexpr bool kGradient = Gradient, kGated = A == Activation::swiglu;
+  static constexpr int kWidth = kGated && !Gradient ? kColumns / 2 : kColumns;  // of the activation, in a tile
+  static constexpr int kRead = !Gradient ? 0 : kGated ? 2 : 1, kWritten = Gradient ? kRead : kGated ? 3 : 2;
+  static constexpr int kChunks = kWidth / kBoxColumns, kUnits = kHalves * kChunks;
+  static constexpr int kPlaces = kGradient && !kGated ? kStaged - 1 : kStaged / kWritten;  // of units in shared memory
+  static_assert(kPlaces <= kUnits);
+};
+
+struct Arguments {
+  int tiles_down, tiles, group;  // of rows; of columns; rows of tiles that go together
+  int depth;                     // stages of a tile's factors
+  int rows, width;               // M, F
+  const bf16* bias;
+  float* sums;
+};
+
+struct Maps {
+  CUtensorMap rows, columns, z, z_stored, out;
+};
+
+struct Shared {
+  alignas(1024) unsigned char rows[kStages][kRows * kRowBytes];
+  alignas(1024) unsigned char columns[kStages][kColumns * kRowBytes];
+  alignas(1024) unsigned char staged[kGroups][kStaged][kBoxBytes];
+  Barrier full[kStages], empty[kStages];
+  Barrier staged_full[kGroups][kStaged], staged_empty[kGroups][kStaged];
+};
+
+/// Calls f(row, column) for the tiles of a block, or of every other one beginning with number `first`. Rows of tiles go in groups, whose factor
+/// stays in the L2 cache while columns pass by.
+template <class F>
+__device__ void for_tiles(const Arguments& args, int first, int step, F&& f) {
+  const int count = args.tiles_down * args.tiles, all = static_cast<int>(gridDim.x);
+  for (int n = static_cast<int>(blockIdx.x) + first * all; n < count; n += step * all) {
+    const int begin = n / (args.group * args.tiles) * args.group, within = n - begin * args.tiles, width = min(args.group, args.tiles_down - begin);
+    f((begin + within % width) * kRows, within / width);
+  }
+}
+
+/// The parity of the phase of a place's barrier in which a unit of a warpgroup's n-th tile is there.
+template <class K>
+__device__ std::uint32_t parity_of(int n, int unit) {
+  const int uses = (K::kUnits - unit % K::kPlaces + K::kPlaces - 1) / K::kPlaces;  // of the place, in a tile
+  return static_cast<std::uint32_t>(n * uses + unit / K::kPlaces) % 2;
+}
+
+/// One thread: the factors of all tiles of the block.
+template <class K>
+__device__ void fetch(Shared& shared, const Arguments& args, const Maps& maps) {
+  int used = 0;
+  for_tiles(args, 0, 1, [&](int row, int tile) {
+    const int column = tile * K::kWidth;
+    for (int block = 0; block < args.depth; ++block, ++used) {
+      const Place<kStages> at(used);
+      Barrier* full = &shared.full[at.stage];
+      unsigned char* columns = shared.columns[at.stage];
+      wait(&shared.empty[at.stage], at.parity ^ 1);
+      arrive_expecting(full, (kRows + kColumns) * kRowBytes);
+      load_slab_box(shared.rows[at.stage], &maps.rows, full, block * kDepth, row, 0);
+      if constexpr (K::kGradient) {  // summed over rows of the factor: boxes of 64 of them by 64 columns
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+          load_slab_box(columns + i * (kDepth * kRowBytes), &maps.columns, full, column + i * kBoxColumns, block * kDepth, 0);
+      } else if constexpr (K::kGated) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) load_slab_box(columns + i * (kColumns / 2 * kRowBytes), &maps.columns, full, block * kDepth, column, i);
+      } else {
+        load_slab_box(columns, &maps.columns, full, block * kDepth, column, 0);
+      }
+    }
+  });
+}
+
+/// One thread for each warpgroup: what its epilogues read.
+template <class K>
+__device__ void fetch_staged(Shared& shared, const Arguments& args, const Maps& maps, int group) {
+  int n = 0;
+  for_tiles(args, group, kGroups, [&](int row, int tile) {
+#pragma unroll 1
+    for (int unit = 0; unit < K::kUnits; ++unit) {
+      const int place = unit % K::kPlaces, column = tile * K::kWidth + unit % K::kChunks * kBoxColumns;
+      Barrier* full = &shared.staged_full[group][place];
+      wait(&shared.staged_empty[group][place], parity_of<K>(n, unit) ^ 1);
+      arrive_expecting(full, K::kRead * kBoxBytes);
+#pragma unroll
+      for (int i = 0; i < K::kRead; ++i)
+        load_slab_box(shared.staged[group][place * K::kWritten + i], &maps.z, full, column, row + unit / K::kChunks * kGroupRows, i);
+    }
+    ++n;
+  });
+}
+
+__device__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+/// 1 / (1 + 2^x): the logistic function of -x ln 2.
+__device__ float logistic(float x) { return reciprocal(1.0F + exp2_approximate(x)); }
+__device__ float sigmoid(float x) { return logistic(-kLog2E * x); }
+
+// GELU's tanh form by a sigmoid: (1 + tanh u) / 2 = sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3).
+constexpr float kGelu = 1.5957691216057308F, kGeluCubic = kGelu * 0.044715F;  // 2 sqrt(2 / pi)
+__device__ float gelu(float x) { return x * logistic(x * (-kLog2E * kGelu - kLog2E * kGeluCubic * (x * x))); }
+__device__ float gelu_derivative(float x) {
+  const float square = x * x, s = logistic(x * (-kLog2E * kGelu - kLog2E * kGeluCubic * square));
+  const float slope = x * (kGelu + 3 * kGeluCubic * square);
+  return s + (s - s * s) * slope;
+}
+
+__device__ float low(std::uint32_t pair) { return __uint_as_float(pair << 16); }
+__device__ float high(std::uint32_t pair) { return __uint_as_float(pair & 0xffff0000U); }
+
+/// What the epilogue does with two columns of a row: a pair of each of its boxes, c being the accumulators of the first factor and `other`
+/// those of the second one of a gated activation.
+template <class K>
+struct Step;
+template <>
+struct Step<Kind<Activation::gelu, false>> {
+  static __device__ void apply(std::uint32_t (&pairs)[2], const float* c, const float*) {
+    pairs[0] = pack_bf16(c[0], c[1]);
+    pairs[1] = pack_bf16(gelu(c[0]), gelu(c[1]));
+  }
+};
+template <>
+struct Step<Kind<Activation::swiglu, false>> {
+  static __device__ void apply(std::uint32_t (&pairs)[3], const float* c, const float* other) {
+    pairs[0] = pack_bf16(c[0], c[1]);
+    pairs[1] = pack_bf16(other[0], other[1]);
+    pairs[2] = pack_bf16(c[0] * other[0] * sigmoid(c[0]), c[1] * other[1] * sigmoid(c[1]));
+  }
+};
+template <>
+struct Step<Kind<Activation::gelu, true>> {
+  static __device__ void apply(std::uint32_t (&pairs)[1], float* c, const float*) {
+    c[0] *= gelu_derivative(low(pairs[0]));
+    c[1] *= gelu_derivative(high(pairs[0]));
+    pairs[0] = pack_bf16(c[0], c[1]);
+  }
+};
+template <>
+struct Step<Kind<Activation::swiglu, true>> {
+  static __device__ void apply(std::uint32_t (&pairs)[2], const float* c, const float*) {
+    const float gate[2] = {low(pairs[0]), high(pairs[0])}, up[2] = {low(pairs[1]), high(pairs[1])};
+    float d_gate[2], d_up[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float s = sigmoid(gate[i]), d = c[i] * s;
+      d_up[i] = d * gate[i];
+      d_gate[i] = up[i] * (d + d_up[i] * (1.0F - s));
+    }
+    pairs[0] = pack_bf16(d_gate[0], d_gate[1]);
+    pairs[1] = pack_bf16(d_up[0], d_up[1]);
+  }
+};
+
+/// Sums over a warp's 16 rows of 64 columns, of which a thread has c of a box: lane l gets those of columns l / 16 * 32 ... in `sums`.
+__device__ void sum_rows(float* sums, const float* c, int lane) {
+#pragma unroll
+  for (int step = 0; step < kOfBox / 8; ++step) {
+    // A thread's columns 2 (l % 4), + 1, and 8 further; then over lanes l / 4, of which each half keeps half.
+    float pair[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) pair[j] = c[8 * step + j / 2 * 4 + j % 2] + c[8 * step + j / 2 * 4 + j % 2 + 2];
+    const bool upper = lane & 16;
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const float sent = upper ? pair[j] : pair[j + 2], kept = upper ? pair[j + 2] : pair[j];
+      pair[j] = kept + __shfl_xor_sync(kAllLanes, sent, 16);
+    }
+    const bool odd = lane & 8;
+    const float sent = odd ? pair[0] : pair[1], kept = odd ? pair[1] : pair[0];
+    float sum = kept + __shfl_xor_sync(kAllLanes, sent, 8);
+    sum += __shfl_xor_sync(kAllLanes, sum, 4);
+    if ((lane & 4) == 0) sums[step * 16 + (upper ? 8 : 0) + lane % 4 * 2 + (odd ? 1 : 0)] = sum;
+  }
+}
+
+// The numbers of barriers: a warpgroup's turn at the tensor cores; all of it has written a unit.
+constexpr int kTurn = 1, kUnitWritten = kTurn + kGroups;
+
+/// A warpgroup that computes every other tile: while one goes through its epilogue the other multiplies.
+template <class K>
+__device__ void compute(Shared& shared, const Arguments& args, const Maps& maps, int group) {
+  const auto is_first = [] { return read_thread() % kWarpgroup == 0; };
+  float c[kHalves][kColumns / 2];
+  const std::uint64_t a = describe(shared.rows[0]), b = describe(shared.columns[0], K::kGradient ? kDepth * kRowBytes : 16);
+  const auto release = [&](int stage) {
+    if (is_first()) arrive(&shared.empty[stage]);
+  };
+  // Where GELU's gradient stages nothing: each warp's column sums of a unit.
+  auto& warp_sums = *reinterpret_cast<float(*)[kWarpgroup / kWarp][kBoxColumns]>(shared.staged[group][kStaged - 1]);
+  const auto free_place = [&](int unit) {
+    if constexpr (K::kGradient) arrive(&shared.staged_empty[group][unit % K::kPlaces]);
+  };
+  const auto free_last = [&] {
+    wait_for_stores();
+#pragma unroll
+    for (int unit = K::kUnits - K::kPlaces + 1; unit < K::kUnits; ++unit) free_place(unit);
+  };
+  if (group == kGroups - 1) barrier_arrive(kTurn, 2 * kWarpgroup);  // the first turn is the first one's
+  int used = group * args.depth, tiles = 0;
+  for_tiles(args, group, kGroups, [&](int row, int tile) {
+    const int column = tile * K::kWidth;
+    barrier_wait(kTurn + group, 2 * kWarpgroup);
+    for (int block = 0; block < args.depth; ++block, ++used) {
+      const Place<kStages> at(used);
+      wait(&shared.full[at.stage], at.parity);
+      const std::uint64_t in_stage = static_cast<std::uint64_t>(at.stage), rows = a + in_stage * advance(kRows * kRowBytes);
+      const std::uint64_t columns = b + in_stage * advance(kColumns * kRowBytes);
+      products_begin();
+#pragma unroll
+      for (int step = 0; step < kDepth / 16; ++step)
+#pragma unroll
+        for (int half = 0; half < kHalves; ++half)
+          multiply_shared<kColumns, false, K::kGradient>(c[half], rows + advance(half * kBoxBytes + step * 32),
+                                                         columns + advance(K::kGradient ? step * 16 * kRowBytes : step * 32), block + step > 0);
+      products_commit();
+      if (block > 0) {
+        products_wait<1>();
+        release(Place<kStages>(used - 1).stage);
+      } else if (tiles > 0 && is_first()) {
+        free_last();
+      }
+    }
+    barrier_arrive(kTurn + (group + 1) % kGroups, 2 * kWarpgroup);
+    products_wait<0>();
+#pragma unroll
+    for (int half = 0; half < kHalves; ++half) hold<kColumns / 2>(c[half]);
+    release(Place<kStages>(used - 1).stage);
+    used += (kGroups - 1) * args.depth;  // those of the others' tiles
+    if (tiles > 0) barrier_wait(kUnitWritten + group, kWarpgroup);  // one thread has seen that the last tile's boxes were read
+
+#pragma unroll
+    for (int unit = 0; unit < K::kUnits; ++unit) {
+      const int place = unit % K::kPlaces, half = unit / K::kChunks, chunk = unit % K::kChunks;
+      const int first_row = row + half * kGroupRows, first_column = column + chunk * kBoxColumns;
+      unsigned char* staged = shared.staged[group][place * K::kWritten];
+      float* own = c[half] + chunk * kOfBox;
+      float* other = K::kGated && !K::kGradient ? own + kOfBox : own;
+      if constexpr (K::kGradient) wait(&shared.staged_full[group][place], parity_of<K>(tiles, unit));
+      const int thread = read_thread() % kWarpgroup, warp = thread / kWarp, lane = thread % kWarp, staged_row = warp * 16 + lane % 16;
+#pragma unroll
+      for (int step = 0; step < kBoxColumns / 16; ++step) {
+        [[maybe_unused]] std::uint32_t bias[2][2] = {};
+        if constexpr (!K::kGradient) {
+          if (args.bias != nullptr) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+              const int at = first_column + step * 16 + i % 2 * 8 + lane % 4 * 2;
+              if (i < (K::kGated ? 4 : 2) && at < args.width) bias[i / 2][i % 2] = *reinterpret_cast<const std::uint32_t*>(args.bias + i / 2 * args.width + at);
+            }
+          }
+        }
+        const std::uint32_t address = shared_address(staged + staged_row * kRowBytes + ((step * 2 + lane / 16 ^ staged_row % 8) << 4));
+        std::uint32_t boxes[K::kWritten][4];
+#pragma unroll
+        for (int box = 0; box < K::kRead; ++box) load_matrices(boxes[box], address + box * kBoxBytes);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          float *x = own + 8 * step + 2 * j, *y = other + 8 * step + 2 * j;
+          if constexpr (!K::kGradient) {
+            x[0] += low(bias[0][j / 2]);
+            x[1] += high(bias[0][j / 2]);
+            if constexpr (K::kGated) {
+              y[0] += low(bias[1][j / 2]);
+              y[1] += high(bias[1][j / 2]);
+            }
+          }
+          std::uint32_t pairs[K::kWritten];
+#pragma unroll
+          for (int box = 0; box < K::kRead; ++box) pairs[box] = boxes[box][j];
+          Step<K>::apply(pairs, x, y);
+#pragma unroll
+          for (int box = 0; box < K::kWritten; ++box) boxes[box][j] = pairs[box];
+        }
+#pragma unroll
+        for (int box = 0; box < K::kWritten; ++box) store_matrices(address + box * kBoxBytes, boxes[box]);
+      }
+      const bool sums = K::kGradient && !K::kGated && args.sums != nullptr;
+      if (sums) sum_rows(warp_sums[warp], own, lane);
+      fence_async();
+      // Behind the barrier the place of the next unit is free: what was stored from there has been read.
+      if (K::kPlaces > 1 && thread == 0 && unit + 1 >= K::kPlaces) {
+        wait_for_stores<(K::kPlaces > 1 ? K::kPlaces - 2 : 0)>();
+        free_place(unit + 1 - K::kPlaces);
+      }
+      barrier_wait(kUnitWritten + group, kWarpgroup);
+      if (sums && thread < kBoxColumns) {  // of all warps; they write the next ones behind another barrier
+        float sum = 0;
+#pragma unroll
+        for (int i = 0; i < kWarpgroup / kWarp; ++i) sum += warp_sums[i][thread];
+        if (first_row < args.rows && first_column + thread < args.width)
+          args.sums[std::int64_t{first_row / kGroupRows} * args.width + first_column + thread] = sum;
+      }
+      if (thread == 0) {
+#pragma unroll
+        for (int box = 0; box < K::kWritten; ++box) {
+          const bool out = !K::kGradient && box == K::kWritten - 1;
+          store_slab_box(out ? &maps.out : &maps.z_stored, staged + box * kBoxBytes, first_column, first_row, out ? 0 : box);
+        }
+        commit_stores();
+        if (K::kPlaces == 1) wait_for_stores();
+      }
+      if (sums || K::kPlaces == 1) barrier_wait(kUnitWritten + group, kWarpgroup);
+    }
+    ++tiles;
+  });
+  if (is_first()) wait_for_stores();
+}
+
+template <class K>
+__global__ void __launch_bounds__(kThreads, 1) product_kernel(const __grid_constant__ Maps maps, const __grid_constant__ Arguments args) {
+  extern __shared__ unsigned char memory[];
+  auto& shared = aligned<Shared>(memory);
+  if (threadIdx.x == 0) {
+    init(shared.full, shared.empty, 1);
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) init(shared.staged_full[group], shared.staged_empty[group], 1);
+    fence_init();
+  }
+  __syncthreads();
+  if (threadIdx.x < kWarpgroup) {
+    give_registers<kFetchRegisters>();
+    const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0);
+    if (warp == 0) {
+      if (elect_one()) fetch<K>(shared, args, maps);
+    } else if (K::kGradient && warp <= kGroups) {
+      if (elect_one()) fetch_staged<K>(shared, args, maps, warp - 1);
+    }
+  } else {
+    take_registers<kComputeRegisters>();
+    compute<K>(shared, args, maps, __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarpgroup, 0) - 1);
+  }
+}
+
+/// Bytes of a group of rows' factor that should stay in the L2 cache.
+constexpr std::int64_t kCached = 8 << 20;
+
+template <class K>
+void launch(cudaStream_t stream, const char* op, int processors, const Maps& maps, std::int64_t M, std::int64_t F, std::int64_t depth,
+            const void* bias, float* sums) {
+  constexpr int kBytes = sizeof(Shared) + kSlack;
+  static_assert(kBytes <= 227 * 1024);
+  const std::int64_t down = ceil_div(M, kRows), tiles = ceil_div(F, K::kWidth);
+  const Arguments args{.tiles_down = static_cast<int>(down),
+                       .tiles = static_cast<int>(tiles),
+                       .group = static_cast<int>(std::clamp<std::int64_t>(kCached / (kRows * depth * 2), 1, down)),
+                       .depth = static_cast<int>(ceil_div(depth, kDepth)),
+                       .rows = static_cast<int>(M),
+                       .width = static_cast<int>(F),
+                       .bias = static_cast<const bf16*>(bias),
+                       .sums = sums};
+  const auto kernel = product_kernel<K>;
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), op);
+  kernel<<<static_cast<unsigned>(std::min<std::int64_t>(processors, down * tiles)), kThreads, kBytes, stream>>>(maps, args);
+  check_launch(op);
+}
+
+}  // namespace
+
+void multiply(cudaStream_t stream, int processors, const ActivatedProduct& p) {
+  constexpr const char* kOp = "linear_forward";
+  const bool gated = p.activation == Activation::swiglu;
+  const std::int64_t slabs = gated ? 2 : 1;
+  Maps maps{};
+  maps.rows = map_slabs(kOp, p.x, 1, p.M, p.K, p.K, p.M * p.K, kRows);
+  maps.columns = map_slabs(kOp, p.weight, slabs, p.F, p.K, p.K, p.F * p.K, gated ? kColumns / 2 : kColumns);
+  maps.z_stored = map_slabs(kOp, p.z, slabs, p.M, p.F, slabs * p.F, p.F, kGroupRows);
+  maps.out = map_slabs(kOp, p.out, 1, p.M, p.F, p.F, p.M * p.F, kGroupRows);
+  if (gated)
+    launch<Kind<Activation::swiglu, false>>(stream, kOp, processors, maps, p.M, p.F, p.K, p.bias, nullptr);
+  else
+    launch<Kind<Activation::gelu, false>>(stream, kOp, processors, maps, p.M, p.F, p.K, p.bias, nullptr);
+}
+
+void multiply(cudaStream_t stream, int processors, const ActivatedGradient& p) {
+  constexpr const char* kOp = "linear_backward";
+  const bool gated = p.activation == Activation::swiglu;
+  const std::int64_t slabs = gated ? 2 : 1;
+  Maps maps{};
+  maps.rows = map_slabs(kOp, p.dout, 1, p.M, p.K, p.K, p.M * p.K, kRows);
+  maps.columns = map_slabs(kOp, p.weight, 1, p.K, p.F, p.F, p.K * p.F, kDepth);
+  maps.z = map_slabs(kOp, p.z, slabs, p.M, p.F, slabs * p.F, p.F, kGroupRows);
+  maps.z_stored = map_slabs(kOp, p.dz, slabs, p.M, p.F, slabs * p.F, p.F, kGroupRows);
+  if (gated)
+    launch<Kind<Activation::swiglu, true>>(stream, kOp, processors, maps, p.M, p.F, p.K, nullptr, nullptr);
+  else
+    launch<Kind<Activation::gelu, true>>(stream, kOp, processors, maps, p.M, p.F, p.K, nullptr, p.sums);
+}
+
+}  // namespace sinkscope::cuda::sm90
