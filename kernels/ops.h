@@ -214,6 +214,7 @@ struct AttentionBackward {
   Tensor dqkv;  // (B, T, H+2G, D) real
   Tensor sink_logits{};   // (H) real; needed for dsink_logits
   Tensor dsink_logits{};  // optional (H) +=
+  Tensor dqkv_sums{};     // optional ((H+2G) D) f32 +=: sums of dqkv over B and T, the gradient of a bias that qkv had
 };
 
 /// Everything about A that needs a second pass over the scores (probe passes only). Recomputes

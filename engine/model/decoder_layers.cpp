@@ -131,6 +131,8 @@ void Decoder::State::attention_backward(std::int64_t layer) {
   const Tensor d_qkv = tmp(memory.d_qkv, (H + 2 * G) * D);
   const Tensor d_attention = tmp(memory.d_attention, H * D);
   const Tensor d_residual = tmp(memory.d_residual, C), d_norm = tmp(memory.d_norm, C);
+  const std::optional<Rotation> rotation = head_rotation(0);
+  const bool as_they_are = !rotation && !config.qk_norm;  // are queries and keys what attention reads
 
   ops.attention_backward({.qkv = qkv,
                           .query_heads = static_cast<int>(H),
@@ -140,8 +142,8 @@ void Decoder::State::attention_backward(std::int64_t layer) {
                           .lse = memory.activations.tensor(b.lse, {B, H, T}),
                           .dqkv = qkv_heads(d_qkv),
                           .sink_logits = sink_logits(layer).value,
-                          .dsink_logits = sink_logits(layer).gradient});
-  const std::optional<Rotation> rotation = head_rotation(0);
+                          .dsink_logits = sink_logits(layer).gradient,
+                          .dqkv_sums = as_they_are ? p.qkv.bias.gradient : Tensor()});
   if (rotation && !config.qk_norm)
     ops.rope({.qkv = qkv_heads(d_qkv),
               .heads = static_cast<int>(H + G),
@@ -159,7 +161,7 @@ void Decoder::State::attention_backward(std::int64_t layer) {
                           .dq_weight = p.q_norm.gradient,
                           .dk_weight = p.k_norm.gradient,
                           .rotation = rotation});
-  linear_backward(p.qkv, fp8.of(layer, BlockMap::qkv), act(b.norm1, C), d_qkv, d_norm, p.qkv.bias.gradient);
+  linear_backward(p.qkv, fp8.of(layer, BlockMap::qkv), act(b.norm1, C), d_qkv, d_norm, as_they_are ? Tensor() : p.qkv.bias.gradient);
   norm_backward(p.norm1, residual(layer), d_norm, norm_statistics(b.mean1, b.rstd1), d_residual, stream_bias(layer - 1, Branch::mlp));
 }
 

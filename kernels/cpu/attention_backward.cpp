@@ -116,6 +116,7 @@ void CpuOps::attention_backward(const AttentionBackward& args) {
   check.shape("lse", args.lse, DType::f32, {sequences, heads, length});
   check.shape("dqkv", args.dqkv, DType::f32, {sequences, length, extents.row_heads(), head_dim});
   check_sink_logits(check, args.sink_logits, DType::f32, heads, "dsink_logits", args.dsink_logits, {heads});
+  check.optional_shape("dqkv_sums", args.dqkv_sums, DType::f32, {extents.row_stride()});
   if (sequences == 0 || length == 0) return;
 
   const HeadExtents head(extents);
@@ -174,13 +175,15 @@ void CpuOps::attention_backward(const AttentionBackward& args) {
     scatter_head(head, scratch.dkey, 1.0F, dqkv + extents.offset(b, 0, heads + g), stride);
     scatter_head(head, scratch.dvalue, 1.0F, dqkv + extents.offset(b, 0, heads + kv_heads + g), stride);
   });
-  if (sink_logits == nullptr) return;
-  auto* dsink_logits = args.dsink_logits.as<float>();
-  for (std::int64_t h = 0; h < heads; ++h) {
-    double sum = 0;
-    for (std::int64_t b = 0; b < sequences; ++b) sum += sink_sums[b * heads + h];
-    dsink_logits[h] -= static_cast<float>(sum);
+  if (sink_logits != nullptr) {
+    auto* dsink_logits = args.dsink_logits.as<float>();
+    for (std::int64_t h = 0; h < heads; ++h) {
+      double sum = 0;
+      for (std::int64_t b = 0; b < sequences; ++b) sum += sink_sums[b * heads + h];
+      dsink_logits[h] -= static_cast<float>(sum);
+    }
   }
+  if (args.dqkv_sums) add_column_sums(args.dqkv_sums, args.dqkv.view({sequences * length, stride}));
 }
 
 }  // namespace sinkscope

@@ -187,19 +187,23 @@ void CudaOps::attention_backward(const AttentionBackward& args) {
   check.shape("lse", args.lse, DType::f32, {B, H, T});
   check.shape("dqkv", args.dqkv, real_, {B, T, extents.row_heads(), D});
   check_sink_logits(check, args.sink_logits, real_, H, "dsink_logits", args.dsink_logits, {H});
+  check.optional_shape("dqkv_sums", args.dqkv_sums, DType::f32, {extents.row_stride()});
   const cuda::HeadLayout layout = cuda::tile_layout(check, args.qkv, extents);
   if (B * T == 0) return;
   const bool hopper =
       has_sm90_attention(D) && cuda::mma_attention(real_, D, {args.qkv.data, args.out.data, args.dout.data, args.dqkv.data});
   const std::int64_t rows = B * T * H;
   const std::int64_t bytes = hopper ? cuda::sm90::backward_scratch(B * H, T, D) : rows * 4, sums_at = cuda::ceil_div(bytes, 8) * 8;
-  std::byte* room = scratch(static_cast<std::size_t>(sums_at + B * H * 8));
+  const std::int64_t columns = extents.row_stride(), parts = cuda::sm90::column_sum_parts(B, T), columns_at = sums_at + B * H * 8;
+  std::byte* room = scratch(static_cast<std::size_t>(columns_at + (hopper && args.dqkv_sums ? parts * columns * 4 : 0)));
   auto* delta = reinterpret_cast<float*>(room);
   auto* sink_sums = reinterpret_cast<double*>(room + sums_at);  // (B, H)
+  auto* column_sums = hopper && args.dqkv_sums ? reinterpret_cast<float*>(room + columns_at) : nullptr;
   if (hopper) {
 #ifdef SINKSCOPE_SM90A
     cuda::sm90::attention_backward(stream_, cuda::head_layout(check, args.qkv, extents), B, properties_.multiProcessorCount, args.qkv,
-                                   args.out, args.dout, args.lse, reinterpret_cast<int*>(attention_counters_.get()), room, args.dqkv);
+                                   args.out, args.dout, args.lse, reinterpret_cast<int*>(attention_counters_.get()), room, args.dqkv,
+                                   column_sums);
 #endif
   } else {
     cuda::with_real(real_, [&]<class R>(R) {
@@ -217,11 +221,15 @@ void CudaOps::attention_backward(const AttentionBackward& args) {
     else
       cuda::tile_attention_backward(stream_, real_, layout, B, args, delta);
   }
-  if (!args.dsink_logits) return;
-  // On Hopper blocks of queries leave their lse, then their deltas.
-  constexpr std::int64_t kBlock = cuda::sm90::kRowsOfBlock;
-  const cuda::RowDeltas in_order{delta, T, T, T}, in_blocks{delta + kBlock, cuda::ceil_div(T, kBlock) * 2 * kBlock, kBlock, 2 * kBlock};
-  cuda::sink_logit_gradient(stream_, args.sink_logits, args.lse, hopper ? in_blocks : in_order, sink_sums, args.dsink_logits);
+  if (column_sums != nullptr) add_partials("attention_backward", args.dqkv_sums, column_sums, parts);
+  if (args.dsink_logits) {
+    // On Hopper blocks of queries leave their lse, then their deltas.
+    constexpr std::int64_t kBlock = cuda::sm90::kRowsOfBlock;
+    const cuda::RowDeltas in_order{delta, T, T, T}, in_blocks{delta + kBlock, cuda::ceil_div(T, kBlock) * 2 * kBlock, kBlock, 2 * kBlock};
+    cuda::sink_logit_gradient(stream_, args.sink_logits, args.lse, hopper ? in_blocks : in_order, sink_sums, args.dsink_logits);
+  }
+  // These take memory of their own, in which the row sums were.
+  if (args.dqkv_sums && column_sums == nullptr) add_column_sums("attention_backward", args.dqkv_sums, args.dqkv.view({B * T, columns}));
 }
 
 }  // namespace sinkscope

@@ -171,7 +171,7 @@ TEST_CASE("backward of a linear map is one row, and what is computed again has r
   const Ceilings ceilings{.copy_rate = 1e9, .copy_bytes = 1, .matrix_rate = 1e9, .matrix_size = 1};
   const StepStages kept = time_stages(*ops, small_config("gpt2", true), ceilings, 1);
   for (const char* name :
-       {"linear qkv dx, dweight, dbias", "linear attention out dx, dweight", "linear up forward, gelu",
+       {"linear qkv dx, dweight", "attention backward, bias", "linear attention out dx, dweight", "linear up forward, gelu",
         "linear up dx, dweight", "linear down dx, gelu gradient, bias, dweight"})
     CHECK(row_named(kept, name).calls == 2 * 3);
   CHECK(row_named(kept, "linear head dx, dweight").calls == 2);

@@ -125,20 +125,25 @@ void check_attention(const std::vector<Shape>& shapes, std::span<const DType> ty
         const auto dqkv = both.output({s.B, s.T, heads, s.D});
         const Doubles before = random.normals(s.H);
         const auto dlogits = both.single({s.H}, before), again = both.single({s.H}, before);
+        const Doubles sums_before(static_cast<std::size_t>(heads * s.D), 4 * spread * std::sqrt(static_cast<double>(s.B * s.T)));  // cancels with nothing
+        const auto sums = both.single({heads * s.D}, sums_before), sums_again = both.single({heads * s.D}, sums_before);
         const auto backward = [&](auto side) {
           return AttentionBackward{.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .dout = side(dout),
                                    .lse = side(lse), .dqkv = side(dqkv), .sink_logits = side(z),
-                                   .dsink_logits = with_logits ? side(dlogits) : Tensor{}};
+                                   .dsink_logits = with_logits ? side(dlogits) : Tensor{}, .dqkv_sums = side(sums)};
         };
         both.cpu().attention_backward(backward(kCpu));
         both.gpu().attention_backward(backward(kGpu));
         CHECK(both.difference(dqkv) < both.bound(1e-5, 1.5e-2));
+        CHECK(both.difference(sums) < both.bound(1e-5, 4e-3));
         if (with_logits) check_sink_gradient(both, s, out.cpu, dout.cpu, lse.cpu, logits.cpu, before, dlogits);
         const auto dqkv_bits = both.bytes(dqkv.gpu);
         both.spoil(dqkv.gpu);
         auto second = backward(kGpu);
         if (with_logits) second.dsink_logits = again.gpu;
+        second.dqkv_sums = sums_again.gpu;
         both.gpu().attention_backward(second);
+        CHECK(both.bytes(sums_again.gpu) == both.bytes(sums.gpu));
         CHECK(both.bytes(dqkv.gpu) == dqkv_bits);
         if (with_logits) CHECK(both.bytes(again.gpu) == both.bytes(dlogits.gpu));
       }

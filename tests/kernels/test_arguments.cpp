@@ -130,10 +130,10 @@ TEST_CASE("Attention and its neighbours reject wrong tensors") {
   using AB = AttentionBackward;
   check_rejects<AB>("attention_backward", &Ops::attention_backward,
                     {.qkv = qkv, .query_heads = 2, .kv_heads = 1, .out = out, .dout = dout, .lse = lse, .dqkv = dqkv,
-                     .sink_logits = logits, .dsink_logits = filled({2})},
+                     .sink_logits = logits, .dsink_logits = filled({2}), .dqkv_sums = filled({24})},
                     {{"qkv", &AB::qkv}, {"out", &AB::out}, {"dout", &AB::dout}, {"lse", &AB::lse},
                      {"dqkv", &AB::dqkv}, {"sink_logits", &AB::sink_logits, Kind::optional},
-                     {"dsink_logits", &AB::dsink_logits, Kind::optional}});
+                     {"dsink_logits", &AB::dsink_logits, Kind::optional}, {"dqkv_sums", &AB::dqkv_sums, Kind::optional}});
   using AS = AttentionStatistics;
   check_rejects<AS>("attention_statistics", &Ops::attention_statistics,
                     {.qkv = qkv, .query_heads = 2, .kv_heads = 1, .lse = lse, .sink = sink, .first_mass = bh,

@@ -314,6 +314,16 @@ TEST_CASE("The gradient of the sink logits is optional, and nothing else depends
                          .dqkv = dqkv, .sink_logits = run.sink_logits};
   ops->attention_backward(args);
   CHECK(dqkv.same_bits(run.dqkv));
+  // Nor does anything on that of a bias, which is added to.
+  const Doubles before = random.normals(12 * 33);
+  const Floats sums({12 * 33}, before);
+  args.dqkv_sums = sums;
+  dqkv.spoil();
+  ops->attention_backward(args);
+  CHECK(dqkv.same_bits(run.dqkv));
+  Doubles expected = before;
+  for (std::int64_t i = 0; i < dqkv.size(); ++i) expected[static_cast<std::size_t>(i % (12 * 33))] += dqkv[i];
+  CHECK(relative_error(sums, expected) < kSingle);
   args.sink_logits = Tensor{};
   args.dsink_logits = run.dsink_logits;
   CHECK(message_of<std::invalid_argument>([&] { ops->attention_backward(args); }) ==

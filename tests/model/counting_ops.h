@@ -94,6 +94,7 @@ class CountingOps final : public ForwardingOps {
   }
   void attention_backward(const AttentionBackward& args) override {
     count("attention_backward");
+    count("attention_backward: dqkv_sums", args.dqkv_sums);
     inner_.attention_backward(args);
   }
   void gelu_forward(const GeluForward& args) override {

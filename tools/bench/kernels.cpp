@@ -78,6 +78,10 @@ class Cases : public std::enable_shared_from_this<Cases> {
   GeluKind gelu_kind() const { return model_.mlp == MlpType::gelu_erf ? GeluKind::erf : GeluKind::tanh; }
   /// Whether norms backward sum the bias gradients of the branches before them.
   bool norms_sum_biases() const { return model_.bias && !model_.parallel_block; }
+  /// Whether attention backward sums the gradient of the bias of qkv, which nothing else comes between.
+  bool attention_sums_bias() const {
+    return (model_.bias || model_.qkv_bias) && model_.position != PositionEncoding::rope && !model_.qk_norm;
+  }
 
   Ops& ops_;
   Config config_;
@@ -238,7 +242,7 @@ void Cases::linears() {
   const double calls = passes_ * d(L);
   const bool gated = model_.mlp == MlpType::swiglu, bias = model_.bias, qkv_bias = bias || model_.qkv_bias;
   const bool own = bias && !norms_sum_biases();  // the branches' outputs go to the residual stream
-  linear("qkv", row_heads() * D, C, N, calls, {.bias = qkv_bias, .dbias = qkv_bias});
+  linear("qkv", row_heads() * D, C, N, calls, {.bias = qkv_bias, .dbias = qkv_bias && !attention_sums_bias()});
   linear("attention out", C, H * D, N, calls, {.bias = bias, .dbias = own});
   linear(gated ? "gate and up" : "up", gated ? 2 * F : F, C, N, calls, {.bias = bias, .dbias = bias && gated, .activation = gated ? "swiglu" : "gelu"});
   linear("down", C, F, N, calls, {.bias = bias, .dbias = own, .input_activation = gated ? "swiglu" : "gelu", .dx_sums = bias && !gated});
@@ -308,17 +312,23 @@ void Cases::attention() {
         [=, this](ArraySet& set) { return call<&Ops::attention_forward>(forward(set, watched)); });
     cases_.back().compared = !watched;
   }
-  add("attention backward", calls, 2 * qkv + 2 * out + lse, 2.5 * flops, [=, this](ArraySet& set) {
-    const AttentionForward f = forward(set, false);
-    ops_.attention_forward(f);
-    return call<&Ops::attention_backward>(AttentionBackward{.qkv = f.qkv,
-                                                            .query_heads = f.query_heads,
-                                                            .kv_heads = f.kv_heads,
-                                                            .out = f.out,
-                                                            .dout = set.normal({B, T, H, D}),
-                                                            .lse = f.lse,
-                                                            .dqkv = set.zeros({B, T, row_heads(), D})});
-  });
+  const auto add_backward = [&](bool summed, double of_step) {
+    add(summed ? "attention backward, bias" : "attention backward", of_step, 2 * qkv + 2 * out + lse, 2.5 * flops, [=, this](ArraySet& set) {
+      const AttentionForward f = forward(set, false);
+      ops_.attention_forward(f);
+      return call<&Ops::attention_backward>(AttentionBackward{.qkv = f.qkv,
+                                                              .query_heads = f.query_heads,
+                                                              .kv_heads = f.kv_heads,
+                                                              .out = f.out,
+                                                              .dout = set.normal({B, T, H, D}),
+                                                              .lse = f.lse,
+                                                              .dqkv = set.zeros({B, T, row_heads(), D}),
+                                                              .dqkv_sums = summed ? set.zeros({row_heads() * D}, DType::f32) : Tensor{}});
+    });
+  };
+  if (attention_sums_bias()) add_backward(true, calls);
+  add_backward(false, attention_sums_bias() ? 0 : calls);
+  cases_.back().compared = attention_sums_bias();
   if (T < 2) return;
   // The scores once more, out of queries and keys, and nothing else of that size.
   const double statistics = 4 * d(B * H) * (d(T) + d(K) + 5), read = s_ * d(N * (H + G) * D);

@@ -205,7 +205,7 @@ void TimedOps::attention_forward(const AttentionForward& args) {
 }
 
 void TimedOps::attention_backward(const AttentionBackward& args) {
-  timed(Stage::attention, "attention backward", [&] { inner_.attention_backward(args); });
+  timed(Stage::attention, args.dqkv_sums ? "attention backward, bias" : "attention backward", [&] { inner_.attention_backward(args); });
 }
 
 // ---- MLP and loss ----

@@ -21,7 +21,7 @@ const char* name_of(Stage stage);
 /// One call of an operation.
 struct TimedCall {
   Stage stage{};
-  std::string name;                    // "linear qkv dx, dweight, dbias"
+  std::string name;                    // "linear down dx, gelu gradient, bias, dweight"
   std::vector<std::string> kernels{};  // the kernel cases (kernels.h) that it does
   std::int64_t rows = 0;               // of linear maps and losses
   std::optional<double> bytes{};       // where no case is named: read and written; absent: not known

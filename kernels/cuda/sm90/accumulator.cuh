@@ -1,6 +1,7 @@
 // What a warpgroup does with the (64, N) accumulators of its products, and how rows of heads lie in shared memory.
 #pragma once
 
+#include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/sm90/ptx.cuh"
 
 namespace sinkscope::cuda::sm90 {
@@ -35,6 +36,30 @@ __device__ void stage_rows(unsigned char* matrix, const float* c, const float (&
     for (int j = 0; j < 4; ++j) packed[j] = pack_bf16(c[8 * step + 2 * j] * factor[j % 2], c[8 * step + 2 * j + 1] * factor[j % 2]);
     const int unit = step % 4 * 2 + lane / 16;
     store_matrices(shared_address(matrix + step / 4 * HalfBytes + row * kRowBytes + ((unit ^ row % 8) << 4)), packed);
+  }
+}
+
+/// sums (64) = column sums over a warp's rows of an accumulator (64, 64), 32 floats c a thread, times `factor`; of the first `count` of its 16 rows.
+__device__ inline void sum_rows(float* sums, const float* c, float factor, int count, int lane) {
+  const bool there[2] = {lane / 4 < count, lane / 4 + 8 < count}, upper = (lane & 16) != 0, odd = (lane & 8) != 0;
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
+    // A thread's columns 2 (l % 4), + 1, and 8 further; then over lanes of other rows, of which each half keeps half of the columns.
+    float sum[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float* rows = c + 8 * step + j / 2 * 4 + j % 2;
+      sum[j] = (there[0] ? rows[0] : 0.0F) + (there[1] ? rows[2] : 0.0F);
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const float sent = upper ? sum[j] : sum[j + 2], kept = upper ? sum[j + 2] : sum[j];
+      sum[j] = kept + __shfl_xor_sync(kAllLanes, sent, 16);
+    }
+    const float sent = odd ? sum[0] : sum[1], kept = odd ? sum[1] : sum[0];
+    float total = kept + __shfl_xor_sync(kAllLanes, sent, 8);
+    total += __shfl_xor_sync(kAllLanes, total, 4);
+    if ((lane & 4) == 0) sums[step * 16 + (upper ? 8 : 0) + lane % 4 * 2 + (odd ? 1 : 0)] = total * factor;
   }
 }
 

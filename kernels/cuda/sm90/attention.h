@@ -44,10 +44,16 @@ constexpr std::int64_t backward_scratch(std::int64_t heads, std::int64_t length,
   return heads * ((length + kRowsOfBlock - 1) / kRowsOfBlock) * (kRowsOfBlock * (2 + head_dim) + 1) * 4;
 }
 
-/// dqkv as in AttentionBackward. `scratch` has backward_scratch() bytes and begins with (B*H, ceil(T / 64), 2, 64) f32,
+/// Partial column sums of dqkv (B, T, R, D), for each of ceil(T / 16) rows of a sequence, or more where the last are none.
+constexpr std::int64_t kRowsOfSum = 16;
+constexpr std::int64_t column_sum_parts(std::int64_t sequences, std::int64_t length) {
+  return sequences * ((length + kRowsOfBlock - 1) / kRowsOfBlock) * (kRowsOfBlock / kRowsOfSum);
+}
+
+/// dqkv as in AttentionBackward; column_sums (column_sum_parts(), R D) f32 or null. `scratch` has backward_scratch() bytes and begins with (B*H, ceil(T / 64), 2, 64) f32,
 /// log2 e times lse and sum_d out dout of each query, zero beyond T; the rest is for sums of dQ and turns. `taken` as above.
 void attention_backward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors,
                         const Tensor& qkv, const Tensor& out, const Tensor& dout, const Tensor& lse, int* taken, void* scratch,
-                        const Tensor& dqkv);
+                        const Tensor& dqkv, float* column_sums);
 
 }  // namespace sinkscope::cuda::sm90

@@ -73,6 +73,7 @@ struct Arguments {
   float* sums;          // (B*H, blocks, D / 64, 64 x 64) of dQ, as the threads hold them
   int* turns;           // (B*H, blocks) tiles that have added theirs
   bf16* dqkv;
+  float* column_sums;   // of it (column_sum_parts(), R D), or null
   float scale, scale_log2;
 
   __device__ int blocks() const { return (static_cast<int>(layout.length) + kRows - 1) / kRows; }
@@ -218,6 +219,12 @@ __device__ void write_rows(bf16* rows, std::int64_t stride, const float* c, floa
       if (row < count)
         *reinterpret_cast<uint4*>(rows + row * stride + columns * 32 + lane % 4 * 8) = make_uint4(words[0], words[1], words[2], words[3]);
     }
+}
+
+/// Column sums of a warp's rows of a block of 64.
+__device__ float* sums_of(float* column_sums, const HeadLayout& layout, int b, int block, int warp) {
+  const std::int64_t part = (std::int64_t{b} * ((layout.length + kRows - 1) / kRows) + block) * (kRows / kRowsOfSum) + warp;
+  return column_sums + part * layout.row_heads() * layout.head_dim;
 }
 
 /// c (64 keys, 64 queries) = tile block^T, both of D columns.
@@ -437,6 +444,14 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
     const int warp = read_thread() % kWarpgroup / kWarp, lane = read_thread() % kWarp;
     write_rows<D>(rows + std::int64_t{layout.kv_heads} * D, layout.stride(), dv, 1.0F, count, warp, lane);
     write_rows<D>(rows, layout.stride(), dk, args.scale, count, warp, lane);
+    if (args.column_sums != nullptr && count > 0) {
+      float* sums = sums_of(args.column_sums, layout, done.b, done.first_block() + group, warp) + (layout.query_heads + done.head) * D;
+#pragma unroll
+      for (int half = 0; half < S::kHalves; ++half) {
+        sum_rows(sums + half * 64, dk + half * 32, args.scale, count - warp * 16, lane);
+        sum_rows(sums + layout.kv_heads * D + half * 64, dv + half * 32, 1.0F, count - warp * 16, lane);
+      }
+    }
   }
 }
 
@@ -505,7 +520,8 @@ __global__ void __launch_bounds__(256) row_kernel(HeadLayout layout, const bf16*
 
 /// dQ in bf16 from its sums; block (of 64 queries and columns, b*H + h).
 template <int D>
-__global__ void __launch_bounds__(kWarpgroup) dq_kernel(HeadLayout layout, const float* sums, bf16* dqkv, float scale) {
+__global__ void __launch_bounds__(kWarpgroup) dq_kernel(HeadLayout layout, const float* sums, bf16* dqkv, float* column_sums,
+                                                         float scale) {
   constexpr int kParts = D / 64;
   const int columns = static_cast<int>(blockIdx.x) % kParts * 64, row = static_cast<int>(blockIdx.x) / kParts * kRows;
   const int thread = static_cast<int>(threadIdx.x), head = static_cast<int>(blockIdx.y % layout.query_heads);
@@ -517,14 +533,18 @@ __global__ void __launch_bounds__(kWarpgroup) dq_kernel(HeadLayout layout, const
     c[4 * j] = four.x, c[4 * j + 1] = four.y, c[4 * j + 2] = four.z, c[4 * j + 3] = four.w;
   }
   bf16* rows = dqkv + layout.offset(blockIdx.y / layout.query_heads, head) + row * layout.stride() + columns;
-  write_rows<64>(rows, layout.stride(), c, scale, static_cast<int>(layout.length) - row, thread / kWarp, thread % kWarp);
+  const int count = static_cast<int>(layout.length) - row, warp = thread / kWarp, lane = thread % kWarp;
+  write_rows<64>(rows, layout.stride(), c, scale, count, warp, lane);
+  if (column_sums != nullptr)
+    sum_rows(sums_of(column_sums, layout, static_cast<int>(blockIdx.y) / layout.query_heads, row / kRows, warp) + head * D + columns, c, scale,
+             count - warp * 16, lane);
 }
 
 constexpr const char* kOp = "attention_backward";
 
 template <class S>
 void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t B, int processors, const Tensor& qkv, const Tensor& out,
-            const Tensor& dout, const Tensor& lse, int* taken, void* scratch, const Tensor& dqkv) {
+            const Tensor& dout, const Tensor& lse, int* taken, void* scratch, const Tensor& dqkv, float* column_sums) {
   constexpr int D = S::D;
   constexpr int kBytes = sizeof(Shared<S>) + kSlack;
   static_assert(kBytes <= 227 * 1024);
@@ -545,6 +565,7 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t B, int p
                        .sums = sums,
                        .turns = turns,
                        .dqkv = dq,
+                       .column_sums = column_sums,
                        .scale = scale,
                        .scale_log2 = scale * kLog2E};
   const auto kernel = backward_kernel<S>;
@@ -554,15 +575,15 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t B, int p
       map_heads(kOp, dout.data, B, T, H, D, kRows, D), args);
   check_launch(kOp);
   dq_kernel<D><<<dim3(static_cast<unsigned>(blocks * S::kParts), static_cast<unsigned>(B * H)), kWarpgroup, 0, stream>>>(
-      layout, sums, dq, scale);
+      layout, sums, dq, column_sums, scale);
   check_launch(kOp);
 }
 
 }  // namespace
 
 void attention_backward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors, const Tensor& qkv,
-                        const Tensor& out, const Tensor& dout, const Tensor& lse, int* taken, void* scratch, const Tensor& dqkv) {
-  const auto launch_with = [&]<class S>(S) { launch<S>(stream, layout, sequences, processors, qkv, out, dout, lse, taken, scratch, dqkv); };
+                        const Tensor& out, const Tensor& dout, const Tensor& lse, int* taken, void* scratch, const Tensor& dqkv, float* column_sums) {
+  const auto launch_with = [&]<class S>(S) { launch<S>(stream, layout, sequences, processors, qkv, out, dout, lse, taken, scratch, dqkv, column_sums); };
   if (layout.head_dim == 128) {
     launch_with(Shape<128, 3, 2, 1>());
   } else {

@@ -1,8 +1,7 @@
-// Matrix products whose epilogue is an activation or its derivative, in bf16 on wgmma and TMA. A persistent block computes tiles of
-// 128 x 256: one thread fetches, two warpgroups compute 64 rows each. Two blocks form a cluster, have tiles one below the other, and
-// each fetches half of the columns' factor for both. What the epilogue reads and writes passes through stages of the same ring as the
-// factors do: the fetching thread loads into them what is to be read, the epilogue writes its results in their place, the copy engine
-// stores them.
+// Matrix products whose epilogue is an activation or its derivative, in bf16 on wgmma and TMA. A persistent block has one warpgroup
+// whose threads fetch, and three that compute tiles of 128 x 128 in turn: while one multiplies, at the full rate of the tensor cores, the
+// others go through their epilogues. An epilogue works in boxes of 64 x 64 in shared memory: what it reads was fetched there ahead, its
+// results take that place, and the copy engine stores them.
 #include <algorithm>
 
 #include "kernels/backend_memory.h"
@@ -30,8 +29,8 @@ static_assert(kGroupRows == kOwnSumRows);
 constexpr int kOfBox = kBoxColumns / 2;             // accumulators of a thread
 constexpr int kFetchRegisters = 32, kComputeRegisters = 160;
 
-/// An epilogue. It goes through a tile in units: 64 rows of 64 columns of the activation, for which it writes as many boxes to shared memory as it has
-/// results, and of a gradient reads as many before.
+/// An epilogue. It goes through a tile in units of 64 rows of 64 columns of the activation. Of a unit a gradient reads a box of z, or of gate and of
+/// up, and writes as many; without a gradient it writes z and its GELU, or gate, up and their SwiGLU.
 template <Activation A, bool Gradient>
 struct Kind {
   static constexpr bool kGradient = Gradient, kGated = A == Activation::swiglu;
@@ -62,7 +61,7 @@ struct Shared {
   Barrier staged_full[kGroups][kStaged], staged_empty[kGroups][kStaged];
 };
 
-/// Calls f(row, column) for the tiles of a block, or of every other one beginning with number `first`. Rows of tiles go in groups, whose factor
+/// Calls f(row, tile of columns) for the block's tiles number `first`, `first` + `step` and so on. Rows of tiles go in groups, whose factor
 /// stays in the L2 cache while columns pass by.
 template <class F>
 __device__ void for_tiles(const Arguments& args, int first, int step, F&& f) {
@@ -190,32 +189,10 @@ struct Step<Kind<Activation::swiglu, true>> {
   }
 };
 
-/// Sums over a warp's 16 rows of 64 columns, of which a thread has c of a box: lane l gets those of columns l / 16 * 32 ... in `sums`.
-__device__ void sum_rows(float* sums, const float* c, int lane) {
-#pragma unroll
-  for (int step = 0; step < kOfBox / 8; ++step) {
-    // A thread's columns 2 (l % 4), + 1, and 8 further; then over lanes l / 4, of which each half keeps half.
-    float pair[4];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) pair[j] = c[8 * step + j / 2 * 4 + j % 2] + c[8 * step + j / 2 * 4 + j % 2 + 2];
-    const bool upper = lane & 16;
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const float sent = upper ? pair[j] : pair[j + 2], kept = upper ? pair[j + 2] : pair[j];
-      pair[j] = kept + __shfl_xor_sync(kAllLanes, sent, 16);
-    }
-    const bool odd = lane & 8;
-    const float sent = odd ? pair[0] : pair[1], kept = odd ? pair[1] : pair[0];
-    float sum = kept + __shfl_xor_sync(kAllLanes, sent, 8);
-    sum += __shfl_xor_sync(kAllLanes, sum, 4);
-    if ((lane & 4) == 0) sums[step * 16 + (upper ? 8 : 0) + lane % 4 * 2 + (odd ? 1 : 0)] = sum;
-  }
-}
-
 // The numbers of barriers: a warpgroup's turn at the tensor cores; all of it has written a unit.
 constexpr int kTurn = 1, kUnitWritten = kTurn + kGroups;
 
-/// A warpgroup that computes every other tile: while one goes through its epilogue the other multiplies.
+/// A warpgroup that computes every third tile.
 template <class K>
 __device__ void compute(Shared& shared, const Arguments& args, const Maps& maps, int group) {
   const auto is_first = [] { return read_thread() % kWarpgroup == 0; };
@@ -314,7 +291,7 @@ __device__ void compute(Shared& shared, const Arguments& args, const Maps& maps,
         for (int box = 0; box < K::kWritten; ++box) store_matrices(address + box * kBoxBytes, boxes[box]);
       }
       const bool sums = K::kGradient && !K::kGated && args.sums != nullptr;
-      if (sums) sum_rows(warp_sums[warp], own, lane);
+      if (sums) sum_rows(warp_sums[warp], own, 1.0F, 16, lane);
       fence_async();
       // Behind the barrier the place of the next unit is free: what was stored from there has been read.
       if (K::kPlaces > 1 && thread == 0 && unit + 1 >= K::kPlaces) {
@@ -370,7 +347,7 @@ __global__ void __launch_bounds__(kThreads, 1) product_kernel(const __grid_const
   }
 }
 
-/// Bytes of a group of rows' factor that should stay in the L2 cache.
+/// Bytes of a group of rows' factor that stay in the L2 cache.
 constexpr std::int64_t kCached = 8 << 20;
 
 template <class K>
