@@ -21,11 +21,11 @@ std::int64_t sink_bytes(const BackendExtents& e, const BatchExtents& batch) {
 
 /// attention_backward: lse and sum_d out dout, (B, H, T, 2) f32 of blocks of 64 queries; where Hopper's kernels take the head
 /// dim also sums of dQ, (B, H, T, D) f32, and a turn of every block; then the sums of dsink_logits, (B, H) f64; on Hopper column
-/// sums of dqkv where qkv has a bias, (B, T / 16, (H + 2 G) D) f32.
+/// sums of dqkv, (B, T / 16, (H + 2 G) D) f32.
 std::int64_t backward_bytes(const BackendExtents& e) {
   const bool hopper = e.compute == DType::bf16 && (e.head_dim == 64 || e.head_dim == 128);
   const std::int64_t rows = ceil_div(e.training.length, 64) * (64 * (2 + (hopper ? e.head_dim : 0)) + 1) * 4;
-  const std::int64_t columns = hopper && e.bias_outputs > 0 ? ceil_div(e.training.length, 64) * 4 * (e.query_heads + 2 * e.kv_heads) * e.head_dim * 4 : 0;
+  const std::int64_t columns = hopper && e.qkv_sums ? ceil_div(e.training.length, 64) * 4 * (e.query_heads + 2 * e.kv_heads) * e.head_dim * 4 : 0;
   return e.training.sequences * (e.query_heads * (rows + 8) + columns);
 }
 

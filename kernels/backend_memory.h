@@ -31,7 +31,8 @@ struct BackendExtents {
   DType compute = DType::bf16;              // of activations and products
   std::int64_t layers = 0;                  // L
   std::int64_t channels = 0;                // C
-  std::int64_t bias_outputs = 0;            // O of the widest linear_backward with dbias
+  std::int64_t bias_outputs = 0;            // O or I of the widest linear_backward with dbias or dx_sums
+  bool qkv_sums = false;                    // attention_backward has dqkv_sums
   std::vector<LinearShape> fp8{};         // linear maps with FP8 products
   std::int64_t positions = 0;               // K
   double rope_theta = 0;                    // 0: no rotary embedding

@@ -503,7 +503,8 @@ class StageRange {
 
 /// Picks the algorithm of a large matrix product: the one on record for `product`, or what `time` finds when it has timed
 /// several on the arrays at hand, which then goes on record. Algorithms round differently, so a record is what makes
-/// runs equal to the bit. `product` names GPU, library version, shape, dtypes and epilogue; algorithms are one word of text.
+/// runs equal to the bit. `product` names GPU, library version, shape, dtypes, epilogue and, where it could do it, the version of
+/// our own kernel; algorithms are one word of text, "own-kernel" and "apart" (without the epilogue) among them.
 using ChooseAlgorithm = std::function<std::string(const std::string& product, const std::function<std::string()>& time)>;
 
 /// How a CUDA backend is made.

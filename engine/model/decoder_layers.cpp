@@ -132,7 +132,7 @@ void Decoder::State::attention_backward(std::int64_t layer) {
   const Tensor d_attention = tmp(memory.d_attention, H * D);
   const Tensor d_residual = tmp(memory.d_residual, C), d_norm = tmp(memory.d_norm, C);
   const std::optional<Rotation> rotation = head_rotation(0);
-  const bool as_they_are = !rotation && !config.qk_norm;  // are queries and keys what attention reads
+  const bool as_they_are = config.attends_to_qkv();
 
   ops.attention_backward({.qkv = qkv,
                           .query_heads = static_cast<int>(H),

@@ -128,7 +128,7 @@ class CudaOps final : public Ops {
   };
   struct Operands {
     const void *a, *b;
-    void* d;
+    void* d;                     // (m, n); of swiglu (m / 2, n), of swiglu_gradient (2 m, n)
     const void* bias = nullptr;  // (m), added to every column
     void* aux = nullptr;         // z of an activation, written by gelu and swiglu, read by their gradients: (m, n), of swiglu_gradient (2 m, n)
     const void *a_scale = nullptr, *b_scale = nullptr;  // (1) f32 on the device, by which FP8 products are multiplied

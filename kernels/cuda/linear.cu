@@ -109,7 +109,7 @@ void CudaOps::linear_backward(const LinearBackward& args) {
   if (!in_fp8 && args.dx && N > 0 && args.dx.extent(1) > 0) {
     const std::int64_t I = args.dx.extent(1);
     if (O == 0) {
-      if (!args.accumulate) zero(args.dx);
+      if (!args.accumulate) zero(args.swiglu_input ? args.dswiglu_input : args.dx);
     } else {
       Product product{.m = I, .n = N, .k = O, .transpose_a = false, .transpose_b = false, .lda = I, .ldb = O, .ldd = I,
                       .output = real_, .accumulate = args.accumulate};

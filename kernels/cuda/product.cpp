@@ -291,12 +291,12 @@ CudaOps::Plan* CudaOps::plan(const char* op, const Product& p, const Operands& o
       return (plans_[p] = std::move(made)).get();
     }
     cublasLtMatmulHeuristicResult_t result{};
-    if (!from_word(word, made->algorithm) ||
+    if (!in_library(p.epilogue) || !from_word(word, made->algorithm) ||
         cublasLtMatmulAlgoCheck(blas_, made->operation, made->a, made->b, made->d, made->d, &made->algorithm, &result) !=
             CUBLAS_STATUS_SUCCESS ||
         result.workspaceSize > blas_workspace_bytes_)
       throw std::runtime_error(std::string(op) + ": the algorithm on record for the product \"" + product + "\", " + word +
-                               ", is none that cuBLASLt can run it with; delete the record, and it is timed anew");
+                               ", is none that it can be done with; delete the record, and it is timed anew");
   }
   return (plans_[p] = std::move(made)).get();
 }

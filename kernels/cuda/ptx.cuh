@@ -58,6 +58,16 @@ __device__ inline float exp2_approximate(float x) {
   return y;
 }
 
+/// 1 / x to about a unit in the last place; 0 for infinities.
+__device__ inline float reciprocal_approximate(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/// Of two bf16 that of the lower half, and the other.
+__device__ inline float low_bf16(std::uint32_t pair) { return __uint_as_float(pair << 16); }
+__device__ inline float high_bf16(std::uint32_t pair) { return __uint_as_float(pair & 0xffff0000U); }
 /// Two floats rounded to bf16, the first in the lower half.
 __device__ inline std::uint32_t pack_bf16(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);

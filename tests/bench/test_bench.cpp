@@ -258,8 +258,12 @@ TEST_CASE("operations that are compared are timed in turns") {
   CHECK(time_in_turns(*ops, source, kernels, 3).size() == 2);
   const auto last = std::unique(called.begin(), called.end());
   CHECK(std::vector(called.begin(), last) == std::vector{0, 1, 0, 1, 0, 1, 0, 1});  // made and tried, then three windows each
-  for (const KernelCase& kernel : kernel_cases(*ops, small_config("gpt2", true)))
-    CHECK(kernel.compared == (kernel.name == "attention forward, no sink scores"));
+  for (const std::string preset : {"gpt2", "llama"})
+    for (const KernelCase& kernel : kernel_cases(*ops, small_config(preset.c_str(), true))) {
+      INFO(preset << ", " << kernel.name);
+      // In GPT-2 with the bias of qkv as well.
+      CHECK(kernel.compared == (kernel.name == "attention forward, no sink scores" || (preset == "gpt2" && kernel.name == "attention backward")));
+    }
 }
 
 TEST_CASE("a floor is the slower of moving and multiplying") {

@@ -1,6 +1,7 @@
 #include "tests/gpu/support.h"
 
 #include <bit>
+#include <map>
 
 namespace sinkscope::test {
 namespace {
@@ -18,6 +19,23 @@ float round_to_bf16(float x) { return from_bf16_bits(bf16_bits(x)); }
 
 Backends::Backends(DType real, const ChooseAlgorithm& choose)
     : real_(real), cpu_(make_cpu_ops()), gpu_(make_cuda_ops({.device = 0, .compute = real, .choose = choose, .worth_timing = 0})) {}
+
+bool is_hopper(const Ops& ops) {
+  const std::string gpu = ops.gpu_name();
+  return gpu.find("H100") != std::string::npos || gpu.find("H200") != std::string::npos;
+}
+
+ChooseAlgorithm prefer_own_kernel(std::set<std::string>& products) {
+  return [&products, record = std::make_shared<std::map<std::string, std::string>>()](
+             const std::string& product, const std::function<std::string()>& time) -> std::string {
+    if (product.find("own kernel") != std::string::npos) {
+      products.insert(product);
+      return "own-kernel";
+    }
+    const auto known = record->find(product);
+    return known != record->end() ? known->second : record->emplace(product, time()).first->second;
+  };
+}
 
 Tensor Backends::device_array(std::initializer_list<std::int64_t> extents, DType dtype) {
   const Tensor shape(nullptr, dtype, extents);

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -34,6 +35,30 @@ std::vector<ModelConfig> models() {
           model(R"({"preset": "gpt_neox", "layers": 3, "channels": 128, "heads": 2, "hidden": 101})")};
 }
 
+/// Those whose products with activations our own kernel can do.
+std::vector<ModelConfig> models_of_own_kernel() {
+  const auto model = [](const std::string& text) { return resolved_model(text, 211, kLength); };
+  return {model(R"({"preset": "gpt2", "layers": 3, "channels": 96, "heads": 3, "hidden": 264})"),
+          model(R"({"preset": "llama", "layers": 3, "channels": 104, "heads": 4, "kv_heads": 1, "head_dim": 64, "hidden": 136})")};
+}
+
+/// A model, on backends of one compute dtype that choose alike.
+struct OnGpu {
+  DType compute;
+  ModelConfig config;
+  ChooseAlgorithm choose{};
+  CudaOptions options() const { return {.device = 0, .compute = compute, .choose = choose, .worth_timing = 0}; }
+};
+
+/// All models in both dtypes, and those of our own kernel with it; `products` gets the names of its products.
+std::vector<OnGpu> models_on_gpu(std::set<std::string>& products) {
+  std::vector<OnGpu> all;
+  for (const DType compute : kComputeTypes)
+    for (const ModelConfig& config : models()) all.push_back({compute, config});
+  for (const ModelConfig& config : models_of_own_kernel()) all.push_back({DType::bf16, config, prefer_own_kernel(products)});
+  return all;
+}
+
 /// Strong parameters into a decoder on the GPU.
 void load(Ops& ops, const Decoder& decoder) {
   const Values parameters = strong_parameters(decoder.layout(), 91);
@@ -57,8 +82,9 @@ double summed_ratio(Ops& ops, std::int64_t sequences) {
   return found;
 }
 
-Step step_of(DType compute, const ModelConfig& config, Recompute recompute) {
-  const auto ops = make_cuda_ops({.device = 0, .compute = compute});
+Step step_of(const OnGpu& model, Recompute recompute) {
+  const auto ops = make_cuda_ops(model.options());
+  const ModelConfig& config = model.config;
   Decoder decoder(*ops, config, {.max_sequences = 3, .max_length = kLength, .sink_positions = 8, .residual_norms = true,
                                  .recompute = recompute});
   load(*ops, decoder);
@@ -178,38 +204,41 @@ TEST_CASE("repeated work is called, recorded and launched, and called again when
 }
 
 TEST_CASE("recorded passes change no bit on the GPU") {
-  for (const DType compute : kComputeTypes)
-    for (const ModelConfig& config : models()) {
-      INFO(name_of(compute) << ", " << test::describe(config));
-      const auto steps = [&](bool recorded) {
-        const auto ops = make_cuda_ops({.device = 0, .compute = compute});
-        Decoder decoder(*ops, config, {.max_sequences = 3, .max_length = kLength, .sink_positions = 8, .residual_norms = true, .recorded = recorded});
-        load(*ops, decoder);
-        Random random(93);
-        std::vector<Step> all;
-        // Each size is called, recorded and launched; the larger one moves scratch memory, and the smaller one begins anew.
-        int i = 0;
-        for (const std::int64_t sequences : {2, 2, 2, 2, 3, 3, 3, 3, 2, 2, 2, 3, 3, 2}) {
-          const Batch batch = random_batch(random, config, sequences, kLength, 9);
-          if (i++ == 0) decoder.replace_gradients();
-          all.push_back(run_step(*ops, decoder, batch, 0.01F));
-        }
-        return all;
-      };
-      const std::vector<Step> expected = steps(false), found = steps(true);
-      for (std::size_t i = 0; i < expected.size(); ++i) CHECK(same_bits(found[i], expected[i]));
-    }
+  std::set<std::string> own;
+  for (const OnGpu& model : models_on_gpu(own)) {
+    INFO(name_of(model.compute) << ", " << test::describe(model.config));
+    const auto steps = [&](bool recorded) {
+      const auto ops = make_cuda_ops(model.options());
+      Decoder decoder(*ops, model.config,
+                      {.max_sequences = 3, .max_length = kLength, .sink_positions = 8, .residual_norms = true, .recorded = recorded});
+      load(*ops, decoder);
+      Random random(93);
+      std::vector<Step> all;
+      // Each size is called, recorded and launched; the larger one moves scratch memory, and the smaller one begins anew.
+      int i = 0;
+      for (const std::int64_t sequences : {2, 2, 2, 2, 3, 3, 3, 3, 2, 2, 2, 3, 3, 2}) {
+        const Batch batch = random_batch(random, model.config, sequences, kLength, 9);
+        if (i++ == 0) decoder.replace_gradients();
+        all.push_back(run_step(*ops, decoder, batch, 0.01F));
+      }
+      return all;
+    };
+    const std::vector<Step> expected = steps(false), found = steps(true);
+    for (std::size_t i = 0; i < expected.size(); ++i) CHECK(same_bits(found[i], expected[i]));
+  }
+  // Forward and gradient of both models, for two sizes of batch.
+  if (is_hopper(*make_cuda_ops({.device = 0, .compute = DType::bf16}))) CHECK(own.size() == 8);
 }
 
 TEST_CASE("recomputed activations change no bit on the GPU") {
-  for (const DType compute : kComputeTypes)
-    for (const ModelConfig& config : models()) {
-      const Step kept = step_of(compute, config, Recompute::none);
-      for (const Recompute recompute : {Recompute::mlp, Recompute::block}) {
-        INFO(name_of(compute) << ", " << test::describe(config) << ", recompute " << to_string(recompute));
-        CHECK(same_bits(step_of(compute, config, recompute), kept));
-      }
+  std::set<std::string> own;
+  for (const OnGpu& model : models_on_gpu(own)) {
+    const Step kept = step_of(model, Recompute::none);
+    for (const Recompute recompute : {Recompute::mlp, Recompute::block}) {
+      INFO(name_of(model.compute) << ", " << test::describe(model.config) << ", recompute " << to_string(recompute));
+      CHECK(same_bits(step_of(model, recompute), kept));
     }
+  }
 }
 
 TEST_CASE("after a reservation no operation asks for more") {

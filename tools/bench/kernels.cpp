@@ -80,7 +80,7 @@ class Cases : public std::enable_shared_from_this<Cases> {
   bool norms_sum_biases() const { return model_.bias && !model_.parallel_block; }
   /// Whether attention backward sums the gradient of the bias of qkv, which nothing else comes between.
   bool attention_sums_bias() const {
-    return (model_.bias || model_.qkv_bias) && model_.position != PositionEncoding::rope && !model_.qk_norm;
+    return (model_.bias || model_.qkv_bias) && model_.attends_to_qkv();
   }
 
   Ops& ops_;

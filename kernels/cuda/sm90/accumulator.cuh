@@ -21,7 +21,7 @@ template <int Count>
 __device__ void pack_rest(std::uint32_t* p, const float* c) {
 #pragma unroll
   for (int i = 0; i < Count / 2; ++i)
-    p[i] = pack_bf16(c[2 * i] - __uint_as_float(p[i] << 16), c[2 * i + 1] - __uint_as_float(p[i] & 0xffff0000U));
+    p[i] = pack_bf16(c[2 * i] - low_bf16(p[i]), c[2 * i + 1] - high_bf16(p[i]));
 }
 
 /// Writes c (64, D), each of a thread's two rows times its factor, as bf16 to rows `first_row` on of a matrix in shared

@@ -125,13 +125,8 @@ __device__ void fetch_staged(Shared& shared, const Arguments& args, const Maps& 
   });
 }
 
-__device__ float reciprocal(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-  return y;
-}
 /// 1 / (1 + 2^x): the logistic function of -x ln 2.
-__device__ float logistic(float x) { return reciprocal(1.0F + exp2_approximate(x)); }
+__device__ float logistic(float x) { return reciprocal_approximate(1.0F + exp2_approximate(x)); }
 __device__ float sigmoid(float x) { return logistic(-kLog2E * x); }
 
 // GELU's tanh form by a sigmoid: (1 + tanh u) / 2 = sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3).
@@ -142,9 +137,6 @@ __device__ float gelu_derivative(float x) {
   const float slope = x * (kGelu + 3 * kGeluCubic * square);
   return s + (s - s * s) * slope;
 }
-
-__device__ float low(std::uint32_t pair) { return __uint_as_float(pair << 16); }
-__device__ float high(std::uint32_t pair) { return __uint_as_float(pair & 0xffff0000U); }
 
 /// What the epilogue does with two columns of a row: a pair of each of its boxes, c being the accumulators of the first factor and `other`
 /// those of the second one of a gated activation.
@@ -168,15 +160,15 @@ struct Step<Kind<Activation::swiglu, false>> {
 template <>
 struct Step<Kind<Activation::gelu, true>> {
   static __device__ void apply(std::uint32_t (&pairs)[1], float* c, const float*) {
-    c[0] *= gelu_derivative(low(pairs[0]));
-    c[1] *= gelu_derivative(high(pairs[0]));
+    c[0] *= gelu_derivative(low_bf16(pairs[0]));
+    c[1] *= gelu_derivative(high_bf16(pairs[0]));
     pairs[0] = pack_bf16(c[0], c[1]);
   }
 };
 template <>
 struct Step<Kind<Activation::swiglu, true>> {
   static __device__ void apply(std::uint32_t (&pairs)[2], const float* c, const float*) {
-    const float gate[2] = {low(pairs[0]), high(pairs[0])}, up[2] = {low(pairs[1]), high(pairs[1])};
+    const float gate[2] = {low_bf16(pairs[0]), high_bf16(pairs[0])}, up[2] = {low_bf16(pairs[1]), high_bf16(pairs[1])};
     float d_gate[2], d_up[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -273,11 +265,11 @@ __device__ void compute(Shared& shared, const Arguments& args, const Maps& maps,
         for (int j = 0; j < 4; ++j) {
           float *x = own + 8 * step + 2 * j, *y = other + 8 * step + 2 * j;
           if constexpr (!K::kGradient) {
-            x[0] += low(bias[0][j / 2]);
-            x[1] += high(bias[0][j / 2]);
+            x[0] += low_bf16(bias[0][j / 2]);
+            x[1] += high_bf16(bias[0][j / 2]);
             if constexpr (K::kGated) {
-              y[0] += low(bias[1][j / 2]);
-              y[1] += high(bias[1][j / 2]);
+              y[0] += low_bf16(bias[1][j / 2]);
+              y[1] += high_bf16(bias[1][j / 2]);
             }
           }
           std::uint32_t pairs[K::kWritten];

@@ -1,5 +1,4 @@
-// Matrix products with an activation in their epilogue for compute capability 9.0 (wgmma, TMA, clusters of two blocks), as product.cpp
-// launches them. bf16; every pointer aligned to 16 bytes, every number of columns a multiple of 8.
+// Matrix products with an activation in their epilogue for compute capability 9.0 (wgmma, TMA), as ../product.cpp launches them. bf16; every pointer aligned to 16 bytes, every number of columns a multiple of 8.
 #pragma once
 
 #include <cuda_runtime_api.h>
