@@ -226,8 +226,8 @@ TEST_CASE("recorded passes change no bit on the GPU") {
     const std::vector<Step> expected = steps(false), found = steps(true);
     for (std::size_t i = 0; i < expected.size(); ++i) CHECK(same_bits(found[i], expected[i]));
   }
-  // Forward and gradient of both models, for two sizes of batch.
-  if (is_hopper(*make_cuda_ops({.device = 0, .compute = DType::bf16}))) CHECK(own.size() == 8);
+  // Forward and gradient of both models for two sizes of batch, or more where layers' weights differ in alignment.
+  if (is_hopper(*make_cuda_ops({.device = 0, .compute = DType::bf16}))) CHECK(own.size() >= 8);
 }
 
 TEST_CASE("recomputed activations change no bit on the GPU") {
