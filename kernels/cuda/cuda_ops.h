@@ -142,7 +142,8 @@ class CudaOps final : public Ops {
     std::function<void()> all, after_product;
   };
   Plan* plan(const char* op, const Product& product, const Operands& operands, const Apart* apart);
-  /// Whether sm90/product.h takes this product and its epilogue, on this GPU; and does it.
+  std::vector<cublasLtMatmulAlgo_t> propose(Plan& plan, const Product& product, const Operands& operands, int most);
+  /// Whether sm90/activated_product.h takes this product and its epilogue, on this GPU; and does it.
   bool has_own_kernel(const Product& product) const;
   void run_own_kernel(const Product& product, const Operands& operands);
   bool is_faster(const std::function<void()>& one, const std::function<void()>& other);

@@ -1,6 +1,6 @@
 // Matrix products through cuBLASLt: a plan for every shape, made once. Of large ones several algorithms are timed on the
 // arrays of the first call, unless a record of earlier runs has one (CudaOptions::choose). One with an activation in its
-// epilogue may be our own kernel's (sm90/product.cu).
+// epilogue may be our own kernel's (sm90/activated_product.cu).
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -12,7 +12,7 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/plan.h"
-#include "kernels/cuda/sm90/product.h"
+#include "kernels/cuda/sm90/activated_product.h"
 
 namespace sinkscope {
 namespace {
@@ -209,26 +209,23 @@ void CudaOps::run_own_kernel([[maybe_unused]] const Product& p, [[maybe_unused]]
 #endif
 }
 
-/// The plan of a product; null when there is no algorithm for it, or the product has an epilogue and `apart`, given
-/// exactly then, is faster.
-CudaOps::Plan* CudaOps::plan(const char* op, const Product& p, const Operands& operands, const Apart* apart) {
-  if (const auto known = plans_.find(p); known != plans_.end()) return known->second.get();
-  auto made = std::make_unique<Plan>();
+/// Describes a product to cuBLASLt, in `made`. Up to `most` algorithms that it proposes for it, its first guess first.
+std::vector<Algorithm> CudaOps::propose(Plan& made, const Product& p, const Operands& operands, int most) {
   const bool real = p.operands == ProductOperands::real;
   const cudaDataType_t in_a = real ? data_type(real_) : CUDA_R_8F_E4M3;
   const cudaDataType_t in_b = p.operands == ProductOperands::e4m3_e5m2 ? CUDA_R_8F_E5M2 : in_a, out = data_type(p.output);
   const auto u = [](std::int64_t x) { return static_cast<std::uint64_t>(x); };
-  check_blas(cublasLtMatmulDescCreate(&made->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
-  set_attribute(made->operation, CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
-  set_attribute(made->operation, CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
-  set_attribute(made->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(p.epilogue, p.bias));
-  if (p.epilogue != ProductEpilogue::none) set_attribute(made->operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.ldd);
-  made->set_pointers(operands);
-  check_blas(cublasLtMatrixLayoutCreate(&made->a, in_a, u(p.transpose_a ? p.k : p.m), u(p.transpose_a ? p.m : p.k), p.lda),
+  check_blas(cublasLtMatmulDescCreate(&made.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
+  set_attribute(made.operation, CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
+  set_attribute(made.operation, CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
+  set_attribute(made.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(p.epilogue, p.bias));
+  if (p.epilogue != ProductEpilogue::none) set_attribute(made.operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.ldd);
+  made.set_pointers(operands);
+  check_blas(cublasLtMatrixLayoutCreate(&made.a, in_a, u(p.transpose_a ? p.k : p.m), u(p.transpose_a ? p.m : p.k), p.lda),
              "cublasLtMatrixLayoutCreate");
-  check_blas(cublasLtMatrixLayoutCreate(&made->b, in_b, u(p.transpose_b ? p.n : p.k), u(p.transpose_b ? p.k : p.n), p.ldb),
+  check_blas(cublasLtMatrixLayoutCreate(&made.b, in_b, u(p.transpose_b ? p.n : p.k), u(p.transpose_b ? p.k : p.n), p.ldb),
              "cublasLtMatrixLayoutCreate");
-  check_blas(cublasLtMatrixLayoutCreate(&made->d, out, u(p.m), u(p.n), p.ldd), "cublasLtMatrixLayoutCreate");
+  check_blas(cublasLtMatrixLayoutCreate(&made.d, out, u(p.m), u(p.n), p.ldd), "cublasLtMatrixLayoutCreate");
 
   cublasLtMatmulPreference_t preference = nullptr;
   check_blas(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
@@ -241,18 +238,26 @@ CudaOps::Plan* CudaOps::plan(const char* op, const Product& p, const Operands& o
   for (const auto which : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
                            CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
     set_preference(preference, which, p.alignment);
-  const double flops = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
-  const bool timed = choose_ && flops >= worth_timing_;
-  std::array<cublasLtMatmulHeuristicResult_t, kCandidates> results{};
+  std::vector<cublasLtMatmulHeuristicResult_t> results(static_cast<std::size_t>(most));
   int found = 0;
-  if (in_library(p.epilogue)) {
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(blas_, made->operation, made->a, made->b, made->d, made->d,
-                                                                 preference, timed ? kCandidates : 1, results.data(), &found);
-    if (status != CUBLAS_STATUS_NOT_SUPPORTED) check_blas(status, "cublasLtMatmulAlgoGetHeuristic");
-  }
+  const cublasStatus_t status =
+      cublasLtMatmulAlgoGetHeuristic(blas_, made.operation, made.a, made.b, made.d, made.d, preference, most, results.data(), &found);
+  if (status != CUBLAS_STATUS_NOT_SUPPORTED) check_blas(status, "cublasLtMatmulAlgoGetHeuristic");
   std::vector<Algorithm> candidates;
   for (const cublasLtMatmulHeuristicResult_t& result : std::span(results.data(), static_cast<std::size_t>(found)))
     if (result.state == CUBLAS_STATUS_SUCCESS) candidates.push_back(result.algo);
+  return candidates;
+}
+
+/// The plan of a product; null when there is no algorithm for it, or the product has an epilogue and `apart`, given
+/// exactly then, is faster.
+CudaOps::Plan* CudaOps::plan(const char* op, const Product& p, const Operands& operands, const Apart* apart) {
+  if (const auto known = plans_.find(p); known != plans_.end()) return known->second.get();
+  auto made = std::make_unique<Plan>();
+  const double flops = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
+  const bool timed = choose_ && flops >= worth_timing_;
+  std::vector<Algorithm> candidates;
+  if (in_library(p.epilogue)) candidates = propose(*made, p, operands, timed ? kCandidates : 1);
   const bool own = timed && apart != nullptr && has_own_kernel(p);
   if (candidates.empty() && !own) {
     plans_[p] = nullptr;

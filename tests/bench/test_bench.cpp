@@ -259,11 +259,35 @@ TEST_CASE("operations that are compared are timed in turns") {
   const auto last = std::unique(called.begin(), called.end());
   CHECK(std::vector(called.begin(), last) == std::vector{0, 1, 0, 1, 0, 1, 0, 1});  // made and tried, then three windows each
   for (const std::string preset : {"gpt2", "llama"})
-    for (const KernelCase& kernel : kernel_cases(*ops, small_config(preset.c_str(), true))) {
+    for (const KernelCase& kernel : kernel_cases(*ops, small_config(preset, true))) {
       INFO(preset << ", " << kernel.name);
       // In GPT-2 with the bias of qkv as well.
       CHECK(kernel.compared == (kernel.name == "attention forward, no sink scores" || (preset == "gpt2" && kernel.name == "attention backward")));
     }
+}
+
+TEST_CASE("a product with an activation moves its operands and its results, each once") {
+  const auto ops = make_cpu_ops(1);
+  for (const std::string preset : {"gpt2", "llama"}) {
+    const Config config = small_config(preset, true);
+    const bool gated = preset == "llama";
+    const auto d = [](std::int64_t x) { return static_cast<double>(x); };
+    const double N = d(config.train.micro_batch * config.train.sequence_length), C = d(config.model.channels), F = d(config.model.hidden);
+    const double gates = gated ? 2 : 1, bias = config.model.bias ? gates * F : 0;
+    const auto bytes = [&](const std::string& name) {
+      for (const KernelCase& kernel : kernel_cases(*ops, config))
+        if (kernel.name == name) return kernel.bytes;
+      FAIL(preset << " has no \"" << name << "\"");
+      return 0.0;
+    };
+    INFO(preset);
+    // x, weight and bias; what they give, and what the activation gives.
+    CHECK(bytes(gated ? "linear gate and up forward, swiglu" : "linear up forward, gelu") ==
+          4 * (N * C + gates * F * C + bias + gates * N * F + N * F));
+    // The output's gradient, weight and what the activation was of; the gradient of that.
+    CHECK(bytes(gated ? "linear down dx, swiglu gradient" : "linear down dx, gelu gradient, bias") ==
+          4 * (N * C + C * F + gates * N * F + gates * N * F));
+  }
 }
 
 TEST_CASE("a floor is the slower of moving and multiplying") {

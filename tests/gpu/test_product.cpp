@@ -203,6 +203,30 @@ TEST_CASE("products of our own kernel with activations agree with the CPU at sma
   check_own_kernel({{1, 8, 16}, {128, 64, 256}, {129, 72, 272}});
 }
 
+TEST_CASE("a record that names a library's algorithm for SwiGLU, which no library has in a product, is an error") {
+  std::set<std::string> own;
+  const ChooseAlgorithm prefer = prefer_own_kernel(own);
+  std::string algorithm;  // of a product without an activation
+  Backends both(DType::bf16, [&](const std::string& product, const std::function<std::string()>& time) {
+    const std::string word = prefer(product, time);
+    if (word.size() == 128) algorithm = word;
+    return product.find(" swiglu") == std::string::npos ? word : algorithm;
+  });
+  if (!is_hopper(both.gpu())) {
+    WARN("only for GPUs of the Hopper generation, this is " << both.gpu().gpu_name());
+    return;
+  }
+  Random random(34);
+  const auto x = both.input({64, 64}, random.normals(64 * 64)), weight = both.input({128, 64}, random.normals(128 * 64));
+  const auto out = both.output({64, 128}), swiglu = both.output({64, 64});
+  const std::string message = message_of<std::runtime_error>(
+      [&] { both.gpu().linear_forward({.out = out.gpu, .x = x.gpu, .weight = weight.gpu, .bias = {}, .swiglu = swiglu.gpu}); });
+  INFO(message);
+  CHECK(algorithm.size() == 128);
+  CHECK(message.find(" swiglu, own kernel") != std::string::npos);
+  CHECK(message.find("delete the record") != std::string::npos);
+}
+
 TEST_CASE("GELU is in a product's epilogue or apart, whichever is on record or faster") {
   const GeluResults fused = multiply_with_gelu({});
   std::map<std::string, std::string> record;

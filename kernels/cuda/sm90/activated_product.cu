@@ -9,7 +9,7 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/sm90/accumulator.cuh"
-#include "kernels/cuda/sm90/product.h"
+#include "kernels/cuda/sm90/activated_product.h"
 #include "kernels/cuda/sm90/ptx.cuh"
 #include "kernels/cuda/sm90/stages.cuh"
 #include "kernels/cuda/sm90/tensor_map.h"
@@ -129,6 +129,7 @@ __device__ void fetch_staged(Shared& shared, const Arguments& args, const Maps& 
 __device__ float logistic(float x) { return reciprocal_approximate(1.0F + exp2_approximate(x)); }
 __device__ float sigmoid(float x) { return logistic(-kLog2E * x); }
 
+// Unlike those of activation.cu these are approximations, whose errors the rounding to bf16 hides.
 // GELU's tanh form by a sigmoid: (1 + tanh u) / 2 = sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3).
 constexpr float kGelu = 1.5957691216057308F, kGeluCubic = kGelu * 0.044715F;  // 2 sqrt(2 / pi)
 __device__ float gelu(float x) { return x * logistic(x * (-kLog2E * kGelu - kLog2E * kGeluCubic * (x * x))); }
@@ -342,6 +343,17 @@ __global__ void __launch_bounds__(kThreads, 1) product_kernel(const __grid_const
 /// Bytes of a group of rows' factor that stay in the L2 cache.
 constexpr std::int64_t kCached = 8 << 20;
 
+/// z (M, F), or gate and up beside each other (M, 2F).
+CUtensorMap map_z(const char* op, const void* z, Activation activation, std::int64_t M, std::int64_t F) {
+  const std::int64_t parts = activation == Activation::swiglu ? 2 : 1;
+  return map_slabs(op, z, parts, M, F, parts * F, F, kGroupRows);
+}
+
+/// A matrix (rows, columns) in boxes of `box_rows`.
+CUtensorMap map_matrix(const char* op, const void* data, std::int64_t rows, std::int64_t columns, int box_rows) {
+  return map_slabs(op, data, 1, rows, columns, columns, rows * columns, box_rows);
+}
+
 template <class K>
 void launch(cudaStream_t stream, const char* op, int processors, const Maps& maps, std::int64_t M, std::int64_t F, std::int64_t depth,
             const void* bias, float* sums) {
@@ -367,31 +379,25 @@ void launch(cudaStream_t stream, const char* op, int processors, const Maps& map
 void multiply(cudaStream_t stream, int processors, const ActivatedProduct& p) {
   constexpr const char* kOp = "linear_forward";
   const bool gated = p.activation == Activation::swiglu;
-  const std::int64_t slabs = gated ? 2 : 1;
   Maps maps{};
-  maps.rows = map_slabs(kOp, p.x, 1, p.M, p.K, p.K, p.M * p.K, kRows);
-  maps.columns = map_slabs(kOp, p.weight, slabs, p.F, p.K, p.K, p.F * p.K, gated ? kColumns / 2 : kColumns);
-  maps.z_stored = map_slabs(kOp, p.z, slabs, p.M, p.F, slabs * p.F, p.F, kGroupRows);
-  maps.out = map_slabs(kOp, p.out, 1, p.M, p.F, p.F, p.M * p.F, kGroupRows);
-  if (gated)
-    launch<Kind<Activation::swiglu, false>>(stream, kOp, processors, maps, p.M, p.F, p.K, p.bias, nullptr);
-  else
-    launch<Kind<Activation::gelu, false>>(stream, kOp, processors, maps, p.M, p.F, p.K, p.bias, nullptr);
+  maps.rows = map_matrix(kOp, p.x, p.M, p.K, kRows);
+  // Of gate and up, one below the other, half a tile's columns each.
+  maps.columns = gated ? map_slabs(kOp, p.weight, 2, p.F, p.K, p.K, p.F * p.K, kColumns / 2) : map_matrix(kOp, p.weight, p.F, p.K, kColumns);
+  maps.z_stored = map_z(kOp, p.z, p.activation, p.M, p.F);
+  maps.out = map_matrix(kOp, p.out, p.M, p.F, kGroupRows);
+  const auto run = gated ? launch<Kind<Activation::swiglu, false>> : launch<Kind<Activation::gelu, false>>;
+  run(stream, kOp, processors, maps, p.M, p.F, p.K, p.bias, nullptr);
 }
 
 void multiply(cudaStream_t stream, int processors, const ActivatedGradient& p) {
   constexpr const char* kOp = "linear_backward";
-  const bool gated = p.activation == Activation::swiglu;
-  const std::int64_t slabs = gated ? 2 : 1;
   Maps maps{};
-  maps.rows = map_slabs(kOp, p.dout, 1, p.M, p.K, p.K, p.M * p.K, kRows);
-  maps.columns = map_slabs(kOp, p.weight, 1, p.K, p.F, p.F, p.K * p.F, kDepth);
-  maps.z = map_slabs(kOp, p.z, slabs, p.M, p.F, slabs * p.F, p.F, kGroupRows);
-  maps.z_stored = map_slabs(kOp, p.dz, slabs, p.M, p.F, slabs * p.F, p.F, kGroupRows);
-  if (gated)
-    launch<Kind<Activation::swiglu, true>>(stream, kOp, processors, maps, p.M, p.F, p.K, nullptr, nullptr);
-  else
-    launch<Kind<Activation::gelu, true>>(stream, kOp, processors, maps, p.M, p.F, p.K, nullptr, p.sums);
+  maps.rows = map_matrix(kOp, p.dout, p.M, p.K, kRows);
+  maps.columns = map_matrix(kOp, p.weight, p.K, p.F, kDepth);
+  maps.z = map_z(kOp, p.z, p.activation, p.M, p.F);
+  maps.z_stored = map_z(kOp, p.dz, p.activation, p.M, p.F);
+  const auto run = p.activation == Activation::swiglu ? launch<Kind<Activation::swiglu, true>> : launch<Kind<Activation::gelu, true>>;
+  run(stream, kOp, processors, maps, p.M, p.F, p.K, nullptr, p.sums);
 }
 
 }  // namespace sinkscope::cuda::sm90
