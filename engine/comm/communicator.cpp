@@ -72,6 +72,11 @@ std::int64_t Stretch::begin_of(int rank) const { return std::min(rank * part, x.
 
 std::int64_t Stretch::size_of(int rank) const { return begin_of(rank + 1) - begin_of(rank); }
 
+std::int64_t exchanged_elements(std::int64_t part) {
+  constexpr std::int64_t kLine = 64;
+  return (part + kLine - 1) / kLine * kLine;
+}
+
 void check_summable(const char* call, const Tensor& x, DType wire) {
   const bool fits = x.dtype == DType::f32 ? wire == DType::f32 || wire == DType::bf16 : x.dtype == DType::f64 && wire == DType::f32;
   if ((!x && x.size() > 0) || !fits)

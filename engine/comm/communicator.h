@@ -26,6 +26,9 @@ struct Stretch {
   Tensor kept(int rank) const { return own ? own : of(rank); }
 };
 
+/// Elements that a part takes where ranks exchange several by copy engines: whole lines of memory.
+std::int64_t exchanged_elements(std::int64_t part);
+
 /// Every member function but rank(), size() and description() is collective: all ranks call it, in the same order and
 /// with arrays of the same size. Sums are the same to the bit on every rank, and between two runs on as many ranks.
 /// Tensors lie where the Ops computes that the communicator was made for. A rank that is gone or hangs does not make
@@ -48,9 +51,9 @@ class Communicator {
   /// In place, x (n) f32 or f64 becomes the sum of the ranks' x. With `wire` bf16, for f32 alone, addends are rounded to bf16
   /// on their way to the rank that adds them up, in f32, in rank order and its own as they are; its sums go to all rounded.
   virtual void start_all_reduce(const Tensor& x, DType wire) = 0;
-  /// What the rank keeps of the stretch, f32 or f64, becomes the ranks' sum of its elements of x; x's are left without a
+  /// What the rank keeps of the stretches, f32 or f64, becomes the ranks' sum of its elements of their x; x's are left without a
   /// meaning. On a `wire` of bf16 as in start_all_reduce(), and sums are not rounded.
-  virtual void start_reduce(const Stretch& stretch, DType wire) = 0;
+  virtual void start_reduce(std::span<const Stretch> stretches, DType wire) = 0;
   /// What each rank keeps of the stretches comes to its elements of every rank's x; begins and ends as sums do.
   virtual void start_share(std::span<const Stretch> stretches) = 0;
   /// Stands for all that was started until now. Not collective.
@@ -108,9 +111,11 @@ class OneProcess final : public Communicator {
   std::string description() const override { return "one process"; }
   bool alone() const override { return true; }
   void start_all_reduce(const Tensor& x, DType wire) override { check_summable("all_reduce", x, wire); }
-  void start_reduce(const Stretch& stretch, DType wire) override {
-    check_summable("reduce", stretch.x, wire);
-    check_alone("reduce", stretch);
+  void start_reduce(std::span<const Stretch> stretches, DType wire) override {
+    for (const Stretch& stretch : stretches) {
+      check_summable("reduce", stretch.x, wire);
+      check_alone("reduce", stretch);
+    }
   }
   std::int64_t mark() override { return 0; }
   void join(std::int64_t) override {}

@@ -81,15 +81,19 @@ class MpiCommunicator final : public Communicator {
     }
   }
 
-  void start_reduce(const Stretch& stretch, DType wire) override {
-    check_summable("reduce", stretch.x, wire);
-    check_stretch("reduce", stretch, rank(), size());
-    if (stretch.x.dtype == DType::f64)
-      exchange_and_sum<double, double>(stretch, MPI_DOUBLE);
-    else if (wire == DType::bf16)
-      exchange_and_sum<float, std::uint16_t>(stretch, MPI_UINT16_T);
-    else
-      exchange_and_sum<float, float>(stretch, MPI_FLOAT);
+  void start_reduce(std::span<const Stretch> stretches, DType wire) override {
+    for (const Stretch& stretch : stretches) {
+      check_summable("reduce", stretch.x, wire);
+      check_stretch("reduce", stretch, rank(), size());
+    }
+    for (const Stretch& stretch : stretches) {
+      if (stretch.x.dtype == DType::f64)
+        exchange_and_sum<double, double>(stretch, MPI_DOUBLE);
+      else if (wire == DType::bf16)
+        exchange_and_sum<float, std::uint16_t>(stretch, MPI_UINT16_T);
+      else
+        exchange_and_sum<float, float>(stretch, MPI_FLOAT);
+    }
   }
   std::int64_t mark() override { return 0; }
   void join(std::int64_t) override {}

@@ -176,6 +176,10 @@ std::string World::name() const {
   return "rank " + std::to_string(rank_) + " on " + (places_.empty() ? host_name() : places_[static_cast<std::size_t>(rank_)].host);
 }
 
+bool World::on_one_host() const {
+  return std::ranges::all_of(places_, [this](const RankPlace& place) { return place.host == places_.front().host; });
+}
+
 std::vector<std::string> World::exchange(const std::string& mine) {
   if (size_ == 1) return {mine};
   const Deadline deadline = start_deadline();
@@ -224,7 +228,7 @@ void World::expect_equal(const std::string& what, const std::string& value, cons
   }
 }
 
-std::unique_ptr<Communicator> World::connect(Ops& ops) {
+std::unique_ptr<Communicator> World::connect(Ops& ops, bool copy_engines) {
   if (size_ == 1) return std::make_unique<OneProcess>();
   const bool on_gpu = ops.device_name() == "cuda";
   const std::string id = together([&]() -> std::string {
@@ -242,7 +246,7 @@ std::unique_ptr<Communicator> World::connect(Ops& ops) {
   watchdog_ = std::make_unique<Watchdog>(
       Watchdog::Options{.rank = rank_, .places = places_, .usual = limits_.usual, .start = limits_.start},
       std::move(sockets_));
-  return on_gpu ? make_nccl_communicator(*this, ops, leaders_id) : make_mpi_communicator(*this);
+  return on_gpu ? make_nccl_communicator(*this, ops, leaders_id, copy_engines) : make_mpi_communicator(*this);
 }
 
 void World::set_step(std::int64_t step) {

@@ -42,6 +42,7 @@ class World {
   int size() const { return size_; }
   int local_rank() const { return local_rank_; }
   bool leads() const { return rank_ == 0; }
+  bool on_one_host() const;
   /// "rank 2 on node7".
   std::string name() const;
 
@@ -70,8 +71,9 @@ class World {
   void expect_equal(const std::string& what, const std::string& value, const Difference& difference = {});
 
   /// Communication between the ranks for what `ops` computes: MPI for the CPU, NCCL for a GPU, none for one process.
-  /// From here on the ranks are watched. Throws std::runtime_error on all ranks when there is no way.
-  std::unique_ptr<Communicator> connect(Ops& ops);
+  /// From here on the ranks are watched. Throws std::runtime_error on all ranks when there is no way. `copy_engines` as in
+  /// make_nccl_communicator().
+  std::unique_ptr<Communicator> connect(Ops& ops, bool copy_engines = true);
 
   /// What the last step was, for messages.
   void set_step(std::int64_t step);

@@ -268,6 +268,7 @@ struct SectionFields<RanksConfig> {
     visitor(Field{"bucket_megabytes", &S::bucket_megabytes, NumberLimits{.minimum = 0.001, .maximum = 4096.0}, "gradients that are summed over the ranks at a time, while those before them are still computed"});
     visitor(Field{"shard", &S::shard, Unlimited{}, "what each rank keeps and updates its share of alone, each with those before it: nothing; moments and master weights (ZeRO-1); the summed gradients as well (ZeRO-2), which are then summed in every pass of a step; parameters too (ZeRO-3), which are then fetched block by block in every pass"});
     visitor(Field{"reduce_dtype", &S::reduce_dtype, Unlimited{}, "what gradients and their sums travel between ranks in; they are added up in fp32"});
+    visitor(Field{"copy_engines", &S::copy_engines, Unlimited{}, "whether, between GPUs of one host, gradients of which each rank sums its share travel by the GPUs' copy engines, beside a backward pass that keeps all multiprocessors, and are added up in rank order; else by NCCL's kernels. Takes memory for the largest block of the model twice"});
   }
 };
 

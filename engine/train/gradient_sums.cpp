@@ -40,13 +40,22 @@ GradientSums::GradientSums(Ops& ops, Decoder& decoder, Communicator& ranks, cons
 }
 
 std::size_t GradientSums::wire_bytes(const ParameterLayout& layout, const RanksConfig& config, int ranks) {
-  if (config.reduce_dtype != ReduceDType::bf16) return 0;
-  std::int64_t largest = std::min(bucket_elements(config), layout.flat_size());
-  if (shard_of(config, ranks) != Shard::none) {
+  const bool rounded = config.reduce_dtype == ReduceDType::bf16, dealt = shard_of(config, ranks) != Shard::none;
+  const std::size_t both = 2 * size_of(rounded ? DType::bf16 : DType::f32);
+  if (dealt && config.copy_engines) {  // all blocks of a section at once
     const OptimizerShare share = share_of(config, layout, 0, ranks);
-    largest = std::ranges::max(share.blocks(), {}, &DealtBlock::size).size;
+    std::int64_t largest = 0;
+    for (const Section& section : layout.sections()) {
+      std::int64_t row = 0;
+      for (const DealtBlock& block : share.blocks_of(section)) row += exchanged_elements(block.part);
+      largest = std::max(largest, row * ranks);
+    }
+    return both * static_cast<std::size_t>(largest);
   }
-  return 2 * size_of(DType::bf16) * static_cast<std::size_t>(largest);
+  if (!rounded) return 0;
+  const std::int64_t largest =
+      dealt ? std::ranges::max(share_of(config, layout, 0, ranks).blocks(), {}, &DealtBlock::size).size : std::min(bucket_elements(config), layout.flat_size());
+  return both * static_cast<std::size_t>(largest);
 }
 
 std::vector<MemoryLine> GradientSums::memory_plan(const ParameterLayout& layout, const RanksConfig& config, int ranks) {
@@ -123,13 +132,14 @@ void GradientSums::sum_down_to(std::int64_t first) {
 void GradientSums::sum_section(std::int64_t section) {
   const Tensor gradients = decoder_->section_gradients(section);
   const Section& part = decoder_->layout().sections()[static_cast<std::size_t>(section)];
+  std::vector<Stretch> stretches;
   for (const DealtBlock& block : std::views::reverse(share_.blocks_of(part))) {
     const OptimizerShare::Piece own = share_.piece(block);
-    ranks_->start_reduce({.x = gradients.rows(block.begin - part.begin, block.size),
-                          .part = block.part,
-                          .own = this->gradients().rows(own.place, own.size)},
-                         wire_);
+    stretches.push_back({.x = gradients.rows(block.begin - part.begin, block.size),
+                         .part = block.part,
+                         .own = this->gradients().rows(own.place, own.size)});
   }
+  ranks_->start_reduce(stretches, wire_);
   section_ = section;
 }
 

@@ -29,7 +29,7 @@ class GradientSums {
   /// All must outlive it.
   GradientSums(Ops& ops, Decoder& decoder, Communicator& ranks, const RanksConfig& config);
 
-  /// What the ranks' sums of a bucket take at most where it travels in bf16: what is sent and what is received.
+  /// On a GPU what is sent and received takes at most: of a section that copy engines carry, else of a bucket in bf16.
   static std::size_t wire_bytes(const ParameterLayout& layout, const RanksConfig& config, int ranks);
   static std::vector<MemoryLine> memory_plan(const ParameterLayout& layout, const RanksConfig& config, int ranks);
 

@@ -207,7 +207,7 @@ void Run::connect() {
   world_.expect_equal("config", to_json(config_).dump(), config_difference);
   world_.expect_equal("dataset", dataset_.fingerprint);
   world_.expect_equal("build", options_.build);
-  ranks_ = world_.connect(*ops_);
+  ranks_ = world_.connect(*ops_, config_.ranks.copy_engines);
   gradients_.emplace(*ops_, decoder_, *ranks_, config_.ranks);
   parameters_.emplace(*ops_, decoder_, *ranks_, config_.ranks);
   weights_.emplace(*ops_, decoder_, optimizer_, *parameters_, *ranks_);

@@ -1,9 +1,12 @@
-// What travels between GPUs in bf16 and is added up in f32. Arrays of any alignment; all on the stream they are given.
+// What travels between GPUs, in f32 or rounded to bf16, and is added up in f32. Arrays of any alignment; all on the stream they
+// are given.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+
+#include "kernels/tensor.h"
 
 namespace sinkscope::cuda {
 
@@ -11,8 +14,18 @@ namespace sinkscope::cuda {
 void to_wire(cudaStream_t stream, void* wire, const float* x, std::int64_t n);
 void from_wire(cudaStream_t stream, float* x, const void* wire, std::int64_t n);
 
-/// own (n) f32 becomes the sum over `ranks` in rank order, in f32: its own value at place `mine`, for the others the rows of
-/// `received` (ranks - 1, n) bf16 in their order.
-void add_in_rank_order(cudaStream_t stream, float* own, const void* received, std::int64_t n, int ranks, int mine);
+/// What ranks send one another of an array: row r is for rank r, or from it.
+struct WireRows {
+  void* data;
+  DType dtype;         // f32 or bf16
+  std::int64_t pitch;  // elements from row to row
+  int ranks, mine;     // row `mine` is neither written nor read
+};
+
+/// Row r = x's elements [r * part, (r + 1) * part), as far as x (n) f32 has them.
+void pack_parts(cudaStream_t stream, const WireRows& rows, const float* x, std::int64_t n, std::int64_t part);
+
+/// sum (n) f32 = the addends of all ranks in rank order: row r's first n, for rank `mine` own (n) f32, which may be sum.
+void add_in_rank_order(cudaStream_t stream, float* sum, const float* own, const WireRows& rows, std::int64_t n);
 
 }  // namespace sinkscope::cuda

@@ -61,7 +61,7 @@ void check_tensors(Communicator& ranks) {
         Stretch stretch{.x = view(part), .part = share};
         std::vector<float> kept(static_cast<std::size_t>(stretch.size_of(mine)), NAN);
         if (apart) stretch.own = view(kept);
-        ranks.start_reduce(stretch, wire);
+        ranks.start_reduce({&stretch, 1}, wire);
         ranks.join();
         ranks.finish();
         const std::int64_t first = stretch.begin_of(mine);

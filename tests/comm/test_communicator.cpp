@@ -34,9 +34,12 @@ class Recorder final : public Communicator {
     parts.emplace_back(begin, begin + x.size());
     whole = true;
   }
-  void start_reduce(const Stretch& stretch, DType wire) override {
-    check_stretch("reduce", stretch, rank(), size_);
+  void start_reduce(std::span<const Stretch> stretches, DType wire) override {
     wires.insert(wire);
+    for (const Stretch& stretch : stretches) reduce(stretch);
+  }
+  void reduce(const Stretch& stretch) {
+    check_stretch("reduce", stretch, rank(), size_);
     const DealtBlock& block = share_.blocks().at(share_.blocks().size() - 1 - dealt % share_.blocks().size());
     ++dealt;
     CHECK(stretch.x.size() == block.size);
@@ -193,7 +196,8 @@ TEST_CASE("one process is its own sum") {
   alone->all_reduce(x);
   alone->broadcast(x, 0);
   alone->share({.x = x, .part = 3});
-  alone->start_reduce({.x = x, .part = 3}, DType::f32);
+  const Stretch in_place[] = {{.x = x, .part = 3}};
+  alone->start_reduce(in_place, DType::f32);
   alone->join();
   alone->finish();
   CHECK(values == std::vector<float>{1, 2, 3});
@@ -205,7 +209,8 @@ TEST_CASE("one process is its own sum") {
   CHECK_THROWS_AS(alone->share({.x = x, .part = 2}), std::invalid_argument);
   std::vector<float> apart(3);
   CHECK_THROWS_AS(alone->share({.x = x, .part = 3, .own = Tensor(apart.data(), DType::f32, {3})}), std::invalid_argument);
-  CHECK_THROWS_AS(alone->start_reduce({.x = x, .part = 3, .own = Tensor(apart.data(), DType::f32, {2})}, DType::f32), std::invalid_argument);
+  const Stretch too_short[] = {{.x = x, .part = 3, .own = Tensor(apart.data(), DType::f32, {2})}};
+  CHECK_THROWS_AS(alone->start_reduce(too_short, DType::f32), std::invalid_argument);
   std::vector<double> doubles(3);
   CHECK_THROWS_AS(alone->all_reduce(Tensor(doubles.data(), DType::f64, {3}), DType::bf16), std::invalid_argument);
   CHECK(world.exchange("mine") == std::vector<std::string>{"mine"});

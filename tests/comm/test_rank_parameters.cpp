@@ -27,7 +27,7 @@ class LateShares final : public Communicator {
   int size() const override { return size_; }
   std::string description() const override { return "late shares"; }
   void start_all_reduce(const Tensor&, DType) override {}
-  void start_reduce(const Stretch&, DType) override {}
+  void start_reduce(std::span<const Stretch>, DType) override {}
   void start_share(std::span<const Stretch> stretches) override {
     started_.emplace_back();
     for (const Stretch& stretch : stretches) {

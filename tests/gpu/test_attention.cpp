@@ -97,7 +97,7 @@ void check_sums(Backends& both, const Doubles& before, const BothFloats& rows, c
     expected[i % before.size()] += values[i];
     terms[i % before.size()] += std::abs(values[i]);
   }
-  for (std::size_t i = 0; i < before.size(); ++i) CHECK(std::abs(found[i] - expected[i]) < both.bound(1e-5, 2.2e-3) * terms[i]);
+  for (std::size_t i = 0; i < before.size(); ++i) CHECK(std::abs(found[i] - expected[i]) < both.bound(1e-5, 4e-3) * terms[i]);  // a rounding is at most 2^-8
 }
 
 void check_attention(const std::vector<Shape>& shapes, std::span<const DType> types = kComputeTypes,
@@ -112,7 +112,7 @@ void check_attention(const std::vector<Shape>& shapes, std::span<const DType> ty
         const auto qkv = both.input({s.B, s.T, heads, s.D}, random.normals(size, spread));
         const auto logits = both.input({s.H}, random.normals(s.H, 2 * spread));
         const auto* z = with_logits ? &logits : nullptr;
-        const auto out = both.output({s.B, s.T, s.H, s.D});
+        auto out = both.output({s.B, s.T, s.H, s.D});
         const auto lse = both.single_output({s.B, s.H, s.T}), sink = both.single_output({s.B, s.H, s.K});
         const auto forward = [&](auto side, bool with_sink) {
           return AttentionForward{.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .lse = side(lse),
@@ -133,6 +133,9 @@ void check_attention(const std::vector<Shape>& shapes, std::span<const DType> ty
         both.gpu().attention_forward(forward(kGpu, true));
         CHECK(both.bytes(sink.gpu) == sink_bits);
 
+        // Gradients are of the same out: where a query has few keys, they cancel to less than its rounding.
+        const Doubles rounded = both.read(out.gpu);
+        for (std::int64_t i = 0; i < out_size; ++i) out.cpu[i] = static_cast<float>(rounded[static_cast<std::size_t>(i)]);
         const auto dout = both.input({s.B, s.T, s.H, s.D}, random.normals(out_size));
         const auto dqkv = both.output({s.B, s.T, heads, s.D});
         const Doubles before = random.normals(s.H);

@@ -14,9 +14,11 @@ using namespace sinkscope;
 using namespace sinkscope::test;
 
 TEST_CASE("NCCL with one rank changes nothing, and comes between the operations before and after it") {
+  const bool copy_engines = GENERATE(true, false);
+  INFO("copy engines " << copy_engines);
   Backends backends(DType::f32);
   const World world;
-  const auto ranks = make_nccl_communicator(world, backends.gpu(), make_nccl_id());
+  const auto ranks = make_nccl_communicator(world, backends.gpu(), make_nccl_id(), copy_engines);
   CHECK(ranks->size() == 1);
   CHECK(contains(ranks->description(), "1 rank, NCCL 2."));
   Doubles values(100000);
@@ -27,13 +29,17 @@ TEST_CASE("NCCL with one rank changes nothing, and comes between the operations 
     gpu.copy(sum.gpu, x.gpu);
     ranks->start_all_reduce(sum.gpu.rows(50000, 50000), DType::f32);
     ranks->start_all_reduce(sum.gpu.rows(0, 50000), DType::bf16);
-    ranks->start_reduce({.x = sum.gpu.rows(3, 501), .part = 100000}, DType::f32);  // a part that is not full
-    ranks->start_reduce({.x = sum.gpu.rows(504, 1000), .part = 1000}, DType::bf16);
+    const Stretch short_part[] = {{.x = sum.gpu.rows(3, 501), .part = 100000}, {.x = sum.gpu.rows(504, 1000), .part = 1000}};
+    ranks->start_reduce(short_part, DType::f32);
+    ranks->start_reduce({&short_part[1], 1}, DType::bf16);
     i % 2 == 0 ? ranks->finish() : ranks->join();
     gpu.add(sum.gpu.view({1, 100000}), sum.gpu.view({1, 100000}), x.gpu.view({1, 100000}));
     ranks->broadcast(sum.gpu, 0);
     gpu.zero(apart.gpu);
-    ranks->start_reduce({.x = sum.gpu, .part = 100000, .own = apart.gpu}, i % 2 == 0 ? DType::f32 : DType::bf16);
+    const Stretch kept_apart[] = {{.x = sum.gpu, .part = 100000, .own = apart.gpu}};
+    const std::int64_t before = ranks->mark();
+    ranks->start_reduce(kept_apart, i % 2 == 0 ? DType::f32 : DType::bf16);
+    ranks->join(before);  // which is none of the sum
     ranks->join();
     gpu.zero(sum.gpu);
     const Stretch halves[] = {{.x = sum.gpu.rows(0, 50000), .part = 50000, .own = apart.gpu.rows(0, 50000)},
@@ -63,7 +69,7 @@ TEST_CASE("gradients that one rank sums over NCCL in buckets while backward runs
   const auto gradients_of = [&](bool summed) {
     const auto ops = make_cuda_ops({.device = 0, .compute = DType::f32});
     const World world;
-    const auto nccl = make_nccl_communicator(world, *ops, make_nccl_id());
+    const auto nccl = make_nccl_communicator(world, *ops, make_nccl_id(), true);
     OneProcess alone;
     Decoder decoder = make_decoder(*ops, config, options, parameters);
     RanksConfig ranks;

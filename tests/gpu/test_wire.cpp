@@ -1,6 +1,8 @@
 // Gradients on their way between GPUs: rounding to bf16 and sums in rank order, against the same on the host.
 #include "kernels/cuda/wire.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -34,29 +36,74 @@ TEST_CASE("what travels in bf16 is rounded, and added up in rank order, as on th
             std::memcpy(&found, bytes.data() + 2 * i, sizeof found);
             if (found != to_bf16(host(i))) FAIL("element " << i << " is rounded otherwise");
           }
-          // The others send this rank's values times 3, times 5.
-          const Tensor received = both.device_array({ranks * n + shift}, DType::bf16).rows(shift, (ranks - 1) * n);
-          std::vector<std::uint16_t> addends;
-          for (int other = 1; other < ranks; ++other)
-            for (std::int64_t i = 0; i < n; ++i) addends.push_back(to_bf16(host(i) * static_cast<float>(1 + 2 * other)));
-          if (!addends.empty()) both.gpu().copy_from_host(received, addends.data());
-          cuda::add_in_rank_order(stream, x.as<float>(), received.data, n, ranks, mine);
-          const Doubles sums = both.read(own.gpu);
-          for (std::int64_t i = 0; i < n; ++i) {
-            std::size_t row = 0;
-            const auto addend = [&](int rank) {
-              return rank == mine ? host(i) : from_bf16(addends[row++ * static_cast<std::size_t>(n) + static_cast<std::size_t>(i)]);
-            };
-            float sum = addend(0);
-            for (int rank = 1; rank < ranks; ++rank) sum += addend(rank);
-            if (static_cast<float>(sums[static_cast<std::size_t>(shift + i)]) != sum) FAIL("element " << i << " is added up otherwise");
-          }
-          for (std::int64_t i = 0; i < shift; ++i)  // what lies before is left alone
-            CHECK(static_cast<float>(sums[static_cast<std::size_t>(i)]) == static_cast<float>(own.cpu[i]));
+          for (const DType wire : {DType::bf16, DType::f32})
+            for (const bool apart : {false, true}) {
+              // The others send this rank's values times 3, times 5, in rows that are a little longer.
+              const std::int64_t pitch = n + (apart ? 8 : 3);
+              const Tensor received = both.device_array({ranks * pitch + shift}, wire).rows(shift, ranks * pitch);
+              both.spoil(received);
+              const auto addend = [&](int rank, std::int64_t i) {
+                const float value = host(i) * static_cast<float>(rank == mine ? 1 : 3 + 2 * rank);
+                return rank == mine || wire == DType::f32 ? value : from_bf16(to_bf16(value));
+              };
+              for (int rank = 0; rank < ranks; ++rank) {
+                if (rank == mine) continue;
+                std::vector<float> row;
+                std::vector<std::uint16_t> rounded;
+                for (std::int64_t i = 0; i < n; ++i) row.push_back(addend(rank, i)), rounded.push_back(to_bf16(addend(rank, i)));
+                both.gpu().copy_from_host(received.rows(rank * pitch, n), wire == DType::bf16 ? static_cast<const void*>(rounded.data()) : row.data());
+              }
+              const auto there = both.single({n + shift}, own.cpu.doubles()), elsewhere = both.single_output({n + shift});
+              const Tensor& sum = apart ? elsewhere.gpu : there.gpu;
+              cuda::add_in_rank_order(stream, sum.rows(shift, n).as<float>(), there.gpu.rows(shift, n).as<float>(),
+                                      {.data = received.data, .dtype = wire, .pitch = pitch, .ranks = ranks, .mine = mine}, n);
+              const Doubles sums = both.read(sum), addends = both.read(there.gpu);
+              for (std::int64_t i = 0; i < n; ++i) {
+                float expected = addend(0, i);
+                for (int rank = 1; rank < ranks; ++rank) expected += addend(rank, i);
+                if (static_cast<float>(sums[static_cast<std::size_t>(shift + i)]) != expected) FAIL("element " << i << " is added up otherwise");
+              }
+              for (std::int64_t i = 0; i < (apart ? shift + n : shift); ++i)  // what lies before is left alone, and addends elsewhere are
+                CHECK(static_cast<float>(addends[static_cast<std::size_t>(i)]) == static_cast<float>(own.cpu[i]));
+            }
           const auto back = both.single_output({n + shift});
           cuda::from_wire(stream, back.gpu.as<float>() + shift, sent.data, n);
           const Doubles widened = both.read(back.gpu);
           for (std::int64_t i = 0; i < n; ++i)
             if (static_cast<float>(widened[static_cast<std::size_t>(shift + i)]) != from_bf16(to_bf16(host(i)))) FAIL("element " << i << " comes back otherwise");
         }
+}
+
+TEST_CASE("parts of an array are packed into a row for each other rank, and nothing else is written", "[sanitize]") {
+  Backends both(DType::bf16);
+  const auto stream = dynamic_cast<CudaOps&>(both.gpu()).stream();
+  Random random(43);
+  for (const DType wire : {DType::f32, DType::bf16})
+    for (const int ranks : {1, 2, 4})
+      for (const std::int64_t part : {1, 7, 8, 64, 4104})
+        for (const std::int64_t missing : {std::int64_t{0}, part / 2 + 1})  // of the last part; with two ranks less than half is there
+          for (const std::int64_t shift : {0, 1, 8}) {
+            const std::int64_t n = std::max<std::int64_t>(ranks * part - missing, 1), pitch = part + (shift == 1 ? 3 : 8);
+            const int mine = ranks - 1;
+            INFO(name_of(wire) << ", " << ranks << " ranks, part " << part << " of " << n << ", shift " << shift);
+            const auto x = both.single({n + shift}, random.normals(n + shift, 100.0));
+            const Tensor rows = both.device_array({ranks * pitch + shift}, wire).rows(shift, ranks * pitch);
+            both.spoil(rows);
+            const std::vector<std::byte> before = both.bytes(rows);
+            cuda::pack_parts(stream, {.data = rows.data, .dtype = wire, .pitch = pitch, .ranks = ranks, .mine = mine},
+                             x.gpu.rows(shift, n).as<float>(), n, part);
+            const std::vector<std::byte> after = both.bytes(rows);
+            const std::size_t size = size_of(wire);
+            for (int rank = 0; rank < ranks; ++rank)
+              for (std::int64_t i = 0; i < pitch; ++i) {
+                const std::size_t at = static_cast<std::size_t>(rank * pitch + i) * size;
+                std::vector<std::byte> expected(before.begin() + static_cast<std::ptrdiff_t>(at), before.begin() + static_cast<std::ptrdiff_t>(at + size));
+                if (rank != mine && i < part && rank * part + i < n) {
+                  const float value = x.cpu[shift + rank * part + i];
+                  const std::uint16_t rounded = to_bf16(value);
+                  std::memcpy(expected.data(), wire == DType::bf16 ? static_cast<const void*>(&rounded) : &value, size);
+                }
+                if (std::memcmp(expected.data(), after.data() + at, size) != 0) FAIL("row " << rank << ", element " << i);
+              }
+          }
 }

@@ -233,7 +233,7 @@ TEST_CASE("what a setting can do to the numbers goes by its key") {
   for (const char* key : {"name", "output", "log.every", "alerts.command", "checkpoint.keep", "sample.every",
                           "ablation.data.bos", "train.recompute", "train.cuda_graph", "probes.causal_every", "ranks.timeout"})
     CHECK(influence_of(key) == Influence::none);
-  for (const char* key : {"threads", "device", "ranks.gpus", "ranks.shard", "ranks.reduce_dtype", "run.build"}) CHECK(influence_of(key) == Influence::rounding);
+  for (const char* key : {"threads", "device", "ranks.gpus", "ranks.shard", "ranks.reduce_dtype", "ranks.copy_engines", "run.build"}) CHECK(influence_of(key) == Influence::rounding);
   for (const char* key : {"probes.every", "evaluation.batches", "data.common_targets"})
     CHECK(influence_of(key) == Influence::measured);
   for (const char* key : {"train.steps", "precision", "model.heads", "run.dataset_fingerprint"})

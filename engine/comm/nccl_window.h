@@ -1,0 +1,42 @@
+// What ranks on GPUs of one host send one another by copy engines, which NCCL has from 2.28 on.
+#pragma once
+
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+
+#include <cstddef>
+
+namespace sinkscope {
+
+/// Throws std::runtime_error naming the call, with what NCCL says.
+void check_nccl(ncclResult_t status, const char* call, ncclComm_t communicator = nullptr);
+
+/// Whether this NCCL has them; a communicator made with `config` prefers them, for windows.
+bool prefer_copy_engines(ncclConfig_t& config);
+
+/// Memory of every rank, as much on each, in two halves: what the rank sends, and what it receives. Nothing waits for its users.
+class Window {
+ public:
+  Window() = default;
+  ~Window() { release(nullptr); }
+  Window(const Window&) = delete;
+  Window& operator=(const Window&) = delete;
+
+  /// Collective: halves of as many bytes. False, and none, where not all of these GPUs reach one another's memory.
+  bool allocate(ncclComm_t communicator, std::size_t bytes);
+  /// Null where the communicator is no more.
+  void release(ncclComm_t communicator) noexcept;
+
+  std::size_t bytes() const { return bytes_; }
+  std::byte* sent() const { return memory_; }
+  std::byte* received() const { return memory_ + bytes_; }
+  /// Collective: row r of what the rank sends, `bytes` each, becomes row `rank` of what rank r receives.
+  ncclResult_t exchange(std::size_t bytes, ncclComm_t communicator, cudaStream_t stream) const;
+
+ private:
+  std::byte* memory_ = nullptr;
+  std::size_t bytes_ = 0;
+  void* window_ = nullptr;
+};
+
+}  // namespace sinkscope
