@@ -56,6 +56,11 @@ class Communicator {
   virtual void start_reduce(std::span<const Stretch> stretches, DType wire) = 0;
   /// What each rank keeps of the stretches comes to its elements of every rank's x; begins and ends as sums do.
   virtual void start_share(std::span<const Stretch> stretches) = 0;
+  /// The same beside other work of the device, which it should not take anything from, slower by itself. One at a time: the one
+  /// before is joined by it.
+  virtual void start_share_beside(std::span<const Stretch> stretches) { start_share(stretches); }
+  /// Whether there is a way that takes nothing from it. Not collective.
+  virtual bool shares_beside() const { return false; }
   /// Stands for all that was started until now. Not collective.
   virtual std::int64_t mark() = 0;
   /// Operations that are enqueued on the Ops from now on see what the mark stands for; nothing waits on the host.

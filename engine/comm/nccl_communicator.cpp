@@ -53,15 +53,16 @@ class NcclCommunicator final : public Communicator {
     try {
       const World::Waiting waiting(world_);
       ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-      copies_ = copy_engines && world_.on_one_host() && prefer_copy_engines(config);
+      const bool prefers = copy_engines && world_.on_one_host() && prefer_copy_engines(config);
       settle(ncclCommInitRankConfig(&nccl_, world_.size(), unique, world_.rank(), &config), "ncclCommInitRankConfig");
+      copies_ = prefers && reduced_.window.allocate(nccl_, kStaging);
       // Blocks of sums go first where multiprocessors fall free, so that sums run beside a backward pass, not behind it.
       int least = 0, greatest = 0;
       check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
       check_cuda(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, greatest), "cudaStreamCreate");
       check_cuda(cudaEventCreateWithFlags(&ready_, cudaEventDisableTiming), "cudaEventCreate");
       check_cuda(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming), "cudaEventCreate");
-      check_cuda(cudaEventCreateWithFlags(&exchanged_, cudaEventDisableTiming), "cudaEventCreate");
+      for (cudaEvent_t* event : {&reduced_.there, &shared_.there}) check_cuda(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreate");
       for (cudaEvent_t& mark : marks_) check_cuda(cudaEventCreateWithFlags(&mark, cudaEventDisableTiming), "cudaEventCreate");
       reserve(kStaging);
     } catch (...) {
@@ -109,7 +110,7 @@ class NcclCommunicator final : public Communicator {
     }
     const World::Waiting waiting(world_);
     const bool single = std::all_of(stretches.begin(), stretches.end(), [](const Stretch& stretch) { return stretch.x.dtype == DType::f32; });
-    if (single && start_exchange(stretches, wire, waiting)) return;
+    if (copies_ && single) return start_exchange(stretches, wire, waiting);
     begin();
     for (const Stretch& stretch : stretches) enqueue_reduce(stretch, wire);
   }
@@ -121,13 +122,15 @@ class NcclCommunicator final : public Communicator {
 
   /// Of a mark whose event another has taken since, that one's: it comes later.
   void join(std::int64_t mark) override {
-    if (mark >= received_mark_) add_received();
+    take(reduced_, mark);
+    take(shared_, mark);
     check_cuda(cudaStreamWaitEvent(ops_stream_, event_of(mark), 0), "cudaStreamWaitEvent");
     joined_ = true;
   }
 
   void finish() override {
-    add_received();
+    take(reduced_, next_mark_);
+    take(shared_, next_mark_);
     order();
     if (started_ && !joined_) poll(ready_);  // this rank's own work, which is no wait for others
     started_ = joined_ = false;
@@ -150,6 +153,16 @@ class NcclCommunicator final : public Communicator {
     const World::Waiting waiting(world_);
     begin();
     enqueue_share(stretches);
+  }
+
+  bool shares_beside() const override { return copies_; }
+
+  void start_share_beside(std::span<const Stretch> stretches) override {
+    const auto is_alike = [&](const Stretch& stretch) { return stretch.x.dtype == stretches.front().x.dtype && size_of(stretch.x.dtype) <= sizeof(float); };
+    if (!copies_ || !std::ranges::all_of(stretches, is_alike)) return start_share(stretches);
+    for (const Stretch& stretch : stretches) check_stretch("share", stretch, rank(), size());
+    const World::Waiting waiting(world_);
+    start_spreading(stretches, waiting);
   }
 
   std::vector<std::byte> gather(std::span<const std::byte> mine) override {
@@ -198,55 +211,94 @@ class NcclCommunicator final : public Communicator {
     }
   }
 
-  /// By copy engines: the ranks' parts of all stretches change places, of which start_exchange() enqueues the packing on the Ops'
-  /// stream, and add_received() the sums, once they are wanted or the room is. False where there are no windows.
-  bool start_exchange(std::span<const Stretch> stretches, DType wire, const World::Waiting& waiting) {
-    add_received();
-    std::int64_t pitch = 0;
-    for (const Stretch& stretch : stretches) pitch += exchanged_elements(stretch.part);
-    if (!copies_ || !reserve_window(size_of(wire) * static_cast<std::size_t>(pitch * size()), waiting)) return false;
-    if (pitch == 0) return true;
-    received_wire_ = wire;
-    received_pitch_ = pitch;
-    std::int64_t place = 0;
-    for (const Stretch& stretch : stretches) {
-      cuda::pack_parts(ops_stream_, rows_at(window_.sent(), place), stretch.x.as<float>(), stretch.x.size(), stretch.part);
-      place += exchanged_elements(stretch.part);
+  /// What copy engines carry of some stretches, in rows for each rank or from each.
+  struct Carried {
+    Window window;
+    std::vector<Stretch> stretches;  // on their way or there, and not taken out of the window
+    DType dtype = DType::f32;
+    std::int64_t pitch = 0;          // of a row: parts of all stretches, one after the other
+    std::int64_t mark = 0;           // this one and those behind it stand for them
+    cudaEvent_t there = nullptr;
+
+    /// Calls work with each stretch and its place in the rows, of which `begin` is the first.
+    template <class Work>
+    void for_each(std::byte* begin, const Work& work) const {
+      for (const Stretch& stretch : stretches) {
+        work(stretch, begin);
+        begin += static_cast<std::size_t>(exchanged_elements(stretch.part)) * size_of(dtype);
+      }
     }
+    std::size_t row_bytes() const { return static_cast<std::size_t>(pitch) * size_of(dtype); }
+  };
+
+  /// The ranks' parts of all stretches change places, after they have been packed on the Ops' stream.
+  void start_exchange(std::span<const Stretch> stretches, DType wire, const World::Waiting& waiting) {
+    prepare(reduced_, stretches, wire, 2, waiting);
+    if (reduced_.pitch == 0) return;
+    const std::size_t half = reduced_.row_bytes() * static_cast<std::size_t>(size());
+    std::byte* sent = reduced_.window.data();
+    reduced_.for_each(sent, [&](const Stretch& stretch, std::byte* rows) {
+      cuda::pack_parts(ops_stream_, rows_of(reduced_, rows), stretch.x.as<float>(), stretch.x.size(), stretch.part);
+    });
     check_cuda(cudaGetLastError(), "reduce");
     begin();
-    settle(window_.exchange(size_of(wire) * static_cast<std::size_t>(pitch), nccl_, stream_), "ncclAlltoAll");
-    check_cuda(cudaEventRecord(exchanged_, stream_), "cudaEventRecord");
-    received_.assign(stretches.begin(), stretches.end());
-    received_mark_ = next_mark_;
-    return true;
+    settle(all_to_all(sent, sent + half, reduced_.row_bytes(), nccl_, stream_), "ncclAlltoAll");
+    set_out(reduced_);
   }
 
-  void add_received() {
-    if (received_.empty()) return;
-    check_cuda(cudaStreamWaitEvent(ops_stream_, exchanged_, 0), "cudaStreamWaitEvent");
-    joined_ = true;
-    std::int64_t place = 0;
-    for (const Stretch& stretch : received_) {
-      const Tensor own = stretch.of(rank());
-      cuda::add_in_rank_order(ops_stream_, stretch.kept(rank()).as<float>(), own.as<float>(), rows_at(window_.received(), place), own.size());
-      place += exchanged_elements(stretch.part);
+  /// Every rank's row comes to all of them.
+  void start_spreading(std::span<const Stretch> stretches, const World::Waiting& waiting) {
+    prepare(shared_, stretches, stretches.empty() ? DType::f32 : stretches.front().x.dtype, 1, waiting);
+    if (shared_.pitch == 0) return;
+    std::byte* own = shared_.window.data() + shared_.row_bytes() * static_cast<std::size_t>(rank());
+    shared_.for_each(own, [&](const Stretch& stretch, std::byte* row) {
+      if (const Tensor kept = stretch.kept(rank()); kept.size() > 0)
+        check_cuda(cudaMemcpyAsync(row, kept.data, kept.bytes(), cudaMemcpyDeviceToDevice, ops_stream_), "share");
+    });
+    begin();
+    settle(ncclAllGather(own, shared_.window.data(), shared_.row_bytes(), ncclUint8, nccl_, stream_), "ncclAllGather");
+    set_out(shared_);
+  }
+
+  void prepare(Carried& carried, std::span<const Stretch> stretches, DType dtype, std::size_t copies, const World::Waiting& waiting) {
+    take(carried, next_mark_);
+    carried.dtype = dtype;
+    carried.pitch = 0;
+    for (const Stretch& stretch : stretches) carried.pitch += exchanged_elements(stretch.part);
+    const std::size_t bytes = copies * carried.row_bytes() * static_cast<std::size_t>(size());
+    if (bytes > carried.window.bytes()) {
+      check_cuda(cudaEventRecord(ready_, ops_stream_), "cudaEventRecord");
+      poll(ready_, &waiting);  // what is still taken out of it
+      if (!carried.window.allocate(nccl_, bytes)) throw std::runtime_error("NCCL: no window of " + std::to_string(bytes) + " bytes between the GPUs");
     }
-    check_cuda(cudaGetLastError(), "reduce");
-    received_.clear();
+    if (carried.pitch > 0) carried.stretches.assign(stretches.begin(), stretches.end());
   }
 
-  cuda::WireRows rows_at(std::byte* rows, std::int64_t place) const {
-    return {.data = rows + static_cast<std::size_t>(place) * size_of(received_wire_), .dtype = received_wire_, .pitch = received_pitch_, .ranks = size(), .mine = rank()};
+  void set_out(Carried& carried) {
+    check_cuda(cudaEventRecord(carried.there, stream_), "cudaEventRecord");
+    carried.mark = next_mark_;
   }
 
-  /// Of the largest exchange yet.
-  bool reserve_window(std::size_t bytes, const World::Waiting& waiting) {
-    if (bytes <= window_.bytes()) return true;
-    check_cuda(cudaEventRecord(ready_, ops_stream_), "cudaEventRecord");
-    poll(ready_, &waiting);  // what is still added up from it
-    copies_ = window_.allocate(nccl_, bytes);
-    return copies_;
+  /// What the mark stands for of it comes out of the window, on the Ops' stream: sums of what was exchanged, or what ranks share.
+  void take(Carried& carried, std::int64_t mark) {
+    if (carried.stretches.empty() || mark < carried.mark) return;
+    check_cuda(cudaStreamWaitEvent(ops_stream_, carried.there, 0), "cudaStreamWaitEvent");
+    joined_ = true;
+    if (&carried == &reduced_)
+      reduced_.for_each(reduced_.window.data() + reduced_.row_bytes() * static_cast<std::size_t>(size()), [&](const Stretch& stretch, std::byte* rows) {
+        const Tensor own = stretch.of(rank());
+        cuda::add_in_rank_order(ops_stream_, stretch.kept(rank()).as<float>(), own.as<float>(), rows_of(reduced_, rows), own.size());
+      });
+    else
+      shared_.for_each(shared_.window.data(), [&](const Stretch& stretch, std::byte* rows) {
+        cuda::unpack_parts(ops_stream_, stretch.x.data, stretch.x.size(), stretch.part, rows_of(shared_, rows));
+      });
+    check_cuda(cudaGetLastError(), "NCCL");
+    carried.stretches.clear();
+  }
+
+  cuda::WireRows rows_of(const Carried& carried, std::byte* rows) const {
+    return {.data = rows, .dtype = carried.dtype, .pitch = carried.pitch, .ranks = size(), .mine = rank()};
   }
 
   /// What each rank keeps comes to every rank, of all stretches at once.
@@ -377,18 +429,19 @@ class NcclCommunicator final : public Communicator {
   }
 
   void release() noexcept {
-    if (!failed_) window_.release(nccl_);
+    for (Carried* carried : {&reduced_, &shared_}) {
+      if (!failed_) carried->window.release(nccl_);
+      if (carried->there != nullptr) cudaEventDestroy(carried->there);
+      carried->there = nullptr;
+    }
     if (nccl_ != nullptr && !failed_ && ncclCommFinalize(nccl_) == ncclSuccess) {
       ncclCommDestroy(nccl_);
       nccl_ = nullptr;
     }
     give_up();
-    window_.release(nullptr);
     release_staging();
     cudaFree(wire_);
     wire_ = nullptr;
-    if (exchanged_ != nullptr) cudaEventDestroy(exchanged_);
-    exchanged_ = nullptr;
     if (ready_ != nullptr) cudaEventDestroy(ready_);
     if (done_ != nullptr) cudaEventDestroy(done_);
     if (stream_ != nullptr) cudaStreamDestroy(stream_);
@@ -412,12 +465,8 @@ class NcclCommunicator final : public Communicator {
   std::size_t staging_ = 0;
   std::byte* wire_ = nullptr;    // bf16 of sums under way, one after the other
   std::size_t wire_bytes_ = 0;
-  bool copies_ = false;          // by copy engines, until it turns out that there are no windows
-  Window window_;
-  std::vector<Stretch> received_;  // exchanged and not added up; what comes of them is there behind exchanged_
-  std::int64_t received_mark_ = 0, received_pitch_ = 0;  // marks from it on stand for the exchange, too
-  DType received_wire_ = DType::f32;
-  cudaEvent_t exchanged_ = nullptr;
+  bool copies_ = false;  // by copy engines
+  Carried reduced_, shared_;
   bool started_ = false;
   bool joined_ = false;  // since the last finish(): the Ops may wait for other ranks
   bool failed_ = false;

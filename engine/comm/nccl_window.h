@@ -11,10 +11,13 @@ namespace sinkscope {
 /// Throws std::runtime_error naming the call, with what NCCL says.
 void check_nccl(ncclResult_t status, const char* call, ncclComm_t communicator = nullptr);
 
-/// Whether this NCCL has them; a communicator made with `config` prefers them, for windows.
+/// Whether this NCCL has them; a communicator made with `config` takes them where a call's arrays lie in windows.
 bool prefer_copy_engines(ncclConfig_t& config);
 
-/// Memory of every rank, as much on each, in two halves: what the rank sends, and what it receives. Nothing waits for its users.
+/// ncclAlltoAll: row r of `sent`, of so many bytes, becomes row `rank` of what rank r receives.
+ncclResult_t all_to_all(const void* sent, void* received, std::size_t bytes, ncclComm_t communicator, cudaStream_t stream);
+
+/// Memory of every rank, as much on each, that all of them write to. Nothing waits for its users.
 class Window {
  public:
   Window() = default;
@@ -22,19 +25,16 @@ class Window {
   Window(const Window&) = delete;
   Window& operator=(const Window&) = delete;
 
-  /// Collective: halves of as many bytes. False, and none, where not all of these GPUs reach one another's memory.
+  /// Collective; what was there goes. False, and none, where not all of these GPUs reach one another's memory.
   bool allocate(ncclComm_t communicator, std::size_t bytes);
   /// Null where the communicator is no more.
   void release(ncclComm_t communicator) noexcept;
 
   std::size_t bytes() const { return bytes_; }
-  std::byte* sent() const { return memory_; }
-  std::byte* received() const { return memory_ + bytes_; }
-  /// Collective: row r of what the rank sends, `bytes` each, becomes row `rank` of what rank r receives.
-  ncclResult_t exchange(std::size_t bytes, ncclComm_t communicator, cudaStream_t stream) const;
+  std::byte* data() const { return data_; }
 
  private:
-  std::byte* memory_ = nullptr;
+  std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;
   void* window_ = nullptr;
 };

@@ -98,11 +98,7 @@ bool Decoder::State::is_product(const ParameterSpec& spec) const {
   return spec.shape.size() == 2 && (spec.group != ParameterGroup::embedding || (config.tied_embedding && spec.offset == 0));
 }
 
-void Decoder::set_parameter_source(ParameterSource& source) {
-  if (!state_->options.parameters_by_section)
-    throw std::logic_error("Decoder::set_parameter_source: the decoder has all its parameters");
-  state_->source = &source;
-}
+void Decoder::set_parameter_source(ParameterSource& source) { state_->source = &source; }
 
 void Decoder::for_each_parameter(const std::function<void(const ParameterSpec&, const Tensor&)>& visit) {
   State& s = *state_;
@@ -255,7 +251,8 @@ void Decoder::State::backward(const BackwardHooks& hooks, bool sum_attention) {
 
 void Decoder::State::repeat(Pass pass, float scale, const std::function<void()>& operations) {
   // Sampled text goes forward once at each of many lengths: those of whole sequences alone are worth keeping.
-  if (!options.recorded || source != nullptr || T != options.max_length) return operations();
+  const bool asks = source != nullptr && !source->has_all();
+  if (!options.recorded || asks || T != options.max_length) return operations();
   std::unique_ptr<RepeatedWork>& work =
       repeated[{.pass = pass, .sequences = B, .length = T, .scale = scale, .replace = replace && pass != Pass::forward, .fp8 = fp8.set()}];
   if (!work) work = ops.repeated_work();

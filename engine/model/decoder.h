@@ -94,7 +94,7 @@ class Decoder {
   void replace_gradients();
   /// Zeros where every pass adds to a section's gradients: all but the matrices that a product gives.
   void zero_added(std::int64_t section);
-  /// By section, before the first pass; must outlive all passes.
+  /// Before the first pass; must outlive all passes.
   void set_parameter_source(ParameterSource& source);
   /// Each parameter in the order of specs(); by section all of them are asked for, as in a forward pass.
   void for_each_parameter(const std::function<void(const ParameterSpec&, const Tensor&)>& visit);

@@ -24,6 +24,16 @@ OptimizerShare share_of(const RanksConfig& config, const ParameterLayout& layout
   return {dealt_blocks(layout, ranks, bucket_elements(config)), rank};
 }
 
+std::int64_t exchanged_elements(const ParameterLayout& layout, const OptimizerShare& share, int ranks) {
+  std::int64_t largest = 0;
+  for (const Section& section : layout.sections()) {
+    std::int64_t row = 0;
+    for (const DealtBlock& block : share.blocks_of(section)) row += exchanged_elements(block.part);
+    largest = std::max(largest, row * ranks);
+  }
+  return largest;
+}
+
 GradientSums::GradientSums(Ops& ops, Decoder& decoder, Communicator& ranks, const RanksConfig& config)
     : ops_(&ops),
       decoder_(&decoder),
@@ -42,16 +52,8 @@ GradientSums::GradientSums(Ops& ops, Decoder& decoder, Communicator& ranks, cons
 std::size_t GradientSums::wire_bytes(const ParameterLayout& layout, const RanksConfig& config, int ranks) {
   const bool rounded = config.reduce_dtype == ReduceDType::bf16, dealt = shard_of(config, ranks) != Shard::none;
   const std::size_t both = 2 * size_of(rounded ? DType::bf16 : DType::f32);
-  if (dealt && config.copy_engines) {  // all blocks of a section at once
-    const OptimizerShare share = share_of(config, layout, 0, ranks);
-    std::int64_t largest = 0;
-    for (const Section& section : layout.sections()) {
-      std::int64_t row = 0;
-      for (const DealtBlock& block : share.blocks_of(section)) row += exchanged_elements(block.part);
-      largest = std::max(largest, row * ranks);
-    }
-    return both * static_cast<std::size_t>(largest);
-  }
+  if (dealt && config.copy_engines)
+    return both * static_cast<std::size_t>(exchanged_elements(layout, share_of(config, layout, 0, ranks), ranks));
   if (!rounded) return 0;
   const std::int64_t largest =
       dealt ? std::ranges::max(share_of(config, layout, 0, ranks).blocks(), {}, &DealtBlock::size).size : std::min(bucket_elements(config), layout.flat_size());

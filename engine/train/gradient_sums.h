@@ -21,6 +21,9 @@ bool has_gradients_by_section(const RanksConfig& config, int ranks);
 /// What one of the ranks keeps. Where they divide anything, blocks are dealt as large as the buckets in which gradients are summed.
 OptimizerShare share_of(const RanksConfig& config, const ParameterLayout& layout, int rank, int ranks);
 
+/// What copy engines carry at most: all blocks of the largest section, each rank's part as it lies there.
+std::int64_t exchanged_elements(const ParameterLayout& layout, const OptimizerShare& share, int ranks);
+
 /// Buckets are summed from the end of the flat array on, which a backward pass completes first, while those before it are still
 /// computed. Every rank sums the same buckets in the same order: the blocks that are dealt or, where every rank keeps all
 /// sums, as many elements, cut from the end.

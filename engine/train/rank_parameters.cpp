@@ -17,12 +17,13 @@ RankParameters::RankParameters(Ops& ops, Decoder& decoder, Communicator& ranks, 
       ranks_(&ranks),
       by_section_(has_parameters_by_section(config, ranks.size())),
       dealt_(shard_of(config, ranks.size()) != Shard::none),
+      late_(dealt_ && !by_section_ && ranks.shares_beside()),
       share_(share_of(config, decoder.layout(), ranks.rank(), ranks.size())),
       arena_("parameters") {
   if (!dealt_) return;
   own_ = request_own(arena_, ops.compute_dtype(), share_);
   arena_.allocate(ops);
-  if (by_section_) decoder.set_parameter_source(*this);
+  if (by_section_ || late_) decoder.set_parameter_source(*this);
 }
 
 std::vector<MemoryLine> RankParameters::memory_plan(const ParameterLayout& layout, const RanksConfig& config, int ranks, DType compute) {
@@ -33,6 +34,11 @@ std::vector<MemoryLine> RankParameters::memory_plan(const ParameterLayout& layou
   return {{arena.name(), entry.name, entry.bytes}};
 }
 
+std::size_t RankParameters::wire_bytes(const ParameterLayout& layout, const RanksConfig& config, int ranks, DType compute) {
+  if (shard_of(config, ranks) == Shard::none || !config.copy_engines) return 0;
+  return size_of(compute) * static_cast<std::size_t>(exchanged_elements(layout, share_of(config, layout, 0, ranks), ranks));
+}
+
 Tensor RankParameters::own() const {
   return dealt_ ? arena_.tensor(own_, {share_.size()}) : decoder_->parameters();
 }
@@ -41,6 +47,8 @@ void RankParameters::changed() {
   places_.clear();
   if (!dealt_ || by_section_) return;
   travels_ = true;
+  stale_ = late_;
+  if (late_) return;
   std::vector<Stretch> stretches;
   for (std::int64_t section = 0; section < std::ssize(decoder_->layout().sections()); ++section) share(section, stretches);
   ranks_->start_share(stretches);
@@ -86,19 +94,29 @@ void RankParameters::begin_forward() {
 }
 
 void RankParameters::need(std::int64_t section) {
+  if (has_all()) return;
   Held& held = fetch(section);
   if (!held.joined && looked_into_) ranks_->finish();
   if (!held.joined) ranks_->join(held.mark);
   held.joined = true;
 }
 
-void RankParameters::expect(std::int64_t section) { fetch(section); }
+void RankParameters::expect(std::int64_t section) {
+  if (!has_all()) fetch(section);
+}
 
-/// The host waits for other ranks here, where it is known to, not for what the pass computed.
-void RankParameters::end_forward() { ranks_->finish(); }
+/// By section the host waits for other ranks here, where it is known to, not for what the pass computed.
+void RankParameters::end_forward() {
+  stale_ = false;
+  if (by_section_) ranks_->finish();
+}
 
 void RankParameters::settle() {
   if (!travels_) return;
+  if (stale_) {
+    for (std::int64_t section = 0; section < std::ssize(decoder_->layout().sections()); ++section) need(section);
+    stale_ = false;
+  }
   travels_ = false;
   ranks_->finish();
 }
@@ -109,7 +127,7 @@ RankParameters::Held& RankParameters::fetch(std::int64_t section) {
   if (held.section == section) return held;
   std::vector<Stretch> stretches;
   share(section, stretches);
-  ranks_->start_share(stretches);
+  ranks_->start_share_beside(stretches);
   held = {.section = section, .mark = ranks_->mark(), .joined = false};
   return held;
 }

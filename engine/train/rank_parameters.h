@@ -1,5 +1,5 @@
-// The parameters that a rank updates, and how its decoder gets all of them: they lie there, or come section by section from
-// the ranks that keep them.
+// The parameters that a rank updates, and how its decoder gets all of them: they lie there after each update, at once or by the next
+// forward pass, or come section by section in every pass from the ranks that keep them.
 #pragma once
 
 #include <cstddef>
@@ -27,13 +27,18 @@ class RankParameters final : public ParameterSource {
   RankParameters(Ops& ops, Decoder& decoder, Communicator& ranks, const RanksConfig& config);
 
   static std::vector<MemoryLine> memory_plan(const ParameterLayout& layout, const RanksConfig& config, int ranks, DType compute);
+  /// On a GPU what copy engines bring takes at most.
+  static std::size_t wire_bytes(const ParameterLayout& layout, const RanksConfig& config, int ranks, DType compute);
 
   bool by_section() const { return by_section_; }
   /// The share that the rank updates, (share) real.
   Tensor own() const;
-  /// Every rank has changed its own ones: passes that are enqueued from now on see those of all.
+  /// Every rank has changed its own ones: passes that are enqueued from now on see those of all. Where the communicator shares
+  /// beside other work the next forward pass is one of all ranks, in which each section travels while the one before it computes,
+  /// or settle() comes before it.
   void changed();
-  /// The host waits for what travels since changed(), where it is known to wait for other ranks; not for what a pass computes.
+  /// What has not travelled since changed() does, on all ranks. The host waits for it, where it is known to wait for other ranks; not
+  /// for what a pass computes.
   void settle();
   /// What another rank's forward pass, or its for_each_parameter(), takes of this one; nothing unless by section.
   void pass_by();
@@ -43,6 +48,7 @@ class RankParameters final : public ParameterSource {
   /// other ranks, since a copy to it would wait unseen. On all ranks alike.
   void looked_into(const std::function<void()>& passes);
 
+  bool has_all() const override { return !by_section_ && !stale_; }
   void begin_forward() override;
   void need(std::int64_t section) override;
   void expect(std::int64_t section) override;
@@ -62,10 +68,12 @@ class RankParameters final : public ParameterSource {
   Decoder* decoder_;
   Communicator* ranks_;
   bool by_section_, dealt_;
+  bool late_;  // parameters travel in the forward pass behind an update
   OptimizerShare share_;
   Arena arena_;
   std::size_t own_ = 0;                 // (share) real, where the ranks divide anything
   std::map<const void*, Held> places_;  // by their address
+  bool stale_ = false;                  // late, and no forward pass since changed()
   bool travels_ = false;                // since changed()
   bool leads_others_ = false, looked_into_ = false;
 };

@@ -124,6 +124,7 @@ std::vector<MemoryLine> run_memory(const Config& config, std::span<const ProbeSe
   line("rotary table", memory.rotary);
   line("optimizer chunks", memory.chunks);
   if (backend.ranks > 1) line("gradients on their way", GradientSums::wire_bytes(layout, config.ranks, backend.ranks));
+  if (backend.ranks > 1) line("parameters on their way", RankParameters::wire_bytes(layout, config.ranks, backend.ranks, backend.compute));
   line("communication, an allowance", backend.ranks > 1 ? kCommunication : 0);
   line("code, an allowance", memory.code);
   return lines;

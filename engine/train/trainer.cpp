@@ -352,9 +352,9 @@ StepRecord Run::training_step(std::int64_t step) {
     const Batch& batch = batches_.take(state_.sample + first, rows);
     const BackwardHooks hooks = gradients_->begin_pass(last);
     decoder_.forward(batch.sequences, batch.length, batch.inputs.data());
-    parameters_->settle();
     const std::function<void()> wait_for_losses = decoder_.loss_later(batch.targets.data(), losses_.data(), scale);
     decoder_.add_step_sums(config_.probes.sink_threshold);
+    parameters_->settle();  // while the device has the head to do
     if (probes_after(step))
       decoder_.backward_with_attention_sums(hooks);
     else

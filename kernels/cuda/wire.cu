@@ -38,14 +38,65 @@ void convert(cudaStream_t stream, To* out, const From* in, std::int64_t n) {
     convert_kernel<To, From, false><<<blocks, kThreads, 0, stream>>>(out, in, n);
 }
 
-/// Block (of elements, rank).
-template <class To, bool Aligned>
-__global__ void __launch_bounds__(kThreads) pack_kernel(To* rows, std::int64_t pitch, const float* x, std::int64_t n, std::int64_t part, int mine) {
+/// Rows of a whole that is dealt to ranks: row r has elements [r * part, (r + 1) * part), as far as there are n.
+struct Parts {
+  std::int64_t n, part;
+  int left_out;  // rank, or -1
+
+  __device__ std::int64_t size_of(int rank) const {
+    const std::int64_t left = n - rank * part;
+    return rank == left_out ? 0 : left < part ? left : part;
+  }
+};
+
+/// Block (of words, rank): to's row r = from's, of `to_pitch` and `from_pitch` words.
+template <class Word>
+__global__ void __launch_bounds__(kThreads) copy_rows_kernel(Word* to, std::int64_t to_pitch, const Word* from, std::int64_t from_pitch, Parts parts) {
+  constexpr int kAtATime = 4;
   const int rank = static_cast<int>(blockIdx.y);
-  if (rank == mine) return;
-  const float* in = x + rank * part;
-  To* row = rows + rank * pitch;
-  const std::int64_t left = n - rank * part, count = left < part ? left : part, stride = std::int64_t{gridDim.x} * kThreads * kVector;
+  const std::int64_t count = parts.size_of(rank), step = std::int64_t{gridDim.x} * kThreads;
+  to += rank * to_pitch;
+  from += rank * from_pitch;
+  for (std::int64_t first = std::int64_t{blockIdx.x} * kThreads + threadIdx.x; first < count; first += kAtATime * step) {
+    Word words[kAtATime];
+#pragma unroll
+    for (int k = 0; k < kAtATime; ++k)
+      if (first + k * step < count) words[k] = from[first + k * step];
+#pragma unroll
+    for (int k = 0; k < kAtATime; ++k)
+      if (first + k * step < count) to[first + k * step] = words[k];
+  }
+}
+
+dim3 blocks_of(std::int64_t part, std::int64_t per_block, int ranks) {
+  return {grid_of(part, per_block, ceil_div(kBlocks, std::int64_t{ranks})), static_cast<unsigned>(ranks)};
+}
+
+/// Of elements of `size` bytes, by words of 16 bytes where rows begin and end with them.
+void copy_rows(cudaStream_t stream, void* to, std::int64_t to_pitch, const void* from, std::int64_t from_pitch, const Parts& parts, std::size_t size, int ranks) {
+  const auto copy = [&]<class Word>(Word) {
+    const auto each = static_cast<std::int64_t>(sizeof(Word) / size);
+    const Parts words{.n = parts.n / each, .part = parts.part / each, .left_out = parts.left_out};
+    copy_rows_kernel<<<blocks_of(words.part, kThreads, ranks), kThreads, 0, stream>>>(static_cast<Word*>(to), to_pitch / each, static_cast<const Word*>(from),
+                                                                                     from_pitch / each, words);
+  };
+  const auto bytes = static_cast<std::int64_t>(size);
+  const bool whole = parts.n * bytes % 16 == 0 && parts.part * bytes % 16 == 0 && to_pitch * bytes % 16 == 0 && from_pitch * bytes % 16 == 0;
+  if (aligned(to, from) && whole)
+    copy(uint4{});
+  else if (size == sizeof(float))
+    copy(std::uint32_t{});
+  else
+    copy(std::uint16_t{});
+}
+
+/// Block (of elements, rank).
+template <bool Aligned>
+__global__ void __launch_bounds__(kThreads) round_rows_kernel(bf16* rows, std::int64_t pitch, const float* x, Parts parts) {
+  const int rank = static_cast<int>(blockIdx.y);
+  const float* in = x + rank * parts.part;
+  bf16* row = rows + rank * pitch;
+  const std::int64_t count = parts.size_of(rank), stride = std::int64_t{gridDim.x} * kThreads * kVector;
   for (std::int64_t i = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector; i < count; i += stride) {
     float v[kVector];
     if (Aligned && i + kVector <= count) {
@@ -56,16 +107,6 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(To* rows, std::int64_t p
       store_some<false>(row + i, count - i, v);
     }
   }
-}
-
-template <class To>
-void pack_parts_as(cudaStream_t stream, const WireRows& rows, const float* x, std::int64_t n, std::int64_t part) {
-  const dim3 blocks(grid_of(part, kThreads * kVector, ceil_div(kBlocks, std::int64_t{rows.ranks})), static_cast<unsigned>(rows.ranks));
-  auto* to = static_cast<To*>(rows.data);
-  if (aligned(rows.data, x) && part % kVector == 0 && rows.pitch % kVector == 0)
-    pack_kernel<To, true><<<blocks, kThreads, 0, stream>>>(to, rows.pitch, x, n, part, rows.mine);
-  else
-    pack_kernel<To, false><<<blocks, kThreads, 0, stream>>>(to, rows.pitch, x, n, part, rows.mine);
 }
 
 template <class From, bool Aligned>
@@ -110,7 +151,19 @@ void from_wire(cudaStream_t stream, float* x, const void* wire, std::int64_t n) 
 
 void pack_parts(cudaStream_t stream, const WireRows& rows, const float* x, std::int64_t n, std::int64_t part) {
   if (n == 0) return;
-  rows.dtype == DType::bf16 ? pack_parts_as<bf16>(stream, rows, x, n, part) : pack_parts_as<float>(stream, rows, x, n, part);
+  const Parts parts{.n = n, .part = part, .left_out = rows.mine};
+  if (rows.dtype != DType::bf16) return copy_rows(stream, rows.data, rows.pitch, x, part, parts, sizeof(float), rows.ranks);
+  const dim3 blocks = blocks_of(part, kThreads * kVector, rows.ranks);
+  auto* to = static_cast<bf16*>(rows.data);
+  if (aligned(rows.data, x) && part % kVector == 0 && rows.pitch % kVector == 0)
+    round_rows_kernel<true><<<blocks, kThreads, 0, stream>>>(to, rows.pitch, x, parts);
+  else
+    round_rows_kernel<false><<<blocks, kThreads, 0, stream>>>(to, rows.pitch, x, parts);
+}
+
+void unpack_parts(cudaStream_t stream, void* x, std::int64_t n, std::int64_t part, const WireRows& rows) {
+  if (n == 0) return;
+  copy_rows(stream, x, part, rows.data, rows.pitch, {.n = n, .part = part, .left_out = -1}, size_of(rows.dtype), rows.ranks);
 }
 
 void add_in_rank_order(cudaStream_t stream, float* sum, const float* own, const WireRows& rows, std::int64_t n) {

@@ -19,11 +19,14 @@ struct WireRows {
   void* data;
   DType dtype;         // f32 or bf16
   std::int64_t pitch;  // elements from row to row
-  int ranks, mine;     // row `mine` is neither written nor read
+  int ranks, mine;
 };
 
-/// Row r = x's elements [r * part, (r + 1) * part), as far as x (n) f32 has them.
+/// Row r = x's elements [r * part, (r + 1) * part), as far as x (n) f32 has them; that of `mine` is left alone.
 void pack_parts(cudaStream_t stream, const WireRows& rows, const float* x, std::int64_t n, std::int64_t part);
+
+/// x (n) of the rows' dtype: elements [r * part, (r + 1) * part) of it, as far as there are so many, = row r, that of `mine` too.
+void unpack_parts(cudaStream_t stream, void* x, std::int64_t n, std::int64_t part, const WireRows& rows);
 
 /// sum (n) f32 = the addends of all ranks in rank order: row r's first n, for rank `mine` own (n) f32, which may be sum.
 void add_in_rank_order(cudaStream_t stream, float* sum, const float* own, const WireRows& rows, std::int64_t n);

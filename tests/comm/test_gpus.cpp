@@ -88,7 +88,7 @@ void check_steps(const std::string& precision) {
       CHECK(rounding > 0);
       CHECK(rounding < 2e-2);
       if (shard == "gradients") check_again(wire, rounded);
-      if (shard == "none" || shard == "parameters") continue;
+      if (precision == "bf16" || shard == "none" || shard == "parameters") continue;
       const std::string kernels = more + " --set ranks.copy_engines=false";
       check(train(place, name + shard + "-kernels", as + on(count) + kernels));
     }

@@ -49,6 +49,7 @@ class LateShares final : public Communicator {
     for (; arrived_ < static_cast<std::size_t>(mark); ++arrived_)
       for (const auto& [x, begin] : started_[arrived_]) std::memcpy(x.data, all_.data() + begin, x.bytes());
   }
+  bool shares_beside() const override { return beside; }
   void finish() override { ++finished; }
   void broadcast(const Tensor&, int) override {}
   std::vector<std::byte> gather(std::span<const std::byte> mine) override { return {mine.begin(), mine.end()}; }
@@ -63,6 +64,7 @@ class LateShares final : public Communicator {
     }
   }
 
+  bool beside = false;
   float* own = nullptr;
   std::size_t shared = 0;
   int wrong = 0, finished = 0;
@@ -217,7 +219,6 @@ TEST_CASE("where ranks have all parameters, passes after an update see those of 
   LateShares ranks(3, all, share_of(config, layout, 2, 3));
   RankParameters parameters(*ops, decoder, ranks, config);
   CHECK_FALSE(parameters.by_section());
-  CHECK_THROWS_AS(decoder.set_parameter_source(parameters), std::logic_error);
   for (const std::uint64_t seed : {1, 2}) {
     all = values_of(layout, seed);
     ops->copy_from_host(whole.parameters(), all.data());
@@ -231,6 +232,49 @@ TEST_CASE("where ranks have all parameters, passes after an update see those of 
     parameters.pass_by();
     CHECK(ranks.shared == before + static_cast<std::size_t>(shared));
     CHECK(ranks.finished == finished + shared);
+  }
+  CHECK(ranks.wrong == 0);
+}
+
+TEST_CASE("where shares travel beside other work the forward pass behind an update takes them section by section, or what settles it does") {
+  const auto ops = make_cpu_ops(1);
+  const Shard shard = GENERATE(Shard::optimizer, Shard::gradients);
+  const ModelConfig model = model_of("gpt2", 3);
+  const std::size_t sections = 5;
+  const DecoderOptions options{.max_sequences = 1, .max_length = 8};
+  Decoder whole(*ops, model, options), decoder(*ops, model, options);
+  const ParameterLayout& layout = whole.layout();
+  REQUIRE(layout.sections().size() == sections);
+  std::vector<float> all = values_of(layout, 1);
+  const RanksConfig config{.bucket_megabytes = 0.01, .shard = shard};
+  LateShares ranks(3, all, share_of(config, layout, 2, 3));
+  ranks.beside = true;
+  RankParameters parameters(*ops, decoder, ranks, config);
+  const auto change = [&](std::uint64_t seed) {
+    all = values_of(layout, seed);
+    ops->copy_from_host(whole.parameters(), all.data());
+    ranks.keep(parameters.own());
+    const std::size_t before = ranks.shared;
+    parameters.changed();
+    CHECK(ranks.shared == before);
+    CHECK_FALSE(parameters.has_all());
+  };
+  const auto counts = [&](const auto& action) {
+    const std::size_t shared = ranks.shared;
+    const int finished = ranks.finished;
+    action();
+    CHECK(parameters.has_all());
+    return std::pair(ranks.shared - shared, ranks.finished - finished);
+  };
+  CHECK(parameters.has_all());
+  for (const std::uint64_t seed : {1, 2}) {
+    change(seed);
+    CHECK(counts([&] { CHECK(pass(decoder, true) == pass(whole, true)); }) == std::pair(sections, 0));
+    CHECK(counts([&] { for (int i = 0; i < 2; ++i) parameters.settle(); }) == std::pair(std::size_t{0}, 1));
+    CHECK(counts([&] { CHECK(pass(decoder, true) == pass(whole, true)); }) == std::pair(std::size_t{0}, 0));
+    change(seed + 10);
+    CHECK(counts([&] { parameters.settle(); }) == std::pair(sections, 1));
+    CHECK(counts([&] { CHECK(pass(decoder, false) == pass(whole, false)); }) == std::pair(std::size_t{0}, 0));
   }
   CHECK(ranks.wrong == 0);
 }

@@ -20,6 +20,7 @@ TEST_CASE("NCCL with one rank changes nothing, and comes between the operations 
   const World world;
   const auto ranks = make_nccl_communicator(world, backends.gpu(), make_nccl_id(), copy_engines);
   CHECK(ranks->size() == 1);
+  CHECK(ranks->shares_beside() == copy_engines);
   CHECK(contains(ranks->description(), "1 rank, NCCL 2."));
   Doubles values(100000);
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<double>(i % 256) - 100;  // exact in bf16, and so is twice as much
@@ -44,8 +45,8 @@ TEST_CASE("NCCL with one rank changes nothing, and comes between the operations 
     gpu.zero(sum.gpu);
     const Stretch halves[] = {{.x = sum.gpu.rows(0, 50000), .part = 50000, .own = apart.gpu.rows(0, 50000)},
                               {.x = sum.gpu.rows(50000, 50000), .part = 60000, .own = apart.gpu.rows(50000, 50000)}};
-    ranks->start_share(halves);
-    ranks->finish();
+    i % 3 == 0 ? ranks->start_share(halves) : ranks->start_share_beside(halves);
+    i % 2 == 0 ? ranks->finish() : ranks->join();
     Doubles expected = values;
     for (double& value : expected) value *= 2;
     CHECK(backends.read(sum.gpu) == expected);

@@ -42,29 +42,31 @@ TEST_CASE("what travels in bf16 is rounded, and added up in rank order, as on th
               const std::int64_t pitch = n + (apart ? 8 : 3);
               const Tensor received = both.device_array({ranks * pitch + shift}, wire).rows(shift, ranks * pitch);
               both.spoil(received);
-              const auto addend = [&](int rank, std::int64_t i) {
-                const float value = host(i) * static_cast<float>(rank == mine ? 1 : 3 + 2 * rank);
-                return rank == mine || wire == DType::f32 ? value : from_bf16(to_bf16(value));
-              };
+              std::vector<std::vector<float>> addends(static_cast<std::size_t>(ranks));
               for (int rank = 0; rank < ranks; ++rank) {
-                if (rank == mine) continue;
-                std::vector<float> row;
+                std::vector<float>& row = addends[static_cast<std::size_t>(rank)];
                 std::vector<std::uint16_t> rounded;
-                for (std::int64_t i = 0; i < n; ++i) row.push_back(addend(rank, i)), rounded.push_back(to_bf16(addend(rank, i)));
+                for (std::int64_t i = 0; i < n; ++i) {
+                  row.push_back(host(i) * static_cast<float>(rank == mine ? 1 : 3 + 2 * rank));
+                  if (rank == mine || wire == DType::f32) continue;
+                  rounded.push_back(to_bf16(row.back()));
+                  row.back() = from_bf16(rounded.back());
+                }
+                if (rank == mine) continue;
                 both.gpu().copy_from_host(received.rows(rank * pitch, n), wire == DType::bf16 ? static_cast<const void*>(rounded.data()) : row.data());
               }
               const auto there = both.single({n + shift}, own.cpu.doubles()), elsewhere = both.single_output({n + shift});
               const Tensor& sum = apart ? elsewhere.gpu : there.gpu;
               cuda::add_in_rank_order(stream, sum.rows(shift, n).as<float>(), there.gpu.rows(shift, n).as<float>(),
                                       {.data = received.data, .dtype = wire, .pitch = pitch, .ranks = ranks, .mine = mine}, n);
-              const Doubles sums = both.read(sum), addends = both.read(there.gpu);
+              const Doubles sums = both.read(sum), kept = both.read(there.gpu);
               for (std::int64_t i = 0; i < n; ++i) {
-                float expected = addend(0, i);
-                for (int rank = 1; rank < ranks; ++rank) expected += addend(rank, i);
+                float expected = addends[0][static_cast<std::size_t>(i)];
+                for (std::size_t rank = 1; rank < addends.size(); ++rank) expected += addends[rank][static_cast<std::size_t>(i)];
                 if (static_cast<float>(sums[static_cast<std::size_t>(shift + i)]) != expected) FAIL("element " << i << " is added up otherwise");
               }
               for (std::int64_t i = 0; i < (apart ? shift + n : shift); ++i)  // what lies before is left alone, and addends elsewhere are
-                CHECK(static_cast<float>(addends[static_cast<std::size_t>(i)]) == static_cast<float>(own.cpu[i]));
+                CHECK(static_cast<float>(kept[static_cast<std::size_t>(i)]) == static_cast<float>(own.cpu[i]));
             }
           const auto back = both.single_output({n + shift});
           cuda::from_wire(stream, back.gpu.as<float>() + shift, sent.data, n);
@@ -74,7 +76,7 @@ TEST_CASE("what travels in bf16 is rounded, and added up in rank order, as on th
         }
 }
 
-TEST_CASE("parts of an array are packed into a row for each other rank, and nothing else is written", "[sanitize]") {
+TEST_CASE("parts of an array are packed into a row for each other rank and unpacked from all, and nothing else is written", "[sanitize]") {
   Backends both(DType::bf16);
   const auto stream = dynamic_cast<CudaOps&>(both.gpu()).stream();
   Random random(43);
@@ -105,5 +107,17 @@ TEST_CASE("parts of an array are packed into a row for each other rank, and noth
                 }
                 if (std::memcmp(expected.data(), after.data() + at, size) != 0) FAIL("row " << rank << ", element " << i);
               }
+            const Tensor back = both.device_array({n + shift + 8}, wire);
+            both.spoil(back);
+            const std::vector<std::byte> spoilt = both.bytes(back);
+            cuda::unpack_parts(stream, back.rows(shift, n).data, n, part, {.data = rows.data, .dtype = wire, .pitch = pitch, .ranks = ranks, .mine = mine});
+            const std::vector<std::byte> unpacked = both.bytes(back);
+            for (std::int64_t i = 0; i < n + shift + 8; ++i) {
+              const std::int64_t element = i - shift, rank = element / part;
+              const bool inside = element >= 0 && element < n;
+              const std::byte* expected = inside ? after.data() + static_cast<std::size_t>(rank * pitch + element % part) * size
+                                                 : spoilt.data() + static_cast<std::size_t>(i) * size;
+              if (std::memcmp(expected, unpacked.data() + static_cast<std::size_t>(i) * size, size) != 0) FAIL("unpacked element " << element);
+            }
           }
 }

@@ -128,8 +128,15 @@ TEST_CASE("what is sharded over ranks is planned once a rank") {
   CHECK(table.find("\ngradients      own share ") < sum);
   const auto wire = plan(small({"ranks.shard=none", "ranks.reduce_dtype=bf16", "ranks.bucket_megabytes=0.04"}), 4);
   CHECK(wire.at("backend") == all.at("backend") + 2 * 2 * 10000);
-  const auto dealt = plan(small({"ranks.shard=gradients", "ranks.reduce_dtype=bf16", "ranks.bucket_megabytes=0.004"}), 4);
-  CHECK(dealt.at("backend") - gradients.at("backend") == 2 * 2 * 1024);  // 1000 elements, as whole lines of each of four ranks
+  const auto kernels = plan(small({"ranks.shard=gradients", "ranks.copy_engines=false"}), 4);
+  const auto dealt = plan(small({"ranks.shard=gradients", "ranks.copy_engines=false", "ranks.reduce_dtype=bf16", "ranks.bucket_megabytes=0.004"}), 4);
+  CHECK(dealt.at("backend") - kernels.at("backend") == 2 * 2 * 1024);  // 1000 elements, as whole lines of each of four ranks
+  // Copy engines carry the largest section, in lines: its gradients, there and here, and its parameters in bf16.
+  const auto largest = static_cast<double>(std::ranges::max(sections, {}, &Section::size).size);
+  const auto rounded = plan(small({"ranks.shard=gradients", "ranks.reduce_dtype=bf16"}), 4);
+  CHECK(static_cast<double>(gradients.at("backend") - kernels.at("backend")) == Approx((2 * 4 + 2) * largest).epsilon(0.1));
+  CHECK(gradients.at("backend") - kernels.at("backend") >= static_cast<std::size_t>(10 * largest));
+  CHECK(static_cast<double>(rounded.at("backend") - kernels.at("backend")) == Approx((2 * 2 + 2) * largest).epsilon(0.1));
 }
 
 TEST_CASE("a run is planned for a device without one: the CPU's in fp32, a GPU's in bf16 and with the backend") {
