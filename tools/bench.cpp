@@ -15,6 +15,7 @@
 #include "engine/files/replacement.h"
 #include "engine/metrics/gpu_peak.h"
 #include "engine/metrics/json_lines.h"
+#include "engine/train/gradient_sums.h"
 #include "engine/train/run_files.h"
 #include "engine/train/trainer.h"
 #include "tools/bench/ceilings.h"
@@ -315,7 +316,7 @@ std::string take_vocabulary(Config& config) {
 void run_communication(const BenchArguments& arguments, const Config& config, World& world) {
   const std::unique_ptr<Ops> ops = world.together([&] { return make_ops(config, world.local_rank()); });
   world.expect_equal("config", to_json(config).dump(), config_difference);
-  const std::unique_ptr<Communicator> ranks = world.connect(*ops, config.ranks.copy_engines);
+  const std::unique_ptr<Communicator> ranks = world.connect(*ops, carried_bytes(ParameterLayout(config.model), config.ranks, world.size(), ops->compute_dtype()));
   const std::vector<SumTime> sums = time_sums(*ranks, *ops, config, arguments.repeats);
   const OverlapTime overlap = time_overlap(*ranks, *ops, config, arguments.repeats);
   if (!world.leads()) return;

@@ -72,7 +72,7 @@ std::int64_t Stretch::begin_of(int rank) const { return std::min(rank * part, x.
 
 std::int64_t Stretch::size_of(int rank) const { return begin_of(rank + 1) - begin_of(rank); }
 
-std::int64_t exchanged_elements(std::int64_t part) {
+std::int64_t line_elements(std::int64_t part) {
   constexpr std::int64_t kLine = 64;
   return (part + kLine - 1) / kLine * kLine;
 }

@@ -26,8 +26,14 @@ struct Stretch {
   Tensor kept(int rank) const { return own ? own : of(rank); }
 };
 
-/// Elements that a part takes where ranks exchange several by copy engines: whole lines of memory.
-std::int64_t exchanged_elements(std::int64_t part);
+/// Elements that a part takes in a row of what copy engines carry: whole lines of memory.
+std::int64_t line_elements(std::int64_t part);
+
+/// Of what copy engines carry between GPUs of one host, the most bytes at a time: in start_reduce() sent and received, and in
+/// start_share_beside(). 0: NCCL's kernels do it.
+struct CarriedBytes {
+  std::size_t reduced = 0, shared = 0;
+};
 
 /// Every member function but rank(), size() and description() is collective: all ranks call it, in the same order and
 /// with arrays of the same size. Sums are the same to the bit on every rank, and between two runs on as many ranks.
@@ -56,17 +62,17 @@ class Communicator {
   virtual void start_reduce(std::span<const Stretch> stretches, DType wire) = 0;
   /// What each rank keeps of the stretches comes to its elements of every rank's x; begins and ends as sums do.
   virtual void start_share(std::span<const Stretch> stretches) = 0;
-  /// The same beside other work of the device, which it should not take anything from, slower by itself. One at a time: the one
-  /// before is joined by it.
+  /// The same, where the device computes meanwhile: by a way that leaves it its multiprocessors if there is one, though that may take
+  /// longer by itself. What the call before it started is joined.
   virtual void start_share_beside(std::span<const Stretch> stretches) { start_share(stretches); }
-  /// Whether there is a way that takes nothing from it. Not collective.
+  /// Whether there is such a way. Not collective.
   virtual bool shares_beside() const { return false; }
   /// Stands for all that was started until now. Not collective.
   virtual std::int64_t mark() = 0;
   /// Operations that are enqueued on the Ops from now on see what the mark stands for; nothing waits on the host.
   virtual void join(std::int64_t mark) = 0;
   void join() { join(mark()); }
-  /// The same of all that was started, and waits until it is done.
+  /// The same of all that was started, and waits until it has arrived; operations see what becomes of it, as after join().
   virtual void finish() = 0;
   void all_reduce(const Tensor& x, DType wire = DType::f32) {
     start_all_reduce(x, wire);

@@ -2,7 +2,8 @@
 // end of what it waits for and for NCCL's asynchronous errors. Calls that enqueue may wait for other ranks inside NCCL, the first
 // ones for connections, and count as waiting. (A communicator that does not block starts a thread for every one of them.)
 // NCCL's kernels take multiprocessors that products beside them then lack, so that what they sum costs a backward pass more than
-// by itself. Between GPUs of one host copy engines carry what ranks send one another instead, and each adds up between its own operations.
+// by itself. Between GPUs of one host copy engines carry what ranks send one another instead; what is packed for them, added up and
+// unpacked are operations on the stream of the Ops, between its others.
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
@@ -43,7 +44,7 @@ std::size_t count_of(const Tensor& x) { return static_cast<std::size_t>(x.size()
 
 class NcclCommunicator final : public Communicator {
  public:
-  NcclCommunicator(const World& world, CudaOps& ops, const std::string& id, bool copy_engines) : world_(world), ops_stream_(ops.stream()) {
+  NcclCommunicator(const World& world, CudaOps& ops, const std::string& id, const CarriedBytes& carried) : world_(world), ops_stream_(ops.stream()) {
     keep_multicast_off();
     ncclUniqueId unique{};
     if (id.size() != sizeof unique)
@@ -53,9 +54,9 @@ class NcclCommunicator final : public Communicator {
     try {
       const World::Waiting waiting(world_);
       ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-      const bool prefers = copy_engines && world_.on_one_host() && prefer_copy_engines(config);
+      const bool prefers = carried.reduced > 0 && carried.shared > 0 && world_.on_one_host() && prefer_copy_engines(config);
       settle(ncclCommInitRankConfig(&nccl_, world_.size(), unique, world_.rank(), &config), "ncclCommInitRankConfig");
-      copies_ = prefers && reduced_.window.allocate(nccl_, kStaging);
+      copies_ = prefers && reduced_.window.allocate(nccl_, carried.reduced) && shared_.window.allocate(nccl_, carried.shared);
       // Blocks of sums go first where multiprocessors fall free, so that sums run beside a backward pass, not behind it.
       int least = 0, greatest = 0;
       check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
@@ -81,7 +82,7 @@ class NcclCommunicator final : public Communicator {
   int rank() const override { return world_.rank(); }
   int size() const override { return world_.size(); }
   std::string description() const override {
-    return std::to_string(size()) + (size() == 1 ? " rank, " : " ranks, ") + nccl_description();
+    return std::to_string(size()) + (size() == 1 ? " rank, " : " ranks, ") + nccl_description() + (copies_ ? " and copy engines" : "");
   }
 
   void start_all_reduce(const Tensor& x, DType wire) override {
@@ -110,7 +111,7 @@ class NcclCommunicator final : public Communicator {
     }
     const World::Waiting waiting(world_);
     const bool single = std::all_of(stretches.begin(), stretches.end(), [](const Stretch& stretch) { return stretch.x.dtype == DType::f32; });
-    if (copies_ && single) return start_exchange(stretches, wire, waiting);
+    if (copies_ && single) return start_exchange(stretches, wire);
     begin();
     for (const Stretch& stretch : stretches) enqueue_reduce(stretch, wire);
   }
@@ -162,7 +163,7 @@ class NcclCommunicator final : public Communicator {
     if (!copies_ || !std::ranges::all_of(stretches, is_alike)) return start_share(stretches);
     for (const Stretch& stretch : stretches) check_stretch("share", stretch, rank(), size());
     const World::Waiting waiting(world_);
-    start_spreading(stretches, waiting);
+    start_spreading(stretches);
   }
 
   std::vector<std::byte> gather(std::span<const std::byte> mine) override {
@@ -225,15 +226,15 @@ class NcclCommunicator final : public Communicator {
     void for_each(std::byte* begin, const Work& work) const {
       for (const Stretch& stretch : stretches) {
         work(stretch, begin);
-        begin += static_cast<std::size_t>(exchanged_elements(stretch.part)) * size_of(dtype);
+        begin += static_cast<std::size_t>(line_elements(stretch.part)) * size_of(dtype);
       }
     }
     std::size_t row_bytes() const { return static_cast<std::size_t>(pitch) * size_of(dtype); }
   };
 
   /// The ranks' parts of all stretches change places, after they have been packed on the Ops' stream.
-  void start_exchange(std::span<const Stretch> stretches, DType wire, const World::Waiting& waiting) {
-    prepare(reduced_, stretches, wire, 2, waiting);
+  void start_exchange(std::span<const Stretch> stretches, DType wire) {
+    prepare(reduced_, stretches, wire, 2);
     if (reduced_.pitch == 0) return;
     const std::size_t half = reduced_.row_bytes() * static_cast<std::size_t>(size());
     std::byte* sent = reduced_.window.data();
@@ -247,8 +248,8 @@ class NcclCommunicator final : public Communicator {
   }
 
   /// Every rank's row comes to all of them.
-  void start_spreading(std::span<const Stretch> stretches, const World::Waiting& waiting) {
-    prepare(shared_, stretches, stretches.empty() ? DType::f32 : stretches.front().x.dtype, 1, waiting);
+  void start_spreading(std::span<const Stretch> stretches) {
+    prepare(shared_, stretches, stretches.empty() ? DType::f32 : stretches.front().x.dtype, 1);
     if (shared_.pitch == 0) return;
     std::byte* own = shared_.window.data() + shared_.row_bytes() * static_cast<std::size_t>(rank());
     shared_.for_each(own, [&](const Stretch& stretch, std::byte* row) {
@@ -260,17 +261,15 @@ class NcclCommunicator final : public Communicator {
     set_out(shared_);
   }
 
-  void prepare(Carried& carried, std::span<const Stretch> stretches, DType dtype, std::size_t copies, const World::Waiting& waiting) {
+  void prepare(Carried& carried, std::span<const Stretch> stretches, DType dtype, std::size_t copies) {
     take(carried, next_mark_);
     carried.dtype = dtype;
     carried.pitch = 0;
-    for (const Stretch& stretch : stretches) carried.pitch += exchanged_elements(stretch.part);
+    for (const Stretch& stretch : stretches) carried.pitch += line_elements(stretch.part);
     const std::size_t bytes = copies * carried.row_bytes() * static_cast<std::size_t>(size());
-    if (bytes > carried.window.bytes()) {
-      check_cuda(cudaEventRecord(ready_, ops_stream_), "cudaEventRecord");
-      poll(ready_, &waiting);  // what is still taken out of it
-      if (!carried.window.allocate(nccl_, bytes)) throw std::runtime_error("NCCL: no window of " + std::to_string(bytes) + " bytes between the GPUs");
-    }
+    if (bytes > carried.window.bytes())
+      throw std::logic_error("NCCL: copy engines are to carry " + std::to_string(bytes) + " bytes at a time, expected at most " +
+                             std::to_string(carried.window.bytes()));
     if (carried.pitch > 0) carried.stretches.assign(stretches.begin(), stretches.end());
   }
 
@@ -377,7 +376,8 @@ class NcclCommunicator final : public Communicator {
     }
   }
 
-  /// What NCCL has on the device: whatever else waits for the device would wait for it.
+  /// What NCCL's kernels have on the device: whatever else waits for the device would wait for them. (Where copy engines wait for a
+  /// rank that does not come, the World ends this one.)
   void give_up() noexcept {
     failed_ = true;
     if (nccl_ != nullptr) ncclCommAbort(nccl_);
@@ -495,8 +495,8 @@ std::string make_nccl_id() {
   return std::string(reinterpret_cast<const char*>(&id), sizeof id);
 }
 
-std::unique_ptr<Communicator> make_nccl_communicator(const World& world, Ops& ops, const std::string& id, bool copy_engines) {
-  return std::make_unique<NcclCommunicator>(world, dynamic_cast<CudaOps&>(ops), id, copy_engines);
+std::unique_ptr<Communicator> make_nccl_communicator(const World& world, Ops& ops, const std::string& id, const CarriedBytes& carried) {
+  return std::make_unique<NcclCommunicator>(world, dynamic_cast<CudaOps&>(ops), id, carried);
 }
 
 }  // namespace sinkscope

@@ -12,7 +12,6 @@ ncclResult_t all_to_all(const void* sent, void* received, std::size_t bytes, ncc
 }
 
 bool Window::allocate(ncclComm_t communicator, std::size_t bytes) {
-  release(communicator);
   check_nccl(ncclMemAlloc(reinterpret_cast<void**>(&data_), bytes), "ncclMemAlloc", communicator);
   ncclWindow_t window = nullptr;
   check_nccl(ncclCommWindowRegister(communicator, data_, bytes, &window, NCCL_WIN_COLL_SYMMETRIC), "ncclCommWindowRegister", communicator);

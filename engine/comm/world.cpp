@@ -228,7 +228,7 @@ void World::expect_equal(const std::string& what, const std::string& value, cons
   }
 }
 
-std::unique_ptr<Communicator> World::connect(Ops& ops, bool copy_engines) {
+std::unique_ptr<Communicator> World::connect(Ops& ops, const CarriedBytes& carried) {
   if (size_ == 1) return std::make_unique<OneProcess>();
   const bool on_gpu = ops.device_name() == "cuda";
   const std::string id = together([&]() -> std::string {
@@ -246,7 +246,7 @@ std::unique_ptr<Communicator> World::connect(Ops& ops, bool copy_engines) {
   watchdog_ = std::make_unique<Watchdog>(
       Watchdog::Options{.rank = rank_, .places = places_, .usual = limits_.usual, .start = limits_.start},
       std::move(sockets_));
-  return on_gpu ? make_nccl_communicator(*this, ops, leaders_id, copy_engines) : make_mpi_communicator(*this);
+  return on_gpu ? make_nccl_communicator(*this, ops, leaders_id, carried) : make_mpi_communicator(*this);
 }
 
 void World::set_step(std::int64_t step) {

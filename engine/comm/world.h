@@ -71,9 +71,9 @@ class World {
   void expect_equal(const std::string& what, const std::string& value, const Difference& difference = {});
 
   /// Communication between the ranks for what `ops` computes: MPI for the CPU, NCCL for a GPU, none for one process.
-  /// From here on the ranks are watched. Throws std::runtime_error on all ranks when there is no way. `copy_engines` as in
+  /// From here on the ranks are watched. Throws std::runtime_error on all ranks when there is no way. `carried` as for
   /// make_nccl_communicator().
-  std::unique_ptr<Communicator> connect(Ops& ops, bool copy_engines = true);
+  std::unique_ptr<Communicator> connect(Ops& ops, const CarriedBytes& carried);
 
   /// What the last step was, for messages.
   void set_step(std::int64_t step);

@@ -159,7 +159,7 @@ struct RanksConfig {
   double bucket_megabytes = 32.0;      // of gradients that are summed at a time
   Shard shard = Shard::optimizer;      // what each rank keeps its share of alone
   ReduceDType reduce_dtype = ReduceDType::fp32;
-  bool copy_engines = true;            // for gradients between GPUs of one host
+  bool copy_engines = true;            // carry gradients and parameters between GPUs of one host
 };
 
 struct Config {

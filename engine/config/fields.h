@@ -159,7 +159,7 @@ struct SectionFields<TrainConfig> {
     visitor(Field{"gradient_accumulation", &S::gradient_accumulation, IntegerLimits{1, 65536}, "passes whose gradients make one step"});
     visitor(Field{"sequence_length", &S::sequence_length, IntegerLimits{2, kMaxTokens}, "tokens of a sequence, T"});
     visitor(Field{"recompute", &S::recompute, Unlimited{}, "activations that the backward pass computes again instead of keeping them, which changes no bit of the results: none; norm2, up projection and activation of each MLP; each block whole, but for its input"});
-    visitor(Field{"cuda_graph", &S::cuda_graph, Unlimited{}, "record passes once as CUDA graphs and launch these, which changes no bit of the results; false shows profilers the stages. Without effect on the CPU, on backward passes between ranks, and where parameters are sharded"});
+    visitor(Field{"cuda_graph", &S::cuda_graph, Unlimited{}, "record passes once as CUDA graphs and launch these, which changes no bit of the results; false shows profilers the stages. Without effect on the CPU, on backward passes between ranks, and on forward passes in which parameters travel: all where they are sharded, and the first of a step where copy engines bring them"});
     visitor(Field{"seed", &S::seed, IntegerLimits{}, "of the initial weights and the data order"});
     visitor(Field{"optimizer", &S::optimizer, Unlimited{}, "AdamW"});
     visitor(Field{"schedule", &S::schedule, Unlimited{}, "the learning rate over the steps"});
@@ -265,10 +265,10 @@ struct SectionFields<RanksConfig> {
     visitor(Field{"gpus", &S::gpus, IntegerLimits{0, 1024}, "processes that `sinkscope train` starts without a launcher, each on a GPU of its own; they share the sequences of a step; 0: the most GPUs of this machine whose number divides micro_batch times gradient_accumulation"});
     visitor(Field{"start_timeout", &S::start_timeout, kSeconds, "seconds that a rank waits for the others until the first step is done, and where rank 0 saves, probes or samples for all; no pass may take longer on all of them"});
     visitor(Field{"timeout", &S::timeout, kSeconds, "seconds that a rank waits for the others elsewhere, its own work on a GPU until then included, or hears nothing from one, before all end; more than a step takes"});
-    visitor(Field{"bucket_megabytes", &S::bucket_megabytes, NumberLimits{.minimum = 0.001, .maximum = 4096.0}, "gradients that are summed over the ranks at a time, while those before them are still computed"});
+    visitor(Field{"bucket_megabytes", &S::bucket_megabytes, NumberLimits{.minimum = 0.001, .maximum = 4096.0}, "gradients that are summed over the ranks at a time, while those before them are still computed, and of which each rank has the same part where they are sharded; copy engines carry all of a block of the model at once"});
     visitor(Field{"shard", &S::shard, Unlimited{}, "what each rank keeps and updates its share of alone, each with those before it: nothing; moments and master weights (ZeRO-1); the summed gradients as well (ZeRO-2), which are then summed in every pass of a step; parameters too (ZeRO-3), which are then fetched block by block in every pass"});
     visitor(Field{"reduce_dtype", &S::reduce_dtype, Unlimited{}, "what gradients and their sums travel between ranks in; they are added up in fp32"});
-    visitor(Field{"copy_engines", &S::copy_engines, Unlimited{}, "whether, between GPUs of one host, gradients of which each rank sums its share travel by the GPUs' copy engines, beside a backward pass that keeps all multiprocessors, and are added up in rank order; else by NCCL's kernels. Takes memory for the largest block of the model twice"});
+    visitor(Field{"copy_engines", &S::copy_engines, Unlimited{}, "where anything is sharded between GPUs of one host: whether gradients, and parameters as forward and backward passes need them, travel by the GPUs' copy engines, which leave all multiprocessors to the pass; gradients are then added up in rank order. It takes memory for the largest of embeddings, block and head: its gradients twice, as they travel, and its parameters. Else, and between hosts, NCCL's kernels do it"});
   }
 };
 

@@ -98,12 +98,14 @@ Config parse_config(const std::string& text, const std::string& origin, std::spa
 
 Config parse_stored_config(const std::string& text, const std::string& origin) {
   Json tree = parse_strict(text, origin);
-  if (const auto ranks = tree.find("ranks"); ranks != tree.end() && ranks->is_object())
+  if (const auto ranks = tree.find("ranks"); ranks != tree.end() && ranks->is_object()) {
     if (const auto old = ranks->find("shard_optimizer"); old != ranks->end() && old->is_boolean()) {  // before ranks.shard
       const Shard shard = old->get<bool>() ? Shard::optimizer : Shard::none;
       ranks->erase(old);
       (*ranks)["shard"] = to_string(shard);
     }
+    if (!ranks->contains("copy_engines")) (*ranks)["copy_engines"] = false;  // runs of before summed by kernels
+  }
   return parse_config(tree.dump(), origin);
 }
 

@@ -11,6 +11,8 @@ std::int64_t bucket_elements(const RanksConfig& config) {
   return std::max<std::int64_t>(1, static_cast<std::int64_t>(config.bucket_megabytes * 1e6 / static_cast<double>(sizeof(float))));
 }
 
+DType wire_of(const RanksConfig& config) { return config.reduce_dtype == ReduceDType::bf16 ? DType::bf16 : DType::f32; }
+
 std::size_t request_own(Arena& arena, const OptimizerShare& share) { return arena.request("own share", DType::f32, share.size()); }
 
 }  // namespace
@@ -24,14 +26,17 @@ OptimizerShare share_of(const RanksConfig& config, const ParameterLayout& layout
   return {dealt_blocks(layout, ranks, bucket_elements(config)), rank};
 }
 
-std::int64_t exchanged_elements(const ParameterLayout& layout, const OptimizerShare& share, int ranks) {
+CarriedBytes carried_bytes(const ParameterLayout& layout, const RanksConfig& config, int ranks, DType compute) {
+  if (shard_of(config, ranks) == Shard::none || !config.copy_engines) return {};
+  const OptimizerShare share = share_of(config, layout, 0, ranks);
   std::int64_t largest = 0;
   for (const Section& section : layout.sections()) {
     std::int64_t row = 0;
-    for (const DealtBlock& block : share.blocks_of(section)) row += exchanged_elements(block.part);
+    for (const DealtBlock& block : share.blocks_of(section)) row += line_elements(block.part);
     largest = std::max(largest, row * ranks);
   }
-  return largest;
+  const auto elements = static_cast<std::size_t>(largest);
+  return {.reduced = 2 * elements * size_of(wire_of(config)), .shared = elements * size_of(compute)};
 }
 
 GradientSums::GradientSums(Ops& ops, Decoder& decoder, Communicator& ranks, const RanksConfig& config)
@@ -40,7 +45,7 @@ GradientSums::GradientSums(Ops& ops, Decoder& decoder, Communicator& ranks, cons
       ranks_(&ranks),
       shard_(shard_of(config, ranks.size())),
       by_section_(has_gradients_by_section(config, ranks.size())),
-      wire_(config.reduce_dtype == ReduceDType::bf16 ? DType::bf16 : DType::f32),
+      wire_(wire_of(config)),
       bucket_(bucket_elements(config)),
       share_(share_of(config, decoder.layout(), ranks.rank(), ranks.size())),
       arena_("gradients") {
@@ -50,14 +55,13 @@ GradientSums::GradientSums(Ops& ops, Decoder& decoder, Communicator& ranks, cons
 }
 
 std::size_t GradientSums::wire_bytes(const ParameterLayout& layout, const RanksConfig& config, int ranks) {
-  const bool rounded = config.reduce_dtype == ReduceDType::bf16, dealt = shard_of(config, ranks) != Shard::none;
-  const std::size_t both = 2 * size_of(rounded ? DType::bf16 : DType::f32);
-  if (dealt && config.copy_engines)
-    return both * static_cast<std::size_t>(exchanged_elements(layout, share_of(config, layout, 0, ranks), ranks));
-  if (!rounded) return 0;
-  const std::int64_t largest =
-      dealt ? std::ranges::max(share_of(config, layout, 0, ranks).blocks(), {}, &DealtBlock::size).size : std::min(bucket_elements(config), layout.flat_size());
-  return both * static_cast<std::size_t>(largest);
+  if (config.reduce_dtype != ReduceDType::bf16) return 0;
+  std::int64_t largest = std::min(bucket_elements(config), layout.flat_size());
+  if (shard_of(config, ranks) != Shard::none) {
+    const OptimizerShare share = share_of(config, layout, 0, ranks);
+    largest = std::ranges::max(share.blocks(), {}, &DealtBlock::size).size;
+  }
+  return 2 * size_of(DType::bf16) * static_cast<std::size_t>(largest);
 }
 
 std::vector<MemoryLine> GradientSums::memory_plan(const ParameterLayout& layout, const RanksConfig& config, int ranks) {

@@ -21,8 +21,8 @@ bool has_gradients_by_section(const RanksConfig& config, int ranks);
 /// What one of the ranks keeps. Where they divide anything, blocks are dealt as large as the buckets in which gradients are summed.
 OptimizerShare share_of(const RanksConfig& config, const ParameterLayout& layout, int rank, int ranks);
 
-/// What copy engines carry at most: all blocks of the largest section, each rank's part as it lies there.
-std::int64_t exchanged_elements(const ParameterLayout& layout, const OptimizerShare& share, int ranks);
+/// What copy engines carry of a run whose ranks are on one host, a section at a time: nothing where nothing is divided, or by its config.
+CarriedBytes carried_bytes(const ParameterLayout& layout, const RanksConfig& config, int ranks, DType compute);
 
 /// Buckets are summed from the end of the flat array on, which a backward pass completes first, while those before it are still
 /// computed. Every rank sums the same buckets in the same order: the blocks that are dealt or, where every rank keeps all
@@ -32,7 +32,7 @@ class GradientSums {
   /// All must outlive it.
   GradientSums(Ops& ops, Decoder& decoder, Communicator& ranks, const RanksConfig& config);
 
-  /// On a GPU what is sent and received takes at most: of a section that copy engines carry, else of a bucket in bf16.
+  /// What is sent and received of a bucket takes at most where it travels in bf16 and copy engines do not carry it.
   static std::size_t wire_bytes(const ParameterLayout& layout, const RanksConfig& config, int ranks);
   static std::vector<MemoryLine> memory_plan(const ParameterLayout& layout, const RanksConfig& config, int ranks);
 

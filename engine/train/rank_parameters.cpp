@@ -34,11 +34,6 @@ std::vector<MemoryLine> RankParameters::memory_plan(const ParameterLayout& layou
   return {{arena.name(), entry.name, entry.bytes}};
 }
 
-std::size_t RankParameters::wire_bytes(const ParameterLayout& layout, const RanksConfig& config, int ranks, DType compute) {
-  if (shard_of(config, ranks) == Shard::none || !config.copy_engines) return 0;
-  return size_of(compute) * static_cast<std::size_t>(exchanged_elements(layout, share_of(config, layout, 0, ranks), ranks));
-}
-
 Tensor RankParameters::own() const {
   return dealt_ ? arena_.tensor(own_, {share_.size()}) : decoder_->parameters();
 }

@@ -27,8 +27,6 @@ class RankParameters final : public ParameterSource {
   RankParameters(Ops& ops, Decoder& decoder, Communicator& ranks, const RanksConfig& config);
 
   static std::vector<MemoryLine> memory_plan(const ParameterLayout& layout, const RanksConfig& config, int ranks, DType compute);
-  /// On a GPU what copy engines bring takes at most.
-  static std::size_t wire_bytes(const ParameterLayout& layout, const RanksConfig& config, int ranks, DType compute);
 
   bool by_section() const { return by_section_; }
   /// The share that the rank updates, (share) real.
@@ -37,8 +35,8 @@ class RankParameters final : public ParameterSource {
   /// beside other work the next forward pass is one of all ranks, in which each section travels while the one before it computes,
   /// or settle() comes before it.
   void changed();
-  /// What has not travelled since changed() does, on all ranks. The host waits for it, where it is known to wait for other ranks; not
-  /// for what a pass computes.
+  /// What has not travelled since changed() does, on all ranks. The host waits for it, where it is known to wait for other ranks: not
+  /// for what a pass computes, or, where the pass takes sections as it goes, for all but what is left of it behind the last.
   void settle();
   /// What another rank's forward pass, or its for_each_parameter(), takes of this one; nothing unless by section.
   void pass_by();

@@ -92,7 +92,7 @@ std::vector<ChangedSetting> check_run_config(const std::filesystem::path& run_di
 
   Json before = stored.flatten();
   const Json now = to_json(config).flatten();
-  // A key that did not exist when the run was begun had the value that is its default now.
+  // A key that did not exist when the run was begun has the value that read_run_config() gives it, mostly what is its default now.
   const Json completed = to_json(read_run_config(run_directory)).flatten();
   for (const auto& [pointer, value] : completed.items())
     if (!before.contains(pointer)) before[pointer] = value;

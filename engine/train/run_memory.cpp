@@ -123,8 +123,11 @@ std::vector<MemoryLine> run_memory(const Config& config, std::span<const ProbeSe
   line("scratch of operations", memory.scratch);
   line("rotary table", memory.rotary);
   line("optimizer chunks", memory.chunks);
-  if (backend.ranks > 1) line("gradients on their way", GradientSums::wire_bytes(layout, config.ranks, backend.ranks));
-  if (backend.ranks > 1) line("parameters on their way", RankParameters::wire_bytes(layout, config.ranks, backend.ranks, backend.compute));
+  if (backend.ranks > 1) {
+    const CarriedBytes carried = backend.one_host ? carried_bytes(layout, config.ranks, backend.ranks, backend.compute) : CarriedBytes{};
+    line("gradients on their way", carried.reduced > 0 ? carried.reduced : GradientSums::wire_bytes(layout, config.ranks, backend.ranks));
+    line("parameters on their way", carried.shared);
+  }
   line("communication, an allowance", backend.ranks > 1 ? kCommunication : 0);
   line("code, an allowance", memory.code);
   return lines;

@@ -23,6 +23,7 @@ struct Backend {
   DType compute = DType::f32;
   bool fp8 = false;              // of the blocks' linear maps
   int ranks = 1;                 // that train together, one a backend
+  bool one_host = true;          // on which all of them are
 };
 
 /// That of a config; `auto` is a GPU where this build and machine have one, "cuda" a GPU even where they have

@@ -32,9 +32,10 @@ std::unique_ptr<Ops> ops_of(const Config& config, int local_rank, bool computes)
   return ops;
 }
 
-void expect_fit_of(const Ops& ops, const Config& config, std::span<const ProbeSet> sets, int ranks) {
+void expect_fit_of(const Ops& ops, const Config& config, std::span<const ProbeSet> sets, int ranks, bool one_host) {
   Backend backend = backend_of(config);
   backend.ranks = ranks;
+  backend.one_host = one_host;
   if (const auto available = ops.memory_available()) expect_fit(config_of_rank(config, ranks), sets, backend, *available);
 }
 
@@ -42,9 +43,9 @@ void expect_fit_of(const Ops& ops, const Config& config, std::span<const ProbeSe
 
 std::unique_ptr<Ops> make_ops(const Config& config, int local_rank) { return ops_of(config, local_rank, true); }
 
-std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets, int ranks, int local_rank) {
+std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets, int ranks, int local_rank, bool one_host) {
   std::unique_ptr<Ops> ops = make_ops(config, local_rank);
-  expect_fit_of(*ops, config, sets, ranks);
+  expect_fit_of(*ops, config, sets, ranks, one_host);
   return ops;
 }
 
@@ -60,7 +61,7 @@ DecoderOptions decoder_options(const Config& config, int ranks) {
   return decoder_options(config_of_rank(config, ranks), backend);
 }
 
-RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const ProbeSet> sets, int ranks) {
+RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const ProbeSet> sets, int ranks, bool one_host) {
   RunPlan plan;
   plan.config = config;
   plan.parameters = ParameterLayout(config.model).parameter_count();
@@ -70,6 +71,7 @@ RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const Pr
   plan.dataset_fingerprint = dataset.fingerprint;
   plan.backend = backend_of(config);
   plan.backend.ranks = ranks;
+  plan.backend.one_host = one_host;
   plan.memory = run_memory(config_of_rank(config, ranks), sets, plan.backend);
   return plan;
 }
@@ -97,7 +99,7 @@ RunPlan plan_run(const Config& config, int ranks) {
   }
   if (!cuda_devices(&plan.no_gpu).empty()) {
     const std::unique_ptr<Ops> ops = ops_of(completed, 0, false);  // a plan leaves nothing on the disk
-    expect_fit_of(*ops, completed, sets, ranks);
+    expect_fit_of(*ops, completed, sets, ranks, true);
     plan.memory_available = ops->memory_available();
   }
   return plan;

@@ -124,7 +124,7 @@ Run::Run(const Config& config, TrainOptions options, World& world)
       share_(batch_share(config_.train, world.rank(), world.size())),
       directory_(run_directory(config_)),
       probe_sets_(world.leads() ? run_probe_sets(config_, dataset_) : std::vector<ProbeSet>{}),
-      ops_(make_ops_that_fit(config_, probe_sets_, world.size(), world.local_rank())),
+      ops_(make_ops_that_fit(config_, probe_sets_, world.size(), world.local_rank(), world.on_one_host())),
       decoder_(*ops_, config_.model, decoder_options(config_, world.size())),
       optimizer_(*ops_, decoder_.layout(), config_.train.optimizer,
                  share_of(config_.ranks, decoder_.layout(), world.rank(), world.size())),
@@ -207,7 +207,7 @@ void Run::connect() {
   world_.expect_equal("config", to_json(config_).dump(), config_difference);
   world_.expect_equal("dataset", dataset_.fingerprint);
   world_.expect_equal("build", options_.build);
-  ranks_ = world_.connect(*ops_, config_.ranks.copy_engines);
+  ranks_ = world_.connect(*ops_, carried_bytes(decoder_.layout(), config_.ranks, world_.size(), ops_->compute_dtype()));
   gradients_.emplace(*ops_, decoder_, *ranks_, config_.ranks);
   parameters_.emplace(*ops_, decoder_, *ranks_, config_.ranks);
   weights_.emplace(*ops_, decoder_, optimizer_, *parameters_, *ranks_);
@@ -299,7 +299,7 @@ void Run::resume() {
 
 void Run::announce() const {
   if (!options_.announce) return;
-  RunPlan plan = plan_of(config_, dataset_, probe_sets_, world_.size());
+  RunPlan plan = plan_of(config_, dataset_, probe_sets_, world_.size(), world_.on_one_host());
   plan.device = device();
   options_.announce(plan);
 }

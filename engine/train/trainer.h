@@ -79,7 +79,7 @@ struct RunPlan {
 RunPlan plan_run(const Config& config, int ranks = 1);
 
 /// The plan of a config that `dataset` completes; without memory_available and no_gpu.
-RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const ProbeSet> sets, int ranks = 1);
+RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const ProbeSet> sets, int ranks = 1, bool one_host = true);
 
 /// The Ops of a config's device, a GPU being the one with the number of `local_rank`, or the only one that is visible.
 /// Throws ConfigError naming `device` when this build or machine lacks it.
@@ -88,7 +88,7 @@ std::unique_ptr<Ops> make_ops(const Config& config, int local_rank = 0);
 /// The same for one of `ranks` of a run, refused before it takes memory when it would not have enough. Throws
 /// ConfigError.
 std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets, int ranks = 1,
-                                       int local_rank = 0);
+                                       int local_rank = 0, bool one_host = true);
 
 /// What a run of the config computes on and in: Ops::description(), "bf16 with FP8 products, NVIDIA H200, ..." with those.
 std::string device_description(const Config& config, const Ops& ops);

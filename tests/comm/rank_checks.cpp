@@ -126,7 +126,7 @@ void check_host(Communicator& ranks) {
 void stop_going_on(bool all) {
   World world(read_launch(), {.start = 3, .usual = 60});
   const auto ops = make_cpu_ops(1);
-  const auto ranks = world.connect(*ops);
+  const auto ranks = world.connect(*ops, {});
   ranks->barrier();
   world.set_step(7);
   if (all || world.rank() == 1) std::this_thread::sleep_for(std::chrono::seconds(60));
@@ -136,7 +136,7 @@ void stop_going_on(bool all) {
 void stop_in_order() {
   World world(read_launch(), {.start = 60, .usual = 30});
   const auto ops = make_cpu_ops(1);
-  const auto ranks = world.connect(*ops);
+  const auto ranks = world.connect(*ops, {});
   ranks->barrier();
   world.end_in_order();
   if (world.leads()) {
@@ -153,7 +153,7 @@ void run() {
     expect(names[rank].starts_with("I am " + std::to_string(rank)), "exchange");
   expect(std::ssize(names) == world.size(), "exchange of all");
   const auto ops = make_cpu_ops(1);
-  const auto ranks = world.connect(*ops);
+  const auto ranks = world.connect(*ops, {});
   expect(ranks->rank() == world.rank() && ranks->size() == world.size(), "ranks");
   check_tensors(*ranks);
   check_host(*ranks);

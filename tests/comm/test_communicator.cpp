@@ -187,7 +187,7 @@ TEST_CASE("by section a rank keeps the sums of its share over the passes of a st
 TEST_CASE("one process is its own sum") {
   const auto ops = make_cpu_ops(1);
   World world;
-  const auto alone = world.connect(*ops);
+  const auto alone = world.connect(*ops, {});
   CHECK(alone->size() == 1);
   CHECK(alone->leads());
   CHECK(alone->description() == "one process");

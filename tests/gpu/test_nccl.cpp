@@ -18,9 +18,11 @@ TEST_CASE("NCCL with one rank changes nothing, and comes between the operations 
   INFO("copy engines " << copy_engines);
   Backends backends(DType::f32);
   const World world;
-  const auto ranks = make_nccl_communicator(world, backends.gpu(), make_nccl_id(), copy_engines);
+  const CarriedBytes carried{.reduced = 2 * 4 * (100032 + 1024), .shared = 4 * (50048 + 60032)};
+  const auto ranks = make_nccl_communicator(world, backends.gpu(), make_nccl_id(), copy_engines ? carried : CarriedBytes{});
   CHECK(ranks->size() == 1);
-  CHECK(ranks->shares_beside() == copy_engines);
+  CHECK(contains(ranks->description(), "copy engines") == ranks->shares_beside());
+  if (!copy_engines) CHECK_FALSE(ranks->shares_beside());
   CHECK(contains(ranks->description(), "1 rank, NCCL 2."));
   Doubles values(100000);
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<double>(i % 256) - 100;  // exact in bf16, and so is twice as much
@@ -40,7 +42,8 @@ TEST_CASE("NCCL with one rank changes nothing, and comes between the operations 
     const Stretch kept_apart[] = {{.x = sum.gpu, .part = 100000, .own = apart.gpu}};
     const std::int64_t before = ranks->mark();
     ranks->start_reduce(kept_apart, i % 2 == 0 ? DType::f32 : DType::bf16);
-    ranks->join(before);  // which is none of the sum
+    ranks->join(before);  // which is none of the sum: what copy engines carry is still in their window
+    if (ranks->shares_beside()) CHECK(backends.read(apart.gpu) == Doubles(values.size()));
     ranks->join();
     gpu.zero(sum.gpu);
     const Stretch halves[] = {{.x = sum.gpu.rows(0, 50000), .part = 50000, .own = apart.gpu.rows(0, 50000)},
@@ -57,6 +60,10 @@ TEST_CASE("NCCL with one rank changes nothing, and comes between the operations 
   CHECK(numbers == std::vector<double>{0.1, -2});
   CHECK(ranks->any(true));
   CHECK_FALSE(ranks->any(false));
+  if (ranks->shares_beside()) {
+    const Stretch too_much[] = {{.x = x.gpu, .part = 100000}, {.x = x.gpu, .part = 100000}};
+    CHECK_THROWS_AS(ranks->start_reduce(too_much, DType::f32), std::logic_error);
+  }
   const std::string large(std::size_t{3} << 20, 'x');  // more than is kept for it
   CHECK(ranks->text_of(0, large) == large);
 }
@@ -70,7 +77,7 @@ TEST_CASE("gradients that one rank sums over NCCL in buckets while backward runs
   const auto gradients_of = [&](bool summed) {
     const auto ops = make_cuda_ops({.device = 0, .compute = DType::f32});
     const World world;
-    const auto nccl = make_nccl_communicator(world, *ops, make_nccl_id(), true);
+    const auto nccl = make_nccl_communicator(world, *ops, make_nccl_id(), {});
     OneProcess alone;
     Decoder decoder = make_decoder(*ops, config, options, parameters);
     RanksConfig ranks;

@@ -35,6 +35,18 @@ class RepeatingOps final : public ForwardingOps {
   };
 };
 
+/// All parameters lie there, which it says or does not.
+class Source final : public ParameterSource {
+ public:
+  bool has_all() const override { return all; }
+  void begin_forward() override {}
+  void need(std::int64_t) override { ++asked; }
+  void expect(std::int64_t) override {}
+  void end_forward() override {}
+  bool all = false;
+  int asked = 0;
+};
+
 class Looker final : public ActivationObserver {
  public:
   void embedding(const Tensor&) override {}
@@ -91,6 +103,16 @@ TEST_CASE("passes that do the same operations again are one piece of repeated wo
   decoder.set_fp8_scales(std::vector<float>(static_cast<std::size_t>(2 * 4 * 3), 8.0F));  // other operations from here on
   run_step(ops, decoder, batch, 0.25F);
   expect(12, 24);
+
+  // While parameters are on their way passes ask for them; once they are there, they are repeated as before.
+  Source source;
+  decoder.set_parameter_source(source);
+  run_step(ops, decoder, batch, 0.25F);
+  expect(12, 24);
+  CHECK(source.asked == 4 + 2);
+  source.all = true;
+  run_step(ops, decoder, batch, 0.25F);
+  expect(12, 27);
 
   options.recorded = false;
   RepeatingOps others(*cpu);

@@ -290,9 +290,12 @@ TEST_CASE("a run of before ranks.shard is read, and goes on") {
     auto stored = nlohmann::json::parse(test::read_file(file));
     stored["ranks"].erase("shard");
     stored["ranks"].erase("reduce_dtype");
+    stored["ranks"].erase("copy_engines");
     stored["ranks"]["shard_optimizer"] = sharded;
     std::ofstream(file) << stored.dump();
-    CHECK(read_run_config(file.parent_path()).ranks.shard == (sharded ? Shard::optimizer : Shard::none));
+    const RanksConfig read = read_run_config(file.parent_path()).ranks;
+    CHECK(read.shard == (sharded ? Shard::optimizer : Shard::none));
+    CHECK_FALSE(read.copy_engines);
   }
   TrainOptions options;
   options.resume = true;
