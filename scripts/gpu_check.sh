@@ -153,7 +153,7 @@ stage_several() {
     return
   fi
   program several tests/comm/test_gpus || return
-  SINKSCOPE_PROGRAM=$build/tools/sinkscope timeout -k 10 3600 "$build/tests/comm/test_gpus" > "$log" 2>&1
+  SINKSCOPE_PROGRAM=$build/tools/sinkscope SINKSCOPE_RANK_CHECKS=$build/tests/comm/rank_checks timeout -k 10 3600 "$build/tests/comm/test_gpus" > "$log" 2>&1
   status=$?
   figures=$({ grep -oE '^All tests passed.*|^test cases:.*|^skipped:.*' "$log" || tail -n 1 "$log"; } | paste -sd ' ')
   case $status in

@@ -1,5 +1,5 @@
 // What every call of a Communicator does with several ranks: run by mpirun, one process a rank. Exit status 1 after
-// the first check that does not hold. With the argument "hang" rank 1 does not come to a call, though it lives; with "asleep"
+// the first check that does not hold. With the argument "copies" or "kernels" on GPUs. With "hang" rank 1 does not come to a call, though it lives; with "asleep"
 // none goes on, and none waits for another; with "stop" all end in order, with an error, rank 0 late.
 #include <bit>
 #include <chrono>
@@ -32,8 +32,6 @@ std::vector<float> values_of(int rank, std::int64_t count) {
   return values;
 }
 
-Tensor view(std::vector<float>& values) { return Tensor(values.data(), DType::f32, {std::ssize(values)}); }
-
 /// In rank order; with a wire of bf16 what all but `owner` give is rounded.
 float sum_at(int ranks, std::int64_t i, DType wire = DType::f32, int owner = 0) {
   const auto addend = [&](int rank) {
@@ -46,56 +44,138 @@ float sum_at(int ranks, std::int64_t i, DType wire = DType::f32, int owner = 0) 
 
 bool same(float a, float b) { return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b); }
 
-void check_tensors(Communicator& ranks) {
+/// Of f32 or f64 where the Ops computes.
+template <class Number>
+class Array {
+ public:
+  Array(Ops& ops, const std::vector<Number>& values) : ops_(&ops), size_(std::ssize(values)) {
+    if (size_ == 0) return;
+    buffer_ = ops.allocate(values.size() * sizeof(Number));
+    ops.copy_from_host(tensor(), values.data());
+  }
+  Tensor tensor() const { return Tensor(buffer_.get(), sizeof(Number) == sizeof(float) ? DType::f32 : DType::f64, {size_}); }
+  std::vector<Number> values() const {
+    std::vector<Number> found(static_cast<std::size_t>(size_));
+    if (size_ > 0) ops_->copy_to_host(found.data(), tensor());
+    return found;
+  }
+
+ private:
+  Ops* ops_;
+  std::int64_t size_;
+  Buffer buffer_;
+};
+
+std::vector<float> unknown(std::int64_t count) { return std::vector<float>(static_cast<std::size_t>(count), NAN); }
+
+/// An array that is dealt, with what this rank keeps of it in its place or by itself.
+struct Dealt {
+  Dealt(Ops& ops, const std::vector<float>& values, std::int64_t part, bool apart, int mine)
+      : whole(ops, values), rank(mine), stretch{.x = whole.tensor(), .part = part}, own(ops, unknown(stretch.size_of(rank))) {
+    if (apart && stretch.size_of(rank) > 0) stretch.own = own.tensor();
+  }
+  std::vector<float> kept() const {
+    if (stretch.own) return own.values();
+    const std::vector<float> all = whole.values();
+    const auto first = all.begin() + static_cast<std::ptrdiff_t>(stretch.begin_of(rank));
+    return {first, first + static_cast<std::ptrdiff_t>(stretch.size_of(rank))};
+  }
+
+  Array<float> whole;
+  int rank;
+  Stretch stretch;
+  Array<float> own;
+};
+
+/// Which sums that do not travel in bf16 are formed in rank order; those that do always are.
+struct Order {
+  bool all_reduced, reduced;
+};
+
+/// Sums of another order differ by roundings of their largest terms.
+void expect_sum(float found, int ranks, std::int64_t i, DType wire, int owner, bool in_order, const char* what) {
+  const float sum = sum_at(ranks, i, wire, owner);
+  double terms = 0;
+  for (int rank = 0; rank < ranks; ++rank) terms += std::abs(static_cast<double>(value_of(rank, i)));
+  expect(in_order ? same(found, sum) : std::abs(static_cast<double>(found) - static_cast<double>(sum)) <= 1e-6 * terms, what);
+}
+
+void check_dealt(Communicator& ranks, Ops& ops, std::int64_t count, bool in_order) {
+  const int N = ranks.size(), mine = ranks.rank();
+  // Even parts where there are any; else the last ranks have fewer elements, or none.
+  const std::int64_t share = count % N == 0 ? count / N : count / N + 2, less = count / 3 + 1;
+  for (const bool apart : {false, true})
+    for (const DType wire : {DType::f32, DType::bf16})
+      for (const bool beside : {false, true}) {
+        Dealt first(ops, values_of(mine, count), share, apart, mine), second(ops, values_of(mine, less), less, apart, mine);
+        Dealt late(ops, values_of(mine, less), less / N + 1, apart, mine);
+        if (apart && late.stretch.own) ops.copy(late.stretch.own, late.stretch.of(mine));
+        const auto expect_sums = [&](const Dealt& dealt) {
+          const std::vector<float> kept = dealt.kept();
+          for (std::int64_t i = 0; i < std::ssize(kept); ++i)
+            expect_sum(kept[static_cast<std::size_t>(i)], N, dealt.stretch.begin_of(mine) + i, wire, mine, in_order || wire == DType::bf16, "reduce");
+        };
+        // What is shared comes behind the sums, which are joined alone first.
+        ranks.start_reduce(std::vector{first.stretch, second.stretch}, wire);
+        const std::int64_t mark = ranks.mark();
+        beside ? ranks.start_share_beside({&late.stretch, 1}) : ranks.start_share({&late.stretch, 1});
+        ranks.join(mark);
+        expect_sums(first);
+        expect_sums(second);
+        ranks.join();
+        const std::vector<float> shared = late.whole.values();
+        for (std::int64_t i = 0; i < less; ++i)
+          expect(same(shared[static_cast<std::size_t>(i)], value_of(static_cast<int>(i / late.stretch.part), i)), "share of values");
+        const std::vector<float> kept = first.kept();
+        if (apart) ops.copy_from_host(first.whole.tensor(), unknown(count).data());
+        const std::vector both{first.stretch, second.stretch};
+        beside ? ranks.start_share_beside(both) : ranks.start_share(both);
+        ranks.finish();
+        const std::vector<float> sums = first.whole.values();
+        for (std::int64_t i = 0; i < count; ++i)
+          expect_sum(sums[static_cast<std::size_t>(i)], N, i, wire, static_cast<int>(i / share), in_order || wire == DType::bf16, "share of sums");
+        for (std::size_t i = 0; i < kept.size(); ++i)
+          expect(same(sums[static_cast<std::size_t>(first.stretch.begin_of(mine)) + i], kept[i]), "share of this rank's sums");
+      }
+}
+
+void check_tensors(Communicator& ranks, Ops& ops, const Order& in_order) {
   const int N = ranks.size(), mine = ranks.rank();
   for (const std::int64_t count : {0, 1, 2, 3, 5, 1000, 4 * 1024 * 1024 + 17}) {
-    std::vector<float> x = values_of(mine, count);
-    ranks.all_reduce(view(x));
-    for (std::int64_t i = 0; i < count; ++i) expect(same(x[static_cast<std::size_t>(i)], sum_at(N, i)), "all_reduce in rank order");
+    const Array<float> x(ops, values_of(mine, count));
+    ranks.all_reduce(x.tensor());
+    const std::vector<float> sums = x.values();
+    for (std::int64_t i = 0; i < count; ++i) expect_sum(sums[static_cast<std::size_t>(i)], N, i, DType::f32, 0, in_order.all_reduced, "all_reduce");
     if (count == 0) continue;
-    // Even parts where there are any; else the last ranks have fewer elements, or none.
-    const std::int64_t share = count % N == 0 ? count / N : count / N + 2;
-    for (const bool apart : {false, true})
-      for (const DType wire : {DType::f32, DType::bf16}) {
-        std::vector<float> part = values_of(mine, count);
-        Stretch stretch{.x = view(part), .part = share};
-        std::vector<float> kept(static_cast<std::size_t>(stretch.size_of(mine)), NAN);
-        if (apart) stretch.own = view(kept);
-        ranks.start_reduce({&stretch, 1}, wire);
-        ranks.join();
-        ranks.finish();
-        const std::int64_t first = stretch.begin_of(mine);
-        for (std::int64_t i = 0; i < stretch.size_of(mine); ++i)
-          expect(same(stretch.kept(mine).as<float>()[i], sum_at(N, first + i, wire, mine)), "reduce in rank order");
-        if (apart) part.assign(part.size(), NAN);
-        ranks.start_share(std::vector{stretch, stretch});
-        ranks.finish();
-        for (std::int64_t i = 0; i < count; ++i)
-          expect(same(part[static_cast<std::size_t>(i)], sum_at(N, i, wire, static_cast<int>(i / share))), "share of a stretch");
-      }
-    std::vector<float> rounded = values_of(mine, count);
-    ranks.all_reduce(view(rounded), DType::bf16);
-    std::vector<float> as_others = rounded;
-    ranks.broadcast(view(as_others), 0);
+    check_dealt(ranks, ops, count, in_order.reduced);
+    const Array<float> rounded(ops, values_of(mine, count));
+    ranks.all_reduce(rounded.tensor(), DType::bf16);
+    const std::vector<float> all = rounded.values();
+    for (const Array<float>* each : {&x, &rounded}) {
+      const Array<float> others(ops, each->values());
+      ranks.broadcast(others.tensor(), 0);
+      expect(others.values() == each->values(), "all_reduce the same on all ranks");
+    }
     for (std::int64_t i = 0; i < count; ++i) {
-      const auto at = static_cast<std::size_t>(i);
-      expect(same(rounded[at], as_others[at]), "all_reduce in bf16 the same on all ranks");
       bool found = false;
-      for (int rank = 0; rank < N; ++rank) found = found || same(rounded[at], from_bf16(to_bf16(sum_at(N, i, DType::bf16, rank))));
+      for (int rank = 0; rank < N; ++rank) found = found || same(all[static_cast<std::size_t>(i)], from_bf16(to_bf16(sum_at(N, i, DType::bf16, rank))));
       expect(found, "all_reduce in bf16 one rank's sum, rounded");
     }
     const auto double_of = [](int rank, std::int64_t i) { return std::sqrt(static_cast<double>(i + 7 * rank + 2)); };
     std::vector<double> doubles(static_cast<std::size_t>(count));
     for (std::int64_t i = 0; i < count; ++i) doubles[static_cast<std::size_t>(i)] = double_of(mine, i);
-    ranks.all_reduce(Tensor(doubles.data(), DType::f64, {count}));
+    const Array<double> wide(ops, doubles);
+    ranks.all_reduce(wide.tensor());
+    doubles = wide.values();
     for (std::int64_t i = 0; i < count; ++i) {
       double sum = double_of(0, i);
       for (int rank = 1; rank < N; ++rank) sum += double_of(rank, i);
-      expect(doubles[static_cast<std::size_t>(i)] == sum, "all_reduce of doubles");
+      const double found = doubles[static_cast<std::size_t>(i)];
+      expect(in_order.all_reduced ? found == sum : std::abs(found - sum) <= 1e-14 * sum, "all_reduce of doubles");
     }
-    std::vector<float> sent = values_of(mine, count);
-    ranks.broadcast(view(sent), N - 1);
-    expect(sent == values_of(N - 1, count), "broadcast");
+    const Array<float> sent(ops, values_of(mine, count));
+    ranks.broadcast(sent.tensor(), N - 1);
+    expect(sent.values() == values_of(N - 1, count), "broadcast");
   }
 }
 
@@ -146,16 +226,19 @@ void stop_in_order() {
   throw std::runtime_error("stopped");
 }
 
-void run() {
+/// On the CPU by MPI; on GPUs by NCCL, in `way` "copies" with copy engines, in "kernels" without.
+void run(const std::string& way) {
   World world(read_launch(), {.start = 60, .usual = 30});
   const std::vector<std::string> names = world.exchange("I am " + std::to_string(world.rank()) + "\n\0:");
   for (std::size_t rank = 0; rank < names.size(); ++rank)
     expect(names[rank].starts_with("I am " + std::to_string(rank)), "exchange");
   expect(std::ssize(names) == world.size(), "exchange of all");
-  const auto ops = make_cpu_ops(1);
-  const auto ranks = world.connect(*ops, {});
+  const auto ops = way.empty() ? make_cpu_ops(1) : make_cuda_ops({.device = world.local_rank(), .compute = DType::f32});
+  const bool copies = way == "copies";
+  const auto ranks = world.connect(*ops, copies ? CarriedBytes{.reduced = std::size_t{192} << 20, .shared = std::size_t{96} << 20} : CarriedBytes{});
   expect(ranks->rank() == world.rank() && ranks->size() == world.size(), "ranks");
-  check_tensors(*ranks);
+  expect(ranks->shares_beside() == copies, "copy engines");
+  check_tensors(*ranks, *ops, {.all_reduced = way.empty(), .reduced = way.empty() || copies});
   check_host(*ranks);
   if (world.leads()) std::printf("%d ranks agree\n", world.size());
 }
@@ -169,7 +252,7 @@ int main(int argc, char** argv) {
     if (what == "stop")
       sinkscope::stop_in_order();
     else
-      what.empty() ? sinkscope::run() : sinkscope::stop_going_on(what == "asleep");
+      what == "hang" || what == "asleep" ? sinkscope::stop_going_on(what == "asleep") : sinkscope::run(what);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "rank_checks: %s\n", error.what());
     return 1;

@@ -1,9 +1,11 @@
 // Training on several GPUs of this machine, started by the program itself, against training on one.
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -104,6 +106,22 @@ TEST_CASE("100 steps on several GPUs are those on one, the same to the bit again
 
 TEST_CASE("100 steps in bf16 on several GPUs are those on one, the same to the bit again, and alike however they are sharded and summed") {
   check_steps("bf16");
+}
+
+TEST_CASE("what several GPUs sum and share is right at every size, by copy engines and by NCCL's kernels, to the bit where the order is told") {
+  const Workplace place;
+  const char* moved = std::getenv("SINKSCOPE_RANK_CHECKS");
+  const std::string program = moved == nullptr ? SINKSCOPE_RANK_CHECKS : moved, way = GENERATE("copies", "kernels");
+  for (const int count : counts()) {
+    INFO(way << " on " << count);
+    const std::string port = std::to_string(20000 + getpid() % 20000);
+    const Outcome outcome = place.run("--version", "for rank in $(seq 0 " + std::to_string(count - 1) + "); do RANK=$rank LOCAL_RANK=$rank WORLD_SIZE=" +
+                                                       std::to_string(count) + " MASTER_ADDR=127.0.0.1 MASTER_PORT=" + port + " " + program + " " + way +
+                                                       " & ranks=\"$ranks $!\"; done; for rank in $ranks; do wait $rank || exit; done; ");
+    INFO(outcome.output);
+    CHECK(outcome.status == 0);
+    CHECK(test::contains(outcome.output, std::to_string(count) + " ranks agree"));
+  }
 }
 
 TEST_CASE("FP8 products on several GPUs are scaled by the magnitudes of all, the same to the bit again") {
