@@ -43,7 +43,7 @@ void print_sizes(const RunPlan& plan) {
                 mebibytes(total), mebibytes(*plan.memory_available), total > *plan.memory_available ? ": it does not fit here" : "");
   }
   if (!plan.no_gpu.empty())
-    std::printf("device memory     for a GPU in %s%s, and there is none to compare it with: %s\n", name_of(plan.backend.compute),
+    std::printf("device memory     for a GPU in %s%s, and there is none to compare it with: %s\n", plan.backend.compute == DType::f32 ? "fp32" : "bf16",
                 plan.backend.fp8 ? " with FP8 products" : "", plan.no_gpu.c_str());
   std::fputs("\n", stdout);
   std::fputs(memory_table(plan.memory).c_str(), stdout);

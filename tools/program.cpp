@@ -16,6 +16,7 @@
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/comm/communicator.h"
 #include "sinkscope_build.h"
+#include "sinkscope_commit.h"
 #include "tools/report/report.h"
 #include "tools/watch/terminal.h"
 

@@ -89,8 +89,13 @@ void run(const TrainArguments& arguments) {
     refused = std::current_exception();  // probably on all ranks, of which one tells
   }
   if (arguments.gpus) config.ranks.gpus = *arguments.gpus;
+  if (const std::int64_t gpus = arguments.gpus.value_or(0); gpus > 0 && launch.size > 0 && !launch.launcher.empty() && gpus != launch.size && !refused)
+    refused = std::make_exception_ptr(ConfigError("--gpus " + std::to_string(gpus) + " is for training without a launcher, and " + launch.launcher +
+                                                  " has started " + std::to_string(launch.size) + " ranks; leave it out"));
   if (arguments.dry_run) {
-    print_plan(plan_run(config, planned_ranks(config, launch)));
+    if (launch.rank != 0) return;  // one of them tells
+    if (refused) std::rethrow_exception(refused);
+    print_plan(plan_run(config, planned_ranks(config, launch), launch.one_host));
     return;
   }
   const int alone = launch.launcher.empty() ? local_ranks(config, static_cast<int>(cuda_devices().size())) : 1;

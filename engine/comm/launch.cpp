@@ -21,6 +21,8 @@ constexpr Names kTorchrun{"torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK"};
 constexpr Names kOpenMpi{"Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"};
 constexpr Names kSlurm{"Slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"};
 
+constexpr int kMost = 1 << 20;  // ranks
+
 [[noreturn]] void fail(const std::string& message) { throw std::runtime_error("launch: " + message); }
 
 std::string quoted(const char* name, const char* value) { return std::string(name) + "=\"" + value + "\""; }
@@ -38,7 +40,6 @@ std::optional<int> number(const Variables& variable, const char* name, int least
 
 /// The ranks that one launcher's variables give; nothing where none of them is there.
 std::optional<Launch> ranks_of(const Variables& variable, const Names& names) {
-  constexpr int kMost = 1 << 20;
   std::string given, missing;
   for (const char* name : {names.rank, names.size, names.local_rank}) {
     std::string& list = variable(name) == nullptr ? missing : given;
@@ -56,6 +57,13 @@ std::optional<Launch> ranks_of(const Variables& variable, const Names& names) {
       fail(quoted(name, variable(name)) + " and " + quoted(names.size, variable(names.size)) +
            ": a rank is less than their number");
   return launch;
+}
+
+/// By what the launcher tells of this host, or of how many there are.
+bool is_on_one_host(const Variables& variable, const Launch& launch) {
+  if (launch.launcher == kSlurm.launcher) return number(variable, "SLURM_STEP_NUM_NODES", 1, kMost).value_or(1) == 1;
+  if (launch.launcher == kTorchrun.launcher) return number(variable, "LOCAL_WORLD_SIZE", 1, kMost).value_or(launch.size) >= launch.size;
+  return launch.launcher != kOpenMpi.launcher || number(variable, "OMPI_COMM_WORLD_LOCAL_SIZE", 1, kMost).value_or(launch.size) >= launch.size;
 }
 
 void expect_agreement(const Launch& a, const Launch& b) {
@@ -92,6 +100,7 @@ Launch read_launch(const Variables& variable) {
   // srun under PMIx is one that MPI can be initialised in.
   launch.mpi = launch.mpi || (launch.launcher != "torchrun" && variable("PMIX_RANK") != nullptr);
   if (launch.launcher.empty()) return launch;
+  launch.one_host = is_on_one_host(variable, launch);
 
   const char* address = variable("MASTER_ADDR");
   if ((address == nullptr) != (variable("MASTER_PORT") == nullptr))

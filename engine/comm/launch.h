@@ -13,6 +13,7 @@ struct Launch {
   int rank = 0;
   int size = 1;                // 0: only MPI knows it and the rank
   int local_rank = 0;          // among the ranks of this host
+  bool one_host = true;        // unless the launcher says that there are ranks on others
   bool mpi = false;            // MPI can be initialised: Open MPI's or PMIx's variables are there
   std::string master_address;  // of rank 0, for the TCP rendezvous; empty: not given
   int master_port = 0;
@@ -26,6 +27,7 @@ using Variables = std::function<const char*(const char*)>;
 ///   OMPI_COMM_WORLD_RANK, OMPI_COMM_WORLD_SIZE, OMPI_COMM_WORLD_LOCAL_RANK    mpirun of Open MPI
 ///   SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, within a step (SLURM_STEP_ID)  srun
 ///   PMIX_RANK                                                         others with PMIx
+/// and LOCAL_WORLD_SIZE, OMPI_COMM_WORLD_LOCAL_SIZE, SLURM_STEP_NUM_NODES where they are there.
 /// MASTER_ADDR and MASTER_PORT count with every one of them. Throws std::runtime_error naming the variable that is
 /// missing, is no number, is out of range, or that two launchers give differently.
 Launch read_launch(const Variables& variable);

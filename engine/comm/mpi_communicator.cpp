@@ -232,7 +232,7 @@ std::string mpi_description() {
 }
 
 MpiPlace start_mpi(double seconds) {
-  const Alarm alarm(seconds, "MPI's start");
+  const Alarm alarm(seconds, "MPI's start (ranks.start_timeout)");
   int given = 0;
   check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &given), "MPI_Init_thread");
   if (given < MPI_THREAD_FUNNELED) throw std::runtime_error("MPI_Init_thread: this MPI knows no threads beside its own");

@@ -72,6 +72,9 @@ void check_list(const FieldSpec& spec, const Json& value, const std::string& ori
 
 /// Throws unless an ablation may vary the field.
 void require_variable(const FieldSpec& spec, const std::string& origin, const std::string& path) {
+  if (can_vary(spec) && !can_vary_between_arms(spec))
+    throw ConfigError(origin + ": " + path + ": " + in_quotes(spec.path) + " makes no difference between arms, each of which trains as one rank; "
+                      "start runs of their own with `sinkscope train`, and compare those");
   if (!can_vary(spec))
     throw ConfigError(origin + ": " + path + ": " + in_quotes(spec.path) + " cannot be varied; name one field, not " +
                       (spec.kind == FieldKind::section ? "a section of them" : "the run's own place"));

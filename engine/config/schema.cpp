@@ -62,7 +62,7 @@ std::string pointer_to(const FieldSpec& leaf) {
 Json axes_schema() {
   Json properties = Json::object(), overrides = Json::object();
   for (const FieldSpec* leaf : leaf_specs()) {
-    if (!can_vary(*leaf)) continue;
+    if (!can_vary_between_arms(*leaf)) continue;
     const Json field = {{"$ref", pointer_to(*leaf)}};
     overrides[leaf->path] = field;
     properties[leaf->path] = {{"type", "array"}, {"items", field}, {"minItems", 1}, {"uniqueItems", true}};

@@ -177,6 +177,8 @@ bool can_vary(const FieldSpec& spec) {
          spec.path != "output";
 }
 
+bool can_vary_between_arms(const FieldSpec& spec) { return can_vary(spec) && !spec.path.starts_with("ranks."); }
+
 void decode(const Json& tree, Config& config) { from_value(tree, config); }
 void decode(const Json& tree, ModelConfig& model) { from_value(tree, model); }
 

@@ -39,8 +39,9 @@ const FieldSpec* find_spec(const std::string& path);
 /// Every field that is no section, in order.
 const std::vector<const FieldSpec*>& leaf_specs();
 
-/// Whether an ablation may vary the field.
+/// Whether runs that are compared may vary the field; and the arms of an ablation, each of which trains as one rank.
 bool can_vary(const FieldSpec& spec);
+bool can_vary_between_arms(const FieldSpec& spec);
 
 /// Whether an entry of an ablation is a name for keys that change together: no key that can vary, with a list that holds
 /// an object.

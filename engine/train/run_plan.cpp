@@ -76,7 +76,7 @@ RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const Pr
   return plan;
 }
 
-RunPlan plan_run(const Config& config, int ranks) {
+RunPlan plan_run(const Config& config, int ranks, bool one_host) {
   const bool absent = dataset_absent(config.data);
   if (absent && config.model.vocab_size == 0)
     throw ConfigError(config.name + ": there is no dataset (" +
@@ -91,7 +91,7 @@ RunPlan plan_run(const Config& config, int ranks) {
     completed = run_config(config, dataset);
   }
   const std::vector<ProbeSet> sets = run_probe_sets(completed, dataset);
-  RunPlan plan = plan_of(completed, dataset, sets, ranks);
+  RunPlan plan = plan_of(completed, dataset, sets, ranks, one_host);
   plan.dataset_absent = absent;
   if (plan.backend.device == Device::cpu) {
     plan.memory_available = ops_of(completed, 0, false)->memory_available();
@@ -99,7 +99,7 @@ RunPlan plan_run(const Config& config, int ranks) {
   }
   if (!cuda_devices(&plan.no_gpu).empty()) {
     const std::unique_ptr<Ops> ops = ops_of(completed, 0, false);  // a plan leaves nothing on the disk
-    expect_fit_of(*ops, completed, sets, ranks, true);
+    expect_fit_of(*ops, completed, sets, ranks, one_host);
     plan.memory_available = ops->memory_available();
   }
   return plan;

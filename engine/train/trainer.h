@@ -76,7 +76,7 @@ struct RunPlan {
 };
 /// Throws what train would throw about config and dataset, on a machine with a GPU also when the run does not fit
 /// into its free memory. (One for a CPU may be meant for another machine.)
-RunPlan plan_run(const Config& config, int ranks = 1);
+RunPlan plan_run(const Config& config, int ranks = 1, bool one_host = true);
 
 /// The plan of a config that `dataset` completes; without memory_available and no_gpu.
 RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const ProbeSet> sets, int ranks = 1, bool one_host = true);

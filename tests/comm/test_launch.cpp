@@ -1,5 +1,7 @@
 #include <map>
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include "engine/comm/launch.h"
 #include "tests/catch.h"
@@ -64,6 +66,20 @@ TEST_CASE("each launcher's variables give rank, size and local rank") {
   CHECK(read(with(kTorchrun, {{"TORCHELASTIC_USE_AGENT_STORE", "True"}})).master_port == 29501);
   CHECK(read({{"PMIX_RANK", "2"}}).size == 0);
   CHECK(read({{"PMIX_RANK", "2"}}).mpi);
+}
+
+TEST_CASE("ranks are on one host unless their launcher tells of others") {
+  const std::vector<std::tuple<Environment, const char*, const char*, const char*>> cases = {
+      {kTorchrun, "LOCAL_WORLD_SIZE", "8", "4"}, {kOpenMpi, "OMPI_COMM_WORLD_LOCAL_SIZE", "8", "4"}, {kSlurm, "SLURM_STEP_NUM_NODES", "1", "2"}};
+  for (const auto& [environment, variable, all, several] : cases) {
+    INFO(variable);
+    CHECK(read(environment).one_host);
+    CHECK(read(with(environment, {{variable, all}})).one_host);
+    CHECK_FALSE(read(with(environment, {{variable, several}})).one_host);
+    CHECK(error_of(with(environment, {{variable, "few"}})) == "launch: " + std::string(variable) + "=\"few\": expected a whole number from 1 to 1048576");
+  }
+  CHECK(read({{"LOCAL_WORLD_SIZE", "few"}}).one_host);
+  CHECK(read({{"PMIX_RANK", "2"}}).one_host);
 }
 
 TEST_CASE("a batch script of Slurm, outside of any step, is no rank") {

@@ -367,6 +367,8 @@ TEST_CASE("impossible ablations are refused") {
                     R"(test.json: ablation.x[0]: unknown key "train.sed"; did you mean "train.seed"?)");
   CHECK_THROWS_WITH(parse(R"({"ablation": {"x": [{"model": {"layers": 3}}]}})"),
                     R"(test.json: ablation.x[0]: "model" cannot be varied; name one field, not a section of them)");
+  for (const char* axis : {R"("ranks.shard": ["none", "optimizer"])", R"("x": [{"ranks.shard": "none"}])"})
+    CHECK(sinkscope::test::contains(sinkscope::test::message_of([&] { parse(std::string(R"({"ablation": {)") + axis + "}}"); }), R"("ranks.shard" makes no difference between arms, each of which trains as one rank)"));
   CHECK_THROWS_WITH(
       parse(R"({"ablation": {"x": [{"train.seed": 3}, 4]}})"),
       "test.json: ablation.x[1]: expected an object of one dotted key or more, which change together, with the "

@@ -352,6 +352,30 @@ TEST_CASE("a dry run plans for GPUs that are not here") {
   CHECK(place.run(dry_run + "3").status == 1);
 }
 
+TEST_CASE("under a launcher one rank tells the plan, of all its hosts, and what a launcher does not go with is refused") {
+  const Workplace place;
+  const auto of = [](int rank, const std::string& more = "") {
+    return "RANK=" + std::to_string(rank) + " LOCAL_RANK=0 WORLD_SIZE=4 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 " + more;
+  };
+  const std::string dry_run = "train config.json --dry-run --set device=cuda";
+  const Outcome first = place.run(dry_run, of(0)), other = place.run(dry_run, of(3)), hosts = place.run(dry_run, of(0, "LOCAL_WORLD_SIZE=2 "));
+  INFO(first.output);
+  CHECK(first.status == 0);
+  CHECK(contains(first.output, "gradients on their way"));
+  CHECK(other.status == 0);
+  CHECK(other.output.empty());
+  CHECK(hosts.status == 0);
+  CHECK(contains(hosts.output, "gradients      own share"));
+  CHECK_FALSE(contains(hosts.output, "on their way"));
+  CHECK(place.run(dry_run + " --gpus 4", of(0)).status == 0);
+  const Outcome more = place.run(dry_run + " --gpus 8", of(0));
+  CHECK(more.status == 1);
+  CHECK(contains(more.output, "--gpus 8 is for training without a launcher, and torchrun has started 4 ranks; leave it out"));
+  const Outcome arms = place.run("ablate config.json --set 'ablation={\"data.bos\": [\"none\", \"sequence\"]}' --dry-run", of(0));
+  CHECK(arms.status == 1);
+  CHECK(contains(arms.output, "ablate trains each arm as one rank, and torchrun has started several"));
+}
+
 TEST_CASE("a dry run needs no dataset where the vocabulary is given, and hides no damaged one") {
   const Workplace place;
   const std::string dry_run = "train config.json --dry-run --set data.bos=sequence --set model.vocab_size=384";

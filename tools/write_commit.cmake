@@ -1,0 +1,17 @@
+# Writes HEADER with the commit of SOURCE, where it is another than the one that stands there: GIT -DSOURCE -DHEADER.
+set(commit "unknown")
+if(GIT)
+  execute_process(COMMAND "${GIT}" describe --always --dirty=+ --match= --abbrev=7 WORKING_DIRECTORY "${SOURCE}"
+    OUTPUT_VARIABLE described OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE failed)
+  if(failed EQUAL 0)
+    set(commit "${described}")
+  endif()
+endif()
+set(text "// Written by the build.\n#pragma once\n\n#define SINKSCOPE_COMMIT \"${commit}\"\n")
+set(before "")
+if(EXISTS "${HEADER}")
+  file(READ "${HEADER}" before)
+endif()
+if(NOT before STREQUAL text)
+  file(WRITE "${HEADER}" "${text}")
+endif()
