@@ -145,6 +145,9 @@ TEST_CASE("what is sharded over ranks is planned once a rank") {
   expect("ranks.reduce_dtype=fp32", half, 2 * 4 + 2);
   expect("ranks.reduce_dtype=bf16", half, 2 * 2 + 2);
   expect("ranks.reduce_dtype=fp32", whole_numbers, 2 * 4 + 4);
+  const ParameterLayout tied(small({"model.tied_embedding=true"}).model);  // whose first section is the largest
+  CHECK(tied.sections().front().size > 2 * tied.sections().back().size);
+  CHECK(carried_bytes(tied, small({}).ranks, 4, DType::bf16).shared >= 2 * static_cast<std::size_t>(tied.sections().front().size));
   const Backend hosts{.device = Device::cuda, .compute = DType::bf16, .ranks = 4, .one_host = false};
   const Config across = small({"ranks.shard=gradients"});
   CHECK(by_arena(run_memory(across, set_extents(across), hosts)).at("backend") == kernels.at("backend"));
