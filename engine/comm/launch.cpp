@@ -21,7 +21,7 @@ constexpr Names kTorchrun{"torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK"};
 constexpr Names kOpenMpi{"Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"};
 constexpr Names kSlurm{"Slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"};
 
-constexpr int kMost = 1 << 20;  // ranks
+constexpr int kMostRanks = 1 << 20;  // ranks
 
 [[noreturn]] void fail(const std::string& message) { throw std::runtime_error("launch: " + message); }
 
@@ -49,11 +49,11 @@ std::optional<Launch> ranks_of(const Variables& variable, const Names& names) {
   if (!missing.empty()) fail("the environment has " + given + " and not " + missing + "; give all of them or none");
   Launch launch;
   launch.launcher = names.launcher;
-  launch.size = number(variable, names.size, 1, kMost).value();
-  launch.rank = number(variable, names.rank, 0, kMost).value();
-  launch.local_rank = number(variable, names.local_rank, 0, kMost).value();
+  launch.size = number(variable, names.size, 1, kMostRanks).value();
+  launch.rank = number(variable, names.rank, 0, kMostRanks).value();
+  launch.local_rank = number(variable, names.local_rank, 0, kMostRanks).value();
   for (const char* name : {names.rank, names.local_rank})
-    if (number(variable, name, 0, kMost).value() >= launch.size)
+    if (number(variable, name, 0, kMostRanks).value() >= launch.size)
       fail(quoted(name, variable(name)) + " and " + quoted(names.size, variable(names.size)) +
            ": a rank is less than their number");
   return launch;
@@ -61,9 +61,9 @@ std::optional<Launch> ranks_of(const Variables& variable, const Names& names) {
 
 /// By what the launcher tells of this host, or of how many there are.
 bool is_on_one_host(const Variables& variable, const Launch& launch) {
-  if (launch.launcher == kSlurm.launcher) return number(variable, "SLURM_STEP_NUM_NODES", 1, kMost).value_or(1) == 1;
-  if (launch.launcher == kTorchrun.launcher) return number(variable, "LOCAL_WORLD_SIZE", 1, kMost).value_or(launch.size) >= launch.size;
-  return launch.launcher != kOpenMpi.launcher || number(variable, "OMPI_COMM_WORLD_LOCAL_SIZE", 1, kMost).value_or(launch.size) >= launch.size;
+  if (launch.launcher == kSlurm.launcher) return number(variable, "SLURM_STEP_NUM_NODES", 1, kMostRanks).value_or(1) == 1;
+  if (launch.launcher == kTorchrun.launcher) return number(variable, "LOCAL_WORLD_SIZE", 1, kMostRanks).value_or(launch.size) >= launch.size;
+  return launch.launcher != kOpenMpi.launcher || number(variable, "OMPI_COMM_WORLD_LOCAL_SIZE", 1, kMostRanks).value_or(launch.size) >= launch.size;
 }
 
 void expect_agreement(const Launch& a, const Launch& b) {
