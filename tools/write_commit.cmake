@@ -1,4 +1,5 @@
-# Writes HEADER with the commit of SOURCE, where it is another than the one that stands there: GIT -DSOURCE -DHEADER.
+# cmake -DGIT=PROGRAM -DSOURCE=FOLDER -DHEADER=FILE -P write_commit.cmake: the commit of a source folder, with a + where files differ from it,
+# as a header, which is left alone where it says so already.
 set(commit "unknown")
 if(GIT)
   execute_process(COMMAND "${GIT}" describe --always --dirty=+ --match= --abbrev=7 WORKING_DIRECTORY "${SOURCE}"

@@ -21,7 +21,7 @@ constexpr Names kTorchrun{"torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK"};
 constexpr Names kOpenMpi{"Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"};
 constexpr Names kSlurm{"Slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"};
 
-constexpr int kMostRanks = 1 << 20;  // ranks
+constexpr int kMostRanks = 1 << 20;
 
 [[noreturn]] void fail(const std::string& message) { throw std::runtime_error("launch: " + message); }
 

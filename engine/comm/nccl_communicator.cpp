@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "engine/comm/backends.h"
+#include "engine/comm/nccl_error.h"
 #include "engine/comm/nccl_window.h"
 #include "engine/comm/world.h"
 #include "kernels/cuda/cuda_ops.h"
@@ -123,15 +124,15 @@ class NcclCommunicator final : public Communicator {
 
   /// Of a mark whose event another has taken since, that one's: it comes later.
   void join(std::int64_t mark) override {
-    take(reduced_, mark);
-    take(shared_, mark);
+    add_up(mark);
+    unpack(mark);
     check_cuda(cudaStreamWaitEvent(ops_stream_, event_of(mark), 0), "cudaStreamWaitEvent");
     joined_ = true;
   }
 
   void finish() override {
-    take(reduced_, next_mark_);
-    take(shared_, next_mark_);
+    add_up(next_mark_);
+    unpack(next_mark_);
     order();
     if (started_ && !joined_) poll(ready_);  // this rank's own work, which is no wait for others
     started_ = joined_ = false;
@@ -234,6 +235,7 @@ class NcclCommunicator final : public Communicator {
 
   /// The ranks' parts of all stretches change places, after they have been packed on the Ops' stream.
   void start_exchange(std::span<const Stretch> stretches, DType wire) {
+    add_up(next_mark_);
     prepare(reduced_, stretches, wire, 2);
     if (reduced_.pitch == 0) return;
     const std::size_t half = reduced_.row_bytes() * static_cast<std::size_t>(size());
@@ -249,6 +251,7 @@ class NcclCommunicator final : public Communicator {
 
   /// Every rank's row comes to all of them.
   void start_spreading(std::span<const Stretch> stretches) {
+    unpack(next_mark_);
     prepare(shared_, stretches, stretches.empty() ? DType::f32 : stretches.front().x.dtype, 1);
     if (shared_.pitch == 0) return;
     std::byte* own = shared_.window.data() + shared_.row_bytes() * static_cast<std::size_t>(rank());
@@ -262,7 +265,6 @@ class NcclCommunicator final : public Communicator {
   }
 
   void prepare(Carried& carried, std::span<const Stretch> stretches, DType dtype, std::size_t copies) {
-    take(carried, next_mark_);
     carried.dtype = dtype;
     carried.pitch = 0;
     for (const Stretch& stretch : stretches) carried.pitch += line_elements(stretch.part);
@@ -278,22 +280,30 @@ class NcclCommunicator final : public Communicator {
     carried.mark = next_mark_;
   }
 
-  /// What the mark stands for of it comes out of the window, on the Ops' stream: sums of what was exchanged, or what ranks share.
-  void take(Carried& carried, std::int64_t mark) {
+  /// Calls work, which enqueues on the Ops' stream what takes the stretches out of the window, with each of them and its place in the rows
+  /// from `begin` on, if the mark stands for them.
+  template <class Work>
+  void take(Carried& carried, std::int64_t mark, std::byte* begin, const Work& work) {
     if (carried.stretches.empty() || mark < carried.mark) return;
     check_cuda(cudaStreamWaitEvent(ops_stream_, carried.there, 0), "cudaStreamWaitEvent");
     joined_ = true;
-    if (&carried == &reduced_)
-      reduced_.for_each(reduced_.window.data() + reduced_.row_bytes() * static_cast<std::size_t>(size()), [&](const Stretch& stretch, std::byte* rows) {
-        const Tensor own = stretch.of(rank());
-        cuda::add_in_rank_order(ops_stream_, stretch.kept(rank()).as<float>(), own.as<float>(), rows_of(reduced_, rows), own.size());
-      });
-    else
-      shared_.for_each(shared_.window.data(), [&](const Stretch& stretch, std::byte* rows) {
-        cuda::unpack_parts(ops_stream_, stretch.x.data, stretch.x.size(), stretch.part, rows_of(shared_, rows));
-      });
+    carried.for_each(begin, work);
     check_cuda(cudaGetLastError(), "NCCL");
     carried.stretches.clear();
+  }
+
+  void add_up(std::int64_t mark) {
+    std::byte* received = reduced_.window.data() + reduced_.row_bytes() * static_cast<std::size_t>(size());
+    take(reduced_, mark, received, [&](const Stretch& stretch, std::byte* rows) {
+      const Tensor own = stretch.of(rank());
+      cuda::add_in_rank_order(ops_stream_, stretch.kept(rank()).as<float>(), own.as<float>(), rows_of(reduced_, rows), own.size());
+    });
+  }
+
+  void unpack(std::int64_t mark) {
+    take(shared_, mark, shared_.window.data(), [&](const Stretch& stretch, std::byte* rows) {
+      cuda::unpack_parts(ops_stream_, stretch.x.data, stretch.x.size(), stretch.part, rows_of(shared_, rows));
+    });
   }
 
   cuda::WireRows rows_of(const Carried& carried, std::byte* rows) const {
@@ -473,13 +483,6 @@ class NcclCommunicator final : public Communicator {
 };
 
 }  // namespace
-
-void check_nccl(ncclResult_t status, const char* call, ncclComm_t communicator) {
-  if (status == ncclSuccess) return;
-  const char* detail = ncclGetLastError(communicator);
-  throw std::runtime_error(std::string(call) + ": " + ncclGetErrorString(status) +
-                           (detail != nullptr && *detail != '\0' ? std::string(": ") + detail : std::string()));
-}
 
 std::string nccl_description() {
   int version = 0;

@@ -1,5 +1,7 @@
 #include "engine/comm/nccl_window.h"
 
+#include "engine/comm/nccl_error.h"
+
 namespace sinkscope {
 
 bool prefer_copy_engines(ncclConfig_t& config) {

@@ -8,9 +8,6 @@
 
 namespace sinkscope {
 
-/// Throws std::runtime_error naming the call, with what NCCL says.
-void check_nccl(ncclResult_t status, const char* call, ncclComm_t communicator = nullptr);
-
 /// Whether this NCCL has them; a communicator made with `config` takes them where a call's arrays lie in windows.
 bool prefer_copy_engines(ncclConfig_t& config);
 

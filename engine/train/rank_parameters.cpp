@@ -41,8 +41,7 @@ Tensor RankParameters::own() const {
 void RankParameters::changed() {
   places_.clear();
   if (!dealt_ || by_section_) return;
-  travels_ = true;
-  stale_ = late_;
+  new_ = late_ ? New::waiting : New::under_way;
   if (late_) return;
   std::vector<Stretch> stretches;
   for (std::int64_t section = 0; section < std::ssize(decoder_->layout().sections()); ++section) share(section, stretches);
@@ -102,17 +101,15 @@ void RankParameters::expect(std::int64_t section) {
 
 /// By section the host waits for other ranks here, where it is known to, not for what the pass computed.
 void RankParameters::end_forward() {
-  stale_ = false;
+  if (new_ == New::waiting) new_ = New::under_way;
   if (by_section_) ranks_->finish();
 }
 
 void RankParameters::settle() {
-  if (!travels_) return;
-  if (stale_) {
+  if (new_ == New::here) return;
+  if (new_ == New::waiting)
     for (std::int64_t section = 0; section < std::ssize(decoder_->layout().sections()); ++section) need(section);
-    stale_ = false;
-  }
-  travels_ = false;
+  new_ = New::here;
   ranks_->finish();
 }
 

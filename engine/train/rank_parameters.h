@@ -46,7 +46,7 @@ class RankParameters final : public ParameterSource {
   /// other ranks, since a copy to it would wait unseen. On all ranks alike.
   void looked_into(const std::function<void()>& passes);
 
-  bool has_all() const override { return !by_section_ && !stale_; }
+  bool has_all() const override { return !by_section_ && new_ != New::waiting; }
   void begin_forward() override;
   void need(std::int64_t section) override;
   void expect(std::int64_t section) override;
@@ -71,8 +71,7 @@ class RankParameters final : public ParameterSource {
   Arena arena_;
   std::size_t own_ = 0;                 // (share) real, where the ranks divide anything
   std::map<const void*, Held> places_;  // by their address
-  bool stale_ = false;                  // late, and no forward pass since changed()
-  bool travels_ = false;                // since changed()
+  enum class New { here, under_way, waiting } new_ = New::here;  // parameters since changed(), not by section; late ones wait for a forward pass
   bool leads_others_ = false, looked_into_ = false;
 };
 

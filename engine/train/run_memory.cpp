@@ -38,14 +38,16 @@ Config with_micro_batch(Config config, std::int64_t micro_batch) {
 
 }  // namespace
 
-Backend backend_of(const Config& config) {
+Backend backend_of(const Config& config, int ranks, bool one_host) {
   if (config.device == Device::cuda || (config.device == Device::automatic && !cuda_devices().empty()))
     return {.device = Device::cuda,
             .compute = config.precision == Precision::fp32 ? DType::f32 : DType::bf16,
-            .fp8 = config.precision == Precision::fp8};
+            .fp8 = config.precision == Precision::fp8,
+            .ranks = ranks,
+            .one_host = one_host};
   if (config.precision == Precision::bf16)
     throw ConfigError("precision is \"bf16\", and the CPU computes in fp32; expected \"fp32\" or \"auto\"");
-  return {.fp8 = config.precision == Precision::fp8};
+  return {.fp8 = config.precision == Precision::fp8, .ranks = ranks, .one_host = one_host};
 }
 
 DecoderOptions decoder_options(const Config& config, const Backend& backend) {

@@ -28,7 +28,7 @@ struct Backend {
 
 /// That of a config; `auto` is a GPU where this build and machine have one, "cuda" a GPU even where they have
 /// none. Throws ConfigError for bf16 on the CPU.
-Backend backend_of(const Config& config);
+Backend backend_of(const Config& config, int ranks = 1, bool one_host = true);
 
 /// The decoder options a run of this (completed) config uses on a backend.
 DecoderOptions decoder_options(const Config& config, const Backend& backend);

@@ -33,10 +33,7 @@ std::unique_ptr<Ops> ops_of(const Config& config, int local_rank, bool computes)
 }
 
 void expect_fit_of(const Ops& ops, const Config& config, std::span<const ProbeSet> sets, int ranks, bool one_host) {
-  Backend backend = backend_of(config);
-  backend.ranks = ranks;
-  backend.one_host = one_host;
-  if (const auto available = ops.memory_available()) expect_fit(config_of_rank(config, ranks), sets, backend, *available);
+  if (const auto available = ops.memory_available()) expect_fit(config_of_rank(config, ranks), sets, backend_of(config, ranks, one_host), *available);
 }
 
 }  // namespace
@@ -56,9 +53,7 @@ std::string device_description(const Config& config, const Ops& ops) {
 }
 
 DecoderOptions decoder_options(const Config& config, int ranks) {
-  Backend backend = backend_of(config);
-  backend.ranks = ranks;
-  return decoder_options(config_of_rank(config, ranks), backend);
+  return decoder_options(config_of_rank(config, ranks), backend_of(config, ranks));
 }
 
 RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const ProbeSet> sets, int ranks, bool one_host) {
@@ -69,9 +64,7 @@ RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const Pr
   plan.tokens_per_step = config.train.micro_batch * config.train.gradient_accumulation * config.train.sequence_length;
   plan.train_tokens = dataset.train ? dataset.train->size() : 0;
   plan.dataset_fingerprint = dataset.fingerprint;
-  plan.backend = backend_of(config);
-  plan.backend.ranks = ranks;
-  plan.backend.one_host = one_host;
+  plan.backend = backend_of(config, ranks, one_host);
   plan.memory = run_memory(config_of_rank(config, ranks), sets, plan.backend);
   return plan;
 }

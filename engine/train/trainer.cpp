@@ -143,9 +143,7 @@ Run::Run(const Config& config, TrainOptions options, World& world)
                         "has one of " + std::to_string(set.length) + " tokens (probe set \"" + set.name + "\")");
     causal_tests_.emplace(*ops_, decoder_, causal_options(config_.probes));
   }
-  Backend backend = backend_of(config_);
-  backend.ranks = world.size();
-  ops_->reserve(backend_extents(config_of_rank(config_, world.size()), probe_sets_, backend, world.rank()));
+  ops_->reserve(backend_extents(config_of_rank(config_, world.size()), probe_sets_, backend_of(config_, world.size()), world.rank()));
   if (dataset_.tokenizer == "byte")
     tokenizer_ = make_byte_tokenizer();
   else if (!dataset_.tokenizer_path.empty())

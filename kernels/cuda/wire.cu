@@ -13,31 +13,6 @@ bool aligned(const void* a, const void* b) {
   return (reinterpret_cast<std::uintptr_t>(a) | reinterpret_cast<std::uintptr_t>(b)) % 16 == 0;
 }
 
-template <class To, class From, bool Aligned>
-__global__ void __launch_bounds__(kThreads) convert_kernel(To* out, const From* in, std::int64_t n) {
-  const std::int64_t stride = std::int64_t{gridDim.x} * kThreads * kVector;
-  for (std::int64_t i = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector; i < n; i += stride) {
-    float v[kVector];
-    if (Aligned && i + kVector <= n) {
-      load_vector(in + i, v);
-      store_vector(out + i, v);
-    } else {
-      load_some<false>(in + i, n - i, v);
-      store_some<false>(out + i, n - i, v);
-    }
-  }
-}
-
-template <class To, class From>
-void convert(cudaStream_t stream, To* out, const From* in, std::int64_t n) {
-  if (n == 0) return;
-  const unsigned blocks = grid_of(n, kThreads * kVector, kBlocks);
-  if (aligned(out, in))
-    convert_kernel<To, From, true><<<blocks, kThreads, 0, stream>>>(out, in, n);
-  else
-    convert_kernel<To, From, false><<<blocks, kThreads, 0, stream>>>(out, in, n);
-}
-
 /// Rows of a whole that is dealt to ranks: row r has elements [r * part, (r + 1) * part), as far as there are n.
 struct Parts {
   std::int64_t n, part;
@@ -90,23 +65,37 @@ void copy_rows(cudaStream_t stream, void* to, std::int64_t to_pitch, const void*
     copy(std::uint16_t{});
 }
 
-/// Block (of elements, rank).
-template <bool Aligned>
-__global__ void __launch_bounds__(kThreads) round_rows_kernel(bf16* rows, std::int64_t pitch, const float* x, Parts parts) {
+/// The same of elements, from type to type; block (of elements, rank).
+template <class To, class From, bool Aligned>
+__global__ void __launch_bounds__(kThreads) convert_rows_kernel(To* to, std::int64_t to_pitch, const From* from, std::int64_t from_pitch, Parts parts) {
   const int rank = static_cast<int>(blockIdx.y);
-  const float* in = x + rank * parts.part;
-  bf16* row = rows + rank * pitch;
   const std::int64_t count = parts.size_of(rank), stride = std::int64_t{gridDim.x} * kThreads * kVector;
+  to += rank * to_pitch;
+  from += rank * from_pitch;
   for (std::int64_t i = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector; i < count; i += stride) {
     float v[kVector];
     if (Aligned && i + kVector <= count) {
-      load_vector(in + i, v);
-      store_vector(row + i, v);
+      load_vector(from + i, v);
+      store_vector(to + i, v);
     } else {
-      load_some<false>(in + i, count - i, v);
-      store_some<false>(row + i, count - i, v);
+      load_some<false>(from + i, count - i, v);
+      store_some<false>(to + i, count - i, v);
     }
   }
+}
+
+template <class To, class From>
+void convert_rows(cudaStream_t stream, To* to, std::int64_t to_pitch, const From* from, std::int64_t from_pitch, const Parts& parts, int ranks) {
+  const dim3 blocks = blocks_of(parts.part, kThreads * kVector, ranks);
+  if (aligned(to, from) && (ranks == 1 || (to_pitch % kVector == 0 && from_pitch % kVector == 0)))
+    convert_rows_kernel<To, From, true><<<blocks, kThreads, 0, stream>>>(to, to_pitch, from, from_pitch, parts);
+  else
+    convert_rows_kernel<To, From, false><<<blocks, kThreads, 0, stream>>>(to, to_pitch, from, from_pitch, parts);
+}
+
+template <class To, class From>
+void convert(cudaStream_t stream, To* to, const From* from, std::int64_t n) {
+  if (n > 0) convert_rows(stream, to, n, from, n, {.n = n, .part = n, .left_out = -1}, 1);
 }
 
 template <class From, bool Aligned>
@@ -152,13 +141,10 @@ void from_wire(cudaStream_t stream, float* x, const void* wire, std::int64_t n) 
 void pack_parts(cudaStream_t stream, const WireRows& rows, const float* x, std::int64_t n, std::int64_t part) {
   if (n == 0) return;
   const Parts parts{.n = n, .part = part, .left_out = rows.mine};
-  if (rows.dtype != DType::bf16) return copy_rows(stream, rows.data, rows.pitch, x, part, parts, sizeof(float), rows.ranks);
-  const dim3 blocks = blocks_of(part, kThreads * kVector, rows.ranks);
-  auto* to = static_cast<bf16*>(rows.data);
-  if (aligned(rows.data, x) && part % kVector == 0 && rows.pitch % kVector == 0)
-    round_rows_kernel<true><<<blocks, kThreads, 0, stream>>>(to, rows.pitch, x, parts);
+  if (rows.dtype == DType::bf16)
+    convert_rows(stream, static_cast<bf16*>(rows.data), rows.pitch, x, part, parts, rows.ranks);
   else
-    round_rows_kernel<false><<<blocks, kThreads, 0, stream>>>(to, rows.pitch, x, parts);
+    copy_rows(stream, rows.data, rows.pitch, x, part, parts, sizeof(float), rows.ranks);
 }
 
 void unpack_parts(cudaStream_t stream, void* x, std::int64_t n, std::int64_t part, const WireRows& rows) {

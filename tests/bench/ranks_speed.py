@@ -5,7 +5,7 @@ usage: ranks_speed.py SINKSCOPE [--ranks N ...] [--model gpt2-124m|gpt2-350m|lla
                       [--steps N] [--torch]
 
 Trains a config of the repository on random bytes of its own texts: on one GPU, on as many at once each for itself, then on each number of ranks with everything on
-each, with the optimizer's state sharded, with gradients too, with parameters too, and with gradients in bf16 on their way; tokens/s are
+each, with the optimizer's state sharded, with gradients too, with parameters too, with gradients in bf16 on their way, and by NCCL's kernels instead of copy engines; tokens/s are
 medians of the last half of the steps. --torch also times torch_step.py on as many, under torchrun, with DistributedDataParallel and FSDP2. One table last; exit status 1 where a number of ranks has less than 95 % of
 that many times one GPU's tokens/s.
 """
@@ -36,7 +36,8 @@ MODELS = {
 # Settings of the config's `ranks`.
 WAYS = {"none": {"shard": "none"}, "optimizer": {"shard": "optimizer"}, "gradients": {"shard": "gradients"}, "parameters": {"shard": "parameters"},
         "bf16": {"shard": "none", "reduce_dtype": "bf16"}, "optimizer-bf16": {"shard": "optimizer", "reduce_dtype": "bf16"},
-        "parameters-bf16": {"shard": "parameters", "reduce_dtype": "bf16"}}
+        "parameters-bf16": {"shard": "parameters", "reduce_dtype": "bf16"},
+        "optimizer-kernels": {"shard": "optimizer", "copy_engines": False}, "parameters-kernels": {"shard": "parameters", "copy_engines": False}}
 
 
 def tokenize(program, folder):
