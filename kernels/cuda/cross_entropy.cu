@@ -1,5 +1,5 @@
 // Softmax cross-entropy: one block a row of logits, which are overwritten by their gradient. Few large blocks, so that a row is
-// still in the second-level cache when it is read again.
+// still in the second-level cache when it is read again; sm90/ has one that reads it once.
 #include <cmath>
 
 #include "kernels/check.h"
@@ -7,6 +7,7 @@
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/sm90/cross_entropy.h"
 #include "kernels/cuda/vec.cuh"
 
 namespace sinkscope {
@@ -87,6 +88,15 @@ void CudaOps::cross_entropy(const CrossEntropy& args) {
   check.shape("targets", args.targets, DType::i32, {N});
   check.shape("losses", args.losses, DType::f32, {N});
   if (N == 0) return;
+#ifdef SINKSCOPE_SM90A
+  using cuda::sm90::kLongestRow, cuda::sm90::kShortestRow;
+  if (real_ == DType::bf16 && has_sm90() && V >= kShortestRow && V <= kLongestRow && cuda::vector_rows(V, cuda::pointer<cuda::bf16>(args.logits)) &&
+      args.scale >= 0) {
+    cuda::sm90::cross_entropy(stream_, properties_.multiProcessorCount, args.logits.data, cuda::pointer<const std::int32_t>(args.targets),
+                              cuda::pointer<float>(args.losses), N, V, args.gradient, args.scale);
+    return;
+  }
+#endif
   cuda::with_real(real_, [&]<class T>(T) {
     auto* logits = cuda::pointer<T>(args.logits);
     cuda::with_bool(cuda::vector_rows(V, logits), [&](auto aligned) {

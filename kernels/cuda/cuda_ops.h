@@ -186,7 +186,9 @@ class CudaOps final : public Ops {
   struct ChunkTable;
   const ChunkTable& chunk_table(const char* op, std::span<const Segment> segments, std::int64_t size);
 
-  /// Whether this build and this GPU have the attention of sm90/ for heads of `head_dim`.
+  /// Whether this build and this GPU have the kernels of sm90/.
+  bool has_sm90() const;
+  /// Whether they have its attention for heads of `head_dim`.
   bool has_sm90_attention(std::int64_t head_dim) const;
 
   int device_ = 0;

@@ -85,13 +85,15 @@ CudaOps::~CudaOps() {
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
-bool CudaOps::has_sm90_attention([[maybe_unused]] std::int64_t head_dim) const {
+bool CudaOps::has_sm90() const {
 #ifdef SINKSCOPE_SM90A
-  return properties_.major == 9 && properties_.minor == 0 && (head_dim == 64 || head_dim == 128);
+  return properties_.major == 9 && properties_.minor == 0;
 #else
   return false;
 #endif
 }
+
+bool CudaOps::has_sm90_attention(std::int64_t head_dim) const { return has_sm90() && (head_dim == 64 || head_dim == 128); }
 
 std::string CudaOps::device_name() const { return "cuda"; }
 

@@ -182,15 +182,11 @@ Algorithm CudaOps::fastest(const char* op, const Plan& plan, const Product& prod
           })->algorithm;
 }
 
-bool CudaOps::has_own_kernel([[maybe_unused]] const Product& p) const {
-#ifdef SINKSCOPE_SM90A
+bool CudaOps::has_own_kernel(const Product& p) const {
   // Rows of every operand begin at multiples of 16 bytes.
   const bool gated = p.epilogue == ProductEpilogue::swiglu;
-  return p.epilogue != ProductEpilogue::none && real_ == DType::bf16 && properties_.major == 9 && properties_.minor == 0 &&
-         p.alignment >= 16 && p.k % 8 == 0 && p.m % (gated ? 16 : 8) == 0;
-#else
-  return false;
-#endif
+  return p.epilogue != ProductEpilogue::none && real_ == DType::bf16 && has_sm90() && p.alignment >= 16 && p.k % 8 == 0 &&
+         p.m % (gated ? 16 : 8) == 0;
 }
 
 void CudaOps::run_own_kernel([[maybe_unused]] const Product& p, [[maybe_unused]] const Operands& operands) {

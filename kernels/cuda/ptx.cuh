@@ -58,6 +58,13 @@ __device__ inline float exp2_approximate(float x) {
   return y;
 }
 
+/// The larger of each two bf16, of a number and a NaN the number.
+__device__ inline std::uint32_t max_bf16(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t larger;
+  asm("max.bf16x2 %0, %1, %2;\n" : "=r"(larger) : "r"(a), "r"(b));
+  return larger;
+}
+
 /// 1 / x to about a unit in the last place; 0 for infinities.
 __device__ inline float reciprocal_approximate(float x) {
   float y;
