@@ -131,6 +131,22 @@ std::int64_t check_rope(const Check& check, const Rope& args, DType real) {
   return check_rotation(check, "qkv", args.qkv, {args.width, args.theta, args.first_index});
 }
 
+NormForward looked_up_norm(const Check& check, const EmbeddingForward& args) {
+  NormForward norm = args.norm;
+  check.that(!norm.x && !norm.delta && !norm.sum, "norm", "has rows of its own, expected none: it is of those that are looked up");
+  norm.x = args.out;
+  return norm;
+}
+
+Rope rope_back(const AttentionBackward& args) {
+  return {.qkv = args.dqkv,
+          .heads = args.query_heads + args.kv_heads,
+          .width = args.rotation->width,
+          .theta = args.rotation->theta,
+          .inverse = true,
+          .first_index = args.rotation->first_index};
+}
+
 void check_activated(const Check& check, const LinearForward& args, std::int64_t rows, std::int64_t outputs, DType real) {
   check.optional_shape("gelu", args.gelu, real, {rows, outputs});
   if (!args.swiglu) return;

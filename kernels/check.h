@@ -16,6 +16,9 @@ struct NormSums;
 struct RowL2;
 struct DirectionSums;
 struct AbsStatistics;
+struct AttentionBackward;
+struct EmbeddingForward;
+struct NormForward;
 struct Rope;
 struct Rotation;
 struct LinearBackward;
@@ -118,5 +121,9 @@ void check_fp8(const Check& check, const LinearBackward& args);
 std::int64_t check_rotation(const Check& check, const char* name, const Tensor& heads, const Rotation& rotation);
 /// Of Rope, its other arguments checked too.
 std::int64_t check_rope(const Check& check, const Rope& args, DType real);
+/// The norm of EmbeddingForward, of the rows that it looks up.
+NormForward looked_up_norm(const Check& check, const EmbeddingForward& args);
+/// What rotates the gradient of queries and keys back, by args.rotation.
+Rope rope_back(const AttentionBackward& args);
 
 }  // namespace sinkscope

@@ -33,12 +33,31 @@ namespace sinkscope {
 enum class NormKind : std::uint8_t { layernorm, rmsnorm };
 enum class GeluKind : std::uint8_t { tanh, erf };
 
-/// out[n,:] = wte[tokens[n],:] (+ wpe[n % T,:]).
+/// Residual add and normalisation in one pass over a row x of `sum = x + delta` (or of x alone):
+/// layernorm: out = (s - mean) * rstd * weight + bias, rstd = 1/sqrt(mean((s-mean)^2) + eps)
+///   (Ba et al. 2016); rmsnorm: out = s * rstd * weight, rstd = 1/sqrt(mean(s^2) + eps)
+///   (Zhang and Sennrich 2019).
+struct NormForward {
+  NormKind kind = NormKind::rmsnorm;
+  Tensor x{};      // (N, C) real
+  Tensor delta{};  // optional (N, C) real, added to x first
+  Tensor sum{};    // (N, C) real, output, given exactly when delta is; may alias x
+  Tensor weight;   // (C) real
+  Tensor bias{};   // optional (C) real; layernorm only
+  float eps = 1e-5F;
+  Tensor out;      // (N, C) real
+  Tensor mean{};   // (N) f32; layernorm only
+  Tensor rstd;     // (N) f32
+  Tensor l2{};     // optional (N) f32: the Euclidean norm of each row of the sum
+};
+
+/// out[n,:] = wte[tokens[n],:] (+ wpe[n % T,:]), and the first norm of it in the same pass.
 struct EmbeddingForward {
   Tensor out;     // (N, C) real
   Tensor tokens;  // (B, T) i32, each in [0, V)
   Tensor wte;     // (V, C) real
   Tensor wpe;     // optional (>= T, C) real, learned positions
+  NormForward norm{};  // where its `out` is given: of these rows, so without x, delta and sum
 };
 
 /// dwte[tokens[n],:] += dout[n,:]; dwpe[t,:] += sum_b dout[b,t,:].
@@ -47,24 +66,6 @@ struct EmbeddingBackward {
   Tensor tokens;  // (B, T) i32
   Tensor dwte;    // (V, C) +=
   Tensor dwpe;    // optional (>= T, C) +=
-};
-
-/// Residual add and normalisation in one pass over a row x of `sum = x + delta` (or of x alone):
-/// layernorm: out = (s - mean) * rstd * weight + bias, rstd = 1/sqrt(mean((s-mean)^2) + eps)
-///   (Ba et al. 2016); rmsnorm: out = s * rstd * weight, rstd = 1/sqrt(mean(s^2) + eps)
-///   (Zhang and Sennrich 2019).
-struct NormForward {
-  NormKind kind = NormKind::rmsnorm;
-  Tensor x;       // (N, C) real
-  Tensor delta;   // optional (N, C) real, added to x first
-  Tensor sum;     // (N, C) real, output, given exactly when delta is; may alias x
-  Tensor weight;  // (C) real
-  Tensor bias;    // optional (C) real; layernorm only
-  float eps = 1e-5F;
-  Tensor out;   // (N, C) real
-  Tensor mean;  // (N) f32; layernorm only
-  Tensor rstd;  // (N) f32
-  Tensor l2;    // optional (N) f32: the Euclidean norm of each row of the sum
 };
 
 /// Gradient of NormForward with respect to the normalised row and the parameters.
@@ -215,6 +216,7 @@ struct AttentionBackward {
   Tensor sink_logits{};   // (H) real; needed for dsink_logits
   Tensor dsink_logits{};  // optional (H) +=
   Tensor dqkv_sums{};     // optional ((H+2G) D) f32 +=: sums of dqkv over B and T, the gradient of a bias that qkv had
+  std::optional<Rotation> rotation{};  // that qkv was given; dqkv is rotated back, the gradient of what it was before
 };
 
 /// Everything about A that needs a second pass over the scores (probe passes only). Recomputes

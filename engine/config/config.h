@@ -40,8 +40,6 @@ struct ModelConfig {
   bool parallel_block = false;         // attention and MLP both read the block's input
   bool tied_embedding = false;
   bool qk_norm = false;
-  /// Whether attention reads queries, keys and values as their linear map gives them.
-  bool attends_to_qkv() const { return position != PositionEncoding::rope && !qk_norm; }
   AttentionConfig attention;
   InitScheme init = InitScheme::llama;
   double init_std = 0.02;

@@ -147,10 +147,13 @@ void Decoder::State::forward(ActivationObserver* observer) {
   const Tensor tokens = memory.scratch.tensor(memory.tokens, {B, T});
   need(0);
   expect(1);
+  need(1);
+  const BlockBuffers& first = buffers(0);
   ops.embedding_forward({.out = residual(0),
                          .tokens = tokens,
                          .wte = weights.token_embedding.value,
-                         .wpe = weights.position_embedding.value});
+                         .wpe = weights.position_embedding.value,
+                         .norm = norm_of(weights.blocks[0].norm1, act(first.norm1, C), norm_statistics(first.mean1, first.rstd1), norm_row(0))});
   embedding.reset();
   if (observer != nullptr) observer->embedding(residual(0));
 
@@ -159,10 +162,6 @@ void Decoder::State::forward(ActivationObserver* observer) {
   const auto norm_of_residual = [&](std::int64_t layer, const NormParameters& parameters, const Tensor& out,
                                     const NormStatistics& statistics) {
     const Tensor h = residual(layer);
-    if (layer == 0) {
-      norm_forward(parameters, h, {}, {}, out, statistics, norm_row(0));
-      return;
-    }
     norm_forward(parameters, act(buffers(layer - 1).middle, C), mlp_delta, h, out, statistics, norm_row(layer));
     if (transplant(layer - 1)) norm_forward(parameters, h, {}, {}, out, statistics, norm_row(layer));
     if (observer != nullptr) show_block(layer - 1, *observer);
@@ -170,8 +169,10 @@ void Decoder::State::forward(ActivationObserver* observer) {
   for (std::int64_t layer = 0; layer < L; ++layer) {
     const BlockParameters& p = weights.blocks[static_cast<std::size_t>(layer)];
     const BlockBuffers& b = buffers(layer);
-    need(layer + 1);
-    norm_of_residual(layer, p.norm1, act(b.norm1, C), norm_statistics(b.mean1, b.rstd1));
+    if (layer > 0) {
+      need(layer + 1);
+      norm_of_residual(layer, p.norm1, act(b.norm1, C), norm_statistics(b.mean1, b.rstd1));
+    }
     expect(layer + 2);  // now that the observer has seen the block before
     attention_forward(layer, sink_block(layer));
     const Tensor middle = act(b.middle, C), norm2 = act(b.norm2, C);

@@ -6,20 +6,27 @@
 
 namespace sinkscope {
 
+/// A norm without the rows that it is of.
+NormForward Decoder::State::norm_of(const NormParameters& parameters, const Tensor& out, const NormStatistics& statistics,
+                                    const Tensor& l2) const {
+  return {.kind = norm_kind(),
+          .weight = parameters.weight.value,
+          .bias = parameters.bias.value,
+          .eps = static_cast<float>(config.norm_eps),
+          .out = out,
+          .mean = statistics.mean,
+          .rstd = statistics.rstd,
+          .l2 = l2};
+}
+
 void Decoder::State::norm_forward(const NormParameters& parameters, const Tensor& x, const Tensor& delta,
                                   const Tensor& sum, const Tensor& out, const NormStatistics& statistics,
                                   const Tensor& l2) {
-  ops.norm_forward({.kind = norm_kind(),
-                    .x = x,
-                    .delta = delta,
-                    .sum = sum,
-                    .weight = parameters.weight.value,
-                    .bias = parameters.bias.value,
-                    .eps = static_cast<float>(config.norm_eps),
-                    .out = out,
-                    .mean = statistics.mean,
-                    .rstd = statistics.rstd,
-                    .l2 = l2});
+  NormForward norm = norm_of(parameters, out, statistics, l2);
+  norm.x = x;
+  norm.delta = delta;
+  norm.sum = sum;
+  ops.norm_forward(norm);
 }
 
 void Decoder::State::norm_backward(const NormParameters& parameters, const Tensor& x, const Tensor& dout,
@@ -132,7 +139,7 @@ void Decoder::State::attention_backward(std::int64_t layer) {
   const Tensor d_attention = tmp(memory.d_attention, H * D);
   const Tensor d_residual = tmp(memory.d_residual, C), d_norm = tmp(memory.d_norm, C);
   const std::optional<Rotation> rotation = head_rotation(0);
-  const bool as_they_are = config.attends_to_qkv();
+  const bool normed = config.qk_norm;  // else d_qkv is the gradient of what the linear map gave
 
   ops.attention_backward({.qkv = qkv,
                           .query_heads = static_cast<int>(H),
@@ -143,14 +150,9 @@ void Decoder::State::attention_backward(std::int64_t layer) {
                           .dqkv = qkv_heads(d_qkv),
                           .sink_logits = sink_logits(layer).value,
                           .dsink_logits = sink_logits(layer).gradient,
-                          .dqkv_sums = as_they_are ? p.qkv.bias.gradient : Tensor()});
-  if (rotation && !config.qk_norm)
-    ops.rope({.qkv = qkv_heads(d_qkv),
-              .heads = static_cast<int>(H + G),
-              .width = rotation->width,
-              .theta = rotation->theta,
-              .inverse = true});
-  if (config.qk_norm)
+                          .dqkv_sums = normed ? Tensor() : p.qkv.bias.gradient,
+                          .rotation = normed ? std::nullopt : rotation});
+  if (normed)
     ops.qk_norm_backward({.in = qkv_heads(act(b.qkv_raw, (H + 2 * G) * D)),
                           .dqkv = qkv_heads(d_qkv),
                           .query_heads = static_cast<int>(H),
@@ -161,7 +163,7 @@ void Decoder::State::attention_backward(std::int64_t layer) {
                           .dq_weight = p.q_norm.gradient,
                           .dk_weight = p.k_norm.gradient,
                           .rotation = rotation});
-  linear_backward(p.qkv, fp8.of(layer, BlockMap::qkv), act(b.norm1, C), d_qkv, d_norm, as_they_are ? Tensor() : p.qkv.bias.gradient);
+  linear_backward(p.qkv, fp8.of(layer, BlockMap::qkv), act(b.norm1, C), d_qkv, d_norm, normed ? p.qkv.bias.gradient : Tensor());
   norm_backward(p.norm1, residual(layer), d_norm, norm_statistics(b.mean1, b.rstd1), d_residual, stream_bias(layer - 1, Branch::mlp));
 }
 

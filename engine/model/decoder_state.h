@@ -118,6 +118,7 @@ struct Decoder::State {
   void check_batch(std::int64_t sequences, std::int64_t length, const std::int32_t* inputs) const;
   void knock_out(Branch branch, std::int64_t layer, const Tensor& delta);
   bool transplant(std::int64_t layer);
+  NormForward norm_of(const NormParameters& parameters, const Tensor& out, const NormStatistics& statistics, const Tensor& l2) const;
   void norm_forward(const NormParameters& parameters, const Tensor& x, const Tensor& delta, const Tensor& sum,
                     const Tensor& out, const NormStatistics& statistics, const Tensor& l2);
   void norm_backward(const NormParameters& parameters, const Tensor& x, const Tensor& dout,

@@ -91,7 +91,7 @@ BackendExtents backend_extents(const Config& config, std::span<const ProbeSet> s
                          .layers = model.layers,
                          .channels = model.channels,
                          .bias_outputs = biased,
-                         .qkv_sums = (model.bias || model.qkv_bias) && model.attends_to_qkv(),
+                         .qkv_sums = (model.bias || model.qkv_bias) && !model.qk_norm,
                          .positions = options.sink_positions,
                          .rope_theta = model.position == PositionEncoding::rope ? model.rope_theta : 0,
                          .rotary_dim = model.rotary_dim,

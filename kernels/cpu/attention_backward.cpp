@@ -117,6 +117,7 @@ void CpuOps::attention_backward(const AttentionBackward& args) {
   check.shape("dqkv", args.dqkv, DType::f32, {sequences, length, extents.row_heads(), head_dim});
   check_sink_logits(check, args.sink_logits, DType::f32, heads, "dsink_logits", args.dsink_logits, {heads});
   check.optional_shape("dqkv_sums", args.dqkv_sums, DType::f32, {extents.row_stride()});
+  if (args.rotation) check_rotation(check, "qkv", args.qkv, *args.rotation);
   if (sequences == 0 || length == 0) return;
 
   const HeadExtents head(extents);
@@ -183,6 +184,7 @@ void CpuOps::attention_backward(const AttentionBackward& args) {
       dsink_logits[h] -= static_cast<float>(sum);
     }
   }
+  if (args.rotation) rope(rope_back(args));
   if (args.dqkv_sums) add_column_sums(args.dqkv_sums, args.dqkv.view({sequences * length, stride}));
 }
 

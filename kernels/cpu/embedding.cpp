@@ -59,6 +59,7 @@ void CpuOps::embedding_forward(const EmbeddingForward& args) {
       for (std::int64_t c = 0; c < width; ++c) row[c] = token[c] + position[c];
     }
   });
+  if (args.norm.out) norm_forward(looked_up_norm(check, args));
 }
 
 void CpuOps::embedding_backward(const EmbeddingBackward& args) {

@@ -7,6 +7,7 @@
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
+#include "kernels/cuda/rotary.cuh"
 #include "kernels/cuda/sink_logits.h"
 #include "kernels/cuda/sm90/attention.h"
 
@@ -188,22 +189,26 @@ void CudaOps::attention_backward(const AttentionBackward& args) {
   check.shape("dqkv", args.dqkv, real_, {B, T, extents.row_heads(), D});
   check_sink_logits(check, args.sink_logits, real_, H, "dsink_logits", args.dsink_logits, {H});
   check.optional_shape("dqkv_sums", args.dqkv_sums, DType::f32, {extents.row_stride()});
+  const std::int64_t rotated = args.rotation ? check_rotation(check, "qkv", args.qkv, *args.rotation) : 0;  // channels of a head
   const cuda::HeadLayout layout = cuda::tile_layout(check, args.qkv, extents);
   if (B * T == 0) return;
   const bool hopper =
       has_sm90_attention(D) && cuda::mma_attention(real_, D, {args.qkv.data, args.out.data, args.dout.data, args.dqkv.data});
+  // Hopper's kernels rotate back whole heads.
+  const bool rotated_after = args.rotation && !(hopper && rotated == D);
+  const bool summed_within = hopper && args.dqkv_sums && !rotated_after;
   const std::int64_t rows = B * T * H;
   const std::int64_t bytes = hopper ? cuda::sm90::backward_scratch(B * H, T, D) : rows * 4, sums_at = cuda::ceil_div(bytes, 8) * 8;
   const std::int64_t columns = extents.row_stride(), parts = cuda::sm90::column_sum_parts(B, T), columns_at = sums_at + B * H * 8;
-  std::byte* room = scratch(static_cast<std::size_t>(columns_at + (hopper && args.dqkv_sums ? parts * columns * 4 : 0)));
+  std::byte* room = scratch(static_cast<std::size_t>(columns_at + (summed_within ? parts * columns * 4 : 0)));
   auto* delta = reinterpret_cast<float*>(room);
   auto* sink_sums = reinterpret_cast<double*>(room + sums_at);  // (B, H)
-  auto* column_sums = hopper && args.dqkv_sums ? reinterpret_cast<float*>(room + columns_at) : nullptr;
+  auto* column_sums = summed_within ? reinterpret_cast<float*>(room + columns_at) : nullptr;
   if (hopper) {
 #ifdef SINKSCOPE_SM90A
     cuda::sm90::attention_backward(stream_, cuda::head_layout(check, args.qkv, extents), B, properties_.multiProcessorCount, args.qkv,
                                    args.out, args.dout, args.lse, reinterpret_cast<int*>(attention_counters_.get()), room, args.dqkv,
-                                   column_sums);
+                                   column_sums, args.rotation && !rotated_after ? rotary(*args.rotation, rotated, T, true) : cuda::Rotary{});
 #endif
   } else {
     cuda::with_real(real_, [&]<class R>(R) {
@@ -228,6 +233,7 @@ void CudaOps::attention_backward(const AttentionBackward& args) {
     const cuda::RowDeltas in_order{delta, T, T, T}, in_blocks{delta + kBlock, cuda::ceil_div(T, kBlock) * 2 * kBlock, kBlock, 2 * kBlock};
     cuda::sink_logit_gradient(stream_, args.sink_logits, args.lse, hopper ? in_blocks : in_order, sink_sums, args.dsink_logits);
   }
+  if (rotated_after) rope(rope_back(args));
   // These take memory of their own, in which the row sums were.
   if (args.dqkv_sums && column_sums == nullptr) add_column_sums("attention_backward", args.dqkv_sums, args.dqkv.view({B * T, columns}));
 }

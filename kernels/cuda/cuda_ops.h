@@ -20,6 +20,8 @@
 
 namespace sinkscope {
 
+class Check;
+
 struct CudaEventDeleter {
   void operator()(cudaEvent_t event) const { cudaEventDestroy(event); }
 };
@@ -185,6 +187,9 @@ class CudaOps final : public Ops {
   /// The segments of the flat arrays cut into chunks of equal work: optimizer.cu.
   struct ChunkTable;
   const ChunkTable& chunk_table(const char* op, std::span<const Segment> segments, std::int64_t size);
+
+  /// norm_forward, of rows that are looked up where `lookup` is given: norm.cu.
+  void norm_rows(const Check& check, const NormForward& args, const EmbeddingForward* lookup);
 
   /// Whether this build and this GPU have the kernels of sm90/.
   bool has_sm90() const;

@@ -1,5 +1,5 @@
 // Embedding lookup, and its gradient without atomics: tokens are sorted (stably, so equal tokens keep their order), then
-// each distinct token's rows are added up in a fixed order, by one block where they are few. Long runs are cut where the
+// each distinct token's rows are added up in order, by one warp where they are few. Long runs are cut where the
 // sorted rows are a multiple of kPiece, since a text's commonest token has up to a fifth of them.
 #include <cub/device/device_radix_sort.cuh>
 
@@ -11,14 +11,15 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/vec.cuh"
 
 namespace sinkscope {
 namespace cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kColumns = 32;             // vectors of a block's channels
+constexpr int kThreads = 256, kTokenThreads = 128;
+constexpr int kColumns = kWarp;          // vectors of a block's channels
 constexpr int kLanes = kThreads / kColumns;  // rows it reads side by side
 constexpr std::int64_t kPiece = kEmbeddingPiece;
 
@@ -83,44 +84,56 @@ struct PieceSums {
   float *continued, *begun;
 };
 
-/// Block per place in the sorted tokens where a run of equal tokens begins, or a piece inside of one; others leave at once.
-template <bool Aligned, class T>
-__global__ void __launch_bounds__(kThreads) token_gradient_kernel(float* dwte, PieceSums sums, const T* dout,
-                                                                  const std::int32_t* sorted, const std::int32_t* order,
-                                                                  std::int64_t rows, std::int64_t channels) {
-  const std::int64_t begin = blockIdx.x;
+/// The first place from begin + 1 on whose token is another than that at `begin`, or `end`; found by a warp.
+__device__ std::int64_t end_of_run(const std::int32_t* sorted, std::int64_t begin, std::int64_t end, std::int32_t token) {
+  for (std::int64_t first = begin + 1; first < end; first += kWarp) {
+    const std::int64_t place = first + threadIdx.x % kWarp;
+    const unsigned others = __ballot_sync(kAllLanes, place >= end || sorted[place] != token);
+    if (others != 0) return first + __ffs(static_cast<int>(others)) - 1;
+  }
+  return end;
+}
+
+/// Warp per place in the sorted tokens where a run of equal tokens begins, or a piece inside of one; others leave at once. It
+/// adds up the run's rows in order, Vectors x 256 channels at a time.
+template <int Vectors, bool Aligned, class T>
+__global__ void __launch_bounds__(kTokenThreads) token_gradient_kernel(float* dwte, PieceSums sums, const T* dout, const std::int32_t* sorted,
+                                                                       const std::int32_t* order, std::int64_t rows, std::int64_t channels) {
+  const std::int64_t begin = std::int64_t{blockIdx.x} * (kTokenThreads / kWarp) + threadIdx.x / kWarp;
+  if (begin >= rows) return;
   const std::int32_t token = sorted[begin];
   const bool begins = begin == 0 || sorted[begin - 1] != token;
   if (!begins && begin % kPiece != 0) return;
   // The piece ends at the next multiple of kPiece, or at the first place before it that holds a larger token.
   const std::int64_t piece = begin / kPiece, next = (piece + 1) * kPiece;
-  std::int64_t low = begin + 1, high = next < rows ? next : rows;
-  while (low < high) {
-    const std::int64_t middle = (low + high) / 2;
-    if (sorted[middle] == token)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  const bool goes_on = low == next && next < rows && sorted[next] == token;
-  __shared__ float shared[kLanes][kColumns][kVector];
-  for (std::int64_t base = 0; base < channels; base += kColumns * kVector) {
-    const std::int64_t c = base + threadIdx.x % kColumns * kVector, left = channels - c;
-    float acc[kVector] = {};
-    add_rows<Aligned, T>(acc, begin + threadIdx.x / kColumns, low, kLanes,
-                         [&](std::int64_t i) { return dout + order[i] * channels + c; }, left);
-    combine_lanes(shared, acc);
-    if (threadIdx.x < kColumns) {
-      if (begins && !goes_on) {
-        add_to(dwte + token * channels + c, acc, left);
-      } else {
-        float* out = (begins ? sums.begun : sums.continued) + piece * channels + c;
+  const std::int64_t end = end_of_run(sorted, begin, next < rows ? next : rows, token);
+  const bool whole = begins && !(end == next && next < rows && sorted[next] == token);
+  float* out = whole ? dwte + token * channels : (begins ? sums.begun : sums.continued) + piece * channels;
+  for (std::int64_t base = 0; base < channels; base += Vectors * kColumns * kVector) {
+    float acc[Vectors][kVector] = {};
+    const auto column = [&](int v) { return base + (v * kColumns + threadIdx.x % kWarp) * kVector; };
+#pragma unroll 4
+    for (std::int64_t i = begin; i < end; ++i) {
+      const T* row = dout + order[i] * channels;
 #pragma unroll
-        for (int j = 0; j < kVector; ++j)
-          if (j < left) out[j] = acc[j];
+      for (int v = 0; v < Vectors; ++v) {
+        float x[kVector];
+        load_some<Aligned>(row + column(v), channels - column(v), x);
+#pragma unroll
+        for (int j = 0; j < kVector; ++j) acc[v][j] += x[j];
       }
     }
-    __syncthreads();
+#pragma unroll
+    for (int v = 0; v < Vectors; ++v) {
+      const std::int64_t c = column(v), left = channels - c;
+      if (whole) {
+        float before[kVector];
+        load_some<Aligned>(out + c, left, before);
+#pragma unroll
+        for (int j = 0; j < kVector; ++j) acc[v][j] += before[j];
+      }
+      store_some<Aligned>(out + c, left, acc[v]);
+    }
   }
 }
 
@@ -166,6 +179,7 @@ void CudaOps::embedding_forward(const EmbeddingForward& args) {
     check.that(args.wpe.extent(0) >= T && args.wpe.extent(1) == C, "wpe",
                "is " + describe(args.wpe) + ", expected at least (" + std::to_string(T) + ", " + std::to_string(C) + ")");
   }
+  if (args.norm.out) return norm_rows(check, looked_up_norm(check, args), &args);
   if (N * C == 0) return;
   cuda::with_real(real_, [&]<class R>(R) {
     auto* out = cuda::pointer<R>(args.out);
@@ -216,10 +230,20 @@ void CudaOps::embedding_backward(const EmbeddingBackward& args) {
              "embedding_backward: sort");
   cuda::with_real(real_, [&]<class R>(R) {
     const auto* dout = cuda::pointer<const R>(args.dout);
-    cuda::with_bool(cuda::vector_rows(C, dout), [&](auto aligned) {
+    cuda::with_bool(cuda::vector_rows(C, dout, cuda::pointer<const float>(args.dwte)), [&](auto aligned) {
       constexpr bool kAligned = decltype(aligned)::value;
-      cuda::token_gradient_kernel<kAligned><<<static_cast<unsigned>(N), cuda::kThreads, 0, stream_>>>(
-          cuda::pointer<float>(args.dwte), sums, dout, sorted, order, N, C);
+      const auto add_tokens = [&]<int Vectors>() {
+        cuda::token_gradient_kernel<Vectors, kAligned><<<cuda::grid_of(N, cuda::kTokenThreads / cuda::kWarp, N), cuda::kTokenThreads, 0, stream_>>>(
+            cuda::pointer<float>(args.dwte), sums, dout, sorted, order, N, C);
+      };
+      if (C <= 256)
+        add_tokens.template operator()<1>();
+      else if (C <= 512)
+        add_tokens.template operator()<2>();
+      else if (C <= 768)
+        add_tokens.template operator()<3>();
+      else
+        add_tokens.template operator()<4>();
       if (args.dwpe) {
         const dim3 grid(static_cast<unsigned>(T), static_cast<unsigned>(cuda::ceil_div(C, cuda::kColumns * cuda::kVector)));
         cuda::position_gradient_kernel<kAligned><<<grid, cuda::kThreads, 0, stream_>>>(cuda::pointer<float>(args.dwpe),

@@ -23,6 +23,12 @@ struct ForwardArgs {
   float *mean, *rstd, *l2;
   std::int64_t rows, channels;
   float eps;
+  // Where there are tokens, rows of x are looked up by them, and those of delta, where it is, by position in sequences of `length`.
+  const std::int32_t* tokens;
+  std::int64_t length;
+
+  __device__ const T* x_row(std::int64_t row) const { return x + (tokens == nullptr ? row : tokens[row]) * channels; }
+  __device__ const T* delta_row(std::int64_t row) const { return delta + (tokens == nullptr ? row : row % length) * channels; }
 };
 
 template <class T>
@@ -57,20 +63,21 @@ __global__ void forward_kernel(ForwardArgs<T> args) {
   if (row >= args.rows) return;  // whole groups leave: with Group == blockDim.x whole blocks
   const std::int64_t C = args.channels, at = row * C;
   const auto channels = static_cast<float>(C);
+  const T *x_row = args.x_row(row), *delta_row = args.delta == nullptr ? nullptr : args.delta_row(row);
   float x[Vectors][kVector];
   float total = 0, squares = 0;
 #pragma unroll
   for (int v = 0; v < Vectors; ++v) {
     const std::int64_t c = column_of<Group>(v);
-    load_some<Aligned>(args.x + at + c, C - c, x[v]);
-    if (args.delta != nullptr) {
+    load_some<Aligned>(x_row + c, C - c, x[v]);
+    if (delta_row != nullptr) {
       float delta[kVector];
-      load_some<Aligned>(args.delta + at + c, C - c, delta);
+      load_some<Aligned>(delta_row + c, C - c, delta);
 #pragma unroll
       // What is normalised is what is stored: the sum rounded to the compute dtype.
       for (int i = 0; i < kVector; ++i) x[v][i] = to_float(from_float<T>(x[v][i] + delta[i]));
-      store_some<Aligned>(args.sum + at + c, C - c, x[v]);
     }
+    if (args.sum != nullptr) store_some<Aligned>(args.sum + at + c, C - c, x[v]);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
       total += x[v][i];
@@ -219,8 +226,9 @@ constexpr int kThreads = 256;
 }  // namespace
 }  // namespace cuda
 
-void CudaOps::norm_forward(const NormForward& args) {
-  const Check check("norm_forward");
+void CudaOps::norm_forward(const NormForward& args) { norm_rows(Check("norm_forward"), args, nullptr); }
+
+void CudaOps::norm_rows(const Check& check, const NormForward& args, const EmbeddingForward* lookup) {
   check.rank("x", args.x, real_, 2);
   const std::int64_t N = args.x.extent(0), C = args.x.extent(1);
   const bool layernorm = args.kind == NormKind::layernorm;
@@ -238,11 +246,16 @@ void CudaOps::norm_forward(const NormForward& args) {
   check.optional_shape("l2", args.l2, DType::f32, {N});
   if (N == 0) return;
   cuda::with_real(real_, [&]<class T>(T) {
-    const cuda::ForwardArgs<T> a{cuda::pointer<const T>(args.x),      cuda::pointer<const T>(args.delta),
+    cuda::ForwardArgs<T> a{cuda::pointer<const T>(args.x),      cuda::pointer<const T>(args.delta),
                                  cuda::pointer<T>(args.sum),          cuda::pointer<const T>(args.weight),
                                  cuda::pointer<const T>(args.bias),   cuda::pointer<T>(args.out),
                                  cuda::pointer<float>(args.mean),     cuda::pointer<float>(args.rstd),
-                                 cuda::pointer<float>(args.l2),       N, C, args.eps};
+                                 cuda::pointer<float>(args.l2),       N, C, args.eps,
+                                 nullptr,                             0};
+    if (lookup != nullptr) {
+      a.x = cuda::pointer<const T>(lookup->wte), a.delta = cuda::pointer<const T>(lookup->wpe), a.sum = cuda::pointer<T>(lookup->out);
+      a.tokens = cuda::pointer<const std::int32_t>(lookup->tokens), a.length = lookup->tokens.extent(1);
+    }
     const bool aligned = cuda::vector_rows(C, a.x, a.delta, a.sum, a.weight, a.bias, a.out);
     cuda::with_tile(C, aligned, [&]<int Group, int Vectors, bool Aligned>() {
       const unsigned blocks = cuda::grid_of(N, cuda::kThreads / Group, N);
@@ -252,7 +265,7 @@ void CudaOps::norm_forward(const NormForward& args) {
         cuda::forward_kernel<T, Group, Vectors, Aligned, false><<<blocks, cuda::kThreads, 0, stream_>>>(a);
     });
   });
-  check_launch("norm_forward");
+  check_launch(lookup != nullptr ? "embedding_forward" : "norm_forward");
 }
 
 void CudaOps::norm_backward(const NormBackward& args) {

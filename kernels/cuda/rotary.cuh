@@ -15,11 +15,10 @@ struct Rotary {
   std::int64_t length;  // T
   std::int64_t first_index;  // t of position 0
 
+  /// (half) of a position.
+  __device__ const float2* angles_at(std::int64_t position) const { return table + (position == 0 ? first_index : position) * half; }
   /// (half) of `row` of B*T.
-  __device__ const float2* angles(std::int64_t row) const {
-    const std::int64_t position = row % length;
-    return table + (position == 0 ? first_index : position) * half;
-  }
+  __device__ const float2* angles(std::int64_t row) const { return angles_at(row % length); }
 };
 
 }  // namespace sinkscope::cuda

@@ -105,9 +105,14 @@ void check_attention(const std::vector<Shape>& shapes, std::span<const DType> ty
   for (const DType real : types) {
     Backends both(real);
     Random random(31);
+    int turn = 0;
     for (const Shape s : shapes)
       for (const auto& [spread, with_logits] : with_and_without(spreads)) {
-        INFO(both.name() << " " << describe(s) << ", spread " << spread << (with_logits ? ", sink logits" : ""));
+        // In turn dqkv is what it is, rotated back in all channels of a head, and in some.
+        std::optional<Rotation> rotation;
+        if (s.D % 2 == 0 && turn++ % 3 > 0) rotation = Rotation{.width = turn % 3 == 2 ? 0 : s.D / 4 * 2 + 2 * (s.D < 4), .theta = 100.0, .first_index = turn % 2};
+        INFO(both.name() << " " << describe(s) << ", spread " << spread << (with_logits ? ", sink logits" : "")
+                         << (rotation ? ", rotated back in " + std::to_string(rotation->width) + " channels" : ""));
         const std::int64_t heads = s.H + 2 * s.G, size = s.B * s.T * heads * s.D, out_size = s.B * s.T * s.H * s.D;
         const auto qkv = both.input({s.B, s.T, heads, s.D}, random.normals(size, spread));
         const auto logits = both.input({s.H}, random.normals(s.H, 2 * spread));
@@ -145,7 +150,7 @@ void check_attention(const std::vector<Shape>& shapes, std::span<const DType> ty
         const auto backward = [&](auto side) {
           return AttentionBackward{.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .dout = side(dout),
                                    .lse = side(lse), .dqkv = side(dqkv), .sink_logits = side(z),
-                                   .dsink_logits = with_logits ? side(dlogits) : Tensor{}, .dqkv_sums = side(sums)};
+                                   .dsink_logits = with_logits ? side(dlogits) : Tensor{}, .dqkv_sums = side(sums), .rotation = rotation};
         };
         both.cpu().attention_backward(backward(kCpu));
         both.gpu().attention_backward(backward(kGpu));

@@ -228,16 +228,38 @@ void check_embedding(const std::vector<EmbeddingShape>& shapes) {
         const auto tokens = both.integers({s.B, s.T}, random.tokens(N, s.V));
         const auto wte = both.input({s.V, s.C}, random.normals(s.V * s.C));
         const auto wpe = both.input({longest, s.C}, random.normals(longest * s.C));
-        const auto out = both.output({N, s.C}), dout = both.input({N, s.C}, random.normals(N * s.C));
+        const auto dout = both.input({N, s.C}, random.normals(N * s.C));
         const auto dwte = both.single({s.V, s.C}, random.normals(s.V * s.C));
         const auto dwpe = both.single({longest, s.C}, random.normals(longest * s.C));
+        // With a norm of either kind, or none.
+        const auto weight = both.input({s.C}, random.normals(s.C)), bias = both.input({s.C}, random.normals(s.C));
+        for (const int kind : {0, 1, 2}) {
+          INFO((kind == 0 ? "no norm" : kind == 1 ? "layernorm" : "rmsnorm"));
+          const bool layernorm = kind == 1;
+          const auto rows = both.output({N, s.C}), normed = both.output({N, s.C});
+          const auto mean = both.single_output({N}), rstd = both.single_output({N}), l2 = both.single_output({N});
+          const auto look_up = [&](Ops& ops, auto side) {
+            EmbeddingForward args{.out = side(rows), .tokens = side(tokens), .wte = side(wte), .wpe = side(positions ? &wpe : nullptr)};
+            if (kind > 0)
+              args.norm = {.kind = layernorm ? NormKind::layernorm : NormKind::rmsnorm, .weight = side(weight),
+                           .bias = side(layernorm ? &bias : nullptr), .eps = 1e-5F, .out = side(normed),
+                           .mean = side(layernorm ? &mean : nullptr), .rstd = side(rstd), .l2 = side(N % 2 == 0 ? &l2 : nullptr)};
+            ops.embedding_forward(args);
+          };
+          look_up(both.cpu(), kCpu);
+          look_up(both.gpu(), kGpu);
+          CHECK(both.difference(rows) < both.bound(1e-6, 4e-3));
+          if (kind == 0) continue;
+          CHECK(both.difference(normed) < both.bound(1e-5, 8e-3));
+          CHECK(both.difference(rstd) < both.bound(1e-5, s.C == 1 ? 1.0 : 8e-3));
+          if (layernorm) CHECK(both.difference(mean) < both.bound(1e-5, 8e-3));
+          if (N % 2 == 0) CHECK(both.difference(l2) < both.bound(1e-5, 8e-3));
+        }
         const auto run = [&](Ops& ops, auto side) {
-          ops.embedding_forward({.out = side(out), .tokens = side(tokens), .wte = side(wte), .wpe = side(positions ? &wpe : nullptr)});
           ops.embedding_backward({.dout = side(dout), .tokens = side(tokens), .dwte = side(dwte), .dwpe = side(positions ? &dwpe : nullptr)});
         };
         run(both.cpu(), kCpu);
         run(both.gpu(), kGpu);
-        CHECK(both.difference(out) < both.bound(1e-6, 4e-3));
         CHECK(both.difference(dwte) < 1e-5);
         CHECK(both.difference(dwpe) < 1e-5);
       }
@@ -356,7 +378,7 @@ TEST_CASE("the embedding and its gradient on the GPU agree with the CPU") {
   // More tokens than one tile of the sort; runs of equal tokens that fill a piece, that are one longer, that have many.
   check_embedding({{1, 1, 1, 1}, {2, 5, 7, 3}, {4, 33, 64, 50}, {3, 100, 260, 2}, {2, 64, 768, 1000},
                    {8, 128, 40, 40000}, {16, 2048, 24, 700}, {2, 64, 8, 1}, {3, 43, 8, 1}, {3, 128, 264, 1},
-                   {4, 600, 72, 3}, {2, 1000, 9, 2}});
+                   {4, 600, 72, 3}, {2, 1000, 9, 2}, {3, 50, 520, 9}, {2, 130, 1024, 5}, {2, 40, 2104, 6}});
 }
 TEST_CASE("the embedding and its gradient on the GPU agree with the CPU at small shapes", "[sanitize]") {
   check_embedding({{1, 1, 1, 1}, {2, 5, 7, 3}, {2, 9, 64, 50}, {3, 10, 260, 2}, {2, 4096, 8, 300}, {4, 96, 8, 1}});

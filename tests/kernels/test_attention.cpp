@@ -330,6 +330,38 @@ TEST_CASE("The gradient of the sink logits is optional, and nothing else depends
         "attention_backward: dsink_logits is given without sink_logits");
 }
 
+TEST_CASE("The gradient of queries and keys that were rotated is rotated back, and summed after it") {
+  const auto ops = make_cpu_ops(2);
+  Random random(54);
+  const std::int64_t D = 34;
+  const Heads heads{2, 37, 6, 3, D};
+  Run run(heads, 1, random.normals(heads.size()), random.normals(heads.out_size()));
+  forward(*ops, heads, run, false);
+  for (const std::int64_t width : {std::int64_t{0}, std::int64_t{12}, D})
+    for (const std::int64_t first_index : {0, 5}) {
+      INFO("width " << width << ", position 0 as " << first_index);
+      Floats apart({2, 37, 12, D}), dqkv({2, 37, 12, D});
+      AttentionBackward args{.qkv = run.qkv, .query_heads = 6, .kv_heads = 3, .out = run.out, .dout = run.dout, .lse = run.lse, .dqkv = apart};
+      ops->attention_backward(args);
+      ops->rope({.qkv = apart, .heads = 9, .width = width, .theta = 500.0, .inverse = true, .first_index = first_index});
+      const Doubles before = random.normals(12 * D);
+      const Floats sums({12 * D}, before);
+      args.dqkv = dqkv;
+      args.dqkv_sums = sums;
+      args.rotation = Rotation{.width = width, .theta = 500.0, .first_index = first_index};
+      ops->attention_backward(args);
+      CHECK(dqkv.same_bits(apart));
+      Doubles expected = before;
+      for (std::int64_t i = 0; i < apart.size(); ++i) expected[static_cast<std::size_t>(i % (12 * D))] += apart[i];
+      CHECK(relative_error(sums, expected) < kSingle);
+    }
+  Floats dqkv({2, 37, 12, D});
+  CHECK(message_of<std::invalid_argument>([&] {
+          ops->attention_backward({.qkv = run.qkv, .query_heads = 6, .kv_heads = 3, .out = run.out, .dout = run.dout, .lse = run.lse,
+                                   .dqkv = dqkv, .rotation = Rotation{.width = 7}});
+        }) == "attention_backward: width is 7, expected an even number from 2 to the head dimension 34");
+}
+
 TEST_CASE("Equal keys give uniform attention, whose statistics are known") {
   const auto ops = make_cpu_ops(1);
   const Heads heads{1, 64, 1, 1, 4};

@@ -192,6 +192,18 @@ TEST_CASE("Embeddings are looked up, and their gradients collect in the rows of 
       Floats out({b * t, c});
       ops->embedding_forward({.out = out, .tokens = ids, .wte = wte_single, .wpe = learned ? wpe_single.view() : Tensor{}});
       CHECK(relative_error(out, embedding_forward(tokens, wte, wpe, t, c)) < kSingle);
+      // With the first norm, which is that of the rows.
+      for (const NormKind kind : {NormKind::layernorm, NormKind::rmsnorm}) {
+        const Floats rows({out.size() / c, c}), weight({c}, random.normals(c)), normed({out.size() / c, c}), apart({out.size() / c, c});
+        const Floats mean({out.size() / c}), rstd({out.size() / c});
+        NormForward norm{.kind = kind, .weight = weight, .out = normed, .mean = kind == NormKind::layernorm ? mean.view() : Tensor{}, .rstd = rstd};
+        ops->embedding_forward({.out = rows, .tokens = ids, .wte = wte_single, .wpe = learned ? wpe_single.view() : Tensor{}, .norm = norm});
+        CHECK(rows.same_bits(out));
+        norm.x = rows;
+        norm.out = apart;
+        ops->norm_forward(norm);
+        CHECK(normed.same_bits(apart));
+      }
 
       const Doubles dout = random.normals(b * t * c);
       const Doubles dwte0 = random.normals(v * c);
@@ -232,4 +244,15 @@ TEST_CASE("A token outside the vocabulary is named") {
   ids[1] = -1;
   CHECK(message_of<std::invalid_argument>([&] { ops->embedding_backward(backward); }) ==
         "embedding_backward: tokens holds -1 at index 1, expected a value in [0, V = 4)");
+}
+
+TEST_CASE("The norm of rows that are looked up has none of its own") {
+  const auto ops = make_cpu_ops(1);
+  const Indices ids = indices({1, 3}, {0, 3, 1});
+  const Floats wte({4, 2}, Doubles(8, 1.0)), out({3, 2}), normed({3, 2}), rstd({3}), weight({2}, Doubles(2, 1.0));
+  EmbeddingForward args{.out = out, .tokens = ids, .wte = wte, .wpe = {}, .norm = {.weight = weight, .out = normed, .rstd = rstd}};
+  ops->embedding_forward(args);
+  args.norm.x = out;
+  CHECK(message_of<std::invalid_argument>([&] { ops->embedding_forward(args); }) ==
+        "embedding_forward: norm has rows of its own, expected none: it is of those that are looked up");
 }

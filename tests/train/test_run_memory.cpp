@@ -236,13 +236,14 @@ TEST_CASE("what the backend asks for follows from what the run does") {
   wide.emplace_back("model.qkv_bias=true");
   CHECK(scratch(wide, false) >= std::size_t{12 * 128 / 64 * 4} * 3 * 1024 * 1024);
   CHECK(scratch(wide, false) > without);
-  // Attention backward on Hopper beside its own sums: partial ones of the bias of qkv, unless something comes between.
-  const auto attended = [&](const char* position, const char* bias) {
+  // Attention backward on Hopper beside its own sums: partial ones of the bias of qkv, unless QK-norm comes between.
+  const auto attended = [&](const char* setting, const char* bias) {
     return scratch({"model.heads=512", "model.kv_heads=512", "model.head_dim=64", "train.micro_batch=8", "train.sequence_length=128",
-                    std::string("model.position=") + position, std::string("model.qkv_bias=") + bias}, false);
+                    setting, std::string("model.qkv_bias=") + bias}, false);
   };
-  CHECK(attended("learned", "true") - attended("learned", "false") >= std::size_t{8 * 128 / 16 * 4} * 3 * 512 * 64);
-  CHECK(attended("rope", "true") == attended("rope", "false"));
+  for (const char* position : {"model.position=learned", "model.position=rope"})
+    CHECK(attended(position, "true") - attended(position, "false") >= std::size_t{8 * 128 / 16 * 4} * 3 * 512 * 64);
+  CHECK(attended("model.qk_norm=true", "true") == attended("model.qk_norm=true", "false"));
 }
 
 TEST_CASE("the largest micro-batch that fits is the largest, also where probe sets go through in parts") {

@@ -78,9 +78,12 @@ class Cases : public std::enable_shared_from_this<Cases> {
   GeluKind gelu_kind() const { return model_.mlp == MlpType::gelu_erf ? GeluKind::erf : GeluKind::tanh; }
   /// Whether norms backward sum the bias gradients of the branches before them.
   bool norms_sum_biases() const { return model_.bias && !model_.parallel_block; }
-  /// Whether attention backward sums the gradient of the bias of qkv, which nothing else comes between.
-  bool attention_sums_bias() const {
-    return (model_.bias || model_.qkv_bias) && model_.attends_to_qkv();
+  /// Whether attention backward sums the gradient of the bias of qkv, which QK-norm does not come between.
+  bool attention_sums_bias() const { return (model_.bias || model_.qkv_bias) && !model_.qk_norm; }
+  /// What attention backward rotates back itself.
+  std::optional<Rotation> attention_rotation() const {
+    if (model_.position != PositionEncoding::rope || model_.qk_norm) return {};
+    return Rotation{.width = model_.rotary_dim, .theta = model_.rope_theta};
   }
 
   Ops& ops_;
@@ -120,12 +123,6 @@ void Cases::rows() {
   const bool learned = model_.position == PositionEncoding::learned;
   const double used = d(static_cast<std::int64_t>(std::set<std::int32_t>(tokens_.begin(), tokens_.end()).size()));
   const double positions = learned ? d(T) : 0;
-  add("embedding forward", passes_, s_ * d(C) * (used + positions + d(N)) + 4 * d(N), 0, [=, this](ArraySet& set) {
-    return call<&Ops::embedding_forward>(EmbeddingForward{.out = set.zeros({N, C}),
-                                                          .tokens = set.tokens({B, T}, tokens_),
-                                                          .wte = set.normal({V, C}),
-                                                          .wpe = learned ? set.normal({T, C}) : Tensor{}});
-  });
   const double gradients = 8 * d(C) * (used + positions);
   add("embedding backward", passes_, s_ * d(N * C) + gradients + 4 * d(N), 0, [=, this](ArraySet& set) {
     return call<&Ops::embedding_backward>(
@@ -151,16 +148,25 @@ void Cases::rows() {
                        .rstd = set.zeros({N}, DType::f32),
                        .l2 = measured ? set.zeros({N}, DType::f32) : Tensor{}};
   };
+  const bool probed = config_.probes.enabled;
+  add("embedding forward, " + name + (probed ? ", row norms" : ""), passes_,
+      s_ * d(C) * (used + positions + 2 * d(N)) + 4 * d(N) + statistics + (probed ? 4 * d(N) : 0), 0, [=, this](ArraySet& set) {
+    NormForward norm = forward(set, false, probed);
+    norm.x = Tensor{};
+    return call<&Ops::embedding_forward>(EmbeddingForward{.out = set.zeros({N, C}),
+                                                          .tokens = set.tokens({B, T}, tokens_),
+                                                          .wte = set.normal({V, C}),
+                                                          .wpe = learned ? set.normal({T, C}) : Tensor{},
+                                                          .norm = norm});
+  });
   const auto add_forward = [&](const std::string& with, bool residual, bool measured, double calls) {
     add(name + " forward" + with, calls, s_ * d(N * C) * (residual ? 4 : 2) + statistics + (measured ? 4 * d(N) : 0), 0,
         [=, this](ArraySet& set) { return call<&Ops::norm_forward>(forward(set, residual, measured)); });
   };
-  const bool probed = config_.probes.enabled;
   // The norm before the MLP adds the attention branch; in a parallel block it reads what the first one read, and
   // the branch is added by itself.
   const std::int64_t alone = model_.parallel_block ? L : 0, adding = L - alone;
-  add_forward(probed ? ", row norms" : "", false, probed, passes_ * d(probed ? 1 : 1 + alone));
-  if (probed) add_forward("", false, false, passes_ * d(alone));  // and what is computed again
+  add_forward("", false, false, passes_ * d(alone));  // and what is computed again
   add_forward(", residual add", true, false, passes_ * d(probed ? adding : L + adding));
   add_forward(", residual add, row norms", true, true, passes_ * d(probed ? L : 0));
   const auto add_backward = [&](const std::string& with, bool bias_of_branch, double calls) {
@@ -254,7 +260,7 @@ void Cases::heads() {
   const double queries_and_keys = s_ * d(N * (H + G) * D);
   const std::int64_t width = model_.rotary_dim == 0 ? D : model_.rotary_dim;
   const bool rope = model_.position == PositionEncoding::rope;
-  const double rotations = rope && !model_.qk_norm ? 2 * passes_ * d(L) : 0;  // QK-norm rotates in the same pass
+  const double rotations = rope && !model_.qk_norm ? passes_ * d(L) : 0;  // QK-norm rotates in the same pass
   if (width % 2 == 0)
     add("rope", rotations, 2 * s_ * d(N * (H + G) * width), 0, [this](ArraySet& set) {
       return call<&Ops::rope>(Rope{.qkv = set.normal({B, T, row_heads(), D}),
@@ -312,8 +318,9 @@ void Cases::attention() {
         [=, this](ArraySet& set) { return call<&Ops::attention_forward>(forward(set, watched)); });
     cases_.back().compared = !watched;
   }
-  const auto add_backward = [&](bool summed, double of_step) {
-    add(summed ? "attention backward, bias" : "attention backward", of_step, 2 * qkv + 2 * out + lse, 2.5 * flops, [=, this](ArraySet& set) {
+  const auto add_backward = [&](const std::optional<Rotation>& rotation, bool summed, double of_step) {
+    const std::string name = std::string("attention backward") + (rotation ? ", rope" : "") + (summed ? ", bias" : "");
+    add(name, of_step, 2 * qkv + 2 * out + lse, 2.5 * flops, [=, this](ArraySet& set) {
       const AttentionForward f = forward(set, false);
       ops_.attention_forward(f);
       return call<&Ops::attention_backward>(AttentionBackward{.qkv = f.qkv,
@@ -323,12 +330,14 @@ void Cases::attention() {
                                                               .dout = set.normal({B, T, H, D}),
                                                               .lse = f.lse,
                                                               .dqkv = set.zeros({B, T, row_heads(), D}),
-                                                              .dqkv_sums = summed ? set.zeros({row_heads() * D}, DType::f32) : Tensor{}});
+                                                              .dqkv_sums = summed ? set.zeros({row_heads() * D}, DType::f32) : Tensor{},
+                                                              .rotation = rotation});
     });
   };
-  if (attention_sums_bias()) add_backward(true, calls);
-  add_backward(false, attention_sums_bias() ? 0 : calls);
-  cases_.back().compared = attention_sums_bias();
+  const bool more = attention_rotation() || attention_sums_bias();
+  if (more) add_backward(attention_rotation(), attention_sums_bias(), calls);
+  add_backward({}, false, more ? 0 : calls);
+  cases_.back().compared = more;
   if (T < 2) return;
   // The scores once more, out of queries and keys, and nothing else of that size.
   const double statistics = 4 * d(B * H) * (d(T) + d(K) + 5), read = s_ * d(N * (H + G) * D);

@@ -125,7 +125,10 @@ void TimedOps::convert(const Tensor& dst, const Tensor& src) {
 // ---- rows ----
 
 void TimedOps::embedding_forward(const EmbeddingForward& args) {
-  timed(Stage::embedding, "embedding forward", [&] { inner_.embedding_forward(args); });
+  timed([&] {
+    const std::string name = "embedding forward" + (args.norm.out ? ", " + name_of(args.norm.kind) : "") + (args.norm.l2 ? ", row norms" : "");
+    return TimedCall{.stage = Stage::embedding, .name = name, .kernels = {name}};
+  }, [&] { inner_.embedding_forward(args); });
 }
 
 void TimedOps::embedding_backward(const EmbeddingBackward& args) {
@@ -205,7 +208,10 @@ void TimedOps::attention_forward(const AttentionForward& args) {
 }
 
 void TimedOps::attention_backward(const AttentionBackward& args) {
-  timed(Stage::attention, args.dqkv_sums ? "attention backward, bias" : "attention backward", [&] { inner_.attention_backward(args); });
+  timed([&] {
+    const std::string name = std::string("attention backward") + (args.rotation ? ", rope" : "") + (args.dqkv_sums ? ", bias" : "");
+    return TimedCall{.stage = Stage::attention, .name = name, .kernels = {name}};
+  }, [&] { inner_.attention_backward(args); });
 }
 
 // ---- MLP and loss ----

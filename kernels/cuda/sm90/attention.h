@@ -11,6 +11,7 @@
 
 namespace sinkscope::cuda {
 struct HeadLayout;
+struct Rotary;
 }
 
 namespace sinkscope::cuda::sm90 {
@@ -50,10 +51,10 @@ constexpr std::int64_t column_sum_parts(std::int64_t sequences, std::int64_t len
   return sequences * ((length + kRowsOfBlock - 1) / kRowsOfBlock) * (kRowsOfBlock / kRowsOfSum);
 }
 
-/// dqkv as in AttentionBackward; column_sums (column_sum_parts(), R D) f32 or null. `scratch` has backward_scratch() bytes and begins with (B*H, ceil(T / 64), 2, 64) f32,
+/// dqkv as in AttentionBackward, rotated back where `rotary` has pairs, all of a head's; column_sums (column_sum_parts(), R D) f32 or null. `scratch` has backward_scratch() bytes and begins with (B*H, ceil(T / 64), 2, 64) f32,
 /// log2 e times lse and sum_d out dout of each query, zero beyond T; the rest is for sums of dQ and turns. `taken` as above.
 void attention_backward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors,
                         const Tensor& qkv, const Tensor& out, const Tensor& dout, const Tensor& lse, int* taken, void* scratch,
-                        const Tensor& dqkv, float* column_sums);
+                        const Tensor& dqkv, float* column_sums, const Rotary& rotary);
 
 }  // namespace sinkscope::cuda::sm90

@@ -9,6 +9,7 @@
 #include "kernels/cuda/attention_layout.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/rotary.cuh"
 #include "kernels/cuda/sm90/accumulator.cuh"
 #include "kernels/cuda/sm90/attention.h"
 #include "kernels/cuda/sm90/ptx.cuh"
@@ -74,6 +75,7 @@ struct Arguments {
   int* turns;           // (B*H, blocks) tiles that have added theirs
   bf16* dqkv;
   float* column_sums;   // of it (column_sum_parts(), R D), or null
+  Rotary rotary;        // without pairs dqkv is not rotated
   float scale, scale_log2;
 
   __device__ int blocks() const { return (static_cast<int>(layout.length) + kRows - 1) / kRows; }
@@ -219,6 +221,28 @@ __device__ void write_rows(bf16* rows, std::int64_t stride, const float* c, floa
       if (row < count)
         *reinterpret_cast<uint4*>(rows + row * stride + columns * 32 + lane % 4 * 8) = make_uint4(words[0], words[1], words[2], words[3]);
     }
+}
+
+/// Rotates c (64, D), rows from `position` on of a sequence, as `rotary` tells, the first `count` of them.
+template <int D>
+__device__ void rotate_rows(float* c, const Rotary& rotary, int position, int count, int warp, int lane) {
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int row = warp * 16 + lane / 4 + 8 * h;
+    if (row >= count) continue;
+    const auto* angles = reinterpret_cast<const float4*>(rotary.angles_at(position + row)) + lane % 4;  // of two columns
+#pragma unroll
+    for (int j = 0; j < D / 16; ++j) {
+      const float4 two = angles[4 * j];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float &first = c[4 * j + 2 * h + i], &second = c[4 * j + D / 4 + 2 * h + i];
+        const float cosine = i == 0 ? two.x : two.z, sine = rotary.sign * (i == 0 ? two.y : two.w), before = first;
+        first = before * cosine - second * sine;
+        second = second * cosine + before * sine;
+      }
+    }
+  }
 }
 
 /// Column sums of a warp's rows of a block of 64.
@@ -443,6 +467,7 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
     bf16* rows = args.dqkv + layout.offset(done.b, layout.query_heads + done.head) + first_key * layout.stride();
     const int warp = read_thread() % kWarpgroup / kWarp, lane = read_thread() % kWarp;
     write_rows<D>(rows + std::int64_t{layout.kv_heads} * D, layout.stride(), dv, 1.0F, count, warp, lane);
+    if (args.rotary.half > 0) rotate_rows<D>(dk, args.rotary, first_key, count, warp, lane);
     write_rows<D>(rows, layout.stride(), dk, args.scale, count, warp, lane);
     if (args.column_sums != nullptr && count > 0) {
       float* sums = sums_of(args.column_sums, layout, done.b, done.first_block() + group, warp) + (layout.query_heads + done.head) * D;
@@ -518,33 +543,34 @@ __global__ void __launch_bounds__(256) row_kernel(HeadLayout layout, const bf16*
   }
 }
 
-/// dQ in bf16 from its sums; block (of 64 queries and columns, b*H + h).
+/// dQ in bf16 from its sums; block (of 64 queries, b*H + h).
 template <int D>
-__global__ void __launch_bounds__(kWarpgroup) dq_kernel(HeadLayout layout, const float* sums, bf16* dqkv, float* column_sums,
+__global__ void __launch_bounds__(kWarpgroup) dq_kernel(HeadLayout layout, const float* sums, bf16* dqkv, float* column_sums, Rotary rotary,
                                                          float scale) {
   constexpr int kParts = D / 64;
-  const int columns = static_cast<int>(blockIdx.x) % kParts * 64, row = static_cast<int>(blockIdx.x) / kParts * kRows;
-  const int thread = static_cast<int>(threadIdx.x), head = static_cast<int>(blockIdx.y % layout.query_heads);
-  const auto* part = reinterpret_cast<const float4*>(sums + (std::int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * kPartFloats) + thread;
-  float c[kRows / 2];
+  const int row = static_cast<int>(blockIdx.x) * kRows, thread = static_cast<int>(threadIdx.x);
+  const int b = static_cast<int>(blockIdx.y) / layout.query_heads, head = static_cast<int>(blockIdx.y) % layout.query_heads;
+  const auto* parts = reinterpret_cast<const float4*>(sums + (std::int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * kParts * kPartFloats) + thread;
+  float c[D / 2];
 #pragma unroll
-  for (int j = 0; j < kRows / 8; ++j) {
-    const float4 four = part[j * kWarpgroup];
+  for (int j = 0; j < D / 8; ++j) {
+    const float4 four = parts[j * kWarpgroup];
     c[4 * j] = four.x, c[4 * j + 1] = four.y, c[4 * j + 2] = four.z, c[4 * j + 3] = four.w;
   }
-  bf16* rows = dqkv + layout.offset(blockIdx.y / layout.query_heads, head) + row * layout.stride() + columns;
   const int count = static_cast<int>(layout.length) - row, warp = thread / kWarp, lane = thread % kWarp;
-  write_rows<64>(rows, layout.stride(), c, scale, count, warp, lane);
-  if (column_sums != nullptr)
-    sum_rows(sums_of(column_sums, layout, static_cast<int>(blockIdx.y) / layout.query_heads, row / kRows, warp) + head * D + columns, c, scale,
-             count - warp * 16, lane);
+  if (rotary.half > 0) rotate_rows<D>(c, rotary, row, count, warp, lane);
+  write_rows<D>(dqkv + layout.offset(b, head) + row * layout.stride(), layout.stride(), c, scale, count, warp, lane);
+  if (column_sums == nullptr) return;
+  float* of_block = sums_of(column_sums, layout, b, row / kRows, warp) + head * D;
+#pragma unroll
+  for (int part = 0; part < kParts; ++part) sum_rows(of_block + part * 64, c + part * kRows / 2, scale, count - warp * 16, lane);
 }
 
 constexpr const char* kOp = "attention_backward";
 
 template <class S>
 void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t B, int processors, const Tensor& qkv, const Tensor& out,
-            const Tensor& dout, const Tensor& lse, int* taken, void* scratch, const Tensor& dqkv, float* column_sums) {
+            const Tensor& dout, const Tensor& lse, int* taken, void* scratch, const Tensor& dqkv, float* column_sums, const Rotary& rotary) {
   constexpr int D = S::D;
   constexpr int kBytes = sizeof(Shared<S>) + kSlack;
   static_assert(kBytes <= 227 * 1024);
@@ -566,6 +592,7 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t B, int p
                        .turns = turns,
                        .dqkv = dq,
                        .column_sums = column_sums,
+                       .rotary = rotary,
                        .scale = scale,
                        .scale_log2 = scale * kLog2E};
   const auto kernel = backward_kernel<S>;
@@ -574,16 +601,18 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t B, int p
       map_heads(kOp, qkv.data, B, T, R, D, kTileRows, D), map_heads(kOp, qkv.data, B, T, R, D, kRows, D),
       map_heads(kOp, dout.data, B, T, H, D, kRows, D), args);
   check_launch(kOp);
-  dq_kernel<D><<<dim3(static_cast<unsigned>(blocks * S::kParts), static_cast<unsigned>(B * H)), kWarpgroup, 0, stream>>>(
-      layout, sums, dq, column_sums, scale);
+  dq_kernel<D><<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(B * H)), kWarpgroup, 0, stream>>>(layout, sums, dq, column_sums, rotary, scale);
   check_launch(kOp);
 }
 
 }  // namespace
 
 void attention_backward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors, const Tensor& qkv,
-                        const Tensor& out, const Tensor& dout, const Tensor& lse, int* taken, void* scratch, const Tensor& dqkv, float* column_sums) {
-  const auto launch_with = [&]<class S>(S) { launch<S>(stream, layout, sequences, processors, qkv, out, dout, lse, taken, scratch, dqkv, column_sums); };
+                        const Tensor& out, const Tensor& dout, const Tensor& lse, int* taken, void* scratch, const Tensor& dqkv, float* column_sums,
+                        const Rotary& rotary) {
+  const auto launch_with = [&]<class S>(S) {
+    launch<S>(stream, layout, sequences, processors, qkv, out, dout, lse, taken, scratch, dqkv, column_sums, rotary);
+  };
   if (layout.head_dim == 128) {
     launch_with(Shape<128, 3, 2, 1>());
   } else {
