@@ -67,7 +67,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks) cross_entropy_kernel(uint4*
   __syncwarp();
   int turn = 0;
   for (int r = static_cast<int>(blockIdx.x); r < rows; r += static_cast<int>(gridDim.x), turn ^= 1) {
-    const int next = r + static_cast<int>(gridDim.x), target = targets[r], target_vector = target < 0 ? -1 : target / kVector;
+    const int next = r + static_cast<int>(gridDim.x), target = targets[r];
+    // Of this warp's, or -1: beyond its stretch a row may not have come yet, or be the next one already.
+    const int target_vector = target / kVector >= begin && target / kVector < end ? target / kVector : -1;
     const auto release = [&](int piece) {
       __syncwarp();
       if (lane == 0) fetch(next, piece);
