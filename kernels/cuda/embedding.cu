@@ -94,8 +94,8 @@ __device__ std::int64_t end_of_run(const std::int32_t* sorted, std::int64_t begi
   return end;
 }
 
-/// Warp per place in the sorted tokens where a run of equal tokens begins, or a piece inside of one; others leave at once. It
-/// adds up the run's rows in order, Vectors x 256 channels at a time.
+/// Warp per place in the sorted tokens where a run of equal tokens begins, or a piece inside of one, and Vectors x 256 channels;
+/// others leave at once. It adds up the run's rows in order.
 template <int Vectors, bool Aligned, class T>
 __global__ void __launch_bounds__(kTokenThreads) token_gradient_kernel(float* dwte, PieceSums sums, const T* dout, const std::int32_t* sorted,
                                                                        const std::int32_t* order, std::int64_t rows, std::int64_t channels) {
@@ -109,31 +109,29 @@ __global__ void __launch_bounds__(kTokenThreads) token_gradient_kernel(float* dw
   const std::int64_t end = end_of_run(sorted, begin, next < rows ? next : rows, token);
   const bool whole = begins && !(end == next && next < rows && sorted[next] == token);
   float* out = whole ? dwte + token * channels : (begins ? sums.begun : sums.continued) + piece * channels;
-  for (std::int64_t base = 0; base < channels; base += Vectors * kColumns * kVector) {
-    float acc[Vectors][kVector] = {};
-    const auto column = [&](int v) { return base + (v * kColumns + threadIdx.x % kWarp) * kVector; };
-#pragma unroll 4
-    for (std::int64_t i = begin; i < end; ++i) {
-      const T* row = dout + order[i] * channels;
-#pragma unroll
-      for (int v = 0; v < Vectors; ++v) {
-        float x[kVector];
-        load_some<Aligned>(row + column(v), channels - column(v), x);
-#pragma unroll
-        for (int j = 0; j < kVector; ++j) acc[v][j] += x[j];
-      }
-    }
+  float acc[Vectors][kVector] = {};
+  const auto column = [&](int v) { return ((std::int64_t{blockIdx.y} * Vectors + v) * kColumns + threadIdx.x % kWarp) * kVector; };
+#pragma unroll 8
+  for (std::int64_t i = begin; i < end; ++i) {
+    const T* row = dout + order[i] * channels;
 #pragma unroll
     for (int v = 0; v < Vectors; ++v) {
-      const std::int64_t c = column(v), left = channels - c;
-      if (whole) {
-        float before[kVector];
-        load_some<Aligned>(out + c, left, before);
+      float x[kVector];
+      load_some<Aligned>(row + column(v), channels - column(v), x);
 #pragma unroll
-        for (int j = 0; j < kVector; ++j) acc[v][j] += before[j];
-      }
-      store_some<Aligned>(out + c, left, acc[v]);
+      for (int j = 0; j < kVector; ++j) acc[v][j] += x[j];
     }
+  }
+#pragma unroll
+  for (int v = 0; v < Vectors; ++v) {
+    const std::int64_t c = column(v), left = channels - c;
+    if (whole) {
+      float before[kVector];
+      load_some<Aligned>(out + c, left, before);
+#pragma unroll
+      for (int j = 0; j < kVector; ++j) acc[v][j] += before[j];
+    }
+    store_some<Aligned>(out + c, left, acc[v]);
   }
 }
 
@@ -233,17 +231,15 @@ void CudaOps::embedding_backward(const EmbeddingBackward& args) {
     cuda::with_bool(cuda::vector_rows(C, dout, cuda::pointer<const float>(args.dwte)), [&](auto aligned) {
       constexpr bool kAligned = decltype(aligned)::value;
       const auto add_tokens = [&]<int Vectors>() {
-        cuda::token_gradient_kernel<Vectors, kAligned><<<cuda::grid_of(N, cuda::kTokenThreads / cuda::kWarp, N), cuda::kTokenThreads, 0, stream_>>>(
-            cuda::pointer<float>(args.dwte), sums, dout, sorted, order, N, C);
+        const dim3 grid(cuda::grid_of(N, cuda::kTokenThreads / cuda::kWarp, N),
+                        static_cast<unsigned>(cuda::ceil_div(C, Vectors * cuda::kColumns * cuda::kVector)));
+        cuda::token_gradient_kernel<Vectors, kAligned><<<grid, cuda::kTokenThreads, 0, stream_>>>(cuda::pointer<float>(args.dwte), sums, dout, sorted,
+                                                                                                   order, N, C);
       };
-      if (C <= 256)
+      if (C <= cuda::kColumns * cuda::kVector)
         add_tokens.template operator()<1>();
-      else if (C <= 512)
-        add_tokens.template operator()<2>();
-      else if (C <= 768)
-        add_tokens.template operator()<3>();
       else
-        add_tokens.template operator()<4>();
+        add_tokens.template operator()<2>();
       if (args.dwpe) {
         const dim3 grid(static_cast<unsigned>(T), static_cast<unsigned>(cuda::ceil_div(C, cuda::kColumns * cuda::kVector)));
         cuda::position_gradient_kernel<kAligned><<<grid, cuda::kThreads, 0, stream_>>>(cuda::pointer<float>(args.dwpe),
