@@ -55,7 +55,7 @@ struct BackendMemory {
 
 constexpr std::size_t kCudaWorkspace = std::size_t{64} << 20;
 constexpr std::int64_t kOptimizerChunk = 16384;  // elements
-constexpr std::int64_t kEmbeddingPiece = 128;    // rows of a token that a block adds up
+constexpr std::int64_t kEmbeddingPiece = 128;    // rows of a token that a warp adds up
 constexpr std::int64_t kBiasRows = 128;          // rows of an output gradient that a block adds up
 constexpr std::int64_t kOwnSumRows = 64;         // the same where a matrix product of our own adds up what it writes
 constexpr std::int64_t kAbsStatisticsScratch = std::int64_t{128} << 10;  // of a matrix of any size

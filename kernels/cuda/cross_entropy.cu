@@ -55,14 +55,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks) cross_entropy_kernel(T* log
       sum *= expf(highest - top);
       highest = top;
     }
-    const float offset = highest * Exponential<T>::unit;
+    const float offset = highest == -INFINITY ? 0.0F : highest * Exponential<T>::unit;  // nothing but -infinity adds nothing, no NaN
 #pragma unroll
     for (int j = 0; j < kVector; ++j)
       if (Aligned || c + j < vocabulary) sum += Exponential<T>::of(x[j], offset);
   }
   const float maximum = block_max<kThreads>(highest);
-  // A thread without a column, or with only -inf, has nothing to add.
-  sum = block_sum<kThreads>(highest == -INFINITY ? (sum == sum ? 0.0F : sum) : sum * expf(highest - maximum));
+  // A thread without a column, or with only -inf, has 0, or NaN where it had one.
+  sum = block_sum<kThreads>(highest == -INFINITY ? sum : sum * expf(highest - maximum));
   const float target_logit = to_float(row[target]);
   if (threadIdx.x == 0) losses[blockIdx.x] = logf(sum) + (maximum - target_logit);
   if (!gradient) return;

@@ -1,5 +1,5 @@
 // Embedding lookup, and its gradient without atomics: tokens are sorted (stably, so equal tokens keep their order), then
-// each distinct token's rows are added up in order, by one warp where they are few. Long runs are cut where the
+// each distinct token's rows are added up in order, by a warp for some channels. Long runs are cut where the
 // sorted rows are a multiple of kPiece, since a text's commonest token has up to a fifth of them.
 #include <cub/device/device_radix_sort.cuh>
 
@@ -19,7 +19,7 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 256, kTokenThreads = 128;
-constexpr int kColumns = kWarp;          // vectors of a block's channels
+constexpr int kColumns = kWarp;          // vectors of eight channels, of a warp or a block
 constexpr int kLanes = kThreads / kColumns;  // rows it reads side by side
 constexpr std::int64_t kPiece = kEmbeddingPiece;
 

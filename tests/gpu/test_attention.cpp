@@ -108,9 +108,10 @@ void check_attention(const std::vector<Shape>& shapes, std::span<const DType> ty
     int turn = 0;
     for (const Shape s : shapes)
       for (const auto& [spread, with_logits] : with_and_without(spreads)) {
-        // In turn dqkv is what it is, rotated back in all channels of a head, and in some.
+        // In turn dqkv is what it is, rotated back in all channels of a head, in some, and in all.
         std::optional<Rotation> rotation;
-        if (s.D % 2 == 0 && turn++ % 3 > 0) rotation = Rotation{.width = turn % 3 == 2 ? 0 : s.D / 4 * 2 + 2 * (s.D < 4), .theta = 100.0, .first_index = turn % 2};
+        const int kind = turn++ % 4;
+        if (s.D % 2 == 0 && kind > 0) rotation = Rotation{.width = kind == 2 ? std::max<std::int64_t>(s.D / 4 * 2, 2) : 0, .theta = 100.0, .first_index = kind / 2};
         INFO(both.name() << " " << describe(s) << ", spread " << spread << (with_logits ? ", sink logits" : "")
                          << (rotation ? ", rotated back in " + std::to_string(rotation->width) + " channels" : ""));
         const std::int64_t heads = s.H + 2 * s.G, size = s.B * s.T * heads * s.D, out_size = s.B * s.T * s.H * s.D;

@@ -1,5 +1,8 @@
 // Norms, QK-norm, activations, rotary embedding, embedding, cross-entropy: one row at a time. Cases tagged
 // [sanitize] take every kernel through small shapes, for compute-sanitizer.
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -266,6 +269,23 @@ void check_embedding(const std::vector<EmbeddingShape>& shapes) {
   }
 }
 
+/// That every row of the gradient agrees but for its target, whose column alone is larger than all others together; zeros where there is none.
+void check_other_columns(Backends& both, const BothFloats& gradient, const Tokens& targets, std::int64_t v, double bound) {
+  const Doubles found = both.read(gradient.gpu);
+  for (std::size_t row = 0; row < targets.size(); ++row) {
+    double difference = 0, norm = 0;
+    for (std::int64_t c = 0; c < v; ++c) {
+      if (c == targets[row]) continue;
+      const std::int64_t i = static_cast<std::int64_t>(row) * v + c;
+      const double expected = static_cast<double>(gradient.cpu[i]), other = found[static_cast<std::size_t>(i)] - expected;
+      difference += other * other;
+      norm += expected * expected;
+    }
+    INFO("row " << row);
+    CHECK(std::sqrt(difference) <= bound * std::sqrt(norm));
+  }
+}
+
 void check_cross_entropy(const std::vector<Extents>& extents) {
   for (const DType real : kComputeTypes) {
     Backends both(real);
@@ -274,7 +294,8 @@ void check_cross_entropy(const std::vector<Extents>& extents) {
       for (const bool gradient : {false, true})
         for (const double spread : {1.0, 20.0}) {
           INFO(both.name() << " " << n << " x " << v << ", gradient " << gradient << ", spread " << spread);
-          const auto logits = both.input({n, v}, random.normals(n * v, spread));
+          const Doubles values = random.normals(n * v, spread);
+          const auto logits = both.input({n, v}, values), again = both.input({n, v}, values);
           Tokens wanted = random.tokens(n, v);
           for (std::int64_t row = 1; row < n; row += row % 5 + 2) wanted[static_cast<std::size_t>(row)] = -1;
           const auto targets = both.integers({n}, wanted);
@@ -286,6 +307,15 @@ void check_cross_entropy(const std::vector<Extents>& extents) {
           both.gpu().cross_entropy(args(kGpu));
           CHECK(both.difference(losses) < 1e-5);
           CHECK(both.difference(logits) < both.bound(1e-5, 4e-3));
+          if (gradient) check_other_columns(both, logits, wanted, v, both.bound(1e-4, 6e-3));
+          // The same bits every time.
+          const auto loss_bits = both.bytes(losses.gpu);
+          both.spoil(losses.gpu);
+          CrossEntropy second = args(kGpu);
+          second.logits = again.gpu;
+          both.gpu().cross_entropy(second);
+          CHECK(both.bytes(losses.gpu) == loss_bits);
+          CHECK(both.bytes(again.gpu) == both.bytes(logits.gpu));
         }
   }
 }
@@ -386,8 +416,52 @@ TEST_CASE("the embedding and its gradient on the GPU agree with the CPU at small
 
 TEST_CASE("cross-entropy on the GPU agrees with the CPU") {
   check_cross_entropy({{1, 1}, {3, 7}, {40, 257}, {17, 4096}, {9, 5003}, {4, 50304}, {7, 57344}, {3, 57352},
-                       // More rows than two blocks of every multiprocessor take at a time.
-                       {1100, 4104}, {600, 16384}});
+                       // More rows than two blocks of every multiprocessor take at a time, of one piece a warp and of several.
+                       {1100, 4104}, {600, 16384}, {600, 50304}, {300, 57344}});
+}
+TEST_CASE("logits that are huge, infinite or not numbers, and other scales, give on the GPU what they give on the CPU", "[sanitize]") {
+  const std::int64_t n = 6, v = 4104;
+  for (const DType real : kComputeTypes) {
+    Backends both(real);
+    Random random(16);
+    for (const float scale : {0.25F, 0.0F, -2.0F}) {
+      INFO(both.name() << ", scale " << scale);
+      Doubles values = random.normals(n * v);
+      const auto row = [&](std::int64_t r) { return values.begin() + r * v; };
+      std::fill(row(0), row(1), -std::numeric_limits<double>::infinity());
+      values[77] = 3;  // of a row that is -infinity elsewhere
+      for (std::int64_t c = 0; c < v; ++c) values[static_cast<std::size_t>(v + c)] *= 1e4;
+      values[static_cast<std::size_t>(2 * v + 4000)] = std::numeric_limits<double>::quiet_NaN();
+      std::fill(row(3), row(4), -1e4);
+      std::fill(row(4), row(4) + 2000, -std::numeric_limits<double>::infinity());
+      const auto logits = both.input({n, v}, values);
+      const Tokens wanted = {77, 5, 9, 4103, 3000, 0};
+      const auto targets = both.integers({n}, wanted);
+      const auto losses = both.single_output({n});
+      const auto args = [&](auto side) {
+        return CrossEntropy{.logits = side(logits), .targets = side(targets), .losses = side(losses), .gradient = true, .scale = scale};
+      };
+      both.cpu().cross_entropy(args(kCpu));
+      both.gpu().cross_entropy(args(kGpu));
+      const Doubles found = both.read(losses.gpu), gradient = both.read(logits.gpu);
+      for (std::int64_t r = 0; r < n; ++r) {
+        INFO("row " << r);
+        if (r == 2) {
+          CHECK(std::isnan(found[2]));
+          CHECK(std::isnan(gradient[static_cast<std::size_t>(2 * v + 9)]));
+          continue;
+        }
+        CHECK(found[static_cast<std::size_t>(r)] == Approx(static_cast<double>(losses.cpu[r])).epsilon(1e-5).margin(1e-5));
+        double difference = 0, norm = 0;
+        for (std::int64_t c = 0; c < v; ++c) {
+          const double expected = static_cast<double>(logits.cpu[r * v + c]), other = gradient[static_cast<std::size_t>(r * v + c)] - expected;
+          difference += other * other;
+          norm += expected * expected;
+        }
+        CHECK(std::sqrt(difference) <= both.bound(1e-5, 6e-3) * std::sqrt(norm) + 1e-6);
+      }
+    }
+  }
 }
 TEST_CASE("cross-entropy on the GPU agrees with the CPU at small shapes", "[sanitize]") {
   check_cross_entropy({{1, 1}, {3, 7}, {4, 257}, {3, 4096}, {3, 5003}, {3, 8200}, {540, 4096}});

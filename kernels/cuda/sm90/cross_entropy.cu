@@ -149,7 +149,8 @@ void cross_entropy(cudaStream_t stream, int processors, void* logits, const std:
   constexpr const char* kOp = "cross_entropy";
   const int bytes = static_cast<int>(V * static_cast<std::int64_t>(sizeof(bf16)));
   static_assert(kBlocks * (kLongestRow * sizeof(bf16) + sizeof(Shared) + 1024) <= 228 * 1024);
-  check_cuda(cudaFuncSetAttribute(cross_entropy_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), kOp);
+  check_cuda(cudaFuncSetAttribute(cross_entropy_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(kLongestRow * sizeof(bf16))), kOp);  // the same whatever V is
   check_cuda(cudaFuncSetAttribute(cross_entropy_kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), kOp);
   cross_entropy_kernel<<<static_cast<unsigned>(std::min<std::int64_t>(N, std::int64_t{processors} * kBlocks)), kThreads, bytes, stream>>>(
       static_cast<uint4*>(logits), targets, losses, static_cast<int>(N), static_cast<int>(V / kVector), gradient, scale);
