@@ -155,8 +155,8 @@ TEST_CASE("the messages that the README's troubleshooting quotes are those of th
   sh("sinkscope train configs/mine.json --set name=busy --set train.steps=100000 > /dev/null 2>&1 & " + until_training +
      train + " --set name=busy --set train.steps=100000 --resume; kill -KILL $program");
 #ifdef SINKSCOPE_HTTPLIB
-  const std::string serve =
-      "\"$SINKSCOPE\" monitor --serve runs/mine > serve.log 2>&1 & program=$!\n"
+  const std::string serve =  // the log of a server before would be taken for this one's
+      "rm -f serve.log; \"$SINKSCOPE\" monitor --serve runs/mine > serve.log 2>&1 & program=$!\n"
       "for i in $(seq 600); do grep -q 'live page' serve.log && break; sleep 0.1; done\n"
       "port=$(sed -n 's|^live page: http://127.0.0.1:\\([0-9]*\\)/.*|\\1|p' serve.log)\n";
   sh(serve +
