@@ -19,13 +19,15 @@ std::int64_t sink_bytes(const BackendExtents& e, const BatchExtents& batch) {
   return batch.sequences * e.query_heads * ceil_div(batch.length, 64) * e.positions * 4;
 }
 
-/// attention_backward: lse and sum_d out dout, (B, H, T, 2) f32 of blocks of 64 queries; where Hopper's kernels take the head
-/// dim also sums of dQ, (B, H, T, D) f32, and a turn of every block; then the sums of dsink_logits, (B, H) f64; on Hopper column
-/// sums of dqkv, (B, T / 16, (H + 2 G) D) f32.
+/// attention_backward: lse and sum_d out dout, (B, H, T, 2) f32 of blocks of 64 queries; where Hopper's kernels take
+/// the head dim also sums of dQ, (B, H, T, D) f32, and a turn of every block; then the sums of dsink_logits, (B, H)
+/// f64; on Hopper column sums of dqkv, (B, T / 16, (H + 2 G) D) f32.
 std::int64_t backward_bytes(const BackendExtents& e) {
   const bool hopper = e.compute == DType::bf16 && (e.head_dim == 64 || e.head_dim == 128);
   const std::int64_t rows = ceil_div(e.training.length, 64) * (64 * (2 + (hopper ? e.head_dim : 0)) + 1) * 4;
-  const std::int64_t columns = hopper && e.qkv_sums ? ceil_div(e.training.length, 64) * 4 * (e.query_heads + 2 * e.kv_heads) * e.head_dim * 4 : 0;
+  const std::int64_t columns =
+      hopper && e.qkv_sums ? ceil_div(e.training.length, 64) * 4 * (e.query_heads + 2 * e.kv_heads) * e.head_dim * 4
+                           : 0;
   return e.training.sequences * (e.query_heads * (rows + 8) + columns);
 }
 
@@ -66,13 +68,16 @@ std::int64_t scratch_bytes(const BackendExtents& e) {
     for (const LinearShape& of : e.fp8)
       most = std::max(most, fp8_forward_bytes(batch.sequences * batch.length, of.inputs, of.outputs));
   for (const BatchExtents& batch : e.probed)
-    most = std::max({most, sink_bytes(e, batch), statistics_bytes(e, batch), probed_norms_bytes(e, batch), kAbsStatisticsScratch});
+    most = std::max(
+        {most, sink_bytes(e, batch), statistics_bytes(e, batch), probed_norms_bytes(e, batch), kAbsStatisticsScratch});
   return round_up(most + 4096, 4096);  // parts begin at multiples of 256 bytes
 }
 
 }  // namespace
 
-std::int64_t fp8_forward_bytes(std::int64_t rows, std::int64_t inputs, std::int64_t outputs) { return (rows + outputs) * inputs; }
+std::int64_t fp8_forward_bytes(std::int64_t rows, std::int64_t inputs, std::int64_t outputs) {
+  return (rows + outputs) * inputs;
+}
 
 std::int64_t fp8_backward_bytes(std::int64_t rows, std::int64_t inputs, std::int64_t outputs) {
   const std::int64_t padded = round_up(rows, kFp8Multiple);

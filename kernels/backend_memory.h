@@ -60,8 +60,8 @@ constexpr std::int64_t kBiasRows = 128;          // rows of an output gradient t
 constexpr std::int64_t kOwnSumRows = 64;         // the same where a matrix product of our own adds up what it writes
 constexpr std::int64_t kAbsStatisticsScratch = std::int64_t{128} << 10;  // of a matrix of any size
 
-/// FP8 operands of a linear map of N rows: x and weight; (N, O) dout, (O, P) dout^T, (I, O) weight^T and (I, P) x^T, P being N rounded up
-/// to a multiple of kFp8Multiple.
+/// FP8 operands of a linear map of N rows: x and weight; (N, O) dout, (O, P) dout^T, (I, O) weight^T and (I, P) x^T, P
+/// being N rounded up to a multiple of kFp8Multiple.
 std::int64_t fp8_forward_bytes(std::int64_t rows, std::int64_t inputs, std::int64_t outputs);
 std::int64_t fp8_backward_bytes(std::int64_t rows, std::int64_t inputs, std::int64_t outputs);
 

@@ -63,7 +63,8 @@ void Check::indices(const char* name, const Tensor& tensor, std::int64_t limit, 
 }
 
 int Check::blas_int(const char* name, std::int64_t value) const {
-  if (value > std::numeric_limits<int>::max()) fail(name, "has an extent of " + std::to_string(value) + ", over 2^31 - 1");
+  if (value > std::numeric_limits<int>::max())
+    fail(name, "has an extent of " + std::to_string(value) + ", over 2^31 - 1");
   return static_cast<int>(value);
 }
 
@@ -133,7 +134,8 @@ std::int64_t check_rope(const Check& check, const Rope& args, DType real) {
 
 NormForward looked_up_norm(const Check& check, const EmbeddingForward& args) {
   NormForward norm = args.norm;
-  check.that(!norm.x && !norm.delta && !norm.sum, "norm", "has rows of its own, expected none: it is of those that are looked up");
+  check.that(!norm.x && !norm.delta && !norm.sum, "norm",
+             "has rows of its own, expected none: it is of those that are looked up");
   norm.x = args.out;
   return norm;
 }
@@ -147,11 +149,13 @@ Rope rope_back(const AttentionBackward& args) {
           .first_index = args.rotation->first_index};
 }
 
-void check_activated(const Check& check, const LinearForward& args, std::int64_t rows, std::int64_t outputs, DType real) {
+void check_activated(const Check& check, const LinearForward& args, std::int64_t rows, std::int64_t outputs,
+                     DType real) {
   check.optional_shape("gelu", args.gelu, real, {rows, outputs});
   if (!args.swiglu) return;
   check.that(!args.gelu, "swiglu", "is given with gelu; expected one of them");
-  check.that(outputs % 2 == 0, "swiglu", "is given for " + std::to_string(outputs) + " outputs, expected gates and as many others");
+  check.that(outputs % 2 == 0, "swiglu",
+             "is given for " + std::to_string(outputs) + " outputs, expected gates and as many others");
   check.shape("swiglu", args.swiglu, real, {rows, outputs / 2});
 }
 
@@ -163,7 +167,8 @@ void check_activation_input(const Check& check, const LinearBackward& args, DTyp
     check.that(!args.gelu_input, "swiglu_input", "is given with gelu_input; expected one of them");
     check.that(static_cast<bool>(args.dx), "swiglu_input", "is given without dx, which it is about");
     check.that(!args.accumulate, "swiglu_input", "is given with accumulate; expected one of them");
-    for (const auto& [name, tensor] : {std::pair("swiglu_input", args.swiglu_input), std::pair("dswiglu_input", args.dswiglu_input)})
+    for (const auto& [name, tensor] :
+         {std::pair("swiglu_input", args.swiglu_input), std::pair("dswiglu_input", args.dswiglu_input)})
       check.shape(name, tensor, real, {args.dx.extent(0), 2 * args.dx.extent(1)});
   }
   if (!args.gelu_input) return;
@@ -175,14 +180,15 @@ void check_activation_input(const Check& check, const LinearBackward& args, DTyp
 
 void check_fp8(const Check& check, const Fp8Linear& fp8, std::int64_t inputs, std::int64_t outputs) {
   if (!fp8) return;
-  for (const auto& [name, scaling] : {std::pair("fp8.x", fp8.x), std::pair("fp8.weight", fp8.weight), std::pair("fp8.dout", fp8.dout)}) {
+  for (const auto& [name, scaling] :
+       {std::pair("fp8.x", fp8.x), std::pair("fp8.weight", fp8.weight), std::pair("fp8.dout", fp8.dout)}) {
     check.shape(name, scaling.scale, DType::f32, {1});
     check.shape(name, scaling.inverse, DType::f32, {1});
     check.shape(name, scaling.amax, DType::f32, {1});
   }
   check.that(inputs % kFp8Multiple == 0 && outputs % kFp8Multiple == 0, "fp8",
-             "is of " + std::to_string(inputs) + " inputs and " + std::to_string(outputs) + " outputs, expected multiples of " +
-                 std::to_string(kFp8Multiple));
+             "is of " + std::to_string(inputs) + " inputs and " + std::to_string(outputs) +
+                 " outputs, expected multiples of " + std::to_string(kFp8Multiple));
 }
 
 void check_fp8(const Check& check, const LinearBackward& args) {
@@ -206,9 +212,11 @@ NormSumExtents check_norm_sums(const Check& check, const NormSums& args) {
   check.rank("norms", args.norms, DType::f32, 3);
   check.rank("first", args.first, DType::f64, 2);
   const std::int64_t R = args.norms.extent(0), T = args.norms.extent(2), K = args.first.extent(1);
-  check.that(T >= 2 && args.norms.size() > 0, "norms", "is " + describe(args.norms) + ", expected sequences of at least 2 positions");
+  check.that(T >= 2 && args.norms.size() > 0, "norms",
+             "is " + describe(args.norms) + ", expected sequences of at least 2 positions");
   check.optional_shape("over", args.over, DType::f32, {R, args.norms.extent(1), T});
-  check.that(K >= 1 && K <= T, "first", "is " + describe(args.first) + ", expected 1 to " + std::to_string(T) + " positions");
+  check.that(K >= 1 && K <= T, "first",
+             "is " + describe(args.first) + ", expected 1 to " + std::to_string(T) + " positions");
   check.shape("first", args.first, DType::f64, {R, K});
   check.shape("rest", args.rest, DType::f64, {R});
   check.shape("ratio", args.ratio, DType::f64, {R});

@@ -102,14 +102,16 @@ AttentionExtents check_attention(const Check& check, const char* name, const Ten
 
 /// Sink logits (H) of `real`, and what is (given only with them) made of them: `derived`, of these extents of f32.
 void check_sink_logits(const Check& check, const Tensor& sink_logits, DType real, std::int64_t query_heads,
-                       const char* derived_name, const Tensor& derived, std::initializer_list<std::int64_t> derived_extents);
+                       const char* derived_name, const Tensor& derived,
+                       std::initializer_list<std::int64_t> derived_extents);
 
 AttentionExtents check_isolate_query(const Check& check, const IsolateQuery& args, DType real);
 
 /// What LinearForward has beside its output, (rows, outputs) of `real`, fits it.
-void check_activated(const Check& check, const LinearForward& args, std::int64_t rows, std::int64_t outputs, DType real);
-/// LinearBackward::gelu_input or swiglu_input, of `real`, fits dx, which must be given and not accumulated into; dx_sums
-/// fits it.
+void check_activated(const Check& check, const LinearForward& args, std::int64_t rows, std::int64_t outputs,
+                     DType real);
+/// LinearBackward::gelu_input or swiglu_input, of `real`, fits dx, which must be given and not accumulated into;
+/// dx_sums fits it.
 void check_activation_input(const Check& check, const LinearBackward& args, DType real);
 
 /// Scalings are given all or none, and the extents of the linear map fit them.

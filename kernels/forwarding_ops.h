@@ -25,7 +25,9 @@ class ForwardingOps : public Ops {
   void reserve(const BackendExtents& extents) override { inner_.reserve(extents); }
   void copy_from_host(const Tensor& dst, const void* src) override { inner_.copy_from_host(dst, src); }
   void copy_to_host(void* dst, const Tensor& src) override { inner_.copy_to_host(dst, src); }
-  std::function<void()> copy_to_host_later(void* dst, const Tensor& src) override { return inner_.copy_to_host_later(dst, src); }
+  std::function<void()> copy_to_host_later(void* dst, const Tensor& src) override {
+    return inner_.copy_to_host_later(dst, src);
+  }
   void copy(const Tensor& dst, const Tensor& src) override { inner_.copy(dst, src); }
   void zero(const Tensor& dst) override { inner_.zero(dst); }
   void convert(const Tensor& dst, const Tensor& src) override { inner_.convert(dst, src); }
@@ -51,7 +53,8 @@ class ForwardingOps : public Ops {
   void sum_of_squares(const SumOfSquares& args) override { inner_.sum_of_squares(args); }
   void clip_scale(const ClipScale& args) override { inner_.clip_scale(args); }
   void adamw_step(const AdamwStep& args) override { inner_.adamw_step(args); }
-  std::unique_ptr<RepeatedWork> repeated_work() override { return Ops::repeated_work(); }  // so that all is seen that is done
+  // Not that of inner_: all that is done is to be seen.
+  std::unique_ptr<RepeatedWork> repeated_work() override { return Ops::repeated_work(); }
   void sink_sums(const SinkSums& args) override { inner_.sink_sums(args); }
   void norm_sums(const NormSums& args) override { inner_.norm_sums(args); }
   void isolate_query(const IsolateQuery& args) override { inner_.isolate_query(args); }

@@ -79,20 +79,22 @@ struct NormBackward {
   Tensor dx;      // (N, C) +=, the gradient of the residual stream
   Tensor dweight; // (C) +=
   Tensor dbias;   // optional (C) +=
-  Tensor dx_sums{};  // optional (C) +=: column sums of dx as it then is, the gradient of a bias that is added to the stream
+  /// Optional (C) +=: column sums of dx as it then is, the gradient of a bias that is added to the stream.
+  Tensor dx_sums{};
 };
 
-/// How a matrix is rounded to FP8 for a product, and how large it is: scale * x to the nearest number of E4M3 (at most 448), or
-/// of E5M2 (at most 57344) where it is an output gradient, of two the even one; what is larger to the largest, what is not
-/// finite to NaN (Micikevicius et al. 2022, "FP8 Formats for Deep Learning").
+/// How a matrix is rounded to FP8 for a product, and how large it is: scale * x to the nearest number of E4M3 (at most
+/// 448), or of E5M2 (at most 57344) where it is an output gradient, of two the even one; what is larger to the largest,
+/// what is not finite to NaN (Micikevicius et al. 2022, "FP8 Formats for Deep Learning").
 struct Fp8Scaling {
   Tensor scale;    // (1) f32, a power of two
   Tensor inverse;  // (1) f32, of the scale; aligned to 16 bytes, as cuBLASLt asks
   Tensor amax;     // (1) f32: raised to the largest magnitude, which is NaN where x holds one
 };
 
-/// The products of a linear map in FP8: of rounded operands, summed in f32 and multiplied by both inverse scales. I and O must be
-/// multiples of kFp8Multiple; on a GPU with bf16 alone, and one that has such products. Absent without scalings.
+/// The products of a linear map in FP8: of rounded operands, summed in f32 and multiplied by both inverse scales. I and
+/// O must be multiples of kFp8Multiple; on a GPU with bf16 alone, and one that has such products. Absent without
+/// scalings.
 struct Fp8Linear {
   Fp8Scaling x, weight, dout;  // forward takes amax of the first two, backward of the last
   bool measure = false;        // takes amax alone: the products are as without
@@ -113,11 +115,10 @@ struct LinearForward {
   Fp8Linear fp8{};
 };
 
-/// dx = dout weight (or dx += when `accumulate`); dweight += dout^T x; dbias += column sums of dout.
-/// With `gelu_input` z, of which x is the GELU, dx is the gradient of z: dout weight times GELU'(z), never accumulated;
-/// dx_sums += column sums of dx, the gradient of a bias that z had.
-/// With `swiglu_input`, gate and up, of which x is the SwiGLU, dswiglu_input is their gradient; dx is memory to work in, which
-/// then holds anything, and nothing is accumulated.
+/// dx = dout weight (or dx += when `accumulate`); dweight += dout^T x; dbias += column sums of dout. With `gelu_input`
+/// z, of which x is the GELU, dx is the gradient of z: dout weight times GELU'(z), never accumulated; dx_sums += column
+/// sums of dx, the gradient of a bias that z had. With `swiglu_input`, gate and up, of which x is the SwiGLU,
+/// dswiglu_input is their gradient; dx is memory to work in, which then holds anything, and nothing is accumulated.
 struct LinearBackward {
   Tensor dout;    // (N, O) real
   Tensor x;       // (N, I) real; needed for dweight
@@ -186,13 +187,11 @@ struct QkNormBackward {
   std::optional<Rotation> rotation{};  // as given to forward
 };
 
-/// Causal attention, online softmax, never a T x T matrix in memory:
-/// A[t,k] = exp(scale q_t.k_k - lse_t) for k <= t, out_t = sum_k A[t,k] v_k, scale = 1/sqrt(D).
-/// Sink scores (Gu et al., ICLR 2025), out of the same pass, for k < K:
-/// sink[b,h,k] = 1/(T-k) sum_{t>=k} A[t,k].
-/// A sink logit z_h stands beside the scores of every query of its head and has neither key nor value
-/// (Miller 2023 for z = 0, "softmax1"; learned in gpt-oss, OpenAI 2025): lse_t = ln(exp(z_h) + sum_{k<=t} exp(scale q_t.k_k)),
-/// so that the weights of a query sum to 1 - exp(z_h - lse_t).
+/// Causal attention, online softmax, never a T x T matrix in memory: A[t,k] = exp(scale q_t.k_k - lse_t) for k <= t,
+/// out_t = sum_k A[t,k] v_k, scale = 1/sqrt(D). Sink scores (Gu et al., ICLR 2025), out of the same pass, for k < K:
+/// sink[b,h,k] = 1/(T-k) sum_{t>=k} A[t,k]. A sink logit z_h stands beside the scores of every query of its head and
+/// has neither key nor value (Miller 2023 for z = 0, "softmax1"; learned in gpt-oss, OpenAI 2025): lse_t = ln(exp(z_h)
+/// + sum_{k<=t} exp(scale q_t.k_k)), so that the weights of a query sum to 1 - exp(z_h - lse_t).
 struct AttentionForward {
   Tensor qkv;   // (B, T, H+2G, D) real: queries, keys, values
   int query_heads = 0;
@@ -412,7 +411,8 @@ class Ops {
 
   // Memory of the device. Buffers are aligned to at least 256 bytes and not initialised.
   virtual Buffer allocate(std::size_t bytes) = 0;
-  /// Bytes that can be had now, on a GPU those that the backend itself holds counted in; nothing where no limit is known.
+  /// Bytes that can be had now, on a GPU those that the backend itself holds counted in; nothing where no limit is
+  /// known.
   virtual std::optional<std::size_t> memory_available() const = 0;
   /// On a GPU takes what operations within these extents need for themselves (cuda_memory() says how much), so
   /// that none of them allocates; one that needs more throws std::logic_error from now on. Without it such
@@ -450,8 +450,8 @@ class Ops {
   virtual void clip_scale(const ClipScale& args) = 0;
   virtual void adamw_step(const AdamwStep& args) = 0;
 
-  /// On a GPU one that records the operations of its second run as a CUDA graph, which later runs launch; elsewhere one that calls
-  /// them. Such work neither copies from or to the host nor waits. The Ops must outlive it.
+  /// On a GPU one that records the operations of its second run as a CUDA graph, which later runs launch; elsewhere one
+  /// that calls them. Such work neither copies from or to the host nor waits. The Ops must outlive it.
   virtual std::unique_ptr<RepeatedWork> repeated_work();
 
   // Probes of every step.
@@ -503,11 +503,13 @@ class StageRange {
   Ops& ops_;
 };
 
-/// Picks the algorithm of a large matrix product: the one on record for `product`, or what `time` finds when it has timed
-/// several on the arrays at hand, which then goes on record. Algorithms round differently, so a record is what makes
-/// runs equal to the bit. `product` names GPU, library version, shape, dtypes, epilogue and, where it could do it, the version of
-/// our own kernel; algorithms are one word of text, "own-kernel" and "apart" (without the epilogue) among them.
-using ChooseAlgorithm = std::function<std::string(const std::string& product, const std::function<std::string()>& time)>;
+/// Picks the algorithm of a large matrix product: the one on record for `product`, or what `time` finds when it has
+/// timed several on the arrays at hand, which then goes on record. Algorithms round differently, so a record is what
+/// makes runs equal to the bit. `product` names GPU, library version, shape, dtypes, epilogue and, where it could do
+/// it, the version of our own kernel; algorithms are one word of text, "own-kernel" and "apart" (without the epilogue)
+/// among them.
+using ChooseAlgorithm =
+    std::function<std::string(const std::string& product, const std::function<std::string()>& time)>;
 
 /// How a CUDA backend is made.
 struct CudaOptions {

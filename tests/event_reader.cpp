@@ -16,7 +16,9 @@ std::uint64_t little_endian(const std::string& bytes, std::size_t at, std::size_
   return value;
 }
 
-double double_at(const std::string& bytes, std::size_t at) { return std::bit_cast<double>(little_endian(bytes, at, 8)); }
+double double_at(const std::string& bytes, std::size_t at) {
+  return std::bit_cast<double>(little_endian(bytes, at, 8));
+}
 
 namespace {
 

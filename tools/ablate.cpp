@@ -79,7 +79,9 @@ void compare_arms(const std::vector<std::filesystem::path>& directories, const A
 
 void run(const AblateArguments& arguments) {
   if (const Launch launch = read_launch(); !launch.launcher.empty() && launch.size != 1)
-    throw std::runtime_error("ablate trains each arm as one rank, and " + launch.launcher + " has started several; start it by itself, with --jobs or --devices for several arms at a time");
+    throw std::runtime_error(
+        "ablate trains each arm as one rank, and " + launch.launcher +
+        " has started several; start it by itself, with --jobs or --devices for several arms at a time");
   const Config config = load_config(arguments.config, arguments.overrides);
   const std::vector<Config> arms = expand_ablation(config);
   const std::filesystem::path folder = run_directory(config), page = folder / "report.html";

@@ -15,7 +15,8 @@ std::string full_name(const CLI::App& app) {
 
 std::vector<std::string> command_names(const CLI::App& app) {
   std::vector<std::string> names;
-  for (const CLI::App* command : app.get_subcommands(std::function<bool(const CLI::App*)>())) names.push_back(command->get_name());
+  for (const CLI::App* command : app.get_subcommands(std::function<bool(const CLI::App*)>()))
+    names.push_back(command->get_name());
   return names;
 }
 

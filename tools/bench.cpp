@@ -166,9 +166,10 @@ void print_step(const StepResult& step, const Config& config, const Ops& ops, co
                 static_cast<long long>(config.probes.every), 100 * pass_share(*step.probe_pass, step.seconds, config),
                 100 * pass_share(*step.fastest_probe_pass, step.fastest, config));
   if (step.measured)
-    std::printf("step before it      %+10.2f ms for attention entropy and key mass of its batch (medians of %d, taken in turns): "
-                "%.2f %%\n",
-                *step.measured * 1e3, kProbePasses, 100 * pass_share(*step.measured, step.seconds, config));
+    std::printf(
+        "step before it      %+10.2f ms for attention entropy and key mass of its batch (medians of %d, taken in "
+        "turns): %.2f %%\n",
+        *step.measured * 1e3, kProbePasses, 100 * pass_share(*step.measured, step.seconds, config));
   std::printf("peak memory         %10.2f GiB\n", static_cast<double>(step.peak_memory) / (1024.0 * 1024.0 * 1024.0));
 }
 
@@ -199,8 +200,8 @@ std::string percent(std::optional<double> share) {
 }
 
 void print_stages(const StepStages& stages) {
-  std::printf("\n%-52s %6s %10s %8s %10s %9s\n", "a step's operations, where they stand in it", "calls", "ms", "of step",
-              "floor ms", "floor/ms");
+  std::printf("\n%-52s %6s %10s %8s %10s %9s\n", "a step's operations, where they stand in it", "calls", "ms",
+              "of step", "floor ms", "floor/ms");
   const auto print = [&](const std::string& name, const std::string& calls, double ms, std::optional<double> floor) {
     char least[32] = "";
     if (floor) std::snprintf(least, sizeof least, "%.4f", *floor);
@@ -218,9 +219,11 @@ void print_stages(const StepStages& stages) {
   const StageRow all = stages.total();
   print("between operations", "", stages.between(), {});
   print("step", std::to_string(all.calls), stages.ms, all.floor);
-  std::printf("medians of %d steps with a mark before and after each operation; without marks a step takes %.4f ms; neither is launched as CUDA graphs\n"
-              "between operations: the step, as the host sees it, less all rows: the host's work, gaps, the marks\n",
-              stages.steps, stages.plain_ms);
+  std::printf(
+      "medians of %d steps with a mark before and after each operation; without marks a step takes %.4f ms; neither is "
+      "launched as CUDA graphs\n"
+      "between operations: the step, as the host sees it, less all rows: the host's work, gaps, the marks\n",
+      stages.steps, stages.plain_ms);
 }
 
 Json to_json(const StepStages& stages) {
@@ -316,7 +319,8 @@ std::string take_vocabulary(Config& config) {
 void run_communication(const BenchArguments& arguments, const Config& config, World& world) {
   const std::unique_ptr<Ops> ops = world.together([&] { return make_ops(config, world.local_rank()); });
   world.expect_equal("config", to_json(config).dump(), config_difference);
-  const std::unique_ptr<Communicator> ranks = world.connect(*ops, carried_bytes(ParameterLayout(config.model), config.ranks, world.size(), ops->compute_dtype()));
+  const std::unique_ptr<Communicator> ranks = world.connect(
+      *ops, carried_bytes(ParameterLayout(config.model), config.ranks, world.size(), ops->compute_dtype()));
   const std::vector<SumTime> sums = time_sums(*ranks, *ops, config, arguments.repeats);
   const OverlapTime overlap = time_overlap(*ranks, *ops, config, arguments.repeats);
   if (!world.leads()) return;
@@ -325,11 +329,14 @@ void run_communication(const BenchArguments& arguments, const Config& config, Wo
               ranks->description().c_str(), "sum, MiB", "ms", "bus GB/s");
   Json list = Json::array();
   for (const SumTime& sum : sums) {
-    std::printf("%12.4g %12.4g %14.4g\n", static_cast<double>(sum.bytes) / (1024.0 * 1024.0), sum.seconds * 1e3, sum.bus_rate / 1e9);
+    std::printf("%12.4g %12.4g %14.4g\n", static_cast<double>(sum.bytes) / (1024.0 * 1024.0), sum.seconds * 1e3,
+                sum.bus_rate / 1e9);
     list.push_back({{"bytes", sum.bytes}, {"milliseconds", sum.seconds * 1e3}, {"bus_bytes_per_second", sum.bus_rate}});
   }
-  std::printf("\nbackward            %10.2f ms\nsums of gradients   %10.2f ms\nboth at once        %10.2f ms: %.0f %% of the "
-              "shorter is hidden\n", overlap.backward * 1e3, overlap.sums * 1e3, overlap.together * 1e3, 100 * overlap.hidden());
+  std::printf(
+      "\nbackward            %10.2f ms\nsums of gradients   %10.2f ms\nboth at once        %10.2f ms: %.0f %% of the "
+      "shorter is hidden\n",
+      overlap.backward * 1e3, overlap.sums * 1e3, overlap.together * 1e3, 100 * overlap.hidden());
   std::fflush(stdout);
   if (arguments.json.empty()) return;
   const Json json = {{"build", build_description()},
@@ -359,10 +366,13 @@ void run(const BenchArguments& arguments) {
     if (alone == 1) {
       World world(read_launch(), {.start = config.ranks.start_timeout, .usual = config.ranks.timeout});
       if (world.size() == 1)
-        throw std::runtime_error("--comm times what is between ranks, and here is one; start several with mpirun, or give ranks.gpus of at least 2");
+        throw std::runtime_error(
+            "--comm times what is between ranks, and here is one; start several with mpirun, or give ranks.gpus of at "
+            "least 2");
       return run_rank(world, [&] { run_communication(arguments, config, world); });
     }
-    std::vector<std::string> words = {"bench", arguments.config, "--comm", "--repeats", std::to_string(arguments.repeats)};
+    std::vector<std::string> words = {"bench", arguments.config, "--comm", "--repeats",
+                                      std::to_string(arguments.repeats)};
     for (const std::string& text : arguments.overrides) words.insert(words.end(), {"--set", text});
     if (!arguments.json.empty()) words.insert(words.end(), {"--json", arguments.json});
     return run_local_ranks(alone, words);
@@ -427,14 +437,17 @@ void add_bench_command(CLI::App& app) {
   command->add_option("config", arguments->config, "config file, default configs/quickstart.json")->type_name("CONFIG");
   add_set_option(*command, arguments->overrides, "override; may be repeated");
   command->add_option("--steps", arguments->steps, "steps to time, default 20; 0: none")->check(CLI::Range(0, 1000000));
-  command->add_flag("--step", arguments->stages,
-                    "also where a step goes: its operations by stage, timed where they stand in it, against their floors");
+  command->add_flag(
+      "--step", arguments->stages,
+      "also where a step goes: its operations by stage, timed where they stand in it, against their floors");
   command->add_flag("--kernels", arguments->kernels, "also every operation by itself, at the sizes of the config");
   command->add_option("--repeats", arguments->repeats, "timings of each operation, default 15")
       ->check(CLI::Range(1, 1000000));
-  command->add_flag("--comm", arguments->communication,
-                    "instead, sums over the ranks that `train` would run on: their rate, and how much of them backward hides");
-  command->add_option("--json", arguments->json, "write everything to this file as well, in place of what it holds")->type_name("FILE");
+  command->add_flag(
+      "--comm", arguments->communication,
+      "instead, sums over the ranks that `train` would run on: their rate, and how much of them backward hides");
+  command->add_option("--json", arguments->json, "write everything to this file as well, in place of what it holds")
+      ->type_name("FILE");
   command->callback([arguments] { run(*arguments); });
 }
 

@@ -98,9 +98,13 @@ void add_compare_command(CLI::App& app) {
   CLI::Option* html = command->add_option("--html", options->html,
                                           "the page (default: report.html in the folder that holds the runs, or in "
                                           "the run's own when there is one)");
-  const auto named = [](const std::string& file) { return file.empty() ? std::string("a file name is expected") : std::string(); };
+  const auto named = [](const std::string& file) {
+    return file.empty() ? std::string("a file name is expected") : std::string();
+  };
   html->type_name("FILE")->check(named);
-  command->add_option("--figure", options->figure, "also a static figure of the runs (SVG)")->type_name("FILE")->check(named);
+  command->add_option("--figure", options->figure, "also a static figure of the runs (SVG)")
+      ->type_name("FILE")
+      ->check(named);
   command
       ->add_option("--ablated", options->ablated,
                    "what was to vary: a key, or keys that change together; may be repeated (default: what the ablation "

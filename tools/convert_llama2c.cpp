@@ -44,7 +44,8 @@ void run_convert(const ConvertOptions& options) {
   }
   export_hugging_face(output, data);
   std::cout << "converted " << options.checkpoint << " to " << options.output << ": "
-            << ParameterLayout(checkpoint.model).parameter_count() << " parameters; every text begins with token 1, BOS\n";
+            << ParameterLayout(checkpoint.model).parameter_count()
+            << " parameters; every text begins with token 1, BOS\n";
 }
 
 }  // namespace
@@ -53,7 +54,8 @@ void add_convert_llama2c_command(CLI::App& app) {
   const auto options = std::make_shared<ConvertOptions>();
   CLI::App* command = app.add_subcommand("convert-llama2c", "Write a llama2.c checkpoint as a Hugging Face folder");
   command->add_option("checkpoint", options->checkpoint, "llama2.c checkpoint, version 0 (.bin)")->required();
-  command->add_option("--tokenizer", options->tokenizer, "its tokenizer.bin, which becomes a sentencepiece tokenizer.model");
+  command->add_option("--tokenizer", options->tokenizer,
+                      "its tokenizer.bin, which becomes a sentencepiece tokenizer.model");
   command->add_option("-o,--output", options->output, "folder to create")->required();
   command->callback([options] { run_convert(*options); });
 }

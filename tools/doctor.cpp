@@ -81,8 +81,9 @@ void check() {
   found("PCRE2", pcre2_version());
   found("zstd", ZSTD_versionString());
   found("zlib", zlibVersion());
-  found("xxHash", version(static_cast<int>(XXH_versionNumber() / 10000), static_cast<int>(XXH_versionNumber() / 100 % 100),
-                          static_cast<int>(XXH_versionNumber() % 100)));
+  found("xxHash",
+        version(static_cast<int>(XXH_versionNumber() / 10000), static_cast<int>(XXH_versionNumber() / 100 % 100),
+                static_cast<int>(XXH_versionNumber() % 100)));
   found("nlohmann/json",
         version(NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH));
   found("simdjson", SINKSCOPE_SIMDJSON);
@@ -96,7 +97,8 @@ void check() {
           "install catch2, configure with -DSINKSCOPE_TESTS=ON and build again");
 #endif
   if (cuda_description().empty())
-    missing("CUDA backend", "training runs on the CPU", "install the CUDA toolkit, configure with the cuda preset and build again");
+    missing("CUDA backend", "training runs on the CPU",
+            "install the CUDA toolkit, configure with the cuda preset and build again");
   else
     found("CUDA backend", cuda_description());
   if (mpi_description().empty())
@@ -106,7 +108,8 @@ void check() {
   if (!nccl_description().empty())
     found("NCCL", nccl_description());
   else
-    missing("NCCL", "no training on several GPUs", "install NCCL (libnccl-dev), configure with the cuda preset and build again");
+    missing("NCCL", "no training on several GPUs",
+            "install NCCL (libnccl-dev), configure with the cuda preset and build again");
 
   std::printf("\nOn this machine\n");
   try {
@@ -131,12 +134,14 @@ void check() {
     missing("product record", "matrix products on a GPU are not timed", "set SINKSCOPE_CACHE to a folder");
   } else {
     try {
-      found("product record", record.string() + ", " + std::to_string(ProductRecord(record).size()) + " matrix products timed on GPUs");
+      found("product record",
+            record.string() + ", " + std::to_string(ProductRecord(record).size()) + " matrix products timed on GPUs");
     } catch (const std::exception& error) {
       missing("product record", "no run on a GPU", error.what());
     }
   }
-  if (gpus.empty()) missing("GPU", "training runs on the CPU (" + why + ")", "use a machine and a build that have one (not needed)");
+  if (gpus.empty())
+    missing("GPU", "training runs on the CPU (" + why + ")", "use a machine and a build that have one (not needed)");
   std::fflush(stdout);
 }
 

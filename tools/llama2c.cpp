@@ -58,7 +58,8 @@ ModelConfig read_header(const std::filesystem::path& file, const MappedFile& con
   model.rope_theta = 10000.0;
   if (model.channels % (2 * model.heads) != 0)
     refuse(file, "dim is " + std::to_string(model.channels) +
-                     ", expected heads of an even size: a multiple of twice n_heads (" + std::to_string(model.heads) + ")");
+                     ", expected heads of an even size: a multiple of twice n_heads (" + std::to_string(model.heads) +
+                     ")");
   if (model.heads % model.kv_heads != 0)
     refuse(file, "n_heads is " + std::to_string(model.heads) + ", expected a multiple of n_kv_heads (" +
                      std::to_string(model.kv_heads) + ")");
@@ -239,8 +240,9 @@ Llama2cCheckpoint read_llama2c_checkpoint(const std::filesystem::path& file) {
   const std::int64_t C = model.channels, F = model.hidden, H = model.heads, G = model.kv_heads, D = model.head_dim;
   if (content.size() != expected_bytes(model))
     refuse(file, std::to_string(content.size()) + " bytes, expected " + std::to_string(expected_bytes(model)) +
-                     " for dim " + std::to_string(C) + ", hidden_dim " + std::to_string(F) + ", n_layers " + std::to_string(model.layers) +
-                     ", n_heads " + std::to_string(H) + ", n_kv_heads " + std::to_string(G) + ", vocab_size " +
+                     " for dim " + std::to_string(C) + ", hidden_dim " + std::to_string(F) + ", n_layers " +
+                     std::to_string(model.layers) + ", n_heads " + std::to_string(H) + ", n_kv_heads " +
+                     std::to_string(G) + ", vocab_size " +
                      std::to_string(model.tied_embedding ? model.vocab_size : -model.vocab_size) + ", seq_len " +
                      std::to_string(model.max_sequence_length));
   Reader reader(content, model);

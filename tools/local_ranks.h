@@ -13,8 +13,8 @@ namespace sinkscope {
 /// Throws ConfigError where ranks.gpus asks for more than there are, or than can be.
 int local_ranks(const Config& config, int gpus);
 
-/// Runs `sinkscope ARGUMENTS` as so many ranks, which tell what there is to tell, and passes signals on to them. Returns
-/// when all are done. Throws StoppedBySignal after an orderly stop, else ToldElsewhere when one has failed, or
+/// Runs `sinkscope ARGUMENTS` as so many ranks, which tell what there is to tell, and passes signals on to them.
+/// Returns when all are done. Throws StoppedBySignal after an orderly stop, else ToldElsewhere when one has failed, or
 /// std::runtime_error naming the rank that a signal ended.
 void run_local_ranks(int ranks, const std::vector<std::string>& arguments);
 

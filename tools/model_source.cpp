@@ -22,12 +22,13 @@ bool is_hugging_face_folder(const fs::path& folder) {
 }
 
 /// A token id of config.json; absent, null or a list of them (several tokens end a text): none.
-std::int32_t token_id(const nlohmann::ordered_json& json, const fs::path& file, const char* key, std::int64_t vocab_size) {
+std::int32_t token_id(const nlohmann::ordered_json& json, const fs::path& file, const char* key,
+                      std::int64_t vocab_size) {
   if (!json.contains(key) || json.at(key).is_null() || json.at(key).is_array()) return -1;
   const auto& value = json.at(key);
   if (!value.is_number_integer() || value.get<std::int64_t>() < 0 || value.get<std::int64_t>() >= vocab_size)
-    throw std::runtime_error(file.string() + ": \"" + key + "\": " + describe_value(value) + ", expected null or one of " +
-                             std::to_string(vocab_size) + " tokens");
+    throw std::runtime_error(file.string() + ": \"" + key + "\": " + describe_value(value) +
+                             ", expected null or one of " + std::to_string(vocab_size) + " tokens");
   return static_cast<std::int32_t>(value.get<std::int64_t>());
 }
 
@@ -38,7 +39,8 @@ void expect_finite(const fs::path& folder, const ModelConfig& model, std::span<c
     const auto bad = std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); });
     if (bad != values.end())
       throw std::runtime_error(folder.string() + ": the weights are damaged: parameter " + spec.name + " is " +
-                               (std::isnan(*bad) ? "NaN" : "infinite") + " at element " + std::to_string(bad - values.begin()));
+                               (std::isnan(*bad) ? "NaN" : "infinite") + " at element " +
+                               std::to_string(bad - values.begin()));
   }
 }
 
@@ -96,7 +98,8 @@ void load_parameters(Ops& ops, const Decoder& decoder, std::span<const float> va
 std::unique_ptr<Tokenizer> open_tokenizer_of(const ModelSource& source) {
   if (fs::exists(source.folder / "tokenizer.model")) return open_tokenizer(source.folder / "tokenizer.model");
   // Other families' vocab.json and merges.txt go with another way of splitting text.
-  if (source.model.preset == ModelPreset::gpt2 && fs::exists(source.folder / "vocab.json") && fs::exists(source.folder / "merges.txt"))
+  if (source.model.preset == ModelPreset::gpt2 && fs::exists(source.folder / "vocab.json") &&
+      fs::exists(source.folder / "merges.txt"))
     return make_gpt2_tokenizer(source.folder / "vocab.json", source.folder / "merges.txt");
   return nullptr;
 }

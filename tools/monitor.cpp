@@ -87,26 +87,40 @@ std::string above_zero(const std::string& text) {
 
 void add_monitor_command(CLI::App& app) {
   const auto arguments = std::make_shared<MonitorArguments>();
-  CLI::App* command = app.add_subcommand("monitor", "Watch runs train, in the terminal or on a page; or replay the phases of one run");
+  CLI::App* command =
+      app.add_subcommand("monitor", "Watch runs train, in the terminal or on a page; or replay the phases of one run");
   command->add_option("runs", arguments->runs, "run directories, of finished or running runs, or of runs to come")
       ->required()->type_name("RUN");
-  CLI::Option* once = command->add_flag("--once", arguments->once, "print one view, as where the output is no terminal");
-  CLI::Option* replay = command->add_flag("--replay", arguments->replay, "replay the phases of one run from its logs instead")->excludes(once);
-  CLI::Option* serve = command->add_flag("--serve", arguments->serve, "serve a page of the runs that is updated while they train")
-                           ->excludes(once)->excludes(replay);
+  CLI::Option* once =
+      command->add_flag("--once", arguments->once, "print one view, as where the output is no terminal");
+  CLI::Option* replay =
+      command->add_flag("--replay", arguments->replay, "replay the phases of one run from its logs instead")
+          ->excludes(once);
+  CLI::Option* serve =
+      command->add_flag("--serve", arguments->serve, "serve a page of the runs that is updated while they train")
+          ->excludes(once)
+          ->excludes(replay);
   command->add_option("--port", arguments->server.port, "of the page; 0, the default: any that is free")
       ->check(CLI::Range(0, 65535))->type_name("NUMBER")->needs(serve);
-  command->add_option("--bind", arguments->server.address, "address to listen on (default: 127.0.0.1, for this machine alone)")
-      ->type_name("ADDRESS")->needs(serve);
+  command
+      ->add_option("--bind", arguments->server.address,
+                   "address to listen on (default: 127.0.0.1, for this machine alone)")
+      ->type_name("ADDRESS")
+      ->needs(serve);
   command->add_option("--onset", arguments->onset, "excess of position 0 at which a sink begins, instead of the run's")
       ->check(above_zero)->type_name("NUMBER")->needs(replay);
-  command->add_option("--plateau", arguments->plateau, "relative change over the window that counts as stable, likewise")
-      ->check(above_zero)->type_name("NUMBER")->needs(replay);
+  command
+      ->add_option("--plateau", arguments->plateau, "relative change over the window that counts as stable, likewise")
+      ->check(above_zero)
+      ->type_name("NUMBER")
+      ->needs(replay);
   command->add_option("--window", arguments->window, "passes looked back on, likewise")
       ->check(CLI::Range(2, 1'000'000))->type_name("PASSES")->needs(replay);
   command->add_option("--confirm", arguments->confirm, "passes in a row before a phase is entered, likewise")
       ->check(CLI::Range(1, 1'000'000))->type_name("PASSES")->needs(replay);
-  command->add_option("--json", arguments->json, "write all of the replay to this new file as well")->type_name("FILE")->needs(replay);
+  command->add_option("--json", arguments->json, "write all of the replay to this new file as well")
+      ->type_name("FILE")
+      ->needs(replay);
   command->callback([arguments] { monitor(*arguments); });
 }
 

@@ -25,8 +25,9 @@ void print_sizes(const RunPlan& plan) {
   if (plan.dataset_absent) {
     const DataConfig& data = plan.config.data;
     std::printf("tokens of the run %.0f (%.3g FLOPs)\n", run_tokens, run_tokens * plan.flops_per_token);
-    std::printf("dataset           absent (%s): no epochs, no fingerprint, no ids of BOS and EOS, no memory of probe passes\n",
-                data.path.empty() ? "no file matches data.train" : (data.path + " is not there").c_str());
+    std::printf(
+        "dataset           absent (%s): no epochs, no fingerprint, no ids of BOS and EOS, no memory of probe passes\n",
+        data.path.empty() ? "no file matches data.train" : (data.path + " is not there").c_str());
   } else {
     std::printf("tokens of the run %.0f (%.3g epochs of %lld; %.3g FLOPs)\n", run_tokens,
                 run_tokens / static_cast<double>(plan.train_tokens), static_cast<long long>(plan.train_tokens),
@@ -34,17 +35,20 @@ void print_sizes(const RunPlan& plan) {
     std::printf("dataset           %s\n", plan.dataset_fingerprint.c_str());
   }
   if (plan.backend.ranks > 1)
-    std::printf("ranks             %d, each with %lld of the %lld sequences of a step; memory is that of rank 0\n", plan.backend.ranks,
+    std::printf("ranks             %d, each with %lld of the %lld sequences of a step; memory is that of rank 0\n",
+                plan.backend.ranks,
                 static_cast<long long>(plan.tokens_per_step / plan.config.train.sequence_length / plan.backend.ranks),
                 static_cast<long long>(plan.tokens_per_step / plan.config.train.sequence_length));
   if (plan.memory_available) {
     const std::size_t total = total_bytes(plan.memory);
-    std::printf("%s %.0f of %.0f MiB that are free%s\n", plan.backend.device == Device::cuda ? "device memory    " : "memory           ",
-                mebibytes(total), mebibytes(*plan.memory_available), total > *plan.memory_available ? ": it does not fit here" : "");
+    std::printf("%s %.0f of %.0f MiB that are free%s\n",
+                plan.backend.device == Device::cuda ? "device memory    " : "memory           ", mebibytes(total),
+                mebibytes(*plan.memory_available), total > *plan.memory_available ? ": it does not fit here" : "");
   }
   if (!plan.no_gpu.empty())
-    std::printf("device memory     for a GPU in %s%s, and there is none to compare it with: %s\n", plan.backend.compute == DType::f32 ? "fp32" : "bf16",
-                plan.backend.fp8 ? " with FP8 products" : "", plan.no_gpu.c_str());
+    std::printf("device memory     for a GPU in %s%s, and there is none to compare it with: %s\n",
+                plan.backend.compute == DType::f32 ? "fp32" : "bf16", plan.backend.fp8 ? " with FP8 products" : "",
+                plan.no_gpu.c_str());
   std::fputs("\n", stdout);
   std::fputs(memory_table(plan.memory).c_str(), stdout);
   std::fflush(stdout);

@@ -55,7 +55,8 @@ struct ProbeArguments {
 };
 
 /// The documents of text files, each ended by EOS where there is one.
-std::vector<std::int32_t> tokens_of(const std::vector<fs::path>& files, const Tokenizer& tokenizer, std::int32_t eos_id) {
+std::vector<std::int32_t> tokens_of(const std::vector<fs::path>& files, const Tokenizer& tokenizer,
+                                    std::int32_t eos_id) {
   std::vector<std::int32_t> tokens;
   for_each_document(files, {}, [&](std::string_view document) {
     const std::vector<std::int32_t> ids = tokenizer.encode(document);
@@ -78,7 +79,8 @@ TextSource dataset_text(const fs::path& folder, const ModelSource& model) {
   DataConfig data;
   data.path = folder.string();
   Dataset dataset = open_dataset(data);
-  if (!dataset.validation) throw std::runtime_error(folder.string() + ": has no validation shards, expected held-out text");
+  if (!dataset.validation)
+    throw std::runtime_error(folder.string() + ": has no validation shards, expected held-out text");
   if (dataset.vocab_size > model.model.vocab_size)
     throw std::runtime_error(folder.string() + ": has a vocabulary of " + std::to_string(dataset.vocab_size) +
                              " tokens, the model one of " + std::to_string(model.model.vocab_size));
@@ -99,8 +101,10 @@ TextSource own_text(const ProbeArguments& arguments, const ModelSource& model) {
   const std::unique_ptr<Tokenizer> tokenizer =
       arguments.tokenizer.empty() ? open_tokenizer_of(model) : open_tokenizer(arguments.tokenizer);
   if (!tokenizer)
-    throw std::runtime_error(model.folder.string() + ": holds no tokenizer that can be read (tokenizer.model, or vocab.json and "
-                             "merges.txt), which --text needs; give --tokenizer PATH, or --dataset DIR in place of --text");
+    throw std::runtime_error(
+        model.folder.string() +
+        ": holds no tokenizer that can be read (tokenizer.model, or vocab.json and merges.txt), which --text needs; "
+        "give --tokenizer PATH, or --dataset DIR in place of --text");
   if (tokenizer->vocab_size() > model.model.vocab_size)
     throw std::runtime_error("the tokenizer has " + std::to_string(tokenizer->vocab_size()) + " tokens, the model " +
                              std::to_string(model.model.vocab_size) + "; give the one that the model was trained with");
@@ -118,16 +122,19 @@ TextSource choose_text(const ProbeArguments& arguments, const ModelSource& model
   if (!arguments.text.empty()) return own_text(arguments, model);
   if (!arguments.dataset.empty()) return dataset_text(arguments.dataset, model);
   if (run && !run->data.path.empty() && fs::exists(run->data.path)) return dataset_text(run->data.path, model);
-  std::cerr << "no text" << (run && !run->data.path.empty() ? " (the run's dataset " + run->data.path + " is not there)" : "")
+  std::cerr << "no text"
+            << (run && !run->data.path.empty() ? " (the run's dataset " + run->data.path + " is not there)" : "")
             << ": the natural sets are left out; give --text FILE or --dataset DIR for them\n";
   return {.stream = nullptr, .bos_id = model.bos_id, .eos_id = model.eos_id, .vocab_size = model.model.vocab_size,
           .description = "none"};
 }
 
-std::int64_t choose_length(const ProbeArguments& arguments, const ModelSource& model, const std::optional<Config>& run) {
+std::int64_t choose_length(const ProbeArguments& arguments, const ModelSource& model,
+                           const std::optional<Config>& run) {
   const std::int64_t most = model.model.max_sequence_length;
   if (arguments.length > most)
-    throw std::runtime_error("--length " + std::to_string(arguments.length) + " is beyond the model's " + std::to_string(most) + " positions");
+    throw std::runtime_error("--length " + std::to_string(arguments.length) + " is beyond the model's " +
+                             std::to_string(most) + " positions");
   if (arguments.length > 0) return arguments.length;
   return std::min(run ? run->train.sequence_length : kDefaultLength, most);
 }
@@ -165,7 +172,8 @@ Json sets_json(const std::vector<ProbeSet>& sets) {
     const auto rows = [&](const std::vector<std::int32_t>& tokens) {
       Json list = Json::array();
       for (std::int64_t b = 0; b < set.sequences; ++b)
-        list.push_back(std::vector<std::int32_t>(tokens.begin() + b * set.length, tokens.begin() + (b + 1) * set.length));
+        list.push_back(
+            std::vector<std::int32_t>(tokens.begin() + b * set.length, tokens.begin() + (b + 1) * set.length));
       return list;
     };
     json[set.name] = {{"length", set.length}, {"sequences", set.sequences}, {"with_bos", set.with_bos},
@@ -193,7 +201,8 @@ Enum parse_enum(const char* flag, const std::string& word) {
 
 void at_least(const char* flag, std::int64_t value, std::int64_t least) {
   if (value < least)
-    throw std::runtime_error(std::string(flag) + " " + std::to_string(value) + ": expected at least " + std::to_string(least));
+    throw std::runtime_error(std::string(flag) + " " + std::to_string(value) + ": expected at least " +
+                             std::to_string(least));
 }
 
 void check_arguments(const ProbeArguments& a) {
@@ -209,7 +218,8 @@ void check_arguments(const ProbeArguments& a) {
   at_least("--threads", a.threads, 0);
   at_least("--seed", a.seed, 0);
   at_least("--resamples", a.tests.resamples, 100);
-  if (const double eps = a.threshold.value_or(0); !(eps >= 0 && eps <= 1)) throw std::runtime_error("--threshold must lie in 0..1");
+  if (const double eps = a.threshold.value_or(0); !(eps >= 0 && eps <= 1))
+    throw std::runtime_error("--threshold must lie in 0..1");
   if (!a.text.empty() && !a.dataset.empty()) throw std::runtime_error("--text and --dataset exclude each other");
 }
 
@@ -236,11 +246,11 @@ void probe(const ProbeArguments& arguments) {
   probes.short_length = arguments.short_length.value_or(probes.short_length);
   probes.from_layer = arguments.from_layer.value_or(std::min(probes.from_layer, model.model.layers - 1));
   if (probes.from_layer >= model.model.layers)
-    throw std::runtime_error("--from-layer " + std::to_string(probes.from_layer) + ": the model has " + std::to_string(model.model.layers) +
-                             " layers, counted from 0");
+    throw std::runtime_error("--from-layer " + std::to_string(probes.from_layer) + ": the model has " +
+                             std::to_string(model.model.layers) + " layers, counted from 0");
   if (arguments.causal && arguments.tests.isolated_layers > std::max<std::int64_t>(2, model.model.layers))
-    throw std::runtime_error("--isolated-layers " + std::to_string(arguments.tests.isolated_layers) + ": the model has " +
-                             std::to_string(model.model.layers) + " layers");
+    throw std::runtime_error("--isolated-layers " + std::to_string(arguments.tests.isolated_layers) +
+                             ": the model has " + std::to_string(model.model.layers) + " layers");
   const std::int64_t length = choose_length(arguments, model, run);
   if (arguments.short_length.value_or(0) > length)
     throw std::runtime_error("--short-length " + std::to_string(*arguments.short_length) + ": expected at most the " +
@@ -265,7 +275,8 @@ void probe(const ProbeArguments& arguments) {
 
   const std::int64_t watched = std::max(probes.positions, arguments.causal ? arguments.tests.position + 1 : 0);
   if (watched > options.short_length)
-    throw std::runtime_error("--positions and --position must lie below the shortest sequence, " + std::to_string(options.short_length));
+    throw std::runtime_error("--positions and --position must lie below the shortest sequence, " +
+                             std::to_string(options.short_length));
   const std::int64_t batch = arguments.batch > 0 ? arguments.batch : std::max<std::int64_t>(1, 8192 / length);
   config.train.micro_batch = std::min(batch, arguments.sequences);
   const std::unique_ptr<Ops> ops = make_ops(config);
@@ -285,7 +296,8 @@ void probe(const ProbeArguments& arguments) {
   report.step = model.step;
   report.device = ops->description();
   report.build = build_description();
-  report.text = text.description + (text.bos_id >= 0 ? "; BOS is token " + std::to_string(text.bos_id) : "; there is no BOS token");
+  report.text = text.description +
+                (text.bos_id >= 0 ? "; BOS is token " + std::to_string(text.bos_id) : "; there is no BOS token");
   report.seed = arguments.seed;
   report.model = model.model;
   report.parameters = decoder.layout().parameter_count();
@@ -297,15 +309,17 @@ void probe(const ProbeArguments& arguments) {
   report.shown = find_set(sets, {phase_probe_set(bos), "natural", "random"});
 
   if (arguments.causal) {
-    const ProbeSet& chosen = arguments.causal_set.empty() ? causal_probe_set(sets, bos) : sets[named_set(sets, arguments.causal_set)];
+    const ProbeSet& chosen =
+        arguments.causal_set.empty() ? causal_probe_set(sets, bos) : sets[named_set(sets, arguments.causal_set)];
     CausalOptions tests = arguments.tests;
     tests.sink_threshold = probes.sink_threshold;
     tests.rotary_shift = arguments.rotary_shift.value_or(tests.rotary_shift);
     if (arguments.rotary_shift && model.model.position != PositionEncoding::rope)
       throw std::runtime_error("--rotary-shift: the model has no rotary embedding");
     if (arguments.rotary_shift && *arguments.rotary_shift >= chosen.length)
-      throw std::runtime_error("--rotary-shift " + std::to_string(*arguments.rotary_shift) + ": expected less than the " +
-                               std::to_string(chosen.length) + " positions of probe set " + chosen.name);
+      throw std::runtime_error("--rotary-shift " + std::to_string(*arguments.rotary_shift) +
+                               ": expected less than the " + std::to_string(chosen.length) +
+                               " positions of probe set " + chosen.name);
     const std::unique_ptr<ProgressLine> line = make_progress_line("causal tests", "passes");
     report.causal = CausalTests(*ops, decoder, tests).run(chosen, sets, [&](const CausalProgress& progress) {
       line->update(progress.done, progress.passes, progress.share);
@@ -327,7 +341,9 @@ void probe(const ProbeArguments& arguments) {
 void add_probe_command(CLI::App& app) {
   const auto a = std::make_shared<ProbeArguments>();
   CLI::App* command = app.add_subcommand("probe", "Measure a finished model's attention sink, and test what it needs");
-  command->add_option("model", a->model, "checkpoint, run directory (its newest checkpoint), or a folder in Hugging Face layout")
+  command
+      ->add_option("model", a->model,
+                   "checkpoint, run directory (its newest checkpoint), or a folder in Hugging Face layout")
       ->required()
       ->type_name("FOLDER");
   command->add_option("-o,--output", a->output, "folder to create (default: probe-NAME)")->type_name("DIR");
@@ -335,23 +351,35 @@ void add_probe_command(CLI::App& app) {
       ->type_name("FILE")
       ->allow_extra_args(false)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  command->add_option("--dataset", a->dataset, "dataset folder, of which the validation shards are read (default: the run's)")->type_name("DIR");
-  command->add_option("--tokenizer", a->tokenizer, "for --text, as `tokenize` takes it (default: the model's own)")->type_name("PATH");
-  command->add_option("--length", a->length, "tokens of a sequence, T (default: that of the run's training, else 512 or what the model takes)");
-  command->add_option("--short-length", a->short_length, "T of the short sets (default: the run's, else 64, where the literature reads sink rates)");
+  command
+      ->add_option("--dataset", a->dataset,
+                   "dataset folder, of which the validation shards are read (default: the run's)")
+      ->type_name("DIR");
+  command->add_option("--tokenizer", a->tokenizer, "for --text, as `tokenize` takes it (default: the model's own)")
+      ->type_name("PATH");
+  command->add_option(
+      "--length", a->length,
+      "tokens of a sequence, T (default: that of the run's training, else 512 or what the model takes)");
+  command->add_option("--short-length", a->short_length,
+                      "T of the short sets (default: the run's, else 64, where the literature reads sink rates)");
   command->add_option("--sequences", a->sequences, "of each set, default 32");
   command->add_option("--positions", a->positions, "first positions that are watched, K (default: the run's, else 8)");
-  command->add_option("--from-layer", a->from_layer, "first layer of the rate over late layers (default: the run's, else 2)");
-  command->add_option("--threshold", a->threshold, "sink score above which a head counts as a sink (default: the run's, else 0.3)");
+  command->add_option("--from-layer", a->from_layer,
+                      "first layer of the rate over late layers (default: the run's, else 2)");
+  command->add_option("--threshold", a->threshold,
+                      "sink score above which a head counts as a sink (default: the run's, else 0.3)");
   command->add_option("--seed", a->seed, "of the choice of sequences, default 1");
   command->add_option("--device", a->device, "auto, cpu or cuda");
   command->add_option("--precision", a->precision, "auto, fp32 or bf16");
   command->add_option("--threads", a->threads, "CPU threads, default all");
   command->add_option("--batch", a->batch, "sequences that go through at once (default: 8192 tokens)");
-  command->add_flag("--causal", a->causal, "knock out, transplant, isolate, shift: what the sink needs and whether it moves");
-  command->add_option("--causal-set", a->causal_set, "probe set of the causal tests (default: natural_short, or natural_short_bos of a run with BOS)");
+  command->add_flag("--causal", a->causal,
+                    "knock out, transplant, isolate, shift: what the sink needs and whether it moves");
+  command->add_option("--causal-set", a->causal_set,
+                      "probe set of the causal tests (default: natural_short, or natural_short_bos of a run with BOS)");
   command->add_option("--position", a->tests.position, "p, where a second sink is to be made, default 4");
-  command->add_option("--isolated-layers", a->tests.isolated_layers, "layers in which p attends to itself alone, default 2");
+  command->add_option("--isolated-layers", a->tests.isolated_layers,
+                      "layers in which p attends to itself alone, default 2");
   command->add_option("--rotary-shift", a->rotary_shift, "rotary index of position 0 in the control, default 16");
   command->add_option("--resamples", a->tests.resamples, "of the bootstrap, default 2000");
   command->callback([a] { probe(*a); });

@@ -52,8 +52,9 @@ void run(const DumpArguments& arguments) {
                              std::to_string(config.max_sequence_length) + " positions");
 
   const auto ops = make_cpu_ops();
-  Decoder decoder(*ops, config,
-                  {.max_sequences = B, .max_length = T, .sink_positions = K, .residual_norms = true, .training = false});
+  Decoder decoder(
+      *ops, config,
+      {.max_sequences = B, .max_length = T, .sink_positions = K, .residual_norms = true, .training = false});
   std::vector<float> parameters(static_cast<std::size_t>(decoder.layout().flat_size()));
   source.load(parameters);
   load_parameters(*ops, decoder, parameters);
@@ -83,10 +84,14 @@ void add_probe_dump_command(CLI::App& app) {
   const auto arguments = std::make_shared<DumpArguments>();
   CLI::App* command = app.add_subcommand(
       "probe-dump", "Write a model's logits, sink scores and residual norms on random tokens, to check against others");
-  command->add_option("model", arguments->model, "checkpoint, run directory (its newest checkpoint), or a folder in Hugging Face layout")
+  command
+      ->add_option("model", arguments->model,
+                   "checkpoint, run directory (its newest checkpoint), or a folder in Hugging Face layout")
       ->required()
       ->type_name("FOLDER");
-  command->add_option("--output", arguments->output, "JSON file to write; must not exist")->required()->type_name("FILE");
+  command->add_option("--output", arguments->output, "JSON file to write; must not exist")
+      ->required()
+      ->type_name("FILE");
   command->add_option("--sequences", arguments->sequences, "B, default 2");
   command->add_option("--length", arguments->length, "T, default 32");
   command->add_option("--positions", arguments->positions, "K, default 8");

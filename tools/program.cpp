@@ -75,11 +75,13 @@ void end_stopped() {
 void print_error(const std::string& message) {
   std::cout << std::flush;
   const bool color = isatty(STDERR_FILENO) == 1;
-  std::fprintf(stderr, "%ssinkscope: error:%s %s\n", color ? "\033[1;31m" : "", color ? "\033[0m" : "", message.c_str());
+  std::fprintf(stderr, "%ssinkscope: error:%s %s\n", color ? "\033[1;31m" : "", color ? "\033[0m" : "",
+               message.c_str());
 }
 
 void tell_of_rank(const World& world, const std::string& message) {
-  print_error((world.leads() ? "" : world.name() + ": ") + (message == std::bad_alloc().what() ? "out of memory" : message));
+  print_error((world.leads() ? "" : world.name() + ": ") +
+              (message == std::bad_alloc().what() ? "out of memory" : message));
 }
 
 void run_rank(World& world, const std::function<void()>& work) {
@@ -117,8 +119,9 @@ std::filesystem::path find_checkpoint(const std::filesystem::path& source, const
   if (!std::filesystem::is_directory(source / "checkpoints")) {
     if (std::filesystem::exists(source / "metrics.jsonl"))
       throw std::runtime_error(source.string() + ": the run has saved no checkpoint yet (there is no checkpoints/)");
-    throw std::runtime_error(source.string() + ": neither a checkpoint (manifest.json) nor a run directory (checkpoints/)" +
-                             or_else + hint_of_runs(source, false));
+    throw std::runtime_error(source.string() +
+                             ": neither a checkpoint (manifest.json) nor a run directory (checkpoints/)" + or_else +
+                             hint_of_runs(source, false));
   }
   std::vector<std::string> rejected;
   const auto newest = newest_checkpoint(source / "checkpoints", &rejected);

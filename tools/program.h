@@ -41,8 +41,8 @@ void print_error(const std::string& message);
 /// The same of a rank.
 void tell_of_rank(const World& world, const std::string& message);
 
-/// Does a rank's work. An error is told while the others still wait for this rank: a launcher that sees one of them end kills the
-/// rest. Throws ToldElsewhere then.
+/// Does a rank's work. An error is told while the others still wait for this rank: a launcher that sees one of them end
+/// kills the rest. Throws ToldElsewhere then.
 void run_rank(World& world, const std::function<void()>& work);
 
 /// A ProgressLine on stderr.

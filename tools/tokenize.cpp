@@ -23,8 +23,9 @@ void add_tokenize_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("tokenize", "Turn text into a folder of token shards to train on");
   command->add_option("input", options.inputs, ".txt, .jsonl, .zst of either, or folders of them")->required();
   command->add_option("--output", options.output, "The dataset folder to write; must not exist")->required();
-  auto* tokenizer = command->add_option("--tokenizer", options.tokenizer,
-                                        "\"byte\", a sentencepiece .model, or a folder with encoder.json and vocab.bpe");
+  auto* tokenizer =
+      command->add_option("--tokenizer", options.tokenizer,
+                          "\"byte\", a sentencepiece .model, or a folder with encoder.json and vocab.bpe");
   auto* train = command
                     ->add_option("--train-sentencepiece", options.train_vocab_size,
                                  "Train a sentencepiece tokenizer of this vocabulary size on the inputs")

@@ -89,9 +89,11 @@ void run(const TrainArguments& arguments) {
     refused = std::current_exception();  // probably on all ranks, of which one tells
   }
   if (arguments.gpus) config.ranks.gpus = *arguments.gpus;
-  if (const std::int64_t gpus = arguments.gpus.value_or(0); gpus > 0 && launch.size > 0 && !launch.launcher.empty() && gpus != launch.size && !refused)
-    refused = std::make_exception_ptr(ConfigError("--gpus " + std::to_string(gpus) + " is for training without a launcher, and " + launch.launcher +
-                                                  " has started " + std::to_string(launch.size) + " ranks; leave it out"));
+  if (const std::int64_t gpus = arguments.gpus.value_or(0);
+      gpus > 0 && launch.size > 0 && !launch.launcher.empty() && gpus != launch.size && !refused)
+    refused = std::make_exception_ptr(
+        ConfigError("--gpus " + std::to_string(gpus) + " is for training without a launcher, and " + launch.launcher +
+                    " has started " + std::to_string(launch.size) + " ranks; leave it out"));
   if (arguments.dry_run) {
     if (launch.rank != 0) return;  // one of them tells
     if (refused) std::rethrow_exception(refused);

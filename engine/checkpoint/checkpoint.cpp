@@ -134,7 +134,9 @@ ModelConfig parse_model(const Json& model, const std::string& origin) {
   return parse_config(config.dump(), origin).model;
 }
 
-std::int64_t rotary_width(const ModelConfig& model) { return model.rotary_dim == 0 ? model.head_dim : model.rotary_dim; }
+std::int64_t rotary_width(const ModelConfig& model) {
+  return model.rotary_dim == 0 ? model.head_dim : model.rotary_dim;
+}
 
 /// Both must compute the same function; how the weights once were drawn does not matter.
 void check_same_model(const std::filesystem::path& file, const ModelConfig& saved, const ModelConfig& given) {

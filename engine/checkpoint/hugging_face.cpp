@@ -89,7 +89,8 @@ std::vector<std::int64_t> neox_qkv_rows(const ModelConfig& model) {
   std::vector<std::int64_t> rows;
   for (std::int64_t head = 0; head < model.heads; ++head)
     for (std::int64_t part = 0; part < 3; ++part)
-      for (std::int64_t d = 0; d < model.head_dim; ++d) rows.push_back((part * model.heads + head) * model.head_dim + d);
+      for (std::int64_t d = 0; d < model.head_dim; ++d)
+        rows.push_back((part * model.heads + head) * model.head_dim + d);
   return rows;
 }
 

@@ -31,7 +31,8 @@ class TensorFiles {
       listing_ = index.string();
       read_index(folder, index);
     } else {
-      throw std::runtime_error(folder.string() + ": neither model.safetensors nor model.safetensors.index.json is there");
+      throw std::runtime_error(folder.string() +
+                               ": neither model.safetensors nor model.safetensors.index.json is there");
     }
   }
 

@@ -198,7 +198,8 @@ void check_safetensors_header(const SafetensorsHeader& header, std::int64_t data
     before = name;
   }
   if (covered != data_bytes)
-    throw std::runtime_error(file + ": " + std::to_string(data_bytes - covered) + " bytes at the end belong to no tensor");
+    throw std::runtime_error(file + ": " + std::to_string(data_bytes - covered) +
+                             " bytes at the end belong to no tensor");
 }
 
 }  // namespace sinkscope

@@ -32,8 +32,9 @@ std::unique_ptr<Communicator> make_mpi_communicator(const World& world);
 /// What rank 0 makes and every rank needs, of any bytes. Throws std::runtime_error in a build without NCCL.
 std::string make_nccl_id();
 /// For tensors of the GPU of `ops`; they are summed on a stream of their own. Collective. NVLink multicast stays off
-/// (NCCL_NVLS_ENABLE=0) unless the environment says otherwise. Between GPUs of one host copy engines, where
-/// NCCL has them, carry up to so many bytes at a time, for which memory is taken here; sums are formed in rank order then.
-std::unique_ptr<Communicator> make_nccl_communicator(const World& world, Ops& ops, const std::string& id, const CarriedBytes& carried);
+/// (NCCL_NVLS_ENABLE=0) unless the environment says otherwise. Between GPUs of one host copy engines, where NCCL has
+/// them, carry up to so many bytes at a time, for which memory is taken here; sums are formed in rank order then.
+std::unique_ptr<Communicator> make_nccl_communicator(const World& world, Ops& ops, const std::string& id,
+                                                     const CarriedBytes& carried);
 
 }  // namespace sinkscope

@@ -37,7 +37,8 @@ void Communicator::sum_and_max(std::span<double> sums, std::span<double> largest
     std::memcpy(mine.data(), all.data() + rank * bytes, bytes);
     for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += mine[i];
     for (std::size_t i = 0; i < largest.size(); ++i)
-      if (const double value = mine[sums.size() + i]; !std::isnan(largest[i]) && !(value <= largest[i])) largest[i] = value;
+      if (const double value = mine[sums.size() + i]; !std::isnan(largest[i]) && !(value <= largest[i]))
+        largest[i] = value;
   }
 }
 
@@ -78,7 +79,8 @@ std::int64_t line_elements(std::int64_t part) {
 }
 
 void check_summable(const char* call, const Tensor& x, DType wire) {
-  const bool fits = x.dtype == DType::f32 ? wire == DType::f32 || wire == DType::bf16 : x.dtype == DType::f64 && wire == DType::f32;
+  const bool fits =
+      x.dtype == DType::f32 ? wire == DType::f32 || wire == DType::bf16 : x.dtype == DType::f64 && wire == DType::f32;
   if ((!x && x.size() > 0) || !fits)
     throw std::invalid_argument(std::string(call) + ": x is " + describe(x) + " on a wire of " + name_of(wire) +
                                 ", expected f32, or f64 and no bf16");
@@ -86,16 +88,19 @@ void check_summable(const char* call, const Tensor& x, DType wire) {
 
 void check_stretch(const char* call, const Stretch& stretch, int rank, int size) {
   if (stretch.x.rank != 1 || stretch.part < 0 || stretch.part * size < stretch.x.size())
-    throw std::invalid_argument(std::string(call) + ": x is " + describe(stretch.x) + ", expected one dimension of at most " +
-                                std::to_string(size) + " times " + std::to_string(stretch.part) + " elements");
-  if (stretch.own && (stretch.own.rank != 1 || stretch.own.size() != stretch.size_of(rank) || stretch.own.dtype != stretch.x.dtype))
-    throw std::invalid_argument(std::string(call) + ": own is " + describe(stretch.own) + ", expected " + name_of(stretch.x.dtype) + " (" +
-                                std::to_string(stretch.size_of(rank)) + ")");
+    throw std::invalid_argument(std::string(call) + ": x is " + describe(stretch.x) +
+                                ", expected one dimension of at most " + std::to_string(size) + " times " +
+                                std::to_string(stretch.part) + " elements");
+  if (stretch.own &&
+      (stretch.own.rank != 1 || stretch.own.size() != stretch.size_of(rank) || stretch.own.dtype != stretch.x.dtype))
+    throw std::invalid_argument(std::string(call) + ": own is " + describe(stretch.own) + ", expected " +
+                                name_of(stretch.x.dtype) + " (" + std::to_string(stretch.size_of(rank)) + ")");
 }
 
 void OneProcess::check_alone(const char* call, const Stretch& stretch) {
   check_stretch(call, stretch, 0, 1);
-  if (stretch.kept(0).data != stretch.x.data) throw std::invalid_argument(std::string(call) + ": one process keeps all in its place");
+  if (stretch.kept(0).data != stretch.x.data)
+    throw std::invalid_argument(std::string(call) + ": one process keeps all in its place");
 }
 
 }  // namespace sinkscope

@@ -13,12 +13,13 @@
 
 namespace sinkscope {
 
-/// An array that is dealt to the ranks in parts: rank r has its elements [r * part, (r + 1) * part), as far as there are that
-/// many.
+/// An array that is dealt to the ranks in parts: rank r has its elements [r * part, (r + 1) * part), as far as there
+/// are that many.
 struct Stretch {
   Tensor x;               // (n)
   std::int64_t part = 0;
-  Tensor own = {};        // (elements of this rank) of x's dtype, where the rank keeps its own; absent: in their place in x
+  /// (elements of this rank) of x's dtype, where the rank keeps its own; absent: in their place in x.
+  Tensor own = {};
 
   std::int64_t begin_of(int rank) const;
   std::int64_t size_of(int rank) const;
@@ -29,8 +30,8 @@ struct Stretch {
 /// Elements that a part takes in a row of what copy engines carry: whole lines of memory.
 std::int64_t line_elements(std::int64_t part);
 
-/// Of what copy engines carry between GPUs of one host, the most bytes at a time: in start_reduce() sent and received, and in
-/// start_share_beside(). 0: NCCL's kernels do it.
+/// Of what copy engines carry between GPUs of one host, the most bytes at a time: in start_reduce() sent and received,
+/// and in start_share_beside(). 0: NCCL's kernels do it.
 struct CarriedBytes {
   std::size_t reduced = 0, shared = 0;
 };
@@ -51,19 +52,20 @@ class Communicator {
   /// Sums and shares are of this process alone, and calls for them do nothing. Not collective.
   virtual bool alone() const { return false; }
 
-  // What is started begins once what was enqueued on the Ops is done; other operations go on meanwhile, and must leave the
-  // tensor alone until join() or finish().
+  // What is started begins once what was enqueued on the Ops is done; other operations go on meanwhile, and must leave
+  // the tensor alone until join() or finish().
 
-  /// In place, x (n) f32 or f64 becomes the sum of the ranks' x. With `wire` bf16, for f32 alone, addends are rounded to bf16
-  /// on their way to the rank that adds them up, in f32, in rank order and its own as they are; its sums go to all rounded.
+  /// In place, x (n) f32 or f64 becomes the sum of the ranks' x. With `wire` bf16, for f32 alone, addends are rounded
+  /// to bf16 on their way to the rank that adds them up, in f32, in rank order and its own as they are; its sums go to
+  /// all rounded.
   virtual void start_all_reduce(const Tensor& x, DType wire) = 0;
-  /// What the rank keeps of the stretches, f32 or f64, becomes the ranks' sum of its elements of their x; x's are left without a
-  /// meaning. On a `wire` of bf16 as in start_all_reduce(), and sums are not rounded.
+  /// What the rank keeps of the stretches, f32 or f64, becomes the ranks' sum of its elements of their x; x's are left
+  /// without a meaning. On a `wire` of bf16 as in start_all_reduce(), and sums are not rounded.
   virtual void start_reduce(std::span<const Stretch> stretches, DType wire) = 0;
   /// What each rank keeps of the stretches comes to its elements of every rank's x; begins and ends as sums do.
   virtual void start_share(std::span<const Stretch> stretches) = 0;
-  /// The same, where the device computes meanwhile: by a way that leaves it its multiprocessors if there is one, though that may take
-  /// longer by itself. What the call before it started is joined.
+  /// The same, where the device computes meanwhile: by a way that leaves it its multiprocessors if there is one, though
+  /// that may take longer by itself. What the call before it started is joined.
   virtual void start_share_beside(std::span<const Stretch> stretches) { start_share(stretches); }
   /// Whether there is such a way. Not collective.
   virtual bool shares_beside() const { return false; }
@@ -72,7 +74,8 @@ class Communicator {
   /// Operations that are enqueued on the Ops from now on see what the mark stands for; nothing waits on the host.
   virtual void join(std::int64_t mark) = 0;
   void join() { join(mark()); }
-  /// The same of all that was started, and waits until it has arrived; operations see what becomes of it, as after join().
+  /// The same of all that was started, and waits until it has arrived; operations see what becomes of it, as after
+  /// join().
   virtual void finish() = 0;
   void all_reduce(const Tensor& x, DType wire = DType::f32) {
     start_all_reduce(x, wire);
@@ -109,8 +112,8 @@ class ToldElsewhere : public std::exception {
   const char* what() const noexcept override { return "another rank tells why"; }
 };
 
-/// Throw std::invalid_argument unless x is f32, or f64 on a wire that is f32; unless x has one dimension, the parts of all
-/// ranks cover it, and what this one keeps of it is as many elements alike.
+/// Throw std::invalid_argument unless x is f32, or f64 on a wire that is f32; unless x has one dimension, the parts of
+/// all ranks cover it, and what this one keeps of it is as many elements alike.
 void check_summable(const char* call, const Tensor& x, DType wire);
 void check_stretch(const char* call, const Stretch& stretch, int rank, int size);
 

@@ -34,7 +34,8 @@ std::optional<int> number(const Variables& variable, const char* name, int least
   int result = 0;
   const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), result);
   if (error != std::errc() || end != value.data() + value.size() || result < least || result > most)
-    fail(quoted(name, text) + ": expected a whole number from " + std::to_string(least) + " to " + std::to_string(most));
+    fail(quoted(name, text) + ": expected a whole number from " + std::to_string(least) + " to " +
+         std::to_string(most));
   return result;
 }
 
@@ -61,9 +62,12 @@ std::optional<Launch> ranks_of(const Variables& variable, const Names& names) {
 
 /// By what the launcher tells of this host, or of how many there are.
 bool is_on_one_host(const Variables& variable, const Launch& launch) {
-  if (launch.launcher == kSlurm.launcher) return number(variable, "SLURM_STEP_NUM_NODES", 1, kMostRanks).value_or(1) == 1;
-  if (launch.launcher == kTorchrun.launcher) return number(variable, "LOCAL_WORLD_SIZE", 1, kMostRanks).value_or(launch.size) >= launch.size;
-  return launch.launcher != kOpenMpi.launcher || number(variable, "OMPI_COMM_WORLD_LOCAL_SIZE", 1, kMostRanks).value_or(launch.size) >= launch.size;
+  if (launch.launcher == kSlurm.launcher)
+    return number(variable, "SLURM_STEP_NUM_NODES", 1, kMostRanks).value_or(1) == 1;
+  if (launch.launcher == kTorchrun.launcher)
+    return number(variable, "LOCAL_WORLD_SIZE", 1, kMostRanks).value_or(launch.size) >= launch.size;
+  return launch.launcher != kOpenMpi.launcher ||
+         number(variable, "OMPI_COMM_WORLD_LOCAL_SIZE", 1, kMostRanks).value_or(launch.size) >= launch.size;
 }
 
 void expect_agreement(const Launch& a, const Launch& b) {
@@ -104,7 +108,8 @@ Launch read_launch(const Variables& variable) {
 
   const char* address = variable("MASTER_ADDR");
   if ((address == nullptr) != (variable("MASTER_PORT") == nullptr))
-    fail(std::string("the environment has ") + (address == nullptr ? "MASTER_PORT and not MASTER_ADDR" : "MASTER_ADDR and not MASTER_PORT") +
+    fail(std::string("the environment has ") +
+         (address == nullptr ? "MASTER_PORT and not MASTER_ADDR" : "MASTER_ADDR and not MASTER_PORT") +
          "; give both or none");
   if (address != nullptr) {
     if (*address == '\0') fail("MASTER_ADDR is empty; expected the name or address of rank 0's host");
@@ -113,7 +118,8 @@ Launch read_launch(const Variables& variable) {
     // torchrun's own store listens on MASTER_PORT then.
     const char* store = variable("TORCHELASTIC_USE_AGENT_STORE");
     if (store != nullptr && std::string(store) == "True") {
-      if (launch.master_port == 65535) fail("MASTER_PORT is 65535, and torchrun takes it for itself; the next one is needed");
+      if (launch.master_port == 65535)
+        fail("MASTER_PORT is 65535, and torchrun takes it for itself; the next one is needed");
       ++launch.master_port;
     }
   }

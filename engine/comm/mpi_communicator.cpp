@@ -103,7 +103,8 @@ class MpiCommunicator final : public Communicator {
     for (const Stretch& stretch : stretches) {
       check_stretch("share", stretch, rank(), size());
       const Tensor place = stretch.of(rank()), kept = stretch.kept(rank());
-      if (kept.data != place.data) std::copy_n(static_cast<const std::byte*>(kept.data), kept.bytes(), static_cast<std::byte*>(place.data));
+      if (kept.data != place.data)
+        std::copy_n(static_cast<const std::byte*>(kept.data), kept.bytes(), static_cast<std::byte*>(place.data));
       for (int root = 0; root < size(); ++root) broadcast(stretch.of(root), root);
     }
   }
@@ -114,7 +115,8 @@ class MpiCommunicator final : public Communicator {
     for (std::size_t begin = 0; begin < x.bytes(); begin += kBytes) {
       MPI_Request request = MPI_REQUEST_NULL;
       const std::size_t count = std::min(kBytes, x.bytes() - begin);
-      check_mpi(MPI_Ibcast(bytes + begin, static_cast<int>(count), MPI_BYTE, root, MPI_COMM_WORLD, &request), "MPI_Ibcast");
+      check_mpi(MPI_Ibcast(bytes + begin, static_cast<int>(count), MPI_BYTE, root, MPI_COMM_WORLD, &request),
+                "MPI_Ibcast");
       wait(request, "MPI_Ibcast", waiting);
     }
   }
@@ -137,7 +139,8 @@ class MpiCommunicator final : public Communicator {
   std::size_t ranks() const { return static_cast<std::size_t>(size()); }
 
   static int narrow(std::int64_t value) {
-    if (value > INT_MAX) throw std::runtime_error("MPI: " + std::to_string(value) + " elements are too many for one call");
+    if (value > INT_MAX)
+      throw std::runtime_error("MPI: " + std::to_string(value) + " elements are too many for one call");
     return static_cast<int>(value);
   }
 
@@ -178,7 +181,8 @@ class MpiCommunicator final : public Communicator {
     {
       const World::Waiting waiting(world_);
       MPI_Request request = MPI_REQUEST_NULL;
-      check_mpi(MPI_Iallgatherv(MPI_IN_PLACE, 0, type, all.data(), counts.data(), places.data(), type, MPI_COMM_WORLD, &request),
+      check_mpi(MPI_Iallgatherv(MPI_IN_PLACE, 0, type, all.data(), counts.data(), places.data(), type, MPI_COMM_WORLD,
+                                &request),
                 "MPI_Iallgatherv");
       wait(request, "MPI_Iallgatherv", waiting);
     }
@@ -193,8 +197,10 @@ class MpiCommunicator final : public Communicator {
     const int count = counts[mine];
     const std::vector<int> receive_counts(ranks(), count);
     std::vector<int> receive_places(ranks());
-    for (std::size_t rank = 0; rank < ranks(); ++rank) receive_places[rank] = narrow(static_cast<std::int64_t>(rank) * count);
-    std::vector<Wire> sent(static_cast<std::size_t>(stretch.x.size())), received(ranks() * static_cast<std::size_t>(count));
+    for (std::size_t rank = 0; rank < ranks(); ++rank)
+      receive_places[rank] = narrow(static_cast<std::int64_t>(rank) * count);
+    std::vector<Wire> sent(static_cast<std::size_t>(stretch.x.size())),
+        received(ranks() * static_cast<std::size_t>(count));
     const auto* own = stretch.x.as<Number>();
     std::transform(own, own + stretch.x.size(), sent.begin(), packed<Wire, Number>);
     own += places[mine];
@@ -209,7 +215,8 @@ class MpiCommunicator final : public Communicator {
     }
     for (std::int64_t i = 0; i < count; ++i) {
       const auto addend = [&](std::size_t rank) {
-        return rank == mine ? own[i] : unpacked(received[rank * static_cast<std::size_t>(count) + static_cast<std::size_t>(i)]);
+        return rank == mine ? own[i]
+                            : unpacked(received[rank * static_cast<std::size_t>(count) + static_cast<std::size_t>(i)]);
       };
       Number sum = addend(0);
       for (std::size_t rank = 1; rank < ranks(); ++rank) sum += addend(rank);
@@ -235,7 +242,8 @@ MpiPlace start_mpi(double seconds) {
   const Alarm alarm(seconds, "MPI's start (ranks.start_timeout)");
   int given = 0;
   check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &given), "MPI_Init_thread");
-  if (given < MPI_THREAD_FUNNELED) throw std::runtime_error("MPI_Init_thread: this MPI knows no threads beside its own");
+  if (given < MPI_THREAD_FUNNELED)
+    throw std::runtime_error("MPI_Init_thread: this MPI knows no threads beside its own");
   check_mpi(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   MpiPlace place;
   check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &place.rank), "MPI_Comm_rank");
@@ -259,6 +267,8 @@ std::string mpi_text_of_leader(const std::string& mine) {
   return text;
 }
 
-std::unique_ptr<Communicator> make_mpi_communicator(const World& world) { return std::make_unique<MpiCommunicator>(world); }
+std::unique_ptr<Communicator> make_mpi_communicator(const World& world) {
+  return std::make_unique<MpiCommunicator>(world);
+}
 
 }  // namespace sinkscope

@@ -1,9 +1,9 @@
 // NCCL for tensors of a GPU, on a stream of its own that events order with the one of the Ops. The host polls for the
-// end of what it waits for and for NCCL's asynchronous errors. Calls that enqueue may wait for other ranks inside NCCL, the first
-// ones for connections, and count as waiting. (A communicator that does not block starts a thread for every one of them.)
-// NCCL's kernels take multiprocessors that products beside them then lack, so that what they sum costs a backward pass more than
-// by itself. Between GPUs of one host copy engines carry what ranks send one another instead; what is packed for them, added up and
-// unpacked are operations on the stream of the Ops, between its others.
+// end of what it waits for and for NCCL's asynchronous errors. Calls that enqueue may wait for other ranks inside NCCL,
+// the first ones for connections, and count as waiting. (A communicator that does not block starts a thread for every
+// one of them.) NCCL's kernels take multiprocessors that products beside them then lack, so that what they sum costs a
+// backward pass more than by itself. Between GPUs of one host copy engines carry what ranks send one another instead;
+// what is packed for them, added up and unpacked are operations on the stream of the Ops, between its others.
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
@@ -45,7 +45,8 @@ std::size_t count_of(const Tensor& x) { return static_cast<std::size_t>(x.size()
 
 class NcclCommunicator final : public Communicator {
  public:
-  NcclCommunicator(const World& world, CudaOps& ops, const std::string& id, const CarriedBytes& carried) : world_(world), ops_stream_(ops.stream()) {
+  NcclCommunicator(const World& world, CudaOps& ops, const std::string& id, const CarriedBytes& carried)
+      : world_(world), ops_stream_(ops.stream()) {
     keep_multicast_off();
     ncclUniqueId unique{};
     if (id.size() != sizeof unique)
@@ -55,17 +56,22 @@ class NcclCommunicator final : public Communicator {
     try {
       const World::Waiting waiting(world_);
       ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-      const bool prefers = carried.reduced > 0 && carried.shared > 0 && world_.on_one_host() && prefer_copy_engines(config);
+      const bool prefers =
+          carried.reduced > 0 && carried.shared > 0 && world_.on_one_host() && prefer_copy_engines(config);
       settle(ncclCommInitRankConfig(&nccl_, world_.size(), unique, world_.rank(), &config), "ncclCommInitRankConfig");
-      copies_ = prefers && reduced_.window.allocate(nccl_, carried.reduced) && shared_.window.allocate(nccl_, carried.shared);
-      // Blocks of sums go first where multiprocessors fall free, so that sums run beside a backward pass, not behind it.
+      copies_ =
+          prefers && reduced_.window.allocate(nccl_, carried.reduced) && shared_.window.allocate(nccl_, carried.shared);
+      // Blocks of sums go first where multiprocessors fall free, so that sums run beside a backward pass, not behind
+      // it.
       int least = 0, greatest = 0;
       check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
       check_cuda(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, greatest), "cudaStreamCreate");
       check_cuda(cudaEventCreateWithFlags(&ready_, cudaEventDisableTiming), "cudaEventCreate");
       check_cuda(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming), "cudaEventCreate");
-      for (cudaEvent_t* event : {&reduced_.there, &shared_.there}) check_cuda(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreate");
-      for (cudaEvent_t& mark : marks_) check_cuda(cudaEventCreateWithFlags(&mark, cudaEventDisableTiming), "cudaEventCreate");
+      for (cudaEvent_t* event : {&reduced_.there, &shared_.there})
+        check_cuda(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreate");
+      for (cudaEvent_t& mark : marks_)
+        check_cuda(cudaEventCreateWithFlags(&mark, cudaEventDisableTiming), "cudaEventCreate");
       reserve(kStaging);
     } catch (...) {
       failed_ = true;
@@ -83,7 +89,8 @@ class NcclCommunicator final : public Communicator {
   int rank() const override { return world_.rank(); }
   int size() const override { return world_.size(); }
   std::string description() const override {
-    return std::to_string(size()) + (size() == 1 ? " rank, " : " ranks, ") + nccl_description() + (copies_ ? " and copy engines" : "");
+    return std::to_string(size()) + (size() == 1 ? " rank, " : " ranks, ") + nccl_description() +
+           (copies_ ? " and copy engines" : "");
   }
 
   void start_all_reduce(const Tensor& x, DType wire) override {
@@ -111,7 +118,8 @@ class NcclCommunicator final : public Communicator {
       check_stretch("reduce", stretch, rank(), size());
     }
     const World::Waiting waiting(world_);
-    const bool single = std::all_of(stretches.begin(), stretches.end(), [](const Stretch& stretch) { return stretch.x.dtype == DType::f32; });
+    const bool single = std::all_of(stretches.begin(), stretches.end(),
+                                    [](const Stretch& stretch) { return stretch.x.dtype == DType::f32; });
     if (copies_ && single) return start_exchange(stretches, wire);
     begin();
     for (const Stretch& stretch : stretches) enqueue_reduce(stretch, wire);
@@ -160,7 +168,9 @@ class NcclCommunicator final : public Communicator {
   bool shares_beside() const override { return copies_; }
 
   void start_share_beside(std::span<const Stretch> stretches) override {
-    const auto is_alike = [&](const Stretch& stretch) { return stretch.x.dtype == stretches.front().x.dtype && size_of(stretch.x.dtype) <= sizeof(float); };
+    const auto is_alike = [&](const Stretch& stretch) {
+      return stretch.x.dtype == stretches.front().x.dtype && size_of(stretch.x.dtype) <= sizeof(float);
+    };
     if (!copies_ || !std::ranges::all_of(stretches, is_alike)) return start_share(stretches);
     for (const Stretch& stretch : stretches) check_stretch("share", stretch, rank(), size());
     const World::Waiting waiting(world_);
@@ -202,12 +212,14 @@ class NcclCommunicator final : public Communicator {
     if (wire == DType::bf16) {
       sum_rounded(stretch);
     } else if (is_even(stretch)) {
-      settle(ncclReduceScatter(x.data, kept.data, count_of(kept), type_of(x), ncclSum, nccl_, stream_), "ncclReduceScatter");
+      settle(ncclReduceScatter(x.data, kept.data, count_of(kept), type_of(x), ncclSum, nccl_, stream_),
+             "ncclReduceScatter");
     } else {
       check_nccl(ncclGroupStart(), "ncclGroupStart");
       for (int root = 0; root < size(); ++root)
         if (const Tensor part = stretch.of(root); part.size() > 0)
-          check_nccl(ncclReduce(part.data, root == rank() ? kept.data : part.data, count_of(part), type_of(part), ncclSum, root, nccl_, stream_),
+          check_nccl(ncclReduce(part.data, root == rank() ? kept.data : part.data, count_of(part), type_of(part),
+                                ncclSum, root, nccl_, stream_),
                      "ncclReduce", nccl_);
       settle(ncclGroupEnd(), "ncclGroupEnd");
     }
@@ -270,8 +282,8 @@ class NcclCommunicator final : public Communicator {
     for (const Stretch& stretch : stretches) carried.pitch += line_elements(stretch.part);
     const std::size_t bytes = copies * carried.row_bytes() * static_cast<std::size_t>(size());
     if (bytes > carried.window.bytes())
-      throw std::logic_error("NCCL: copy engines are to carry " + std::to_string(bytes) + " bytes at a time, expected at most " +
-                             std::to_string(carried.window.bytes()));
+      throw std::logic_error("NCCL: copy engines are to carry " + std::to_string(bytes) +
+                             " bytes at a time, expected at most " + std::to_string(carried.window.bytes()));
     if (carried.pitch > 0) carried.stretches.assign(stretches.begin(), stretches.end());
   }
 
@@ -280,8 +292,8 @@ class NcclCommunicator final : public Communicator {
     carried.mark = next_mark_;
   }
 
-  /// Calls work, which enqueues on the Ops' stream what takes the stretches out of the window, with each of them and its place in the rows
-  /// from `begin` on, if the mark stands for them.
+  /// Calls work, which enqueues on the Ops' stream what takes the stretches out of the window, with each of them and
+  /// its place in the rows from `begin` on, if the mark stands for them.
   template <class Work>
   void take(Carried& carried, std::int64_t mark, std::byte* begin, const Work& work) {
     if (carried.stretches.empty() || mark < carried.mark) return;
@@ -296,7 +308,8 @@ class NcclCommunicator final : public Communicator {
     std::byte* received = reduced_.window.data() + reduced_.row_bytes() * static_cast<std::size_t>(size());
     take(reduced_, mark, received, [&](const Stretch& stretch, std::byte* rows) {
       const Tensor own = stretch.of(rank());
-      cuda::add_in_rank_order(ops_stream_, stretch.kept(rank()).as<float>(), own.as<float>(), rows_of(reduced_, rows), own.size());
+      cuda::add_in_rank_order(ops_stream_, stretch.kept(rank()).as<float>(), own.as<float>(), rows_of(reduced_, rows),
+                              own.size());
     });
   }
 
@@ -324,19 +337,21 @@ class NcclCommunicator final : public Communicator {
       calls += is_even(stretch) ? 1 : size();
       const Tensor kept = stretch.kept(rank());
       if (is_even(stretch)) {
-        check_nccl(ncclAllGather(kept.data, stretch.x.data, count_of(kept), type_of(kept), nccl_, stream_), "ncclAllGather", nccl_);
+        check_nccl(ncclAllGather(kept.data, stretch.x.data, count_of(kept), type_of(kept), nccl_, stream_),
+                   "ncclAllGather", nccl_);
         continue;
       }
       for (int root = 0; root < size(); ++root)
         if (const Tensor part = stretch.of(root); part.size() > 0)
-          check_nccl(ncclBroadcast(root == rank() ? kept.data : part.data, part.data, count_of(part), type_of(part), root, nccl_, stream_),
+          check_nccl(ncclBroadcast(root == rank() ? kept.data : part.data, part.data, count_of(part), type_of(part),
+                                   root, nccl_, stream_),
                      "ncclBroadcast", nccl_);
     }
     settle(ncclGroupEnd(), "ncclGroupEnd");
   }
 
-  /// What the rank keeps of x, f32, becomes the sum in rank order of its own elements and of what the others send it rounded to
-  /// bf16. Returns room for all of x in bf16.
+  /// What the rank keeps of x, f32, becomes the sum in rank order of its own elements and of what the others send it
+  /// rounded to bf16. Returns room for all of x in bf16.
   Tensor sum_rounded(const Stretch& stretch) {
     const Tensor& x = stretch.x;
     const Tensor own = stretch.of(rank()), kept = stretch.kept(rank());
@@ -346,13 +361,18 @@ class NcclCommunicator final : public Communicator {
     const Tensor sent(wire_, DType::bf16, {x.size()});
     cuda::to_wire(stream_, sent.data, x.as<float>(), x.size());
     check_nccl(ncclGroupStart(), "ncclGroupStart");
-    const cuda::WireRows rows{.data = wire_ + behind, .dtype = DType::bf16, .pitch = own.size(), .ranks = size(), .mine = rank()};
+    const cuda::WireRows rows{
+        .data = wire_ + behind, .dtype = DType::bf16, .pitch = own.size(), .ranks = size(), .mine = rank()};
     for (int other = 0; other < size(); ++other) {
       if (other == rank()) continue;
       if (const std::int64_t count = stretch.size_of(other); count > 0)
-        check_nccl(ncclSend(at(sent, stretch.begin_of(other)), static_cast<std::size_t>(count), ncclBfloat16, other, nccl_, stream_), "ncclSend", nccl_);
+        check_nccl(ncclSend(at(sent, stretch.begin_of(other)), static_cast<std::size_t>(count), ncclBfloat16, other,
+                            nccl_, stream_),
+                   "ncclSend", nccl_);
       if (part > 0)
-        check_nccl(ncclRecv(wire_ + behind + part * static_cast<std::size_t>(other), count_of(own), ncclBfloat16, other, nccl_, stream_), "ncclRecv", nccl_);
+        check_nccl(ncclRecv(wire_ + behind + part * static_cast<std::size_t>(other), count_of(own), ncclBfloat16, other,
+                            nccl_, stream_),
+                   "ncclRecv", nccl_);
     }
     settle(ncclGroupEnd(), "ncclGroupEnd");
     cuda::add_in_rank_order(stream_, kept.as<float>(), own.as<float>(), rows, own.size());
@@ -386,8 +406,8 @@ class NcclCommunicator final : public Communicator {
     }
   }
 
-  /// What NCCL's kernels have on the device: whatever else waits for the device would wait for them. (Where copy engines wait for a
-  /// rank that does not come, the World ends this one.)
+  /// What NCCL's kernels have on the device: whatever else waits for the device would wait for them. (Where copy
+  /// engines wait for a rank that does not come, the World ends this one.)
   void give_up() noexcept {
     failed_ = true;
     if (nccl_ != nullptr) ncclCommAbort(nccl_);
@@ -498,7 +518,8 @@ std::string make_nccl_id() {
   return std::string(reinterpret_cast<const char*>(&id), sizeof id);
 }
 
-std::unique_ptr<Communicator> make_nccl_communicator(const World& world, Ops& ops, const std::string& id, const CarriedBytes& carried) {
+std::unique_ptr<Communicator> make_nccl_communicator(const World& world, Ops& ops, const std::string& id,
+                                                     const CarriedBytes& carried) {
   return std::make_unique<NcclCommunicator>(world, dynamic_cast<CudaOps&>(ops), id, carried);
 }
 

@@ -12,7 +12,8 @@ namespace sinkscope {
 bool prefer_copy_engines(ncclConfig_t& config);
 
 /// ncclAlltoAll: row r of `sent`, of so many bytes, becomes row `rank` of what rank r receives.
-ncclResult_t all_to_all(const void* sent, void* received, std::size_t bytes, ncclComm_t communicator, cudaStream_t stream);
+ncclResult_t all_to_all(const void* sent, void* received, std::size_t bytes, ncclComm_t communicator,
+                        cudaStream_t stream);
 
 /// Memory of every rank, as much on each, that all of them write to. Nobody may use it any more when it goes.
 class Window {
@@ -22,8 +23,8 @@ class Window {
   Window(const Window&) = delete;
   Window& operator=(const Window&) = delete;
 
-  /// Collective. False, and none, where NCCL has no windows; where it has, but these GPUs do not reach one another's memory, its
-  /// kernels carry what should go by copy engines.
+  /// Collective. False, and none, where NCCL has no windows; where it has, but these GPUs do not reach one another's
+  /// memory, its kernels carry what should go by copy engines.
   bool allocate(ncclComm_t communicator, std::size_t bytes);
   /// Null where the communicator is no more.
   void release(ncclComm_t communicator) noexcept;

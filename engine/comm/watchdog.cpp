@@ -30,10 +30,12 @@ double seconds_between(std::chrono::steady_clock::time_point begin, std::chrono:
 
 }  // namespace
 
-Watchdog::Watchdog(Options options, std::vector<Socket> sockets) : options_(std::move(options)), limit_(options_.start) {
+Watchdog::Watchdog(Options options, std::vector<Socket> sockets)
+    : options_(std::move(options)), limit_(options_.start) {
   int rank = options_.rank == 0 ? 1 : 0;
   for (Socket& socket : sockets)
-    peers_.push_back({.rank = rank++, .socket = std::move(socket), .beat = {}, .heard = Clock::now(), .looked = Clock::now(), .left = false});
+    peers_.push_back({.rank = rank++, .socket = std::move(socket), .beat = {}, .heard = Clock::now(),
+                      .looked = Clock::now(), .left = false});
   // Signals are for the main thread.
   sigset_t all, before;
   sigfillset(&all);
@@ -139,8 +141,8 @@ void Watchdog::judge() {
              options_.rank);
 }
 
-/// One that waits too long is in a call that another has not come to, or stands still in, or that does not end though all wait
-/// for it. Ranks that are behind may themselves wait for the one that stands still.
+/// One that waits too long is in a call that another has not come to, or stands still in, or that does not end though
+/// all wait for it. Ranks that are behind may themselves wait for the one that stands still.
 void Watchdog::judge_waits() {
   struct Rank {
     int rank;
@@ -158,13 +160,15 @@ void Watchdog::judge_waits() {
   std::stable_sort(ranks.begin(), ranks.end(), [](const Rank& a, const Rank& b) {
     return a.beat.calls != b.beat.calls ? a.beat.calls < b.beat.calls : (a.beat.waiting < 0) > (b.beat.waiting < 0);
   });
-  if (const auto waits = std::find_if(ranks.begin(), ranks.end(), [](const Rank& rank) { return rank.beat.waiting > rank.beat.limit; });
+  if (const auto waits = std::find_if(ranks.begin(), ranks.end(),
+                                      [](const Rank& rank) { return rank.beat.waiting > rank.beat.limit; });
       waits != ranks.end()) {
     const std::string limit = "for more than " + seconds_text(waits->beat.limit) + " s";
     const auto still = std::find_if(ranks.begin(), ranks.end(), [](const Rank& rank) { return rank.still; });
     const bool all_still = std::all_of(ranks.begin(), ranks.end(), [](const Rank& rank) { return rank.still; });
     if (still != ranks.end() && !all_still) end(still->rank, "keeps the others waiting " + limit);
-    if (ranks.front().beat.calls < ranks.back().beat.calls) end(ranks.front().rank, "keeps the others waiting " + limit);
+    if (ranks.front().beat.calls < ranks.back().beat.calls)
+      end(ranks.front().rank, "keeps the others waiting " + limit);
     end(waits->rank, "waits " + limit + " in a call that every rank has come to");
   }
   std::int64_t progress = 0;
@@ -176,8 +180,9 @@ void Watchdog::judge_waits() {
 void Watchdog::judge_progress(std::int64_t progress, Clock::time_point now) {
   if (std::exchange(progress_, progress) != progress || was_stopped_) progressed_ = now;
   if (seconds_between(progressed_, now) <= options_.start + kPatience) return;
-  const std::string message = "no rank has gone on for more than " + seconds_text(options_.start) + " s (ranks.start_timeout; " +
-                              (step_ > 0 ? "the last step was " + std::to_string(step_) : "before the first step") + ")";
+  const std::string message =
+      "no rank has gone on for more than " + seconds_text(options_.start) + " s (ranks.start_timeout; " +
+      (step_ > 0 ? "the last step was " + std::to_string(step_) : "before the first step") + ")";
   send_all({kVerdict, "0" + message});
   end_told(message, 0);
 }

@@ -21,9 +21,9 @@ struct RankPlace {
 
 /// Every rank tells rank 0 several times a second how far it is, and rank 0 tells every rank. When a rank's connection
 /// closes without a farewell, when nothing is heard from it for `usual` seconds, or when another has waited for it
-/// longer than the limit that set_limit() gave there, or when none waits and none works for `start` seconds, each rank is told, and its process ends at once with status 1,
-/// whatever its main thread does. One of them says why on stderr: rank 0, or rank 1 when it is about rank 0. Rank 0
-/// is watched by each of the others in the same way.
+/// longer than the limit that set_limit() gave there, or when none waits and none works for `start` seconds, each rank
+/// is told, and its process ends at once with status 1, whatever its main thread does. One of them says why on stderr:
+/// rank 0, or rank 1 when it is about rank 0. Rank 0 is watched by each of the others in the same way.
 class Watchdog {
  public:
   struct Options {
@@ -90,7 +90,8 @@ class Watchdog {
   Options options_;
   std::vector<Peer> peers_;
   bool was_stopped_ = false;  // this process, before the thread went on
-  std::atomic<std::int64_t> step_ = 0, calls_ = 0, looks_ = 0, works_ = 0, waiting_since_ = 0;  // nanoseconds of Clock; 0: does not wait
+  /// Nanoseconds of Clock; 0: does not wait.
+  std::atomic<std::int64_t> step_ = 0, calls_ = 0, looks_ = 0, works_ = 0, waiting_since_ = 0;
   std::int64_t seen_looks_ = 0;   // of this rank
   Clock::time_point looked_ = Clock::now();
   std::int64_t progress_ = 0;     // of all ranks, on rank 0

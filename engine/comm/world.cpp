@@ -73,9 +73,9 @@ World::World(const Launch& launch, const RankLimits& limits)
     const MpiPlace place = start_mpi(limits.start);
     mpi_ = true;
     if (size_ != 0 && (place.rank != rank_ || place.size != size_))
-      throw std::runtime_error("launch: this process is rank " + std::to_string(rank_) + " of " + std::to_string(size_) +
-                               " by " + launch.launcher + "'s variables and rank " + std::to_string(place.rank) + " of " +
-                               std::to_string(place.size) +
+      throw std::runtime_error("launch: this process is rank " + std::to_string(rank_) + " of " +
+                               std::to_string(size_) + " by " + launch.launcher + "'s variables and rank " +
+                               std::to_string(place.rank) + " of " + std::to_string(place.size) +
                                " by MPI, which was started by another MPI than " + mpi_description());
     rank_ = place.rank;
     size_ = place.size;
@@ -96,18 +96,21 @@ World::World(const Launch& launch, const RankLimits& limits)
     return;
   }
   if (size_ == 0)
-    throw std::runtime_error("launch: PMIX_RANK is set, and this build has no MPI to ask for the number of ranks; install "
-                             "libopenmpi-dev and build again, or set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT");
+    throw std::runtime_error(
+        "launch: PMIX_RANK is set, and this build has no MPI to ask for the number of ranks; install "
+        "libopenmpi-dev and build again, or set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT");
   if (launch.master_address.empty() && rank_ > 0) throw ToldElsewhere();  // it is the same on all
   if (launch.master_address.empty())
-    throw std::runtime_error("launch: " + std::to_string(size_) + " ranks by " + launch.launcher +
-                             "'s variables have no place to meet; set MASTER_ADDR and MASTER_PORT to the host of rank 0 "
-                             "and a free port there" +
-                             (mpi_description().empty() ? ", or build with MPI" : ", or start them under PMIx"));
+    throw std::runtime_error(
+        "launch: " + std::to_string(size_) + " ranks by " + launch.launcher +
+        "'s variables have no place to meet; set MASTER_ADDR and MASTER_PORT to the host of rank 0 and a free port "
+        "there" +
+        (mpi_description().empty() ? ", or build with MPI" : ", or start them under PMIx"));
   std::optional<Listener> listener;
   if (leads()) {
-    const bool numeric6 = launch.master_address.find(':') != std::string::npos;
-    listener.emplace(is_loopback(launch.master_address) ? launch.master_address : numeric6 ? "::" : "", launch.master_port);
+    std::string address = launch.master_address.find(':') != std::string::npos ? "::" : "";  // any, of its kind
+    if (is_loopback(launch.master_address)) address = launch.master_address;
+    listener.emplace(address, launch.master_port);
   }
   meet_at({launch.master_address}, listener ? &*listener : nullptr, launch.master_port, "sinkscope");
 }
@@ -124,8 +127,8 @@ void World::meet_at(const std::vector<std::string>& addresses, Listener* listene
     std::string why;
     std::optional<Socket> socket = connect_to(addresses, port, deadline, why);
     if (!socket || !socket->send({kHello, hello}, deadline))
-      throw std::runtime_error(name() + " cannot reach rank 0 at " + addresses.front() + ", port " + std::to_string(port) +
-                               ": " + (socket ? "the connection was closed" : why));
+      throw std::runtime_error(name() + " cannot reach rank 0 at " + addresses.front() + ", port " +
+                               std::to_string(port) + ": " + (socket ? "the connection was closed" : why));
     sockets_.push_back(std::move(*socket));
   } else {
     sockets_.resize(static_cast<std::size_t>(size_ - 1));
@@ -134,9 +137,10 @@ void World::meet_at(const std::vector<std::string>& addresses, Listener* listene
       if (!socket) {
         std::string missing;
         for (int rank = 1; rank < size_; ++rank)
-          if (!sockets_[static_cast<std::size_t>(rank - 1)]) missing += (missing.empty() ? "" : ", ") + std::to_string(rank);
-        throw std::runtime_error("of " + std::to_string(size_) + " ranks these have not come to rank 0 on " + host_name() +
-                                 ", port " + std::to_string(port) + ": " + missing);
+          if (!sockets_[static_cast<std::size_t>(rank - 1)])
+            missing += (missing.empty() ? "" : ", ") + std::to_string(rank);
+        throw std::runtime_error("of " + std::to_string(size_) + " ranks these have not come to rank 0 on " +
+                                 host_name() + ", port " + std::to_string(port) + ": " + missing);
       }
       // What is no rank of this run is sent away.
       Socket::Message message;
@@ -145,8 +149,8 @@ void World::meet_at(const std::vector<std::string>& addresses, Listener* listene
       const std::vector<std::string> words = words_of(message.text);
       if (words.size() != 5 || words[0] != token) continue;
       if (words[2] != std::to_string(size_))
-        throw std::runtime_error("rank " + words[1] + " on " + words[3] + " is one of " + words[2] + " ranks, rank 0 on " +
-                                 host_name() + " one of " + std::to_string(size_));
+        throw std::runtime_error("rank " + words[1] + " on " + words[3] + " is one of " + words[2] +
+                                 " ranks, rank 0 on " + host_name() + " one of " + std::to_string(size_));
       Socket& place = sockets_[std::stoul(words[1]) - 1];
       if (place) throw std::runtime_error("two processes are rank " + words[1] + ", one of them on " + words[3]);
       place = std::move(*socket);
@@ -173,7 +177,8 @@ World::~World() {
 }
 
 std::string World::name() const {
-  return "rank " + std::to_string(rank_) + " on " + (places_.empty() ? host_name() : places_[static_cast<std::size_t>(rank_)].host);
+  return "rank " + std::to_string(rank_) + " on " +
+         (places_.empty() ? host_name() : places_[static_cast<std::size_t>(rank_)].host);
 }
 
 bool World::on_one_host() const {
@@ -222,9 +227,9 @@ void World::expect_equal(const std::string& what, const std::string& value, cons
     if (values[rank] == values[0]) continue;
     end_in_order();
     if (!leads()) throw ToldElsewhere();
-    throw std::runtime_error("rank " + std::to_string(rank) + " on " + places_[rank].host + " has another " + what +
-                             " than rank 0 on " + places_[0].host + (difference ? ": " + difference(values[0], values[rank]) : "") +
-                             "; all ranks need the same");
+    throw std::runtime_error(
+        "rank " + std::to_string(rank) + " on " + places_[rank].host + " has another " + what + " than rank 0 on " +
+        places_[0].host + (difference ? ": " + difference(values[0], values[rank]) : "") + "; all ranks need the same");
   }
 }
 

@@ -65,8 +65,8 @@ class World {
   /// The text of every rank, in rank order. Before connect() only.
   std::vector<std::string> exchange(const std::string& mine);
 
-  /// Throws on all ranks, naming the lowest that has another `value` than rank 0, with what `difference` says of it. Before
-  /// connect() only.
+  /// Throws on all ranks, naming the lowest that has another `value` than rank 0, with what `difference` says of it.
+  /// Before connect() only.
   using Difference = std::function<std::string(const std::string& of_rank_0, const std::string& other)>;
   void expect_equal(const std::string& what, const std::string& value, const Difference& difference = {});
 

@@ -73,8 +73,9 @@ void check_list(const FieldSpec& spec, const Json& value, const std::string& ori
 /// Throws unless an ablation may vary the field.
 void require_variable(const FieldSpec& spec, const std::string& origin, const std::string& path) {
   if (can_vary(spec) && !can_vary_between_arms(spec))
-    throw ConfigError(origin + ": " + path + ": " + in_quotes(spec.path) + " makes no difference between arms, each of which trains as one rank; "
-                      "start runs of their own with `sinkscope train`, and compare those");
+    throw ConfigError(origin + ": " + path + ": " + in_quotes(spec.path) +
+                      " makes no difference between arms, each of which trains as one rank; start runs of their own "
+                      "with `sinkscope train`, and compare those");
   if (!can_vary(spec))
     throw ConfigError(origin + ": " + path + ": " + in_quotes(spec.path) + " cannot be varied; name one field, not " +
                       (spec.kind == FieldKind::section ? "a section of them" : "the run's own place"));
@@ -177,7 +178,8 @@ std::string describe_expected(const FieldSpec& spec) {
       }
       return "a string";
     case FieldKind::choice: return "one of " + either(spec.choices);
-    case FieldKind::text_list: return spec.list.arguments ? "a list of a program and its arguments" : "a list of file names";
+    case FieldKind::text_list:
+      return spec.list.arguments ? "a list of a program and its arguments" : "a list of file names";
     case FieldKind::choice_list: return "a list of one or more of " + either(spec.choices);
     case FieldKind::axes:
       return "an object of dotted keys, each with a list of values, and of names, each with a list of objects of "
@@ -198,7 +200,8 @@ void check_value(const FieldSpec& spec, const Json& value, const std::string& or
         }
         const FieldSpec* child = spec.child(key);
         if (child == nullptr && find_spec(item_path) != nullptr)
-          throw ConfigError(origin + ": " + in_quotes(item_path) + " must be nested, one object for each part before a dot");
+          throw ConfigError(origin + ": " + in_quotes(item_path) +
+                            " must be nested, one object for each part before a dot");
         if (child == nullptr) throw_unknown_key(item_path, item, origin);
         check_value(*child, item, origin, item_path);
       }

@@ -34,8 +34,8 @@ constexpr Names<Recompute, 3> kRecomputes{{
 constexpr Names<Device, 3> kDevices{{{Device::automatic, "auto"}, {Device::cpu, "cpu"}, {Device::cuda, "cuda"}}};
 constexpr Names<Precision, 4> kPrecisions{{
     {Precision::automatic, "auto"}, {Precision::fp32, "fp32"}, {Precision::bf16, "bf16"}, {Precision::fp8, "fp8"}}};
-constexpr Names<Shard, 4> kShards{{
-    {Shard::none, "none"}, {Shard::optimizer, "optimizer"}, {Shard::gradients, "gradients"}, {Shard::parameters, "parameters"}}};
+constexpr Names<Shard, 4> kShards{{{Shard::none, "none"}, {Shard::optimizer, "optimizer"},
+                                   {Shard::gradients, "gradients"}, {Shard::parameters, "parameters"}}};
 constexpr Names<ReduceDType, 2> kReduceDTypes{{{ReduceDType::fp32, "fp32"}, {ReduceDType::bf16, "bf16"}}};
 
 }  // namespace

@@ -27,10 +27,11 @@ enum class Device : std::uint8_t { automatic, cpu, cuda };
 /// What the backward pass computes again instead of reading it: nothing; of each block norm2, the MLP's up
 /// projection and activation; everything but each block's input. The results are the same bits.
 enum class Recompute : std::uint8_t { none, mlp, block };
-/// What activations and products are computed in; master weights and sums are fp32 always. fp8: FP8 products of the blocks'
-/// linear maps (Fp8Linear in kernels/ops.h), all else as with automatic.
+/// What activations and products are computed in; master weights and sums are fp32 always. fp8: FP8 products of the
+/// blocks' linear maps (Fp8Linear in kernels/ops.h), all else as with automatic.
 enum class Precision : std::uint8_t { automatic, fp32, bf16, fp8 };
-/// What each rank has its share of alone, instead of all: nothing; the optimizer's state; the summed gradients as well; the parameters too.
+/// What each rank has its share of alone, instead of all: nothing; the optimizer's state; the summed gradients as well;
+/// the parameters too.
 enum class Shard : std::uint8_t { none, optimizer, gradients, parameters };
 /// What gradients travel between ranks in; they are added up in fp32.
 enum class ReduceDType : std::uint8_t { fp32, bf16 };

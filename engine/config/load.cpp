@@ -99,7 +99,8 @@ Config parse_config(const std::string& text, const std::string& origin, std::spa
 Config parse_stored_config(const std::string& text, const std::string& origin) {
   Json tree = parse_strict(text, origin);
   if (const auto ranks = tree.find("ranks"); ranks != tree.end() && ranks->is_object()) {
-    if (const auto old = ranks->find("shard_optimizer"); old != ranks->end() && old->is_boolean()) {  // before ranks.shard
+    // As it was before ranks.shard.
+    if (const auto old = ranks->find("shard_optimizer"); old != ranks->end() && old->is_boolean()) {
       const Shard shard = old->get<bool>() ? Shard::optimizer : Shard::none;
       ranks->erase(old);
       (*ranks)["shard"] = to_string(shard);
@@ -112,8 +113,9 @@ Config parse_stored_config(const std::string& text, const std::string& origin) {
 Config load_config(const std::filesystem::path& file, std::span<const std::string> overrides) {
   Config config = parse_config(read_config_file(file), file.string(), overrides);
   if (config.data.path.empty() && config.data.train.empty())
-    throw ConfigError(with_overrides(file.string(), overrides) +
-                      ": data.path (a folder written by `sinkscope tokenize`) or data.train (shard files) must be given");
+    throw ConfigError(
+        with_overrides(file.string(), overrides) +
+        ": data.path (a folder written by `sinkscope tokenize`) or data.train (shard files) must be given");
   return config;
 }
 

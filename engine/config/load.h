@@ -41,8 +41,8 @@ void resolve_with_dataset(Config& config, std::int64_t vocab_size, std::int64_t 
 nlohmann::ordered_json to_json(const Config& config);
 nlohmann::ordered_json to_json(const ModelConfig& config);
 
-/// What a config says for itself, in declaration order: dotted keys and their values as JSON text, but for values that are
-/// the defaults, follow from the preset or from other sizes (config.derived).
+/// What a config says for itself, in declaration order: dotted keys and their values as JSON text, but for values that
+/// are the defaults, follow from the preset or from other sizes (config.derived).
 std::vector<std::pair<std::string, std::string>> changed_fields(const Config& config);
 
 /// JSON Schema (2020-12) of a configuration file.

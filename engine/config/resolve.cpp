@@ -26,7 +26,8 @@ void derive_sizes(ModelConfig& model, const Json& named, std::vector<std::string
   if (model.kv_heads == 0) model.kv_heads = model.heads;
   if (model.head_dim == 0) model.head_dim = model.channels / model.heads;
   // A quarter of the head, as GPT-NeoX-20B and Pythia rotate; an even number of channels.
-  if (model.preset == ModelPreset::gpt_neox && model.position == PositionEncoding::rope && !named.contains("rotary_dim"))
+  if (model.preset == ModelPreset::gpt_neox && model.position == PositionEncoding::rope &&
+      !named.contains("rotary_dim"))
     model.rotary_dim = std::min(model.head_dim, std::max<std::int64_t>(2, model.head_dim / 8 * 2));
   if (model.hidden == 0)
     model.hidden = model.mlp == MlpType::swiglu ? (8 * model.channels + 191) / 192 * 64 : 4 * model.channels;
@@ -83,8 +84,9 @@ void check_train(const TrainConfig& train, const std::string& at) {
 void check_probes(const Config& config, const std::string& at) {
   const ProbeConfig& probes = config.probes;
   if (probes.causal_every > 0 && (!probes.enabled || probes.every == 0 || probes.positions < 2 || probes.sequences < 2))
-    throw ConfigError(at + "probes.causal_every (" + text(probes.causal_every) +
-                      ") needs probes.enabled, probes.every above 0, and probes.positions and probes.sequences of at least 2");
+    throw ConfigError(
+        at + "probes.causal_every (" + text(probes.causal_every) +
+        ") needs probes.enabled, probes.every above 0, and probes.positions and probes.sequences of at least 2");
   if (!probes.enabled) return;
   const std::string unless = " (probes.enabled false lifts this)";
   if (probes.short_length > config.train.sequence_length)
@@ -141,7 +143,8 @@ ModelConfig preset_defaults(ModelPreset preset) {
 void check_fp8(const ModelConfig& model, const std::string& at) {
   const auto check = [&](const char* what, std::int64_t value) {
     if (value % kFp8Extents != 0)
-      throw ConfigError(at + "precision is \"fp8\", and " + what + " is " + text(value) + "; expected a multiple of " + text(kFp8Extents));
+      throw ConfigError(at + "precision is \"fp8\", and " + what + " is " + text(value) + "; expected a multiple of " +
+                        text(kFp8Extents));
   };
   check("model.channels", model.channels);
   check("model.hidden", model.hidden);

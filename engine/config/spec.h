@@ -43,8 +43,8 @@ const std::vector<const FieldSpec*>& leaf_specs();
 bool can_vary(const FieldSpec& spec);
 bool can_vary_between_arms(const FieldSpec& spec);
 
-/// Whether an entry of an ablation is a name for keys that change together: no key that can vary, with a list that holds
-/// an object.
+/// Whether an entry of an ablation is a name for keys that change together: no key that can vary, with a list that
+/// holds an object.
 bool is_group(const std::string& key, const Json& values);
 
 /// Throws ConfigError unless `value` is what `spec` asks for, keys and limits included. Messages

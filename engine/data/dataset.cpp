@@ -58,8 +58,8 @@ void take_vocabulary(Dataset& dataset, const std::filesystem::path& folder, cons
   const std::filesystem::path path = manifest.tokenizer == "byte" ? "byte" : dataset.tokenizer_path;
   const std::uint64_t hash = open_tokenizer(path)->vocab_hash();
   if (hash != manifest.vocab_hash)
-    throw std::runtime_error(path.string() + ": its vocabulary (hash " + to_hex(hash) + ") is not that of the shards (hash " +
-                             to_hex(manifest.vocab_hash) + ")");
+    throw std::runtime_error(path.string() + ": its vocabulary (hash " + to_hex(hash) +
+                             ") is not that of the shards (hash " + to_hex(manifest.vocab_hash) + ")");
 }
 
 std::vector<std::filesystem::path> files_of(const std::string& pattern) {
@@ -128,7 +128,8 @@ Dataset open_dataset(const DataConfig& config) {
     dataset.train = open_listed(folder, manifest.train, manifest);
     dataset.validation = open_listed(folder, manifest.validation, manifest);
   } else {
-    if (config.train.empty()) throw ConfigError("data.path: give a folder written by `sinkscope tokenize`, or data.train");
+    if (config.train.empty())
+      throw ConfigError("data.path: give a folder written by `sinkscope tokenize`, or data.train");
     const auto train = expand(config.train, "data.train");
     const auto validation = expand(config.validation, "data.validation");
     take_vocabulary_of_shards(dataset, open_token_stream({train.front()}, false)->shards());

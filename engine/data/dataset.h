@@ -66,12 +66,14 @@ bool dataset_absent(const DataConfig& config);
 
 struct TokenizeOptions {
   std::vector<std::filesystem::path> inputs;  // .txt, .jsonl (key `text_key`), .zst of either, folders of them
-  std::filesystem::path output;               // folder: dataset.json, train_00000.bin, validation_00000.bin, tokenizer files
+  /// Folder: dataset.json, train_00000.bin, validation_00000.bin, tokenizer files.
+  std::filesystem::path output;
   std::filesystem::path tokenizer;            // as open_tokenizer takes it; empty: trained
   std::int64_t train_vocab_size = 0;          // of the sentencepiece tokenizer to train on the inputs
   std::string text_key = "text";
   std::string document_separator = "<|endoftext|>";  // a line of its own in .txt; empty: one document a file
-  double validation_fraction = 0.0;           // of the documents, or of the text when there are few; by hash, deterministic
+  /// Of the documents, or of the text when there are few; by hash, deterministic.
+  double validation_fraction = 0.0;
   std::vector<std::filesystem::path> validation_inputs = {};  // instead of a fraction
   std::int64_t shard_tokens = 100'000'000;
 };

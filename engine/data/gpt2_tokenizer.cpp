@@ -158,7 +158,8 @@ class Gpt2Tokenizer final : public Tokenizer {
     } catch (const nlohmann::json::exception& error) {
       throw std::runtime_error(name + ": invalid JSON: " + error.what());
     }
-    if (!json.is_object() || json.empty()) throw std::runtime_error(name + ": expected an object of tokens and their ids");
+    if (!json.is_object() || json.empty())
+      throw std::runtime_error(name + ": expected an object of tokens and their ids");
     const auto characters = byte_characters();
     std::unordered_map<std::string, char> bytes;
     for (std::size_t byte = 0; byte < 256; ++byte) bytes.emplace(characters[byte], static_cast<char>(byte));

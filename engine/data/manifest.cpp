@@ -32,9 +32,10 @@ class Reader {
 
   std::int64_t integer(const char* key, std::int64_t low, std::int64_t high) const {
     const Json& value = at(key);
-    const bool fits = value.is_number_integer() &&
-                      !(value.is_number_unsigned() &&
-                        value.get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()));
+    const bool fits =
+        value.is_number_integer() &&
+        !(value.is_number_unsigned() &&
+          value.get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()));
     if (!fits || value.get<std::int64_t>() < low || value.get<std::int64_t>() > high)
       fail(key, "expected an integer from " + std::to_string(low) + " to " + std::to_string(high));
     return value.get<std::int64_t>();

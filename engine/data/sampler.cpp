@@ -111,8 +111,10 @@ void Windows::fill(std::int64_t index, std::int64_t row, Batch& batch) const {
   };
 
   const std::int64_t first = row * length;
-  const auto inputs = std::span(batch.inputs).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(length));
-  const auto targets = std::span(batch.targets).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(length));
+  const auto inputs =
+      std::span(batch.inputs).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(length));
+  const auto targets =
+      std::span(batch.targets).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(length));
   const auto mask = std::span(batch.common).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(length));
   // The place p of the sequence of T+1 holds `token`: input p, and target of input p-1.
   std::int64_t place = 0;
@@ -145,7 +147,8 @@ std::int64_t ShuffledOrder::epoch(std::int64_t sample) const {
 // count; values outside [0, count) walk along their cycle until they are inside (Black and Rogaway
 // 2002, "Ciphers with Arbitrary Finite Domains"). At most two steps are expected.
 std::int64_t ShuffledOrder::window(std::int64_t sample) const {
-  const auto key = mix(seed_ + 0x9e3779b97f4a7c15ULL) + mix(static_cast<std::uint64_t>(epoch(sample)) ^ 0xd1b54a32d192ed03ULL);
+  const auto key =
+      mix(seed_ + 0x9e3779b97f4a7c15ULL) + mix(static_cast<std::uint64_t>(epoch(sample)) ^ 0xd1b54a32d192ed03ULL);
   const int bits = std::max(2, static_cast<int>(std::bit_width(static_cast<std::uint64_t>(count_ - 1))));
   const int low_bits = bits / 2;
   const int high_bits = bits - low_bits;

@@ -116,11 +116,13 @@ void expect_possible_size(const std::vector<std::string>& lines, const Sentencep
   const std::string where = options.inputs.front().string() + ": --train-sentencepiece " + size + ": the text ";
   const int least = pieces_of("char");
   if (options.vocab_size < least)
-    throw std::runtime_error(where + "needs at least " + std::to_string(least) + " pieces: unknown, BOS, EOS, 256 bytes and " +
-                             std::to_string(least - kSpecialPieces) + " characters");
+    throw std::runtime_error(where + "needs at least " + std::to_string(least) +
+                             " pieces: unknown, BOS, EOS, 256 bytes and " + std::to_string(least - kSpecialPieces) +
+                             " characters");
   const int most = pieces_of("bpe");
   if (options.vocab_size > most)
-    throw std::runtime_error(where + "gives at most " + std::to_string(most) + " pieces; ask for fewer, or give more text");
+    throw std::runtime_error(where + "gives at most " + std::to_string(most) +
+                             " pieces; ask for fewer, or give more text");
 }
 
 }  // namespace
@@ -164,12 +166,14 @@ void train_sentencepiece(const SentencepieceTraining& options) {
 namespace sinkscope {
 
 std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(const std::filesystem::path& model) {
-  throw std::runtime_error(model.string() + ": this build has no sentencepiece; install libsentencepiece-dev and rebuild");
+  throw std::runtime_error(model.string() +
+                           ": this build has no sentencepiece; install libsentencepiece-dev and rebuild");
 }
 
 void train_sentencepiece(const SentencepieceTraining& options) {
-  throw std::runtime_error(options.inputs.front().string() +
-                           ": cannot train a tokenizer: this build has no sentencepiece; install libsentencepiece-dev and rebuild");
+  throw std::runtime_error(
+      options.inputs.front().string() +
+      ": cannot train a tokenizer: this build has no sentencepiece; install libsentencepiece-dev and rebuild");
 }
 
 }  // namespace sinkscope

@@ -54,7 +54,8 @@ std::unique_ptr<Tokenizer> open_tokenizer(const std::filesystem::path& path) {
   if (path == "byte") return make_byte_tokenizer();
   if (std::filesystem::is_directory(path)) {
     const auto encoder = path / "encoder.json", merges = path / "vocab.bpe", model = path / "tokenizer.model";
-    if (std::filesystem::exists(encoder) && std::filesystem::exists(merges)) return make_gpt2_tokenizer(encoder, merges);
+    if (std::filesystem::exists(encoder) && std::filesystem::exists(merges))
+      return make_gpt2_tokenizer(encoder, merges);
     if (std::filesystem::exists(model)) return make_sentencepiece_tokenizer(model);
     throw std::runtime_error(path.string() +
                              ": no tokenizer in this folder; expected encoder.json and vocab.bpe, or tokenizer.model");

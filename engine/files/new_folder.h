@@ -45,8 +45,8 @@ class FolderLock {
   bool lost_ = false;
 };
 
-/// Makes a folder and those above it, where they are not there yet; returns whether it did. Throws std::runtime_error naming
-/// the folder.
+/// Makes a folder and those above it, where they are not there yet; returns whether it did. Throws std::runtime_error
+/// naming the folder.
 bool make_folders(const std::filesystem::path& folder);
 
 /// A folder under construction beside `target`, under a name of its own (".TARGET.pending-XXXXXX"), which

@@ -44,8 +44,9 @@ std::string chunk(const std::string& type, const std::string& data) {
 std::string compress(const std::string& bytes) {
   uLongf size = compressBound(static_cast<uLong>(bytes.size()));
   std::string out(size, '\0');
-  const int result = compress2(reinterpret_cast<Bytef*>(out.data()), &size, reinterpret_cast<const Bytef*>(bytes.data()),
-                               static_cast<uLong>(bytes.size()), Z_DEFAULT_COMPRESSION);
+  const int result =
+      compress2(reinterpret_cast<Bytef*>(out.data()), &size, reinterpret_cast<const Bytef*>(bytes.data()),
+                static_cast<uLong>(bytes.size()), Z_DEFAULT_COMPRESSION);
   if (result != Z_OK) throw std::runtime_error("draw_heatmap: zlib fails with code " + std::to_string(result));
   out.resize(size);
   return out;

@@ -20,7 +20,8 @@ bool read_numbers(ondemand::array list, std::vector<double>& numbers) {
   numbers.clear();
   for (ondemand::value value : list) {
     double number = 0;
-    if (ondemand::json_type(value.type()) != ondemand::json_type::number || value.get(number) != simdjson::SUCCESS) return false;
+    if (ondemand::json_type(value.type()) != ondemand::json_type::number || value.get(number) != simdjson::SUCCESS)
+      return false;
     numbers.push_back(number);
   }
   return true;
@@ -40,7 +41,8 @@ Json to_json(ondemand::value& value) {
     case ondemand::json_type::number: return to_json(ondemand::number(value.get_number()));
     case ondemand::json_type::string: return std::string(std::string_view(value.get_string()));
     case ondemand::json_type::boolean: return bool(value.get_bool());
-    case ondemand::json_type::object: return parse_json(std::string(std::string_view(ondemand::object(value).raw_json())));
+    case ondemand::json_type::object:
+      return parse_json(std::string(std::string_view(ondemand::object(value).raw_json())));
     default: return parse_json(std::string(value.raw_json_token()));
   }
 }
@@ -69,7 +71,8 @@ Json read_padded(ondemand::parser& parser, simdjson::padded_string_view line, co
     members[key] = to_json(value);
     if (members[key].is_string()) texts[key] = members[key].get<std::string>();
   }
-  if (document.current_location().error() == simdjson::SUCCESS) throw simdjson::simdjson_error(simdjson::TRAILING_CONTENT);
+  if (document.current_location().error() == simdjson::SUCCESS)
+    throw simdjson::simdjson_error(simdjson::TRAILING_CONTENT);
   return members;
 }
 

@@ -19,7 +19,8 @@ namespace {
 constexpr std::size_t kTailBytes = 256;
 constexpr std::size_t kBlockBytes = std::size_t{1} << 20;
 constexpr std::size_t kPlaceBytes = std::size_t{64} << 10;  // read at once at a place of a sample
-constexpr std::int64_t kSampleGap = 7;  // bytes left out behind each that a sample reads, so that it reads an eighth at most
+// Bytes left out behind each that a sample reads, so that it reads an eighth at most.
+constexpr std::int64_t kSampleGap = 7;
 
 class Descriptor {
  public:
@@ -34,7 +35,8 @@ class Descriptor {
 };
 
 /// Up to `size` bytes from `offset` on; fewer at the end of the file.
-std::size_t read_at(const std::filesystem::path& path, int descriptor, std::int64_t offset, char* bytes, std::size_t size) {
+std::size_t read_at(const std::filesystem::path& path, int descriptor, std::int64_t offset, char* bytes,
+                    std::size_t size) {
   std::size_t filled = 0;
   while (filled < size) {
     const ssize_t count =
@@ -63,7 +65,8 @@ class LinesFrom {
   std::optional<std::string_view> next() {
     std::size_t searched = begin_;
     while (true) {
-      const void* const newline = end_ == searched ? nullptr : std::memchr(bytes_.get() + searched, '\n', end_ - searched);
+      const void* const newline =
+          end_ == searched ? nullptr : std::memchr(bytes_.get() + searched, '\n', end_ - searched);
       if (newline != nullptr) {
         const std::string_view line(bytes_.get() + begin_, static_cast<const char*>(newline));
         begin_ += line.size() + 1;
@@ -145,7 +148,8 @@ LogLook LogFollower::look(const std::function<void()>& began,
   struct stat status = {};
   if (::fstat(number, &status) != 0) throw_system_error(path_, "inspect", errno);
   if (!S_ISREG(status.st_mode)) throw_system_error(path_, "read", S_ISDIR(status.st_mode) ? EISDIR : EINVAL);
-  const bool same = status.st_dev == device_ && status.st_ino == file_number_ && status.st_size >= std::max(offset_, sampled_) &&
+  const bool same = status.st_dev == device_ && status.st_ino == file_number_ &&
+                    status.st_size >= std::max(offset_, sampled_) &&
                     text_at(path_, number, offset_ - static_cast<std::int64_t>(tail_.size()), tail_.size()) == tail_;
   if (!same) begin_again();
   device_ = status.st_dev;

@@ -32,12 +32,12 @@ class LogFollower {
   LogLook look(const std::function<void()>& began, const std::function<void(std::string_view, std::int64_t)>& visit,
                std::int64_t limit);
 
-  /// A spread sample of the log as it is now, which leaves what `look` reads as it is: `visit` gets the first line, lines
-  /// at about `places` even distances in bytes and the last one, each whole line once at most and in order. With it comes
-  /// the line's number at its place, from 0; true asks for the line behind it too, and as many as the most that were taken
-  /// at a place are the last ones. Of long lines fewer are taken: an eighth of the log, or little more, is read.
-  /// Returns false, having read nothing, where less than `least` bytes are unread, the log was replaced since the last
-  /// look, or it cannot be opened. A look that finds what was sampled replaced or cut back begins again.
+  /// A spread sample of the log as it is now, which leaves what `look` reads as it is: `visit` gets the first line,
+  /// lines at about `places` even distances in bytes and the last one, each whole line once at most and in order. With
+  /// it comes the line's number at its place, from 0; true asks for the line behind it too, and as many as the most
+  /// that were taken at a place are the last ones. Of long lines fewer are taken: an eighth of the log, or little more,
+  /// is read. Returns false, having read nothing, where less than `least` bytes are unread, the log was replaced since
+  /// the last look, or it cannot be opened. A look that finds what was sampled replaced or cut back begins again.
   /// Throws std::runtime_error naming the file when it cannot be read; whatever `visit` throws passes through.
   bool sample(std::size_t places, std::int64_t least,
               const std::function<bool(std::string_view line, std::size_t nth)>& visit);

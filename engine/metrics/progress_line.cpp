@@ -35,7 +35,9 @@ void ProgressLine::update(std::int64_t done, std::int64_t all, double share) {
   told_ = now;
   std::string line = options_.title + ": " + std::to_string(done) + " of " + std::to_string(all) + " " + options_.unit;
   if (const double passed = share - share_at_begin_; passed > 0)
-    line += ", " + format_duration(std::chrono::duration<double>(now - *begun_).count() / passed * std::max(0.0, 1 - share)) + " left";
+    line += ", " +
+            format_duration(std::chrono::duration<double>(now - *begun_).count() / passed * std::max(0.0, 1 - share)) +
+            " left";
   if (!options_.terminal) {
     output_ << line << '\n' << std::flush;
     return;

@@ -68,7 +68,8 @@ struct ProbeRecord {
   std::vector<double> first_token_argmax; // [L*H]
   std::vector<double> entropy;            // [L*H]
   std::vector<double> key_mass;           // [L*T] mean over sequences and heads
-  std::vector<double> sink_logit_mass;    // [L] mean over (sequence, head, query) of exp(z - lse); empty without sink logits
+  /// [L] mean over (sequence, head, query) of exp(z - lse); empty without sink logits.
+  std::vector<double> sink_logit_mass;
   // Section 2. "h" index 0 is the embedding output, so L+1 rows.
   std::vector<double> residual_norm;       // [(L+1)*K]
   std::vector<double> residual_norm_rest;  // [L+1] mean over t >= K
@@ -93,7 +94,8 @@ struct ProbeRecord {
 };
 
 /// Something that happened (events.jsonl): "start", "resume", "phase", "alert" (an Alert of engine/train/alerts.h),
-/// "checkpoint", "warning", "sample", "causal" (a CausalRecord of engine/probes/causal.h), "end". `data` is JSON text of an object with the details.
+/// "checkpoint", "warning", "sample", "causal" (a CausalRecord of engine/probes/causal.h), "end". `data` is JSON text
+/// of an object with the details.
 struct EventRecord {
   std::int64_t step = 0;
   std::int64_t tokens = 0;

@@ -45,9 +45,9 @@ std::unique_ptr<MetricSink> make_tensorboard_sink(const std::filesystem::path& r
                                                   std::optional<std::int64_t> resume_step,
                                                   const TensorBoardOptions& options = {});
 
-/// A live line when `terminal`, plain lines every `line_every` steps otherwise: step, loss, mean sink score of position 0,
-/// tokens per second, time left, Sink_0, phase, MFU, gradient norm, l*, validation loss, largest P0 norm ratio, as far as they
-/// are known and fit, and a progress bar where there is room. Events have lines of their own.
+/// A live line when `terminal`, plain lines every `line_every` steps otherwise: step, loss, mean sink score of position
+/// 0, tokens per second, time left, Sink_0, phase, MFU, gradient norm, l*, validation loss, largest P0 norm ratio, as
+/// far as they are known and fit, and a progress bar where there is room. Events have lines of their own.
 struct ConsoleOptions {
   std::string title;             // e.g. the run's name
   std::int64_t total_steps = 0;

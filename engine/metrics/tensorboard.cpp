@@ -173,7 +173,8 @@ class TensorBoardSink final : public MetricSink {
   void write(const EventRecord& record) override {
     Summary summary;
     // A causal test's data are tables of numbers, which events.jsonl is the place for.
-    summary.add_text("event/" + record.kind, record.kind == "causal" ? record.message : record.message + "\n\n`" + record.data + "`");
+    summary.add_text("event/" + record.kind,
+                     record.kind == "causal" ? record.message : record.message + "\n\n`" + record.data + "`");
     if (record.kind == "start") {
       add_layout(summary);
       if (const std::filesystem::path config = run_directory_ / "config.json"; std::filesystem::exists(config))

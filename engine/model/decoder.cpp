@@ -39,7 +39,8 @@ const DecoderOptions& Decoder::options() const { return state_->options; }
 const ParameterLayout& Decoder::layout() const { return state_->layout; }
 
 Tensor Decoder::parameters() const {
-  if (state_->options.parameters_by_section) throw std::logic_error("Decoder::parameters: the decoder has its parameters by section");
+  if (state_->options.parameters_by_section)
+    throw std::logic_error("Decoder::parameters: the decoder has its parameters by section");
   return state_->memory.parameters.tensor(state_->memory.parameter_flat, {state_->layout.flat_size()});
 }
 
@@ -47,7 +48,8 @@ Tensor Decoder::section_parameters(std::int64_t section) const { return state_->
 
 Tensor Decoder::gradients() const {
   if (!state_->options.training) throw std::logic_error("Decoder::gradients: the decoder is not for training");
-  if (state_->options.gradients_by_section) throw std::logic_error("Decoder::gradients: the decoder has its gradients by section");
+  if (state_->options.gradients_by_section)
+    throw std::logic_error("Decoder::gradients: the decoder has its gradients by section");
   return state_->memory.gradients.tensor(state_->memory.gradient_flat, {state_->layout.flat_size()});
 }
 
@@ -95,7 +97,8 @@ void Decoder::State::zero_added(const Tensor& gradients, const Section& part) co
 
 /// Whether a pass gives the whole gradient by one product, before anything else is added to it.
 bool Decoder::State::is_product(const ParameterSpec& spec) const {
-  return spec.shape.size() == 2 && (spec.group != ParameterGroup::embedding || (config.tied_embedding && spec.offset == 0));
+  return spec.shape.size() == 2 &&
+         (spec.group != ParameterGroup::embedding || (config.tied_embedding && spec.offset == 0));
 }
 
 void Decoder::set_parameter_source(ParameterSource& source) { state_->source = &source; }
@@ -153,7 +156,8 @@ void Decoder::State::forward(ActivationObserver* observer) {
                          .tokens = tokens,
                          .wte = weights.token_embedding.value,
                          .wpe = weights.position_embedding.value,
-                         .norm = norm_of(weights.blocks[0].norm1, act(first.norm1, C), norm_statistics(first.mean1, first.rstd1), norm_row(0))});
+                         .norm = norm_of(weights.blocks[0].norm1, act(first.norm1, C),
+                                         norm_statistics(first.mean1, first.rstd1), norm_row(0))});
   embedding.reset();
   if (observer != nullptr) observer->embedding(residual(0));
 
@@ -216,7 +220,8 @@ std::function<void()> Decoder::loss_later(const std::int32_t* targets, float* lo
 /// Of the last forward pass, chunk by chunk of its logits.
 void Decoder::State::loss(float gradient_scale) {
   const std::int64_t N = rows(), C = config.channels, V = config.vocab_size;
-  const Tensor all_targets = memory.scratch.tensor(memory.targets, {N}), all_losses = memory.scratch.tensor(memory.losses, {N});
+  const Tensor all_targets = memory.scratch.tensor(memory.targets, {N}),
+               all_losses = memory.scratch.tensor(memory.losses, {N});
   const Tensor x = final_norm_output();
   for (std::int64_t begin = 0; begin < N; begin += memory.head_rows) {
     const std::int64_t count = std::min(memory.head_rows, N - begin);
@@ -254,8 +259,8 @@ void Decoder::State::repeat(Pass pass, float scale, const std::function<void()>&
   // Sampled text goes forward once at each of many lengths: those of whole sequences alone are worth keeping.
   const bool asks = source != nullptr && !source->has_all();
   if (!options.recorded || asks || T != options.max_length) return operations();
-  std::unique_ptr<RepeatedWork>& work =
-      repeated[{.pass = pass, .sequences = B, .length = T, .scale = scale, .replace = replace && pass != Pass::forward, .fp8 = fp8.set()}];
+  std::unique_ptr<RepeatedWork>& work = repeated[{.pass = pass, .sequences = B, .length = T, .scale = scale,
+                                                  .replace = replace && pass != Pass::forward, .fp8 = fp8.set()}];
   if (!work) work = ops.repeated_work();
   work->run(operations);
 }
@@ -339,13 +344,15 @@ void Decoder::zero_step_sums() {
 void Decoder::add_step_sums(double threshold) {
   State& s = *state_;
   if (s.B == 0) throw std::logic_error("Decoder::add_step_sums: no forward pass came before");
-  if (s.options.sink_positions > 0) s.step_statistics.add(s.sinks(), s.options.residual_norms ? s.norms() : Tensor(), threshold);
+  if (s.options.sink_positions > 0)
+    s.step_statistics.add(s.sinks(), s.options.residual_norms ? s.norms() : Tensor(), threshold);
 }
 
 StepSums Decoder::step_sums() const { return step_sums_later()(); }
 
 std::function<StepSums()> Decoder::step_sums_later() const {
-  return [step = state_->step_statistics.read(), attention = state_->attention_sums.read(), amax = state_->fp8.read_amax()] {
+  return [step = state_->step_statistics.read(), attention = state_->attention_sums.read(),
+          amax = state_->fp8.read_amax()] {
     StepSums sums = step();
     attention(sums);
     sums.amax = amax();

@@ -89,8 +89,9 @@ class Decoder {
   Tensor gradient_memory() const;                            // the largest f32 array of gradients; in training
   Tensor parameter(const ParameterSpec& spec) const;         // in its own shape; by section while it is there
   void zero_gradients();
-  /// The gradients of the next loss() and backward() take the place of what is there, instead of being added to it; cheaper than
-  /// zeros before. By section the caller does zero_added(): of the first and last section before loss(), of blocks in `open`.
+  /// The gradients of the next loss() and backward() take the place of what is there, instead of being added to it;
+  /// cheaper than zeros before. By section the caller does zero_added(): of the first and last section before loss(),
+  /// of blocks in `open`.
   void replace_gradients();
   /// Zeros where every pass adds to a section's gradients: all but the matrices that a product gives.
   void zero_added(std::int64_t section);
@@ -110,11 +111,12 @@ class Decoder {
   /// also the head's backward, each target's gradient times gradient_scale.
   void loss(const std::int32_t* targets, float* losses, float gradient_scale = 0.0F);
   /// The same without waiting: what it returns waits for the losses alone and writes them, and is called once.
-  [[nodiscard]] std::function<void()> loss_later(const std::int32_t* targets, float* losses, float gradient_scale = 0.0F);
+  [[nodiscard]] std::function<void()> loss_later(const std::int32_t* targets, float* losses,
+                                                 float gradient_scale = 0.0F);
 
-  /// Backward through the blocks, after loss() with a gradient scale; gradients accumulate. By section a block's are in its
-  /// place from open() to close() alone, and `open` is to bring them there or zero it; loss() adds to those of the embeddings
-  /// and behind the blocks, or writes them, already.
+  /// Backward through the blocks, after loss() with a gradient scale; gradients accumulate. By section a block's are in
+  /// its place from open() to close() alone, and `open` is to bring them there or zero it; loss() adds to those of the
+  /// embeddings and behind the blocks, or writes them, already.
   void backward(const BackwardHooks& hooks = {});
   /// The same, and adds the attention entropy and key mass of the batch's sequences to the step sums. Throws
   /// std::invalid_argument unless these are at most max_sequences of at least 2 positions, as many as in the batches

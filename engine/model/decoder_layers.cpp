@@ -7,8 +7,8 @@
 namespace sinkscope {
 
 /// A norm without the rows that it is of.
-NormForward Decoder::State::norm_of(const NormParameters& parameters, const Tensor& out, const NormStatistics& statistics,
-                                    const Tensor& l2) const {
+NormForward Decoder::State::norm_of(const NormParameters& parameters, const Tensor& out,
+                                    const NormStatistics& statistics, const Tensor& l2) const {
   return {.kind = norm_kind(),
           .weight = parameters.weight.value,
           .bias = parameters.bias.value,
@@ -43,20 +43,23 @@ void Decoder::State::norm_backward(const NormParameters& parameters, const Tenso
                      .dx_sums = dx_sums});
 }
 
-/// The gradient of the bias that a branch of a block adds to the residual stream: column sums of d_residual as the backward
-/// pass of the norm behind it leaves it. In a parallel block, whose branches share d_residual, it is left to the branch.
+/// The gradient of the bias that a branch of a block adds to the residual stream: column sums of d_residual as the
+/// backward pass of the norm behind it leaves it. In a parallel block, whose branches share d_residual, it is left to
+/// the branch.
 Tensor Decoder::State::stream_bias(std::int64_t layer, Branch branch) const {
   if (layer < 0 || config.parallel_block) return {};
   const BlockParameters& p = weights.blocks[static_cast<std::size_t>(layer)];
   return (branch == Branch::mlp ? p.down : p.output).bias.gradient;
 }
 
-void Decoder::State::linear_forward(const LinearParameters& parameters, const Fp8Linear& scales, const Tensor& x, const Tensor& out) {
-  ops.linear_forward({.out = out, .x = x, .weight = parameters.weight.value, .bias = parameters.bias.value, .fp8 = scales});
+void Decoder::State::linear_forward(const LinearParameters& parameters, const Fp8Linear& scales, const Tensor& x,
+                                    const Tensor& out) {
+  ops.linear_forward(
+      {.out = out, .x = x, .weight = parameters.weight.value, .bias = parameters.bias.value, .fp8 = scales});
 }
 
-void Decoder::State::linear_backward(const LinearParameters& parameters, const Fp8Linear& scales, const Tensor& x, const Tensor& dout,
-                                     const Tensor& dx, const Tensor& dbias) {
+void Decoder::State::linear_backward(const LinearParameters& parameters, const Fp8Linear& scales, const Tensor& x,
+                                     const Tensor& dout, const Tensor& dx, const Tensor& dbias) {
   ops.linear_backward({.dout = dout,
                        .x = x,
                        .weight = parameters.weight.value,
@@ -114,7 +117,8 @@ void Decoder::State::attention_forward(std::int64_t layer, const Tensor& sink) {
                        .lse = memory.activations.tensor(b.lse, {B, H, T}),
                        .sink = sink,
                        .sink_logits = sink_logits(layer).value});
-  linear_forward(p.output, fp8.of(layer, BlockMap::output), act(b.attention, H * D), tmp(memory.attention_delta, config.channels));
+  linear_forward(p.output, fp8.of(layer, BlockMap::output), act(b.attention, H * D),
+                 tmp(memory.attention_delta, config.channels));
   knock_out(Branch::attention, layer, tmp(memory.attention_delta, config.channels));
 }
 
@@ -163,8 +167,10 @@ void Decoder::State::attention_backward(std::int64_t layer) {
                           .dq_weight = p.q_norm.gradient,
                           .dk_weight = p.k_norm.gradient,
                           .rotation = rotation});
-  linear_backward(p.qkv, fp8.of(layer, BlockMap::qkv), act(b.norm1, C), d_qkv, d_norm, normed ? p.qkv.bias.gradient : Tensor());
-  norm_backward(p.norm1, residual(layer), d_norm, norm_statistics(b.mean1, b.rstd1), d_residual, stream_bias(layer - 1, Branch::mlp));
+  linear_backward(p.qkv, fp8.of(layer, BlockMap::qkv), act(b.norm1, C), d_qkv, d_norm,
+                  normed ? p.qkv.bias.gradient : Tensor());
+  norm_backward(p.norm1, residual(layer), d_norm, norm_statistics(b.mean1, b.rstd1), d_residual,
+                stream_bias(layer - 1, Branch::mlp));
 }
 
 void Decoder::State::begin_attention_sums() {
@@ -172,8 +178,8 @@ void Decoder::State::begin_attention_sums() {
     throw std::logic_error("Decoder::backward_with_attention_sums: the decoder's options ask for no attention sums");
   if (T < 2 || B > options.max_sequences)
     throw std::invalid_argument("Decoder::backward_with_attention_sums: a batch of " + std::to_string(B) + " x " +
-                                std::to_string(T) + " tokens; expected at most " + std::to_string(options.max_sequences) +
-                                " sequences of at least 2");
+                                std::to_string(T) + " tokens; expected at most " +
+                                std::to_string(options.max_sequences) + " sequences of at least 2");
   attention_sums.begin(B, T);
 }
 
@@ -249,8 +255,10 @@ void Decoder::State::mlp_backward(std::int64_t layer) {
                        .dswiglu_input = gated ? d_up : Tensor(),
                        .replace = replace,
                        .fp8 = fp8.of(layer, BlockMap::down)});
-  linear_backward(p.up, fp8.of(layer, BlockMap::up), act(b.norm2, C), d_up, d_norm, gated ? p.up.bias.gradient : Tensor());
-  norm_backward(p.norm2, mlp_input(layer), d_norm, norm_statistics(b.mean2, b.rstd2), d_residual, stream_bias(layer, Branch::attention));
+  linear_backward(p.up, fp8.of(layer, BlockMap::up), act(b.norm2, C), d_up, d_norm,
+                  gated ? p.up.bias.gradient : Tensor());
+  norm_backward(p.norm2, mlp_input(layer), d_norm, norm_statistics(b.mean2, b.rstd2), d_residual,
+                stream_bias(layer, Branch::attention));
 }
 
 /// Fills the buffers that backward reads of this block and that later blocks have used since: by the same
@@ -275,7 +283,8 @@ void Decoder::State::recompute(std::int64_t layer) {
 }
 
 void Decoder::State::knock_out(Branch branch, std::int64_t layer, const Tensor& delta) {
-  if (edits.knock_out.layer == layer && edits.knock_out.branch == branch) set_position(ops, delta, B, edits.knock_out.position, {});
+  if (edits.knock_out.layer == layer && edits.knock_out.branch == branch)
+    set_position(ops, delta, B, edits.knock_out.position, {});
 }
 
 /// Whether h^layer (N, C) was changed.

@@ -22,14 +22,16 @@ DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& op
   const bool layernorm = config.norm == NormType::layernorm;
   rows = N;
   // Chunks of a power of two: cuBLASLt's products of 8192 rows were a tenth faster than those of 9472 and 10672 (H200).
-  const std::int64_t most_rows = std::max<std::int64_t>(32, options.logits_bytes / (V * static_cast<std::int64_t>(size_of(real))));
+  const std::int64_t most_rows =
+      std::max<std::int64_t>(32, options.logits_bytes / (V * static_cast<std::int64_t>(size_of(real))));
   head_rows = N <= most_rows ? N : static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(most_rows)));
   slots = options.training ? L : std::min<std::int64_t>(L, 2);
 
   const auto request_sections = [&](Arena& arena, const std::string& what, DType dtype) {
     const std::vector<Section>& sections = layout.sections();
     std::int64_t block = 0;
-    for (std::int64_t layer = 0; layer < L; ++layer) block = std::max(block, sections[static_cast<std::size_t>(layer) + 1].size);
+    for (std::int64_t layer = 0; layer < L; ++layer)
+      block = std::max(block, sections[static_cast<std::size_t>(layer) + 1].size);
     const std::size_t first = arena.request(what + " of the embeddings", dtype, sections.front().size);
     const std::size_t last = arena.request(what + " behind the blocks", dtype, sections.back().size);
     const std::size_t even = arena.request(what + " of a block", dtype, block);
@@ -43,7 +45,8 @@ DecoderMemory::DecoderMemory(const ModelConfig& config, const DecoderOptions& op
     section_parameters = request_sections(parameters, "parameters", real);
   else
     parameter_flat = parameters.request("parameters", real, layout.flat_size());
-  if (config.attention.sink == AttentionSink::off_by_one) zero_logits = parameters.request("fixed sink logits", real, H);
+  if (config.attention.sink == AttentionSink::off_by_one)
+    zero_logits = parameters.request("fixed sink logits", real, H);
   if (options.training && options.gradients_by_section)
     section_gradients = request_sections(gradients, "gradients", DType::f32);
   else if (options.training)

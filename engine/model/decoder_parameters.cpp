@@ -14,8 +14,12 @@ DecoderParameters::DecoderParameters(const ModelConfig& config, const ParameterL
     const ParameterSpec& spec = layout.find(name);
     return {shaped(value_of(spec), spec), shaped(gradient_of(spec), spec)};
   };
-  const auto bind_norm = [&](const std::string& name) -> NormParameters { return {bind(name + ".weight"), bind(name + ".bias")}; };
-  const auto bind_linear = [&](const std::string& name) -> LinearParameters { return {bind(name + ".weight"), bind(name + ".bias")}; };
+  const auto bind_norm = [&](const std::string& name) -> NormParameters {
+    return {bind(name + ".weight"), bind(name + ".bias")};
+  };
+  const auto bind_linear = [&](const std::string& name) -> LinearParameters {
+    return {bind(name + ".weight"), bind(name + ".bias")};
+  };
   token_embedding = bind("embed.token.weight");
   position_embedding = bind("embed.position.weight");
   lm_head = bind("head.weight");

@@ -35,7 +35,8 @@ struct BlockParameters {
 struct DecoderParameters {
   DecoderParameters() = default;
   /// Of a parameter, in one dimension: `value_of` it, real, and `gradient_of` it, f32 or not given.
-  DecoderParameters(const ModelConfig& config, const ParameterLayout& layout, const std::function<Tensor(const ParameterSpec&)>& value_of,
+  DecoderParameters(const ModelConfig& config, const ParameterLayout& layout,
+                    const std::function<Tensor(const ParameterSpec&)>& value_of,
                     const std::function<Tensor(const ParameterSpec&)>& gradient_of);
 
   Parameter token_embedding, position_embedding, lm_head;

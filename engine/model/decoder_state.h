@@ -31,8 +31,9 @@ struct Decoder::State {
     if (options.training) memory.gradients.allocate(ops);
     memory.activations.allocate(ops);
     memory.scratch.allocate(ops);
-    weights = DecoderParameters(config, layout, [&](const ParameterSpec& spec) { return value_of(spec); },
-                                [&](const ParameterSpec& spec) { return options.training ? gradient_of(spec) : Tensor(); });
+    weights = DecoderParameters(
+        config, layout, [&](const ParameterSpec& spec) { return value_of(spec); },
+        [&](const ParameterSpec& spec) { return options.training ? gradient_of(spec) : Tensor(); });
     if (config.attention.sink == AttentionSink::off_by_one)  // an arena begins as zeros
       zero_logits = memory.parameters.tensor(memory.zero_logits, {config.heads});
     if (const std::int64_t K = options.sink_positions; K > 0)
@@ -40,10 +41,13 @@ struct Decoder::State {
           ops, memory.activations.tensor(memory.step_sums, {StepStatistics::elements(config.layers, config.heads, K)}),
           config.layers, config.heads, K);
     if (options.fp8)
-      fp8 = Fp8Scales(ops, memory.activations.tensor(memory.fp8_scales, {Fp8Scales::elements(config.layers)}), config.layers);
+      fp8 = Fp8Scales(ops, memory.activations.tensor(memory.fp8_scales, {Fp8Scales::elements(config.layers)}),
+                      config.layers);
     if (options.training && options.attention_sums)
       attention_sums = AttentionSums(
-          ops, memory.activations.tensor(memory.attention_sums, {AttentionSums::elements(config.layers, config.heads, options.max_length)}),
+          ops,
+          memory.activations.tensor(memory.attention_sums,
+                                    {AttentionSums::elements(config.layers, config.heads, options.max_length)}),
           config.layers, config.heads);
   }
 
@@ -51,27 +55,33 @@ struct Decoder::State {
   Tensor section_parameters(std::int64_t section) const {
     const auto index = static_cast<std::size_t>(section);
     const auto [begin, size] = layout.sections().at(index);
-    return options.parameters_by_section ? memory.parameters.tensor(memory.section_parameters[index], {size})
-                                         : memory.parameters.tensor(memory.parameter_flat, {layout.flat_size()}).rows(begin, size);
+    return options.parameters_by_section
+               ? memory.parameters.tensor(memory.section_parameters[index], {size})
+               : memory.parameters.tensor(memory.parameter_flat, {layout.flat_size()}).rows(begin, size);
   }
   Tensor section_gradients(std::int64_t section) const {
     const auto index = static_cast<std::size_t>(section);
     const auto [begin, size] = layout.sections().at(index);
-    return options.gradients_by_section ? memory.gradients.tensor(memory.section_gradients[index], {size})
-                                        : memory.gradients.tensor(memory.gradient_flat, {layout.flat_size()}).rows(begin, size);
+    return options.gradients_by_section
+               ? memory.gradients.tensor(memory.section_gradients[index], {size})
+               : memory.gradients.tensor(memory.gradient_flat, {layout.flat_size()}).rows(begin, size);
   }
   Tensor value_of(const ParameterSpec& spec) const {
     const std::int64_t section = layout.section_of(spec);
-    return section_parameters(section).rows(spec.offset - layout.sections()[static_cast<std::size_t>(section)].begin, spec.size);
+    return section_parameters(section).rows(spec.offset - layout.sections()[static_cast<std::size_t>(section)].begin,
+                                            spec.size);
   }
   Tensor gradient_of(const ParameterSpec& spec) const {
     const std::int64_t section = layout.section_of(spec);
-    return section_gradients(section).rows(spec.offset - layout.sections()[static_cast<std::size_t>(section)].begin, spec.size);
+    return section_gradients(section).rows(spec.offset - layout.sections()[static_cast<std::size_t>(section)].begin,
+                                           spec.size);
   }
 
   // Views of the current batch.
   std::int64_t rows() const { return B * T; }
-  Tensor act(std::size_t buffer, std::int64_t width) const { return memory.activations.tensor(buffer, {rows(), width}); }
+  Tensor act(std::size_t buffer, std::int64_t width) const {
+    return memory.activations.tensor(buffer, {rows(), width});
+  }
   Tensor tmp(std::size_t buffer, std::int64_t width) const { return memory.scratch.tensor(buffer, {rows(), width}); }
   Tensor row_statistic(std::size_t buffer) const { return memory.activations.tensor(buffer, {rows()}); }
   const BlockBuffers& buffers(std::int64_t layer) const {
@@ -118,16 +128,19 @@ struct Decoder::State {
   void check_batch(std::int64_t sequences, std::int64_t length, const std::int32_t* inputs) const;
   void knock_out(Branch branch, std::int64_t layer, const Tensor& delta);
   bool transplant(std::int64_t layer);
-  NormForward norm_of(const NormParameters& parameters, const Tensor& out, const NormStatistics& statistics, const Tensor& l2) const;
+  NormForward norm_of(const NormParameters& parameters, const Tensor& out, const NormStatistics& statistics,
+                      const Tensor& l2) const;
   void norm_forward(const NormParameters& parameters, const Tensor& x, const Tensor& delta, const Tensor& sum,
                     const Tensor& out, const NormStatistics& statistics, const Tensor& l2);
   void norm_backward(const NormParameters& parameters, const Tensor& x, const Tensor& dout,
                      const NormStatistics& statistics, const Tensor& dx, const Tensor& dx_sums);
   void linear_forward(const LinearParameters& parameters, const Fp8Linear& scales, const Tensor& x, const Tensor& out);
   Tensor stream_bias(std::int64_t layer, Branch branch) const;
-  Tensor own_bias(const LinearParameters& branch) const { return config.parallel_block ? branch.bias.gradient : Tensor(); }
-  void linear_backward(const LinearParameters& parameters, const Fp8Linear& scales, const Tensor& x, const Tensor& dout, const Tensor& dx,
-                       const Tensor& dbias);
+  Tensor own_bias(const LinearParameters& branch) const {
+    return config.parallel_block ? branch.bias.gradient : Tensor();
+  }
+  void linear_backward(const LinearParameters& parameters, const Fp8Linear& scales, const Tensor& x, const Tensor& dout,
+                       const Tensor& dx, const Tensor& dbias);
   void attention_forward(std::int64_t layer, const Tensor& sink);
   void attention_output_backward(std::int64_t layer);
   void attention_backward(std::int64_t layer);

@@ -17,7 +17,9 @@ Fp8Linear Fp8Scales::of(std::int64_t layer, BlockMap map) const {
   const std::int64_t first = (layer * kBlockMaps + static_cast<std::int64_t>(map)) * kFp8Operands;
   const auto scaling = [&](std::int64_t operand) {
     const std::int64_t pair = 2 * kApart * (first + operand);
-    return Fp8Scaling{.scale = scales_.rows(pair, 1), .inverse = scales_.rows(pair + kApart, 1), .amax = amax_.rows(first + operand, 1)};
+    return Fp8Scaling{.scale = scales_.rows(pair, 1),
+                      .inverse = scales_.rows(pair + kApart, 1),
+                      .amax = amax_.rows(first + operand, 1)};
   };
   return {.x = scaling(0), .weight = scaling(1), .dout = scaling(2), .measure = measure_};
 }
@@ -37,7 +39,8 @@ std::function<std::vector<double>()> Fp8Scales::read_amax() const {
 
 void Fp8Scales::set(std::span<const float> scales) {
   if (std::ssize(scales) != amax_.size())
-    throw std::invalid_argument("Fp8Scales::set: " + std::to_string(scales.size()) + " scales, expected " + std::to_string(amax_.size()));
+    throw std::invalid_argument("Fp8Scales::set: " + std::to_string(scales.size()) + " scales, expected " +
+                                std::to_string(amax_.size()));
   std::vector<float> pairs(2 * kApart * scales.size());
   for (std::size_t i = 0; i < scales.size(); ++i) {
     pairs[2 * kApart * i] = scales[i];

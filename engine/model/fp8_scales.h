@@ -57,7 +57,8 @@ class Fp8History {
 
   bool empty() const { return steps_.empty(); }
   void add(const std::vector<double>& amax);
-  /// The largest power of two that keeps the largest amax of these steps within the operand's format; 1 where all are 0.
+  /// The largest power of two that keeps the largest amax of these steps within the operand's format; 1 where all are
+  /// 0.
   std::vector<float> scales() const;
   const std::vector<std::vector<double>>& steps() const { return steps_; }  // oldest first
 

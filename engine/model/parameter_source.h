@@ -5,9 +5,9 @@
 
 namespace sinkscope {
 
-/// Sections are those of the parameters' layout. A pass needs one after the other: forward all in their order, backward the
-/// blocks from the last to the first. In a decoder with parameters by section blocks take turns in two places; what lies in
-/// other places stays there.
+/// Sections are those of the parameters' layout. A pass needs one after the other: forward all in their order, backward
+/// the blocks from the last to the first. In a decoder with parameters by section blocks take turns in two places; what
+/// lies in other places stays there.
 class ParameterSource {
  public:
   virtual ~ParameterSource() = default;

@@ -104,15 +104,16 @@ void AttentionSums::add(std::int64_t layer, const Tensor& entropy, const Tensor&
 std::function<void(StepSums&)> AttentionSums::read() const {
   if (sequences_ == 0) return [](StepSums&) {};
   auto all = std::make_shared<std::vector<double>>(static_cast<std::size_t>(elements(layers_, heads_, length_)));
-  return [all, wait = ops_->copy_to_host_later(all->data(), all_.rows(0, std::ssize(*all))), of = *this](StepSums& sums) {
-    wait();
-    const auto masses = all->begin() + of.layers_ * of.heads_;
-    sums.layers = of.layers_;
-    sums.heads = of.heads_;
-    sums.attention_sequences = of.sequences_;
-    sums.entropy.assign(all->begin(), masses);
-    sums.key_mass.assign(masses, all->end());
-  };
+  return
+      [all, wait = ops_->copy_to_host_later(all->data(), all_.rows(0, std::ssize(*all))), of = *this](StepSums& sums) {
+        wait();
+        const auto masses = all->begin() + of.layers_ * of.heads_;
+        sums.layers = of.layers_;
+        sums.heads = of.heads_;
+        sums.attention_sequences = of.sequences_;
+        sums.entropy.assign(all->begin(), masses);
+        sums.key_mass.assign(masses, all->end());
+      };
 }
 
 }  // namespace sinkscope

@@ -17,7 +17,8 @@ struct StepSums {
   std::vector<double> sink_scores{}, sinks_above{};   // (L, H, K)
   std::vector<double> norm_first{};                   // (L+1, K); empty where norms are not measured
   std::vector<double> norm_rest{}, norm_ratio{};      // (L+1)
-  std::int64_t attention_sequences = 0;               // of the sums below, which backward passes add where they are asked to
+  /// Of the sums below, which backward passes add where they are asked to.
+  std::int64_t attention_sequences = 0;
   std::vector<double> entropy{};                      // (L, H)
   std::vector<double> key_mass{};                     // (L, T), summed over heads too
   std::vector<double> amax{};                         // of Fp8Scales; empty without

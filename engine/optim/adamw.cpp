@@ -48,8 +48,8 @@ UpdateResult AdamW::step(const Tensor& parameters, const Tensor& gradients, doub
   return step_later(parameters, gradients, rate, step)();
 }
 
-std::function<UpdateResult()> AdamW::step_later(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step,
-                                                const SumOverRanks& sum_over_ranks) {
+std::function<UpdateResult()> AdamW::step_later(const Tensor& parameters, const Tensor& gradients, double rate,
+                                                std::int64_t step, const SumOverRanks& sum_over_ranks) {
   if (share_.whole() == static_cast<bool>(sum_over_ranks))
     throw std::logic_error("AdamW: norms are summed over ranks where a rank has a share, and there alone");
   const StageRange range(*ops_, "optimizer");

@@ -31,15 +31,16 @@ class AdamW {
   AdamW(Ops& ops, const ParameterLayout& layout, const OptimizerConfig& config);
   AdamW(Ops& ops, const ParameterLayout& layout, const OptimizerConfig& config, const OptimizerShare& share);
 
-  /// One update of `parameters` (share) real, through the master weights if there are any, from `gradients` (share) at the
-  /// given rate; `step` counts from 1. Norms are those of all gradients: where the share is not whole, `sum_over_ranks` adds
-  /// the other shares' part of the squared norms (of each parameter) f64 to it, in order with the Ops. With a gradient that
-  /// is not finite nothing changes, and the result names it. Waits for the norms, not for the update.
+  /// One update of `parameters` (share) real, through the master weights if there are any, from `gradients` (share) at
+  /// the given rate; `step` counts from 1. Norms are those of all gradients: where the share is not whole,
+  /// `sum_over_ranks` adds the other shares' part of the squared norms (of each parameter) f64 to it, in order with the
+  /// Ops. With a gradient that is not finite nothing changes, and the result names it. Waits for the norms, not for the
+  /// update.
   UpdateResult step(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step);
   /// The same without waiting: what it returns does, and is called once.
   using SumOverRanks = std::function<void(const Tensor&)>;
-  [[nodiscard]] std::function<UpdateResult()> step_later(const Tensor& parameters, const Tensor& gradients, double rate, std::int64_t step,
-                                                         const SumOverRanks& sum_over_ranks = {});
+  [[nodiscard]] std::function<UpdateResult()> step_later(const Tensor& parameters, const Tensor& gradients, double rate,
+                                                         std::int64_t step, const SumOverRanks& sum_over_ranks = {});
 
   const OptimizerShare& share() const { return share_; }
   /// The weights that updates accumulate in, (share) f32: the master weights, or `parameters` (share) itself where that

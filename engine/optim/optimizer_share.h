@@ -11,14 +11,16 @@
 
 namespace sinkscope {
 
-/// Elements of flat arrays that are dealt in equal parts: rank r has the r-th `part` of them, as far as there are that many.
+/// Elements of flat arrays that are dealt in equal parts: rank r has the r-th `part` of them, as far as there are that
+/// many.
 struct DealtBlock {
   std::int64_t begin = 0, size = 0;
   std::int64_t part = 0;
 };
 
-/// Blocks of about `most` elements, each of one section, in the order of the flat arrays. Parts are whole lines of memory, as
-/// parameters are aligned, and the same for every rank; what is left over of a section is its first block, rank 0's.
+/// Blocks of about `most` elements, each of one section, in the order of the flat arrays. Parts are whole lines of
+/// memory, as parameters are aligned, and the same for every rank; what is left over of a section is its first block,
+/// rank 0's.
 std::vector<DealtBlock> dealt_blocks(const ParameterLayout& layout, int ranks, std::int64_t most);
 
 /// What one rank has, kept one piece behind the other.

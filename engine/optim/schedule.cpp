@@ -35,7 +35,8 @@ double learning_rate(const ScheduleConfig& schedule, double peak, std::int64_t s
   if (step <= begin) return peak;
   const double p = static_cast<double>(step - begin) / static_cast<double>(steps - begin);
   const double f = schedule.final_fraction;
-  if (schedule.type == ScheduleType::cosine) return peak * (f + (1.0 - f) * (1.0 + std::cos(std::numbers::pi * p)) / 2.0);
+  if (schedule.type == ScheduleType::cosine)
+    return peak * (f + (1.0 - f) * (1.0 + std::cos(std::numbers::pi * p)) / 2.0);
   return peak * (1.0 - (1.0 - f) * p);
 }
 

@@ -24,7 +24,8 @@ Bootstrap::Bootstrap(std::int64_t items, std::int64_t resamples, double confiden
     : items_(items), confidence_(confidence) {
   if (items < 1) throw std::invalid_argument("Bootstrap: no items");
   if (resamples < 1) throw std::invalid_argument("Bootstrap: no resamples");
-  if (!(confidence > 0 && confidence < 1)) throw std::invalid_argument("Bootstrap: confidence must lie between 0 and 1");
+  if (!(confidence > 0 && confidence < 1))
+    throw std::invalid_argument("Bootstrap: confidence must lie between 0 and 1");
   const std::uint64_t key = random_key(seed, "bootstrap");
   drawn_.resize(static_cast<std::size_t>(items * resamples));
   for (std::size_t i = 0; i < drawn_.size(); ++i)

@@ -88,11 +88,14 @@ class FirstStates final : public ActivationObserver {
 };
 
 nlohmann::ordered_json to_json(const Estimate& estimate) {
-  return {{"value", number_to_json(estimate.value)}, {"low", number_to_json(estimate.low)}, {"high", number_to_json(estimate.high)}};
+  return {{"value", number_to_json(estimate.value)},
+          {"low", number_to_json(estimate.low)},
+          {"high", number_to_json(estimate.high)}};
 }
 
 nlohmann::ordered_json to_json(const SinkEstimates& sink) {
-  return {{"score", to_json(sink.score)}, {"excess", to_json(sink.excess)}, {"rate", to_json(sink.rate)}, {"ratio", to_json(sink.ratio)}};
+  return {{"score", to_json(sink.score)}, {"excess", to_json(sink.excess)}, {"rate", to_json(sink.rate)},
+          {"ratio", to_json(sink.ratio)}};
 }
 
 /// A pass to come. `written`: to position p after the layer; empty: nothing.
@@ -124,8 +127,10 @@ struct CausalTests::State {
       fail("position " + std::to_string(options.position) + ", expected one below the decoder's " +
            std::to_string(decoder.options().sink_positions) + " sink positions");
     if (!decoder.options().residual_norms) fail("the decoder keeps no residual norms");
-    if (options.isolated_layers < 1) fail("isolated_layers " + std::to_string(options.isolated_layers) + ", expected at least 1");
-    if (options.rotary_shift < 1) fail("rotary_shift " + std::to_string(options.rotary_shift) + ", expected at least 1");
+    if (options.isolated_layers < 1)
+      fail("isolated_layers " + std::to_string(options.isolated_layers) + ", expected at least 1");
+    if (options.rotary_shift < 1)
+      fail("rotary_shift " + std::to_string(options.rotary_shift) + ", expected at least 1");
     vector.arena.allocate(ops);
   }
 
@@ -145,7 +150,8 @@ struct CausalTests::State {
 };
 
 Tensor CausalTests::State::on_device(const std::vector<float>& values) {
-  const Tensor from = vector.arena.tensor(vector.single, {model.channels}), to = vector.arena.tensor(vector.real, {model.channels});
+  const Tensor from = vector.arena.tensor(vector.single, {model.channels}),
+               to = vector.arena.tensor(vector.real, {model.channels});
   ops.copy_from_host(from, values.data());
   if (to.dtype == DType::f32)
     ops.copy(to, from);
@@ -225,7 +231,8 @@ void CausalTests::State::add_ratios(Sample& sample, std::int64_t sequences, std:
   }
 }
 
-SinkEstimates CausalTests::State::estimate(const Bootstrap& bootstrap, const PositionSample& sample, double uniform) const {
+SinkEstimates CausalTests::State::estimate(const Bootstrap& bootstrap, const PositionSample& sample,
+                                           double uniform) const {
   SinkEstimates out;
   out.score = bootstrap.mean(sample.score);
   out.excess = {out.score.value / uniform, out.score.low / uniform, out.score.high / uniform};
@@ -251,7 +258,8 @@ CausalTest CausalTests::State::compare(const Bootstrap& bootstrap, const ProbeSe
   test.other_score_change = change(before.other.score, after.other.score);
   test.loss_change = change(before.loss, after.loss);
   const std::array<std::span<const double>, 2> of_first = {before.first.score, after.first.score};
-  test.removed = bootstrap.of_means(of_first, [&](std::span<const double> m) { return (m[0] - m[1]) / (m[0] - first); });
+  test.removed =
+      bootstrap.of_means(of_first, [&](std::span<const double> m) { return (m[0] - m[1]) / (m[0] - first); });
   const std::array<std::span<const double>, 3> of_other = {before.first.score, before.other.score, after.other.score};
   test.moved = bootstrap.of_means(
       of_other, [&](std::span<const double> m) { return (m[2] - m[1]) / other / (m[0] / first - 1); });
@@ -266,7 +274,8 @@ CausalTests::CausalTests(CausalTests&&) noexcept = default;
 std::vector<MemoryLine> CausalTests::memory_plan(const ModelConfig& model, DType compute_dtype) {
   const VectorBuffers vector(model.channels, compute_dtype);
   std::vector<MemoryLine> lines;
-  for (const ArenaEntry& entry : vector.arena.entries()) lines.push_back({vector.arena.name(), entry.name, entry.bytes});
+  for (const ArenaEntry& entry : vector.arena.entries())
+    lines.push_back({vector.arena.name(), entry.name, entry.bytes});
   return lines;
 }
 
@@ -276,13 +285,16 @@ CausalRecord CausalTests::run(const ProbeSet& set, std::span<const ProbeSet> con
   const std::int64_t L = s.model.layers, p = s.options.position;
   const auto check = [&](const ProbeSet& checked, std::int64_t least) {
     if (checked.length < least || checked.length > s.decoder.options().max_length)
-      throw std::invalid_argument("CausalTests: probe set \"" + checked.name + "\" has length " + std::to_string(checked.length) +
-                                  ", expected " + std::to_string(least) + " to " + std::to_string(s.decoder.options().max_length));
+      throw std::invalid_argument("CausalTests: probe set \"" + checked.name + "\" has length " +
+                                  std::to_string(checked.length) + ", expected " + std::to_string(least) + " to " +
+                                  std::to_string(s.decoder.options().max_length));
   };
   check(set, std::max<std::int64_t>(s.decoder.options().sink_positions, 3));
-  for (const ProbeSet& control : controls) check(control, std::max<std::int64_t>(s.decoder.options().sink_positions, 3));
+  for (const ProbeSet& control : controls)
+    check(control, std::max<std::int64_t>(s.decoder.options().sink_positions, 3));
   if (set.sequences < 2)
-    throw std::invalid_argument("CausalTests: probe set \"" + set.name + "\" has 1 sequence, expected at least 2 for intervals");
+    throw std::invalid_argument("CausalTests: probe set \"" + set.name +
+                                "\" has 1 sequence, expected at least 2 for intervals");
 
   CausalRecord record;
   record.set = set.name;
@@ -301,8 +313,9 @@ CausalRecord CausalTests::run(const ProbeSet& set, std::span<const ProbeSet> con
   // What is written after the last block reaches no attention any more.
   const std::int64_t last = std::max<std::int64_t>(L - 2, 0);
   const auto ratios = before.norm_ratio.begin() + 1;
-  record.source_layer = record.step_up_layer && *record.step_up_layer <= last ? *record.step_up_layer
-                                                                              : std::max_element(ratios, ratios + last + 1) - ratios;
+  record.source_layer = record.step_up_layer && *record.step_up_layer <= last
+                            ? *record.step_up_layer
+                            : std::max_element(ratios, ratios + last + 1) - ratios;
   record.tests.push_back(s.compare(bootstrap, set, before, before));
   record.tests.back().kind = "none";
   record.sink_formed = record.tests.front().first.excess.low >= kFormedExcess;
@@ -324,7 +337,8 @@ CausalRecord CausalTests::run(const ProbeSet& set, std::span<const ProbeSet> con
     for (std::size_t c = 0; c < direction.size(); ++c)
       direction[c] = random_normal(random_key(s.options.seed, "causal.direction"), c);
     write("transplant_random_direction", source, FirstStates::scaled(direction, states.norm(source)));
-    write("transplant_small", source, states.vector(source, states.norm(source) / before.norm_ratio[index(source + 1)]));
+    write("transplant_small", source,
+          states.vector(source, states.norm(source) / before.norm_ratio[index(source + 1)]));
   }
 
   for (const std::int64_t layers : std::set<std::int64_t>{std::min(s.options.isolated_layers, L), source + 1, L})
@@ -382,7 +396,8 @@ CausalOptions causal_options(const ProbeConfig& config) {
 
 const ProbeSet& causal_probe_set(std::span<const ProbeSet> sets, BosPolicy bos) {
   const std::string phases = phase_probe_set(bos);
-  for (const std::string& name : {phases == "natural_bos" ? std::string("natural_short_bos") : std::string("natural_short"), phases})
+  for (const std::string& name :
+       {phases == "natural_bos" ? std::string("natural_short_bos") : std::string("natural_short"), phases})
     for (const ProbeSet& set : sets)
       if (set.name == name) return set;
   return sets.front();

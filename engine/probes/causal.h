@@ -63,7 +63,8 @@ struct CausalRecord {
   std::int64_t position = 0;            // p
   double sink_threshold = 0, confidence = 0;
   std::int64_t resamples = 0;
-  bool sink_formed = false;             // excess of position 0 at or above 2, whatever probes.phase.onset, at its interval's lower end
+  /// Excess of position 0 at or above 2, whatever probes.phase.onset, at its interval's lower end.
+  bool sink_formed = false;
   std::optional<std::int64_t> step_up_layer;
   std::int64_t source_layer = 0;        // l*, or the layer of the largest R where there is none; below the last layer
   std::vector<CausalTest> tests;        // the first is without edit
@@ -78,9 +79,9 @@ struct CausalProgress {
 
 /// Runs the tests by forward passes of a decoder, which stays as it is. Tests, in this order: none; the MLP's
 /// contribution to position 0 knocked out in each layer; the attention's; in each layer l but the last, h^l_0 (mean
-/// direction over sequences, at the mean norm) written to p; at the source layer (with more than one), a random direction of that norm, and
-/// the direction at the mean norm of the other positions; p isolated in the first n layers, for n = isolated_layers,
-/// source layer + 1 and all; the rotary index of position 0 shifted.
+/// direction over sequences, at the mean norm) written to p; at the source layer (with more than one), a random
+/// direction of that norm, and the direction at the mean norm of the other positions; p isolated in the first n layers,
+/// for n = isolated_layers, source layer + 1 and all; the rotary index of position 0 shifted.
 class CausalTests {
  public:
   /// `decoder` needs sink_positions > options.position and residual_norms; it and `ops` must outlive the tests.

@@ -11,7 +11,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 const Json& member(const Json& json, const char* key) {
-  if (!json.is_object()) throw std::runtime_error(std::string("expected an object with the key '") + key + "', found " + json.type_name());
+  if (!json.is_object())
+    throw std::runtime_error(std::string("expected an object with the key '") + key + "', found " + json.type_name());
   const auto found = json.find(key);
   if (found == json.end()) throw std::runtime_error(std::string("key '") + key + "' is missing");
   return *found;
@@ -51,7 +52,8 @@ void read(const Json& json, const char* key, SinkEstimates& value) {
 
 const Json& list(const Json& json, const char* key) {
   const Json& found = member(json, key);
-  if (!found.is_array()) throw std::runtime_error(std::string("key '") + key + "': expected an array, found " + found.type_name());
+  if (!found.is_array())
+    throw std::runtime_error(std::string("key '") + key + "': expected an array, found " + found.type_name());
   return found;
 }
 

@@ -29,7 +29,8 @@ std::vector<const CausalTest*> of_kind(const CausalRecord& record, const std::st
 
 template <class Value>
 const CausalTest& largest(const std::vector<const CausalTest*>& tests, Value value) {
-  return **std::max_element(tests.begin(), tests.end(), [&](const auto* a, const auto* b) { return value(*a) < value(*b); });
+  return **std::max_element(tests.begin(), tests.end(),
+                            [&](const auto* a, const auto* b) { return value(*a) < value(*b); });
 }
 
 std::string layer_of(const CausalTest& test) { return "layer " + std::to_string(test.layer.value_or(-1)); }
@@ -37,16 +38,19 @@ std::string layer_of(const CausalTest& test) { return "layer " + std::to_string(
 std::string knock_outs(const CausalRecord& record, const std::string& kind, const std::string& branch) {
   const auto tests = of_kind(record, kind);
   const CausalTest& most = largest(tests, [](const CausalTest& test) { return test.removed.value; });
-  const std::string text = "Without the " + branch + " output at position 0 of one layer the sink loses most in " + layer_of(most) + ": " +
-                     share_text(most.removed) + " of its excess over uniform attention is gone, and the loss changes by " +
-                     with_interval(most.loss_change, 1, "%+.4f", " nats") + ".";
-  const bool needed = std::any_of(tests.begin(), tests.end(), [](const CausalTest* test) { return test->removed.low > 0; });
+  const std::string text = "Without the " + branch + " output at position 0 of one layer the sink loses most in " +
+                           layer_of(most) + ": " + share_text(most.removed) +
+                           " of its excess over uniform attention is gone, and the loss changes by " +
+                           with_interval(most.loss_change, 1, "%+.4f", " nats") + ".";
+  const bool needed =
+      std::any_of(tests.begin(), tests.end(), [](const CausalTest* test) { return test->removed.low > 0; });
   return needed ? text : text + " The interval of every layer reaches 0: none alone is needed.";
 }
 
 std::string at_other(const CausalTest& test, const CausalTest& before, std::int64_t position) {
   return "the excess of position " + std::to_string(position) + " goes from " + plain(before.other.excess) + " to " +
-         plain(test.other.excess) + ", " + share_text(test.moved) + " of the sink at 0, which keeps " + plain(test.first.excess);
+         plain(test.other.excess) + ", " + share_text(test.moved) + " of the sink at 0, which keeps " +
+         plain(test.first.excess);
 }
 
 std::string percent_of(double share) {
@@ -74,11 +78,13 @@ std::string causal_summary(const CausalRecord& record) {
   const auto moved = [](const CausalTest& test) { return test.moved.value; };
   const CausalTest& mlp = largest(of_kind(record, "knock_out_mlp"), removed);
   const CausalTest& attention = largest(of_kind(record, "knock_out_attention"), removed);
-  std::string text = excess + "; knocked out at position 0, the MLP of " + layer_of(mlp) + " removes " + share_text(mlp.removed) +
-                     ", the attention of " + layer_of(attention) + " " + share_text(attention.removed);
+  std::string text = excess + "; knocked out at position 0, the MLP of " + layer_of(mlp) + " removes " +
+                     share_text(mlp.removed) + ", the attention of " + layer_of(attention) + " " +
+                     share_text(attention.removed);
   if (const auto tests = of_kind(record, "transplant"); !tests.empty()) {
     const CausalTest& most = largest(tests, moved);
-    text += "; position 0's state after " + layer_of(most) + " moves " + share_text(most.moved) + " to position " + std::to_string(record.position);
+    text += "; position 0's state after " + layer_of(most) + " moves " + share_text(most.moved) + " to position " +
+            std::to_string(record.position);
   }
   const CausalTest& isolated = largest(of_kind(record, "isolate"), moved);
   return text + "; isolation in " + std::to_string(*isolated.layer) + " layers " + share_text(isolated.moved);
@@ -87,10 +93,11 @@ std::string causal_summary(const CausalRecord& record) {
 std::vector<std::string> causal_reading(const CausalRecord& record) {
   const CausalTest& before = record.tests.front();
   std::vector<std::string> statements;
-  statements.push_back("The excess of position 0 is " + plain(before.first.excess) + ", its sink rate " + share_text(before.first.rate) + ", its norm " +
-                       plain(before.first.ratio) + " of the others'" +
+  statements.push_back("The excess of position 0 is " + plain(before.first.excess) + ", its sink rate " +
+                       share_text(before.first.rate) + ", its norm " + plain(before.first.ratio) + " of the others'" +
                        (record.step_up_layer ? ", stepping up in layer " + std::to_string(*record.step_up_layer)
-                                             : std::string(", with no step-up layer")) + ".");
+                                             : std::string(", with no step-up layer")) +
+                       ".");
   if (!record.sink_formed) {
     statements.push_back("No sink has formed (the excess is not above 2 at the lower end of its interval), so there is "
                          "nothing that the tests could remove or move: read their numbers as noise.");
@@ -100,28 +107,34 @@ std::vector<std::string> causal_reading(const CausalRecord& record) {
   statements.push_back(knock_outs(record, "knock_out_attention", "attention's"));
   for (const CausalTest* test : of_kind(record, "transplant"))
     if (test->layer == record.source_layer)
-      statements.push_back("The state of position 0 after " + layer_of(*test) + ", written to position " + std::to_string(record.position) + ": " +
-                           at_other(*test, before, record.position) + ".");
+      statements.push_back("The state of position 0 after " + layer_of(*test) + ", written to position " +
+                           std::to_string(record.position) + ": " + at_other(*test, before, record.position) + ".");
   if (const auto tests = of_kind(record, "transplant"); !tests.empty()) {
     const CausalTest& most = largest(tests, [](const CausalTest& test) { return test.moved.value; });
     if (most.layer != record.source_layer)
-      statements.push_back("It moves most from " + layer_of(most) + ": " + at_other(most, before, record.position) + ".");
+      statements.push_back("It moves most from " + layer_of(most) + ": " + at_other(most, before, record.position) +
+                           ".");
   }
-  for (const auto& [kind, what] : {std::pair{"transplant_random_direction", "A random direction of the same norm"},
-                                   std::pair{"transplant_small", "The same direction at the norm of the other positions"}})
+  for (const auto& [kind, what] :
+       {std::pair{"transplant_random_direction", "A random direction of the same norm"},
+        std::pair{"transplant_small", "The same direction at the norm of the other positions"}})
     for (const CausalTest* test : of_kind(record, kind))
       statements.push_back(std::string(what) + " instead moves " + share_text(test->moved) + ".");
   for (const CausalTest* test : of_kind(record, "isolate"))
-    statements.push_back("With position " + std::to_string(record.position) + " attending to itself alone in the layers below " +
-                         std::to_string(*test->layer) + " " + at_other(*test, before, record.position) +
-                         "; its attention to itself alone accounts for up to " + percent_of(isolation_by_itself(record, *test)) + " of the sink at 0.");
+    statements.push_back("With position " + std::to_string(record.position) +
+                         " attending to itself alone in the layers below " + std::to_string(*test->layer) + " " +
+                         at_other(*test, before, record.position) +
+                         "; its attention to itself alone accounts for up to " +
+                         percent_of(isolation_by_itself(record, *test)) + " of the sink at 0.");
   for (const CausalTest* test : of_kind(record, "rotary_shift"))
-    statements.push_back("With rotary index " + std::to_string(*test->layer) + " at position 0 its excess is " + plain(test->first.excess) + ".");
+    statements.push_back("With rotary index " + std::to_string(*test->layer) + " at position 0 its excess is " +
+                         plain(test->first.excess) + ".");
   for (const CausalControl& control : record.controls)
     if (control.set != record.set)
       statements.push_back("On " + control.set + " (T = " + std::to_string(control.length) +
-                           (record.with_bos && !control.with_bos ? ", without BOS" : "") + ") the excess of position 0 is " +
-                           plain(control.first.excess) + ", its sink rate " + share_text(control.first.rate) + ".");
+                           (record.with_bos && !control.with_bos ? ", without BOS" : "") +
+                           ") the excess of position 0 is " + plain(control.first.excess) + ", its sink rate " +
+                           share_text(control.first.rate) + ".");
   return statements;
 }
 

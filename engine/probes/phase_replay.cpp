@@ -27,7 +27,8 @@ class Comparison {
  public:
   explicit Comparison(ReplayCheck& check) : check_(check) {}
 
-  void number(std::int64_t step, const std::string& what, std::optional<double> logged, std::optional<double> replayed) {
+  void number(std::int64_t step, const std::string& what, std::optional<double> logged,
+              std::optional<double> replayed) {
     if (logged == replayed) return;
     if (logged && replayed) {
       if (std::isnan(*logged) && std::isnan(*replayed)) return;
@@ -40,7 +41,8 @@ class Comparison {
   }
   void word(std::int64_t step, const std::string& what, const std::string& logged, const std::string& replayed) {
     if (logged != replayed)
-      check_.differences.push_back(at_step(step) + what + " is " + logged + " in the log, " + replayed + " in the replay");
+      check_.differences.push_back(at_step(step) + what + " is " + logged + " in the log, " + replayed +
+                                   " in the replay");
   }
 
  private:
@@ -88,7 +90,8 @@ void compare_changes(const PhaseReplay& replay, std::span<const EventRecord> eve
     if (pass.reading.change) changes.push_back(&pass);
   auto next = changes.begin();
   const auto only_replayed = [&](const ReplayPass& pass) {
-    check.differences.push_back(at_step(pass.input.step) + change_text(Json::parse(phase_event(*pass.reading.change).data)) +
+    check.differences.push_back(at_step(pass.input.step) +
+                                change_text(Json::parse(phase_event(*pass.reading.change).data)) +
                                 " is in the replay and not in the log");
   };
   for (const EventRecord& event : events) {

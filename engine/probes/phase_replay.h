@@ -29,9 +29,9 @@ struct PhaseReplay {
 };
 
 /// Replays the passes over `set`, the one that phase_probe_set names, among `probes`. The loss of a pass is the last
-/// validation loss up to its step, before the first evaluation the training loss of the step, at step 0 that of the set;
-/// the rate is what `schedule` leaves of its peak at the step of `total_steps`. Records in the order of their logs.
-/// Throws std::invalid_argument naming the threshold that PhaseDetector refuses.
+/// validation loss up to its step, before the first evaluation the training loss of the step, at step 0 that of the
+/// set; the rate is what `schedule` leaves of its peak at the step of `total_steps`. Records in the order of their
+/// logs. Throws std::invalid_argument naming the threshold that PhaseDetector refuses.
 PhaseReplay replay_phases(std::span<const ProbeRecord> probes, std::string_view set, std::span<const StepRecord> steps,
                           const ScheduleConfig& schedule, std::int64_t total_steps, const PhaseConfig& config);
 
@@ -52,8 +52,8 @@ struct ReplayCheck {
   std::int64_t rounded = 0;  // numbers that are equal only so: of a detector that was fed more digits than were logged
 };
 
-/// Holds changes against the events of kind "phase", every number of them, and readings against the signals in the probe
-/// records of `set`. Of a run that has not ended, the last changes may not be logged yet.
+/// Holds changes against the events of kind "phase", every number of them, and readings against the signals in the
+/// probe records of `set`. Of a run that has not ended, the last changes may not be logged yet.
 ReplayCheck check_replay(const PhaseReplay& replay, std::span<const ProbeRecord> probes, std::string_view set,
                          std::span<const EventRecord> events);
 

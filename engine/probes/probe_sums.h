@@ -13,7 +13,9 @@ namespace sinkscope {
 
 /// Numbers of a query head that AttentionStatistics gives, in this order; the last of models with sink logits alone.
 enum class HeadStatistic : std::uint8_t { first_mass, first_argmax, entropy, cos_first, cos_rest, sink_logit_mass };
-inline std::int64_t head_statistics(const ModelConfig& model) { return model.attention.sink == AttentionSink::none ? 5 : 6; }
+inline std::int64_t head_statistics(const ModelConfig& model) {
+  return model.attention.sink == AttentionSink::none ? 5 : 6;
+}
 
 /// The sums, f64 and one behind the other in a tensor that its owner keeps. Symbols as in kernels/ops.h. Places of rows
 /// are the residual stream h^-1 to h^(L-1), the attention outputs of the layers, and their MLP outputs.

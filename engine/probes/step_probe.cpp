@@ -37,8 +37,8 @@ void fill_step(const StepSums& sums, StepRecord& record) {
     for (double& value : *field) value /= static_cast<double>(sums.sequences);
 }
 
-void fill_gradient_norms(std::int64_t layers, std::span<const ParameterSpec> parameters, std::span<const double> squared_norms,
-                         StepRecord& record) {
+void fill_gradient_norms(std::int64_t layers, std::span<const ParameterSpec> parameters,
+                         std::span<const double> squared_norms, StepRecord& record) {
   record.gradient_norm_attention.assign(static_cast<std::size_t>(layers), 0);
   record.gradient_norm_mlp.assign(static_cast<std::size_t>(layers), 0);
   for (std::size_t i = 0; i < parameters.size(); ++i) {

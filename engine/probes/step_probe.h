@@ -11,13 +11,13 @@
 
 namespace sinkscope {
 
-/// Fills sink_score, sink_rate, sink_score_layer, residual_norm, residual_norm_rest, norm_ratio, entropy and key_mass of
-/// `record` with means over the sequences that were summed; what was not measured stays empty.
+/// Fills sink_score, sink_rate, sink_score_layer, residual_norm, residual_norm_rest, norm_ratio, entropy and key_mass
+/// of `record` with means over the sequences that were summed; what was not measured stays empty.
 void fill_step(const StepSums& sums, StepRecord& record);
 
-/// Fills gradient_norm_attention and gradient_norm_mlp, of each layer's attention and MLP weights, from the sums of squares that
-/// clipping takes of every parameter.
-void fill_gradient_norms(std::int64_t layers, std::span<const ParameterSpec> parameters, std::span<const double> squared_norms,
-                         StepRecord& record);
+/// Fills gradient_norm_attention and gradient_norm_mlp, of each layer's attention and MLP weights, from the sums of
+/// squares that clipping takes of every parameter.
+void fill_gradient_norms(std::int64_t layers, std::span<const ParameterSpec> parameters,
+                         std::span<const double> squared_norms, StepRecord& record);
 
 }  // namespace sinkscope

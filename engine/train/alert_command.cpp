@@ -181,7 +181,8 @@ std::string AlertCommand::run(const Job& job) {
       lseek(input.number(), 0, SEEK_SET) != 0)
     check(errno, "write standard input");
   const std::filesystem::path log = run_directory_ / "alerts.log";
-  const Descriptor output(open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666), ("open " + log.string()).c_str());
+  const Descriptor output(open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666),
+                          ("open " + log.string()).c_str());
 
   std::vector<std::string> environment = job.environment;
   for (char** entry = environ; *entry != nullptr; ++entry)
@@ -215,7 +216,8 @@ std::string AlertCommand::run(const Job& job) {
   }
   if (!killed.empty()) return killed + " (alerts.command_timeout)";
   if (WIFSIGNALED(status)) return "ended by signal " + std::to_string(WTERMSIG(status));
-  if (WEXITSTATUS(status) != 0) return "ended with status " + std::to_string(WEXITSTATUS(status)) + "; its output is in alerts.log";
+  if (WEXITSTATUS(status) != 0)
+    return "ended with status " + std::to_string(WEXITSTATUS(status)) + "; its output is in alerts.log";
   return {};
 }
 

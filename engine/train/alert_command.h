@@ -18,10 +18,10 @@
 namespace sinkscope {
 
 /// Runs alerts.command once an alert, one at a time and in order, in a session of its own: a Ctrl-C does not reach it.
-/// It is given no shell and no open file but these: standard input holds the alert's line of events.jsonl, standard output
-/// and error are appended to alerts.log in the run directory. Beside the program's own environment it has SINKSCOPE_ALERT_RUN
-/// (the run directory, absolute), _NAME, _STEP, _TOKENS, _VALUE, _THRESHOLD (empty where there is none) and _MESSAGE. After
-/// alerts.command_timeout seconds it is killed, with what it started in its session.
+/// It is given no shell and no open file but these: standard input holds the alert's line of events.jsonl, standard
+/// output and error are appended to alerts.log in the run directory. Beside the program's own environment it has
+/// SINKSCOPE_ALERT_RUN (the run directory, absolute), _NAME, _STEP, _TOKENS, _VALUE, _THRESHOLD (empty where there is
+/// none) and _MESSAGE. After alerts.command_timeout seconds it is killed, with what it started in its session.
 class AlertCommand {
  public:
   static constexpr std::size_t kMostWaiting = 16;  // alerts; what comes on top is dropped

@@ -182,8 +182,8 @@ std::vector<Alert> AlertDetector::step(const StepRecord& record) {
   if (config_.throughput_drop > 0)
     if (const auto drop = rates_.update(record.tokens_per_second, record.step_seconds))
       add("throughput_drop", drop->rate, drop->threshold,
-          format("throughput dropped: %.5g tokens/s in the last %lld steps, %.0f %% of the recent median %.5g", drop->rate,
-                 static_cast<long long>(drop->steps), 100 * drop->rate / drop->median, drop->median),
+          format("throughput dropped: %.5g tokens/s in the last %lld steps, %.0f %% of the recent median %.5g",
+                 drop->rate, static_cast<long long>(drop->steps), 100 * drop->rate / drop->median, drop->median),
           {{"median", drop->median}});
   return alerts;
 }

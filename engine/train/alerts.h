@@ -47,9 +47,9 @@ class RecentValues {
   std::size_t next_ = 0, count_ = 0;
 };
 
-/// Training losses that jump. With m the median of the last alerts.window losses before this one and
-/// d = max(1.4826 * median |loss - m|, m / 400), a spike begins at a loss above m + alerts.loss_spike * d. It is over once
-/// the loss was at most m + alerts.loss_spike / 2 * d for ten steps in a row; until then no other begins. 1.4826 makes d the
+/// Training losses that jump. With m the median of the last alerts.window losses before this one and d = max(1.4826 *
+/// median |loss - m|, m / 400), a spike begins at a loss above m + alerts.loss_spike * d. It is over once the loss was
+/// at most m + alerts.loss_spike / 2 * d for ten steps in a row; until then no other begins. 1.4826 makes d the
 /// standard deviation of normal noise. A series on a line, however steep, lies 1.4 d from m and never spikes.
 class LossSpikes {
  public:
@@ -72,8 +72,8 @@ class LossSpikes {
 };
 
 /// A sink that was there and goes: the excess of position 0 falls under alerts.sink_collapse times its largest value so
-/// far, which is at or above probes.phase.onset. The collapse is over once the excess is at its lowest value since, divided
-/// by alerts.sink_collapse; the largest value then counts anew.
+/// far, which is at or above probes.phase.onset. The collapse is over once the excess is at its lowest value since,
+/// divided by alerts.sink_collapse; the largest value then counts anew.
 class SinkCollapses {
  public:
   SinkCollapses(double share, double onset);
@@ -94,10 +94,10 @@ class SinkCollapses {
   bool open_ = false;
 };
 
-/// Training that becomes slow: steps in a row, ten and five seconds of them or more, are each under alerts.throughput_drop
-/// times the median rate of the alerts.window steps before. It is over once as many in a row are above the middle between
-/// that and the median. The first ten steps of a process warm up and count for nothing. Rates are those of training steps
-/// alone, so that evaluation, probes, samples and checkpoints do not slow them.
+/// Training that becomes slow: steps in a row, ten and five seconds of them or more, are each under
+/// alerts.throughput_drop times the median rate of the alerts.window steps before. It is over once as many in a row are
+/// above the middle between that and the median. The first ten steps of a process warm up and count for nothing. Rates
+/// are those of training steps alone, so that evaluation, probes, samples and checkpoints do not slow them.
 class ThroughputDrops {
  public:
   ThroughputDrops(std::int64_t window, double share);
@@ -129,7 +129,8 @@ class AlertDetector {
   std::vector<Alert> step(const StepRecord& record);
   /// The same of the next probe pass of the set that the phases are read from.
   std::vector<Alert> probe(const PhaseInput& input, const std::optional<PhaseChange>& change);
-  /// For the number that stops the run: `message` names it and `tensor`, the first that is not finite. Nothing when off.
+  /// For the number that stops the run: `message` names it and `tensor`, the first that is not finite. Nothing when
+  /// off.
   std::optional<Alert> non_finite(std::int64_t step, std::int64_t tokens, double value, const std::string& message,
                                   const std::string& tensor) const;
 

@@ -15,10 +15,11 @@ BatchShare::Pass BatchShare::pass(std::int64_t index) const {
 BatchShare batch_share(const TrainConfig& train, int rank, int ranks) {
   BatchShare share{.sequences = train.micro_batch * train.gradient_accumulation};
   if (share.sequences % ranks != 0)
-    throw ConfigError("train.micro_batch (" + std::to_string(train.micro_batch) + ") times train.gradient_accumulation (" +
-                      std::to_string(train.gradient_accumulation) + ") is " + std::to_string(share.sequences) +
-                      " sequences a step, which " + std::to_string(ranks) + " ranks cannot share evenly; the largest "
-                      "number of ranks up to that is " + std::to_string(most_ranks(train, ranks)));
+    throw ConfigError("train.micro_batch (" + std::to_string(train.micro_batch) +
+                      ") times train.gradient_accumulation (" + std::to_string(train.gradient_accumulation) + ") is " +
+                      std::to_string(share.sequences) + " sequences a step, which " + std::to_string(ranks) +
+                      " ranks cannot share evenly; the largest number of ranks up to that is " +
+                      std::to_string(most_ranks(train, ranks)));
   share.own = share.sequences / ranks;
   share.first = rank * share.own;
   share.passes = (share.own + train.micro_batch - 1) / train.micro_batch;

@@ -8,18 +8,23 @@ namespace sinkscope {
 namespace {
 
 std::int64_t bucket_elements(const RanksConfig& config) {
-  return std::max<std::int64_t>(1, static_cast<std::int64_t>(config.bucket_megabytes * 1e6 / static_cast<double>(sizeof(float))));
+  return std::max<std::int64_t>(
+      1, static_cast<std::int64_t>(config.bucket_megabytes * 1e6 / static_cast<double>(sizeof(float))));
 }
 
 DType wire_of(const RanksConfig& config) { return config.reduce_dtype == ReduceDType::bf16 ? DType::bf16 : DType::f32; }
 
-std::size_t request_own(Arena& arena, const OptimizerShare& share) { return arena.request("own share", DType::f32, share.size()); }
+std::size_t request_own(Arena& arena, const OptimizerShare& share) {
+  return arena.request("own share", DType::f32, share.size());
+}
 
 }  // namespace
 
 Shard shard_of(const RanksConfig& config, int ranks) { return ranks > 1 ? config.shard : Shard::none; }
 
-bool has_gradients_by_section(const RanksConfig& config, int ranks) { return shard_of(config, ranks) >= Shard::gradients; }
+bool has_gradients_by_section(const RanksConfig& config, int ranks) {
+  return shard_of(config, ranks) >= Shard::gradients;
+}
 
 OptimizerShare share_of(const RanksConfig& config, const ParameterLayout& layout, int rank, int ranks) {
   if (shard_of(config, ranks) == Shard::none) return OptimizerShare(layout.flat_size());
@@ -84,14 +89,18 @@ BackwardHooks GradientSums::begin_pass(bool last) {
   if (!by_section_) {
     if (!last || ranks_->alone()) return {};  // a pass without hooks can be recorded
     if (shard_ == Shard::none)
-      return {.close = [this, &sections](std::int64_t section) { sum_down_to(sections[static_cast<std::size_t>(section)].begin); }};
+      return {.close = [this, &sections](std::int64_t section) {
+        sum_down_to(sections[static_cast<std::size_t>(section)].begin);
+      }};
     return {.close = [this](std::int64_t section) { sum_section(section); }};
   }
-  if (passes_ > 0) ranks_->finish();  // so that the host waits for other ranks here, where it is known to, not for this pass's losses
+  // The host is to wait for other ranks here, where it is known to, not for this pass's losses.
+  if (passes_ > 0) ranks_->finish();
   ++passes_;
   open(0);
   open(std::ssize(sections) - 1);
-  return {.open = [this](std::int64_t section) { open(section); }, .close = [this](std::int64_t section) { close(section); }};
+  return {.open = [this](std::int64_t section) { open(section); },
+          .close = [this](std::int64_t section) { close(section); }};
 }
 
 void GradientSums::finish() {
@@ -106,7 +115,8 @@ Tensor GradientSums::gradients() const {
   return shard_ == Shard::none ? decoder_->gradients() : arena_.tensor(own_, {share_.size()});
 }
 
-/// Zeros where a pass adds, and after the first one everywhere but on the rank that keeps the sums of the passes before.
+/// Zeros where a pass adds, and after the first one everywhere but on the rank that keeps the sums of the passes
+/// before.
 void GradientSums::open(std::int64_t section) {
   if (last_sum_ >= 0) ranks_->join(std::exchange(last_sum_, -1));  // of what lay in its place
   if (passes_ == 1) {

@@ -18,15 +18,17 @@ namespace sinkscope {
 Shard shard_of(const RanksConfig& config, int ranks);
 bool has_gradients_by_section(const RanksConfig& config, int ranks);
 
-/// What one of the ranks keeps. Where they divide anything, blocks are dealt as large as the buckets in which gradients are summed.
+/// What one of the ranks keeps. Where they divide anything, blocks are dealt as large as the buckets in which gradients
+/// are summed.
 OptimizerShare share_of(const RanksConfig& config, const ParameterLayout& layout, int rank, int ranks);
 
-/// What copy engines carry of a run whose ranks are on one host, a section at a time: nothing where nothing is divided, or by its config.
+/// What copy engines carry of a run whose ranks are on one host, a section at a time: nothing where nothing is divided,
+/// or by its config.
 CarriedBytes carried_bytes(const ParameterLayout& layout, const RanksConfig& config, int ranks, DType compute);
 
-/// Buckets are summed from the end of the flat array on, which a backward pass completes first, while those before it are still
-/// computed. Every rank sums the same buckets in the same order: the blocks that are dealt or, where every rank keeps all
-/// sums, as many elements, cut from the end.
+/// Buckets are summed from the end of the flat array on, which a backward pass completes first, while those before it
+/// are still computed. Every rank sums the same buckets in the same order: the blocks that are dealt or, where every
+/// rank keeps all sums, as many elements, cut from the end.
 class GradientSums {
  public:
   /// All must outlive it.
@@ -62,7 +64,8 @@ class GradientSums {
   OptimizerShare share_;
   Arena arena_;
   std::size_t own_ = 0;         // (share) f32, where the ranks divide anything
-  std::int64_t last_sum_ = -1;  // the communicator's mark of what was summed by section; -1: nothing since it was joined
+  /// The communicator's mark of what was summed by section; -1: nothing since it was joined.
+  std::int64_t last_sum_ = -1;
   std::int64_t passes_ = 0;     // begun in this step
   std::int64_t section_ = 0;    // of those whose sums are dealt the last that is under way, in the last pass
   std::int64_t end_ = 0;        // of whole gradients, of what is not summed yet

@@ -46,7 +46,8 @@ class FiniteCheck final : public ActivationObserver {
 
 std::string first_non_finite(Ops& ops, Decoder& decoder, const Batch& batch) {
   FiniteCheck check(ops);
-  decoder.for_each_parameter([&](const ParameterSpec& spec, const Tensor& values) { check.look("parameter " + spec.name, values); });
+  decoder.for_each_parameter(
+      [&](const ParameterSpec& spec, const Tensor& values) { check.look("parameter " + spec.name, values); });
   decoder.forward(batch.sequences, batch.length, batch.inputs.data(), &check);
   return check.first().empty() ? "logits" : check.first();
 }

@@ -50,7 +50,8 @@ std::map<std::string, std::string> read(const std::filesystem::path& file) {
   if (!std::filesystem::exists(file)) return products;
   try {
     const nlohmann::ordered_json json = parse_strict(read_text_file(file), file.string());
-    if (!json.is_object()) refuse(file, "is " + describe_value(json) + ", expected an object of products and their algorithms");
+    if (!json.is_object())
+      refuse(file, "is " + describe_value(json) + ", expected an object of products and their algorithms");
     for (const auto& [product, algorithm] : json.items()) {
       if (!algorithm.is_string() || algorithm.get_ref<const std::string&>().empty())
         refuse(file, "\"" + product + "\" is " + describe_value(algorithm) + ", expected the algorithm's word");
@@ -87,7 +88,8 @@ std::string ProductRecord::choose(const std::string& product, const std::functio
   if (const auto known = known_.find(product); known != known_.end()) return known->second;
   const Turn turn(lock_of(file_));
   std::map<std::string, std::string> products = read(file_);
-  if (const auto recorded = products.find(product); recorded != products.end()) return known_[product] = recorded->second;
+  if (const auto recorded = products.find(product); recorded != products.end())
+    return known_[product] = recorded->second;
   const std::string algorithm = products[product] = time();
   if (algorithm.empty()) throw std::logic_error("ProductRecord: timing \"" + product + "\" gave no algorithm");
   FileReplacement replacement(file_);
@@ -102,7 +104,9 @@ ChooseAlgorithm choose_by_record(bool warns) {
     if (file.empty()) throw std::runtime_error("none of SINKSCOPE_CACHE, XDG_CACHE_HOME and HOME is set");
     const auto record = std::make_shared<ProductRecord>(file);
     record->expect_writable();
-    return [record](const std::string& product, const std::function<std::string()>& time) { return record->choose(product, time); };
+    return [record](const std::string& product, const std::function<std::string()>& time) {
+      return record->choose(product, time);
+    };
   } catch (const std::runtime_error& error) {
     if (warns) spdlog::warn("matrix products are not timed, since no record of them can be kept: {}", error.what());
     return {};

@@ -1,5 +1,5 @@
-// The record of which algorithm each large matrix product takes on a GPU (ChooseAlgorithm in kernels/ops.h): one JSON file for
-// all runs of a user, so that a product is timed once and every rank and later run rounds alike.
+// The record of which algorithm each large matrix product takes on a GPU (ChooseAlgorithm in kernels/ops.h): one JSON
+// file for all runs of a user, so that a product is timed once and every rank and later run rounds alike.
 #pragma once
 
 #include <cstddef>

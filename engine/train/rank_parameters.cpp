@@ -5,11 +5,15 @@
 namespace sinkscope {
 namespace {
 
-std::size_t request_own(Arena& arena, DType compute, const OptimizerShare& share) { return arena.request("own share", compute, share.size()); }
+std::size_t request_own(Arena& arena, DType compute, const OptimizerShare& share) {
+  return arena.request("own share", compute, share.size());
+}
 
 }  // namespace
 
-bool has_parameters_by_section(const RanksConfig& config, int ranks) { return shard_of(config, ranks) == Shard::parameters; }
+bool has_parameters_by_section(const RanksConfig& config, int ranks) {
+  return shard_of(config, ranks) == Shard::parameters;
+}
 
 RankParameters::RankParameters(Ops& ops, Decoder& decoder, Communicator& ranks, const RanksConfig& config)
     : ops_(&ops),
@@ -26,7 +30,8 @@ RankParameters::RankParameters(Ops& ops, Decoder& decoder, Communicator& ranks, 
   if (by_section_ || late_) decoder.set_parameter_source(*this);
 }
 
-std::vector<MemoryLine> RankParameters::memory_plan(const ParameterLayout& layout, const RanksConfig& config, int ranks, DType compute) {
+std::vector<MemoryLine> RankParameters::memory_plan(const ParameterLayout& layout, const RanksConfig& config, int ranks,
+                                                    DType compute) {
   if (shard_of(config, ranks) == Shard::none) return {};
   Arena arena("parameters");
   request_own(arena, compute, share_of(config, layout, 0, ranks));
@@ -44,7 +49,8 @@ void RankParameters::changed() {
   new_ = late_ ? New::waiting : New::under_way;
   if (late_) return;
   std::vector<Stretch> stretches;
-  for (std::int64_t section = 0; section < std::ssize(decoder_->layout().sections()); ++section) share(section, stretches);
+  for (std::int64_t section = 0; section < std::ssize(decoder_->layout().sections()); ++section)
+    share(section, stretches);
   ranks_->start_share(stretches);
   ranks_->join();
 }

@@ -24,7 +24,8 @@ void sum_over_ranks(Communicator& communicator, LossSums& losses) {
 }
 
 void sum_over_ranks(Communicator& communicator, LossSums& losses, StepSums& step, std::int64_t& stops) {
-  const std::array counts = {&losses.targets, &losses.common_targets, &step.sequences, &step.attention_sequences, &stops};
+  const std::array counts = {&losses.targets, &losses.common_targets, &step.sequences, &step.attention_sequences,
+                             &stops};
   const std::array parts = {&step.sink_scores, &step.sinks_above, &step.norm_first, &step.norm_rest,
                             &step.norm_ratio,  &step.entropy,     &step.key_mass};
   std::vector<double> all = {losses.all, losses.common};

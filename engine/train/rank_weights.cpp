@@ -9,7 +9,8 @@ RankWeights::RankWeights(Ops& ops, Decoder& decoder, AdamW& optimizer, RankParam
     : ops_(&ops), decoder_(&decoder), optimizer_(&optimizer), parameters_(&parameters), ranks_(&ranks) {}
 
 /// Calls work with a place on the device for each piece of the flat arrays, and the blocks of the piece.
-void RankWeights::in_pieces(const std::function<void(const Tensor& piece, std::span<const DealtBlock> blocks)>& work) const {
+void RankWeights::in_pieces(
+    const std::function<void(const Tensor& piece, std::span<const DealtBlock> blocks)>& work) const {
   const Tensor place = decoder_->gradient_memory();
   for (std::span<const DealtBlock> left = optimizer_->share().blocks(); !left.empty();) {
     std::size_t count = 1;  // no block is larger than a section
@@ -62,7 +63,9 @@ std::span<const float> RankWeights::collect(const Tensor& kept, std::vector<floa
     std::vector<Stretch> stretches;
     for (const DealtBlock& block : blocks) {
       const OptimizerShare::Piece own = optimizer_->share().piece(block);
-      stretches.push_back({.x = piece.rows(block.begin - begin, block.size), .part = block.part, .own = kept.rows(own.place, own.size)});
+      stretches.push_back({.x = piece.rows(block.begin - begin, block.size),
+                           .part = block.part,
+                           .own = kept.rows(own.place, own.size)});
     }
     ranks_->start_share(stretches);
     ranks_->finish();

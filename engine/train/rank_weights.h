@@ -1,5 +1,5 @@
-// The weights and moments that a run begins with, goes on from and saves: on the host of rank 0 all of them, on the device
-// of each rank what it keeps.
+// The weights and moments that a run begins with, goes on from and saves: on the host of rank 0 all of them, on the
+// device of each rank what it keeps.
 #pragma once
 
 #include <cstdint>

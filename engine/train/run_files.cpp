@@ -29,8 +29,8 @@ std::string utc_now() {
 bool may_change(const std::string& pointer) {
   for (const char* prefix : {"/log/", "/alerts/", "/checkpoint/", "/sample/", "/ranks/", "/ablation", "/run"})
     if (pointer.starts_with(prefix)) return true;
-  return pointer == "/threads" || pointer == "/train/recompute" || pointer == "/train/cuda_graph" || pointer == "/probes/causal_every" ||
-         pointer == "/output" || pointer == "/$schema";
+  return pointer == "/threads" || pointer == "/train/recompute" || pointer == "/train/cuda_graph" ||
+         pointer == "/probes/causal_every" || pointer == "/output" || pointer == "/$schema";
 }
 
 std::string dotted(const std::string& pointer) {
@@ -92,7 +92,8 @@ std::vector<ChangedSetting> check_run_config(const std::filesystem::path& run_di
 
   Json before = stored.flatten();
   const Json now = to_json(config).flatten();
-  // A key that did not exist when the run was begun has the value that read_run_config() gives it, mostly what is its default now.
+  // A key that did not exist when the run was begun has the value that read_run_config() gives it, mostly what is its
+  // default now.
   const Json completed = to_json(read_run_config(run_directory)).flatten();
   for (const auto& [pointer, value] : completed.items())
     if (!before.contains(pointer)) before[pointer] = value;
@@ -125,7 +126,9 @@ std::vector<ChangedSetting> check_run_config(const std::filesystem::path& run_di
 
 std::string config_difference(const std::string& config, const std::string& other) {
   const Json one = Json::parse(config).flatten(), two = Json::parse(other).flatten();
-  const auto text_of = [](const Json& json, const std::string& pointer) { return json.contains(pointer) ? json.at(pointer).dump() : "absent"; };
+  const auto text_of = [](const Json& json, const std::string& pointer) {
+    return json.contains(pointer) ? json.at(pointer).dump() : "absent";
+  };
   for (const Json* json : {&one, &two})
     for (const auto& [pointer, value] : json->items())
       if (const std::string first = text_of(one, pointer), second = text_of(two, pointer); first != second)
@@ -145,7 +148,8 @@ bool has_ended(const std::vector<EventRecord>& events) {
 /// The event of a checkpoint stands before the save, so that only what was logged after it tells that it was saved.
 void expect_none_saved(const std::filesystem::path& run_directory) {
   const std::vector<EventRecord> events = logged_events(run_directory);
-  const auto first = std::find_if(events.begin(), events.end(), [](const EventRecord& e) { return e.kind == "checkpoint"; });
+  const auto first =
+      std::find_if(events.begin(), events.end(), [](const EventRecord& e) { return e.kind == "checkpoint"; });
   if (first == events.end()) return;
   std::int64_t last = events.back().step;
   if (std::filesystem::exists(run_directory / "metrics.jsonl"))
@@ -171,11 +175,13 @@ std::string to_text(const LoopState& state) {
 void check_fp8(const Fp8History& history, std::int64_t layers, const std::string& origin) {
   const auto operands = static_cast<std::size_t>(Fp8Scales::operands(layers));
   const std::vector<std::vector<double>>& steps = history.steps();
-  const bool fits = !steps.empty() && steps.size() <= Fp8History::kSteps &&
-                    std::all_of(steps.begin(), steps.end(), [&](const std::vector<double>& amax) { return amax.size() == operands; });
+  const bool fits =
+      !steps.empty() && steps.size() <= Fp8History::kSteps &&
+      std::all_of(steps.begin(), steps.end(), [&](const std::vector<double>& amax) { return amax.size() == operands; });
   if (!fits)
     throw std::runtime_error(origin + ": fp8_amax: expected 1 to " + std::to_string(Fp8History::kSteps) + " lists of " +
-                             std::to_string(operands) + " numbers each, for a model of " + std::to_string(layers) + " layers");
+                             std::to_string(operands) + " numbers each, for a model of " + std::to_string(layers) +
+                             " layers");
 }
 
 LoopState loop_state_from_text(const std::string& text, const std::string& origin) {
@@ -190,7 +196,8 @@ LoopState loop_state_from_text(const std::string& text, const std::string& origi
     state.validation_losses = {*state.validation_loss};
   state.phase_detector = take<std::string>(json, "phase_detector", origin);
   if (json.contains("alerts")) state.alerts = take<std::string>(json, "alerts", origin);
-  if (json.contains("fp8_amax")) state.fp8 = Fp8History(take<std::vector<std::vector<double>>>(json, "fp8_amax", origin));
+  if (json.contains("fp8_amax"))
+    state.fp8 = Fp8History(take<std::vector<std::vector<double>>>(json, "fp8_amax", origin));
   if (state.step < 0 || state.sample < 0)
     throw std::runtime_error(origin + ": step and sample must not be negative");
   return state;

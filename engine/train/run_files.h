@@ -35,9 +35,9 @@ struct ChangedSetting {
   std::string before, now;
 };
 
-/// Throws std::runtime_error unless config.json in the directory describes the same run, naming the
-/// first key that differs. log.*, alerts.*, checkpoint.*, sample.*, ranks.*, train.recompute, probes.causal_every, threads, output
-/// and ablation may differ; returns those of them that do, but for ablation. A key that is newer than the run counts as
+/// Throws std::runtime_error unless config.json in the directory describes the same run, naming the first key that
+/// differs. log.*, alerts.*, checkpoint.*, sample.*, ranks.*, train.recompute, probes.causal_every, threads, output and
+/// ablation may differ; returns those of them that do, but for ablation. A key that is newer than the run counts as
 /// having had its default.
 std::vector<ChangedSetting> check_run_config(const std::filesystem::path& run_directory, const Config& config,
                                              const std::string& dataset_fingerprint);
@@ -68,10 +68,12 @@ struct LoopState {
 
 std::string to_text(const LoopState& state);
 /// Throws std::runtime_error naming `origin` and the key that is missing or malformed. A state written before
-/// validation_losses was kept has its last one there: the slope begins anew. One written before there were alerts has none.
+/// validation_losses was kept has its last one there: the slope begins anew. One written before there were alerts has
+/// none.
 LoopState loop_state_from_text(const std::string& text, const std::string& origin);
 
-/// Throws std::runtime_error naming `origin` unless the state has steps of amax, at most Fp8History::kSteps, of a model of so many layers.
+/// Throws std::runtime_error naming `origin` unless the state has steps of amax, at most Fp8History::kSteps, of a model
+/// of so many layers.
 void check_fp8(const Fp8History& history, std::int64_t layers, const std::string& origin);
 
 }  // namespace sinkscope

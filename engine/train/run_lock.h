@@ -21,9 +21,9 @@ class RunLock {
   int file_ = -1;
 };
 
-/// The process of this machine that holds the lock of DIRECTORY, without touching the lock: the one that its file names,
-/// where that has the file open, or may have it but belongs to another user. Nothing where none does: no process holds
-/// it, or one of another machine.
+/// The process of this machine that holds the lock of DIRECTORY, without touching the lock: the one that its file
+/// names, where that has the file open, or may have it but belongs to another user. Nothing where none does: no process
+/// holds it, or one of another machine.
 std::optional<int> run_lock_holder(const std::filesystem::path& directory);
 
 }  // namespace sinkscope

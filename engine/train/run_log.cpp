@@ -4,7 +4,8 @@
 
 namespace sinkscope {
 
-RunLog::RunLog(const Config& config, std::filesystem::path directory, std::int64_t tokens_per_step, std::unique_ptr<MetricSink> console)
+RunLog::RunLog(const Config& config, std::filesystem::path directory, std::int64_t tokens_per_step,
+               std::unique_ptr<MetricSink> console)
     : config_(config),
       directory_(std::move(directory)),
       tokens_per_step_(tokens_per_step),
@@ -40,7 +41,8 @@ void RunLog::event(const EventRecord& record, bool told) {
   if (console_ && told) console_->write(record);
 }
 
-void RunLog::event(std::int64_t step, const std::string& kind, const std::string& message, const nlohmann::ordered_json& data) {
+void RunLog::event(std::int64_t step, const std::string& kind, const std::string& message,
+                   const nlohmann::ordered_json& data) {
   event({.step = step, .tokens = step * tokens_per_step_, .kind = kind, .message = message, .data = data.dump()});
 }
 

@@ -21,10 +21,11 @@ namespace sinkscope {
 class RunLog {
  public:
   /// `config` must outlive it; `console` may be null.
-  RunLog(const Config& config, std::filesystem::path directory, std::int64_t tokens_per_step, std::unique_ptr<MetricSink> console);
+  RunLog(const Config& config, std::filesystem::path directory, std::int64_t tokens_per_step,
+         std::unique_ptr<MetricSink> console);
 
-  /// Begins the logs of the run directory; goes on with those of a run that is resumed after `resume_step`, of which -1 is
-  /// before the first. `probes`: the run has probe passes. Throws std::runtime_error naming the file.
+  /// Begins the logs of the run directory; goes on with those of a run that is resumed after `resume_step`, of which -1
+  /// is before the first. `probes`: the run has probe passes. Throws std::runtime_error naming the file.
   void open(std::optional<std::int64_t> resume_step, bool probes);
   bool has_console() const { return console_ != nullptr; }
 
@@ -34,7 +35,8 @@ class RunLog {
   void probe(const ProbeRecord& record);
   /// `told`: on the console as well.
   void event(const EventRecord& record, bool told = true);
-  void event(std::int64_t step, const std::string& kind, const std::string& message, const nlohmann::ordered_json& data);
+  void event(std::int64_t step, const std::string& kind, const std::string& message,
+             const nlohmann::ordered_json& data);
   void alert(const std::vector<Alert>& alerts);
 
   /// A command that failed is told of once, and never a reason to stop.

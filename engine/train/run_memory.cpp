@@ -98,7 +98,8 @@ BackendExtents backend_extents(const Config& config, std::span<const ProbeSet> s
                          .segments = share.of(layout.segments()),
                          .flat_size = share.size()};
   if (backend.fp8)
-    extents.fp8 = {{model.channels, qkv_width}, {model.heads * model.head_dim, model.channels}, {model.channels, up_width}, {model.hidden, model.channels}};
+    extents.fp8 = {{model.channels, qkv_width}, {model.heads * model.head_dim, model.channels},
+                   {model.channels, up_width}, {model.hidden, model.channels}};
   for (const ProbeSet& set : sets)
     extents.probed.push_back({.sequences = ProbePass::batch_sequences(options, set), .length = set.length});
   return extents;
@@ -126,8 +127,10 @@ std::vector<MemoryLine> run_memory(const Config& config, std::span<const ProbeSe
   line("rotary table", memory.rotary);
   line("optimizer chunks", memory.chunks);
   if (backend.ranks > 1) {
-    const CarriedBytes carried = backend.one_host ? carried_bytes(layout, config.ranks, backend.ranks, backend.compute) : CarriedBytes{};
-    line("gradients on their way", carried.reduced > 0 ? carried.reduced : GradientSums::wire_bytes(layout, config.ranks, backend.ranks));
+    const CarriedBytes carried =
+        backend.one_host ? carried_bytes(layout, config.ranks, backend.ranks, backend.compute) : CarriedBytes{};
+    line("gradients on their way",
+         carried.reduced > 0 ? carried.reduced : GradientSums::wire_bytes(layout, config.ranks, backend.ranks));
     line("parameters on their way", carried.shared);
   }
   line("communication, an allowance", backend.ranks > 1 ? kCommunication : 0);
@@ -151,7 +154,8 @@ std::string memory_table(std::span<const MemoryLine> lines) {
       continue;
     }
     // Behind the other rows of its arena, which need not be neighbours.
-    const auto last = std::find_if(rows.rbegin(), rows.rend(), [&](const MemoryLine& row) { return row.arena == line.arena; });
+    const auto last =
+        std::find_if(rows.rbegin(), rows.rend(), [&](const MemoryLine& row) { return row.arena == line.arena; });
     rows.insert(last == rows.rend() ? rows.end() : last.base(), {line.arena, name, line.bytes});
   }
   const auto row_text = [](const std::string& arena, const std::string& buffer, std::size_t bytes) {
@@ -202,12 +206,12 @@ void expect_fit(const Config& config, std::span<const ProbeSet> sets, const Back
   const std::int64_t largest = largest_micro_batch(config, sets, backend, available);
   std::string table = memory_table(lines);
   table.pop_back();  // the newline
-  throw ConfigError(config.name + ": " +
-                    format("a train.micro_batch of %lld takes %.0f MiB of %s, and %.0f MiB are free; ",
-                           static_cast<long long>(config.train.micro_batch), mebibytes(total_bytes(lines)),
-                           backend.device == Device::cuda ? "device memory" : "this machine's memory", mebibytes(available)) +
-                    (largest > 0 ? "the largest that fits is " + std::to_string(largest) : "not even 1 fits") +
-                    "\n" + table);
+  throw ConfigError(
+      config.name + ": " +
+      format("a train.micro_batch of %lld takes %.0f MiB of %s, and %.0f MiB are free; ",
+             static_cast<long long>(config.train.micro_batch), mebibytes(total_bytes(lines)),
+             backend.device == Device::cuda ? "device memory" : "this machine's memory", mebibytes(available)) +
+      (largest > 0 ? "the largest that fits is " + std::to_string(largest) : "not even 1 fits") + "\n" + table);
 }
 
 }  // namespace sinkscope

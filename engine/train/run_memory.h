@@ -40,7 +40,8 @@ bool has_probe_passes(const ProbeConfig& probes);
 std::vector<ProbeSet> run_probe_sets(const Config& config, const Dataset& dataset);
 
 /// What the run will ask of the operations of a rank's backend. Of the sets only extents count.
-BackendExtents backend_extents(const Config& config, std::span<const ProbeSet> sets, const Backend& backend, int rank = 0);
+BackendExtents backend_extents(const Config& config, std::span<const ProbeSet> sets, const Backend& backend,
+                               int rank = 0);
 
 /// All of it: decoder, optimizer, probes and, on a GPU, the backend itself. Needs no GPU. Of the sets only extents
 /// count. The config is one rank's (config_of_rank).

@@ -22,25 +22,30 @@ std::unique_ptr<Ops> ops_of(const Config& config, int local_rank, bool computes)
     throw ConfigError("device is \"cuda\", and there is no GPU: " + why + "; expected \"cpu\" or \"auto\"");
   const int gpu = visible == 1 ? 0 : local_rank;  // a launcher may show each rank its own GPU alone
   if (gpu >= visible)
-    throw ConfigError("local rank " + std::to_string(local_rank) + " takes the GPU of that number, and this process sees " +
-                      std::to_string(visible) + "; start one rank a GPU");
-  std::unique_ptr<Ops> ops = make_cuda_ops({.device = gpu, .compute = backend.compute,
-                                            .choose = computes ? choose_by_record(local_rank == 0) : ChooseAlgorithm()});
+    throw ConfigError("local rank " + std::to_string(local_rank) +
+                      " takes the GPU of that number, and this process sees " + std::to_string(visible) +
+                      "; start one rank a GPU");
+  std::unique_ptr<Ops> ops =
+      make_cuda_ops({.device = gpu,
+                     .compute = backend.compute,
+                     .choose = computes ? choose_by_record(local_rank == 0) : ChooseAlgorithm()});
   if (backend.fp8 && !ops->has_fp8())
-    throw ConfigError("precision is \"fp8\", and " + ops->gpu_name() + " has no FP8 products; expected \"bf16\", or a GPU of compute "
-                      "capability 8.9 or more");
+    throw ConfigError("precision is \"fp8\", and " + ops->gpu_name() +
+                      " has no FP8 products; expected \"bf16\", or a GPU of compute capability 8.9 or more");
   return ops;
 }
 
 void expect_fit_of(const Ops& ops, const Config& config, std::span<const ProbeSet> sets, int ranks, bool one_host) {
-  if (const auto available = ops.memory_available()) expect_fit(config_of_rank(config, ranks), sets, backend_of(config, ranks, one_host), *available);
+  if (const auto available = ops.memory_available())
+    expect_fit(config_of_rank(config, ranks), sets, backend_of(config, ranks, one_host), *available);
 }
 
 }  // namespace
 
 std::unique_ptr<Ops> make_ops(const Config& config, int local_rank) { return ops_of(config, local_rank, true); }
 
-std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets, int ranks, int local_rank, bool one_host) {
+std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets, int ranks, int local_rank,
+                                       bool one_host) {
   std::unique_ptr<Ops> ops = make_ops(config, local_rank);
   expect_fit_of(*ops, config, sets, ranks, one_host);
   return ops;
@@ -56,7 +61,8 @@ DecoderOptions decoder_options(const Config& config, int ranks) {
   return decoder_options(config_of_rank(config, ranks), backend_of(config, ranks));
 }
 
-RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const ProbeSet> sets, int ranks, bool one_host) {
+RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const ProbeSet> sets, int ranks,
+                bool one_host) {
   RunPlan plan;
   plan.config = config;
   plan.parameters = ParameterLayout(config.model).parameter_count();

@@ -75,8 +75,10 @@ class Run {
   void end(std::int64_t step);
   std::string tensor_not_finite(const std::optional<Batch>& suspect);
   void expect_finite(std::int64_t step, const std::string& what, std::span<const float> values);
-  std::runtime_error tell_not_finite(std::int64_t step, const std::string& what, double value, const std::string& tensor);
-  [[noreturn]] void stop_not_finite(std::int64_t step, const std::string& what, double value, const std::string& tensor);
+  std::runtime_error tell_not_finite(std::int64_t step, const std::string& what, double value,
+                                     const std::string& tensor);
+  [[noreturn]] void stop_not_finite(std::int64_t step, const std::string& what, double value,
+                                    const std::string& tensor);
 
   bool told_to_stop() const { return options_.stop != nullptr && options_.stop->load(); }
   std::int64_t tokens_after(std::int64_t step) const { return step * tokens_per_step_; }
@@ -139,11 +141,14 @@ Run::Run(const Config& config, TrainOptions options, World& world)
   if (!probe_sets_.empty()) probe_pass_.emplace(*ops_, decoder_, config_.probes, probe_sets_);
   if (probe_pass_ && config_.probes.causal_every > 0) {
     if (const ProbeSet& set = causal_probe_set(probe_sets_, config_.data.bos); set.sequences < 2)
-      throw ConfigError("probes.causal_every needs at least 2 sequences of held-out text for its intervals, and the validation text "
-                        "has one of " + std::to_string(set.length) + " tokens (probe set \"" + set.name + "\")");
+      throw ConfigError(
+          "probes.causal_every needs at least 2 sequences of held-out text for its intervals, and the validation text "
+          "has one of " +
+          std::to_string(set.length) + " tokens (probe set \"" + set.name + "\")");
     causal_tests_.emplace(*ops_, decoder_, causal_options(config_.probes));
   }
-  ops_->reserve(backend_extents(config_of_rank(config_, world.size()), probe_sets_, backend_of(config_, world.size()), world.rank()));
+  ops_->reserve(backend_extents(config_of_rank(config_, world.size()), probe_sets_, backend_of(config_, world.size()),
+                                world.rank()));
   if (dataset_.tokenizer == "byte")
     tokenizer_ = make_byte_tokenizer();
   else if (!dataset_.tokenizer_path.empty())
@@ -166,7 +171,8 @@ TrainResult Run::execute() {
   std::int64_t step = steps_before;
   while (step < steps && !stopped) {
     ++step;
-    const bool first = step == steps_before + 1 || (decoder_.options().fp8 && step == 2);  // which makes plans of products
+    // A first step makes plans of products.
+    const bool first = step == steps_before + 1 || (decoder_.options().fp8 && step == 2);
     const bool patient = first || works_for_all(step) || works_for_all(step - 1);
     world_.set_limit(patient ? config_.ranks.start_timeout : config_.ranks.timeout);
     StepRecord record = training_step(step);
@@ -181,7 +187,8 @@ TrainResult Run::execute() {
       });
     // Of several ranks a signal counts that came before the step's message, or is there after what was done behind it.
     stopped = stops_;
-    if (world_.size() == 1 || works_for_all(step) || record.validation_loss) stopped = ranks_->any(stops_ || told_to_stop());
+    if (world_.size() == 1 || works_for_all(step) || record.validation_loss)
+      stopped = ranks_->any(stops_ || told_to_stop());
     if (due(step, config_.checkpoint.every) || step == steps || stopped) save(step);
     log_.report_command(step);
     if (step == steps || stopped) log_.finish_command(step);
@@ -237,8 +244,9 @@ std::string Run::device() const {
 
 void Run::begin() {
   if (std::filesystem::exists(directory_ / "config.json"))
-    throw std::runtime_error(directory_.string() +
-                             ": holds a run already; resume it with --resume, or give another name with --set name=...");
+    throw std::runtime_error(
+        directory_.string() +
+        ": holds a run already; resume it with --resume, or give another name with --set name=...");
   make_folders(directory_);
   lock_.emplace(directory_);
   if (std::filesystem::exists(directory_ / "config.json"))  // another process was faster
@@ -334,7 +342,8 @@ void Run::load(const std::filesystem::path& checkpoint) {
 }
 
 /// One optimizer step: forward, loss and backward of this rank's sequences, sums over the ranks, then clipping and
-/// AdamW, of all parameters or of the rank's share. Work is enqueued ahead of the device; at the end the update may still be under way.
+/// AdamW, of all parameters or of the rank's share. Work is enqueued ahead of the device; at the end the update may
+/// still be under way.
 StepRecord Run::training_step(std::int64_t step) {
   const StageRange range(*ops_, "step", step);
   const auto begin = std::chrono::steady_clock::now();
@@ -533,11 +542,12 @@ void Run::end(std::int64_t step) {
 void Run::expect_finite(std::int64_t step, const std::string& what, std::span<const float> values) {
   if (const auto name = first_non_finite(decoder_.layout(), values))
     throw tell_not_finite(step, "the model to save",
-                          *std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); }), what + *name);
+                          *std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); }),
+                          what + *name);
 }
 
-/// On every rank the first tensor that is not finite, of the lowest rank that has a batch with such a loss. Where the gradients were
-/// finite all the same, weights may in part be those after the update.
+/// On every rank the first tensor that is not finite, of the lowest rank that has a batch with such a loss. Where the
+/// gradients were finite all the same, weights may in part be those after the update.
 std::string Run::tensor_not_finite(const std::optional<Batch>& suspect) {
   world_.set_limit(config_.ranks.start_timeout);
   std::optional<std::string> found;
@@ -553,7 +563,8 @@ std::string Run::tensor_not_finite(const std::optional<Batch>& suspect) {
 }
 
 /// Logs it, and returns what to throw.
-std::runtime_error Run::tell_not_finite(std::int64_t step, const std::string& what, double value, const std::string& tensor) {
+std::runtime_error Run::tell_not_finite(std::int64_t step, const std::string& what, double value,
+                                        const std::string& tensor) {
   const std::string message = what + " is not finite; the first tensor that is not: " + tensor;
   if (const auto found = alerts_.non_finite(step, tokens_after(step), value, message, tensor))
     log_.alert({*found});

@@ -27,9 +27,11 @@ struct TrainOptions {
   std::string build;                         // version and compiler, for config.json
   std::unique_ptr<MetricSink> console;       // optional; gets every step
   std::function<void(const RunPlan&)> announce;  // optional; called before the first step, once nothing refuses the run
-  std::function<void(const std::string&)> tell;  // optional; an error that ends the run on this rank alone or first of all, while the
-                                                 // others still wait for it; train() then throws ToldElsewhere
-  const std::atomic<bool>* stop = nullptr;   // optional; when it turns true on any rank the run saves a checkpoint after the step
+  /// Optional; gets an error that ends the run on this rank alone or first of all, while the others still wait for it;
+  /// train() then throws ToldElsewhere.
+  std::function<void(const std::string&)> tell;
+  /// Optional; when it turns true on any rank the run saves a checkpoint after the step.
+  const std::atomic<bool>* stop = nullptr;
   World* world = nullptr;                    // the ranks that train together; null: this process alone
 };
 
@@ -72,14 +74,16 @@ struct RunPlan {
   std::string device;                // Ops::description() of a run; empty in a plan
   std::vector<MemoryLine> memory;    // decoder, optimizer, probes, backend
   std::optional<std::size_t> memory_available;  // bytes of the device that are free; absent without it
-  std::string no_gpu;                // why the GPU that is planned for is not there; empty when it is, or is not planned
+  /// Why the GPU that is planned for is not there; empty when it is, or is not planned.
+  std::string no_gpu;
 };
 /// Throws what train would throw about config and dataset, on a machine with a GPU also when the run does not fit
 /// into its free memory. (One for a CPU may be meant for another machine.)
 RunPlan plan_run(const Config& config, int ranks = 1, bool one_host = true);
 
 /// The plan of a config that `dataset` completes; without memory_available and no_gpu.
-RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const ProbeSet> sets, int ranks = 1, bool one_host = true);
+RunPlan plan_of(const Config& config, const Dataset& dataset, std::span<const ProbeSet> sets, int ranks = 1,
+                bool one_host = true);
 
 /// The Ops of a config's device, a GPU being the one with the number of `local_rank`, or the only one that is visible.
 /// Throws ConfigError naming `device` when this build or machine lacks it.
@@ -90,7 +94,8 @@ std::unique_ptr<Ops> make_ops(const Config& config, int local_rank = 0);
 std::unique_ptr<Ops> make_ops_that_fit(const Config& config, std::span<const ProbeSet> sets, int ranks = 1,
                                        int local_rank = 0, bool one_host = true);
 
-/// What a run of the config computes on and in: Ops::description(), "bf16 with FP8 products, NVIDIA H200, ..." with those.
+/// What a run of the config computes on and in: Ops::description(), "bf16 with FP8 products, NVIDIA H200, ..." with
+/// those.
 std::string device_description(const Config& config, const Ops& ops);
 
 /// The decoder options that one of `ranks` of a run of this (completed) config uses on its device.

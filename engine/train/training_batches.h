@@ -43,7 +43,8 @@ class BatchQueue {
 
   /// Begins to draw what take() is expected to ask for next.
   void fetch(std::int64_t sample, std::int64_t sequences);
-  /// The batch of TrainingBatches::draw, good until the next call: the one fetched, or drawn now. Throws what drawing throws.
+  /// The batch of TrainingBatches::draw, good until the next call: the one fetched, or drawn now. Throws what drawing
+  /// throws.
   const Batch& take(std::int64_t sample, std::int64_t sequences);
 
  private:

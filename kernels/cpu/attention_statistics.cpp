@@ -112,7 +112,8 @@ void CpuOps::attention_statistics(const AttentionStatistics& args) {
   check.shape("key_mass", args.key_mass, DType::f32, {sequences, heads, length});
   check.shape("cos_first", args.cos_first, DType::f32, {sequences, heads});
   check.shape("cos_rest", args.cos_rest, DType::f32, {sequences, heads});
-  check_sink_logits(check, args.sink_logits, DType::f32, heads, "sink_logit_mass", args.sink_logit_mass, {sequences, heads});
+  check_sink_logits(check, args.sink_logits, DType::f32, heads, "sink_logit_mass", args.sink_logit_mass,
+                    {sequences, heads});
 
   const HeadExtents head(extents);
   const float scale = 1.0F / std::sqrt(static_cast<float>(extents.head_dim));

@@ -10,7 +10,8 @@ namespace sinkscope {
 CpuOps::CpuOps(int threads) {
   // Taken before the first omp_set_num_threads, which later calls would otherwise see.
   static const int default_threads = omp_get_max_threads();
-  if (threads < 0) throw std::invalid_argument("make_cpu_ops: threads is " + std::to_string(threads) + ", expected >= 0");
+  if (threads < 0)
+    throw std::invalid_argument("make_cpu_ops: threads is " + std::to_string(threads) + ", expected >= 0");
   threads_ = threads == 0 ? default_threads : threads;
   omp_set_num_threads(threads_);
   openblas_set_num_threads(threads_);

@@ -28,7 +28,8 @@ std::uint32_t magnitude_bits(float x) { return std::bit_cast<std::uint32_t>(x) &
 
 }  // namespace
 
-void round_to_fp8(int threads, Fp8Format format, const Fp8Scaling& scaling, const float* x, std::int64_t count, float* out) {
+void round_to_fp8(int threads, Fp8Format format, const Fp8Scaling& scaling, const float* x, std::int64_t count,
+                  float* out) {
   const float scale = *scaling.scale.as<float>(), inverse = *scaling.inverse.as<float>();
   const Format f = format_of(format);
   // 2^(e + 23 - mantissa) added to a number below 2^(e + 1) leaves it the mantissa's bits, rounded to even.

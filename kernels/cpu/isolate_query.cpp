@@ -31,7 +31,8 @@ void CpuOps::isolate_query(const IsolateQuery& args) {
         return scale * sum;
       };
       const double own = score(p);
-      const double logit = sink_logits == nullptr ? -std::numeric_limits<double>::infinity() : static_cast<double>(sink_logits[h]);
+      const double logit =
+          sink_logits == nullptr ? -std::numeric_limits<double>::infinity() : static_cast<double>(sink_logits[h]);
       const double top = std::max(own, logit);
       const double after = top + std::log(std::exp(own - top) + std::exp(logit - top));
       const double own_weight = std::exp(own - after);

@@ -112,8 +112,8 @@ void CpuOps::linear_backward(const LinearBackward& args) {
   set_gemm_threads(threads_);
   if (args.dx && args.dx.size() > 0) {
     const int k = check.blas_int("dx", args.dx.extent(1));
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, k, n, 1.0F, dout, n, weight, k, args.accumulate ? 1.0F : 0.0F,
-                args.dx.as<float>(), k);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, k, n, 1.0F, dout, n, weight, k,
+                args.accumulate ? 1.0F : 0.0F, args.dx.as<float>(), k);
   }
   if (args.dweight && args.replace && rows == 0) zero(args.dweight);
   if (args.dweight && args.dweight.size() > 0 && rows > 0) {
@@ -123,8 +123,10 @@ void CpuOps::linear_backward(const LinearBackward& args) {
   }
   // These take memory of their own, in which operands may have been.
   if (args.gelu_input && args.dx.size() > 0)
-    gelu_backward({.kind = args.gelu_kind, .x = args.gelu_input, .dout = args.dx, .dx = args.dx, .dx_sums = args.dx_sums});
-  if (args.swiglu_input) swiglu_backward({.gate_up = args.swiglu_input, .dout = args.dx, .dgate_up = args.dswiglu_input});
+    gelu_backward(
+        {.kind = args.gelu_kind, .x = args.gelu_input, .dout = args.dx, .dx = args.dx, .dx_sums = args.dx_sums});
+  if (args.swiglu_input)
+    swiglu_backward({.gate_up = args.swiglu_input, .dout = args.dx, .dgate_up = args.dswiglu_input});
   if (args.dbias) add_column_sums(args.dbias, args.dout);
 }
 

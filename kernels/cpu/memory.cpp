@@ -42,7 +42,8 @@ std::optional<std::size_t> left_in_group() {
   const std::string group = kGroup;
   const auto limit = number_in(group + "memory.max", ""), used = number_in(group + "memory.current", "");
   if (!limit || !used) return std::nullopt;
-  const std::size_t cached = number_in(group + "memory.stat", "inactive_file").value_or(0) + number_in(group + "memory.stat", "active_file").value_or(0);
+  const std::size_t cached = number_in(group + "memory.stat", "inactive_file").value_or(0) +
+                             number_in(group + "memory.stat", "active_file").value_or(0);
   const std::size_t held = *used - std::min(*used, cached);
   return *limit - std::min(*limit, held);
 }
@@ -69,7 +70,8 @@ Buffer CpuOps::allocate(std::size_t bytes) {
   if (rounded < bytes) throw std::bad_alloc();
   void* data = std::aligned_alloc(Workspace::kAlignment, rounded);
   if (data == nullptr)
-    throw std::runtime_error(std::to_string(rounded >> 20) + " MiB of memory were asked for at once, and the system does not give them");
+    throw std::runtime_error(std::to_string(rounded >> 20) +
+                             " MiB of memory were asked for at once, and the system does not give them");
   return Buffer(static_cast<std::byte*>(data), BufferDeleter{this});
 }
 

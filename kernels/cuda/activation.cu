@@ -70,8 +70,8 @@ constexpr int kSumLanes = kThreads / kSumColumns;  // rows side by side
 
 /// The same over rows of `columns` elements; partials[block row, c] = sum of out[:, c] over a block's kBiasRows rows.
 template <bool Aligned, class T, class F>
-__global__ void __launch_bounds__(kThreads) map_and_sum_kernel(T* out, float* partials, const T* a, const T* b, std::int64_t rows,
-                                                               std::int64_t columns, F f) {
+__global__ void __launch_bounds__(kThreads)
+    map_and_sum_kernel(T* out, float* partials, const T* a, const T* b, std::int64_t rows, std::int64_t columns, F f) {
   __shared__ float shared[kSumLanes][kSumColumns][kVector];
   const int column = static_cast<int>(threadIdx.x) % kSumColumns, lane = static_cast<int>(threadIdx.x) / kSumColumns;
   const std::int64_t c = (std::int64_t{blockIdx.y} * kSumColumns + column) * kVector, left = columns - c;
@@ -161,7 +161,8 @@ void CudaOps::gelu_forward(const GeluForward& args) {
 }
 
 void CudaOps::gelu_backward(const GeluBackward& args) {
-  if (const float* partials = gelu_gradient(args)) add_partials("gelu_backward", args.dx_sums, partials, cuda::ceil_div(args.x.extent(0), kBiasRows));
+  if (const float* partials = gelu_gradient(args))
+    add_partials("gelu_backward", args.dx_sums, partials, cuda::ceil_div(args.x.extent(0), kBiasRows));
 }
 
 const float* CudaOps::gelu_gradient(const GeluBackward& args) {

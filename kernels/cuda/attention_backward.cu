@@ -54,7 +54,8 @@ __global__ void __launch_bounds__(kTileThreads) key_value_kernel(HeadLayout layo
   extern __shared__ float shared[];
   const int D = layout.head_dim, width = tile_width(D), lane = static_cast<int>(threadIdx.x) % kWarp;
   const int first_row = static_cast<int>(threadIdx.x) / kWarp * kRowsPerWarp;
-  float *keys = shared, *values = keys + kTile * width, *queries = values + kTile * width, *gradients = queries + kTile * width;
+  float *keys = shared, *values = keys + kTile * width, *queries = values + kTile * width,
+        *gradients = queries + kTile * width;
   const std::int64_t b = blockIdx.y / layout.kv_heads, k0 = std::int64_t{blockIdx.x} * kTile;
   const int kv_head = static_cast<int>(blockIdx.y % layout.kv_heads);
   const int key_head = layout.query_heads + kv_head, value_head = key_head + layout.kv_heads;
@@ -77,7 +78,8 @@ __global__ void __launch_bounds__(kTileThreads) key_value_kernel(HeadLayout layo
         float weight = 0, d_score = 0;
         if (t < layout.length && k <= t) {
           weight = expf(scale * tile_dot(queries + lane * width, keys + (first_row + r) * width, D) - query_lse);
-          d_score = scale * weight * (tile_dot(gradients + lane * width, values + (first_row + r) * width, D) - query_delta);
+          d_score =
+              scale * weight * (tile_dot(gradients + lane * width, values + (first_row + r) * width, D) - query_delta);
         }
         for (int q = 0; q < kTile; ++q) {
           const float w = __shfl_sync(kAllLanes, weight, q), ds = __shfl_sync(kAllLanes, d_score, q);
@@ -107,12 +109,14 @@ __global__ void __launch_bounds__(kTileThreads) key_value_kernel(HeadLayout layo
 
 /// Block (query tile, b*H + h): dQ of a tile. A warp has four queries, a lane a key.
 template <int Slices, class T>
-__global__ void __launch_bounds__(kTileThreads) query_kernel(HeadLayout layout, const T* qkv, const T* dout,
-                                                             const float* lse, const float* delta, T* dqkv, float scale) {
+__global__ void __launch_bounds__(kTileThreads)
+    query_kernel(HeadLayout layout, const T* qkv, const T* dout, const float* lse, const float* delta, T* dqkv,
+                 float scale) {
   extern __shared__ float shared[];
   const int D = layout.head_dim, width = tile_width(D), lane = static_cast<int>(threadIdx.x) % kWarp;
   const int first_row = static_cast<int>(threadIdx.x) / kWarp * kRowsPerWarp;
-  float *keys = shared, *values = keys + kTile * width, *queries = values + kTile * width, *gradients = queries + kTile * width;
+  float *keys = shared, *values = keys + kTile * width, *queries = values + kTile * width,
+        *gradients = queries + kTile * width;
   const std::int64_t b = blockIdx.y / layout.query_heads, q0 = std::int64_t{gridDim.x - 1 - blockIdx.x} * kTile;
   const int head = static_cast<int>(blockIdx.y % layout.query_heads);
   const std::int64_t statistics = std::int64_t{blockIdx.y} * layout.length;
@@ -167,7 +171,8 @@ void tile_attention_backward(cudaStream_t stream, DType real, const HeadLayout& 
                    "attention_backward");
         const dim3 grid(static_cast<unsigned>(layout.tiles(kTile)), static_cast<unsigned>(heads));
         kernel<<<grid, kTileThreads, bytes, stream>>>(layout, pointer<const R>(args.qkv), pointer<const R>(args.dout),
-                                                      pointer<const float>(args.lse), delta, pointer<R>(args.dqkv), scale);
+                                                      pointer<const float>(args.lse), delta, pointer<R>(args.dqkv),
+                                                      scale);
         check_launch("attention_backward");
       };
       launch(key_value_kernel<Slices, R>, sequences * layout.kv_heads);
@@ -189,26 +194,30 @@ void CudaOps::attention_backward(const AttentionBackward& args) {
   check.shape("dqkv", args.dqkv, real_, {B, T, extents.row_heads(), D});
   check_sink_logits(check, args.sink_logits, real_, H, "dsink_logits", args.dsink_logits, {H});
   check.optional_shape("dqkv_sums", args.dqkv_sums, DType::f32, {extents.row_stride()});
-  const std::int64_t rotated = args.rotation ? check_rotation(check, "qkv", args.qkv, *args.rotation) : 0;  // channels of a head
+  // Channels of a head that are rotated.
+  const std::int64_t rotated = args.rotation ? check_rotation(check, "qkv", args.qkv, *args.rotation) : 0;
   const cuda::HeadLayout layout = cuda::tile_layout(check, args.qkv, extents);
   if (B * T == 0) return;
-  const bool hopper =
-      has_sm90_attention(D) && cuda::mma_attention(real_, D, {args.qkv.data, args.out.data, args.dout.data, args.dqkv.data});
+  const bool hopper = has_sm90_attention(D) &&
+                      cuda::mma_attention(real_, D, {args.qkv.data, args.out.data, args.dout.data, args.dqkv.data});
   // Hopper's kernels rotate back whole heads.
   const bool rotated_after = args.rotation && !(hopper && rotated == D);
   const bool summed_within = hopper && args.dqkv_sums && !rotated_after;
   const std::int64_t rows = B * T * H;
-  const std::int64_t bytes = hopper ? cuda::sm90::backward_scratch(B * H, T, D) : rows * 4, sums_at = cuda::ceil_div(bytes, 8) * 8;
-  const std::int64_t columns = extents.row_stride(), parts = cuda::sm90::column_sum_parts(B, T), columns_at = sums_at + B * H * 8;
+  const std::int64_t bytes = hopper ? cuda::sm90::backward_scratch(B * H, T, D) : rows * 4,
+                     sums_at = cuda::ceil_div(bytes, 8) * 8;
+  const std::int64_t columns = extents.row_stride(), parts = cuda::sm90::column_sum_parts(B, T),
+                     columns_at = sums_at + B * H * 8;
   std::byte* room = scratch(static_cast<std::size_t>(columns_at + (summed_within ? parts * columns * 4 : 0)));
   auto* delta = reinterpret_cast<float*>(room);
   auto* sink_sums = reinterpret_cast<double*>(room + sums_at);  // (B, H)
   auto* column_sums = summed_within ? reinterpret_cast<float*>(room + columns_at) : nullptr;
   if (hopper) {
 #ifdef SINKSCOPE_SM90A
-    cuda::sm90::attention_backward(stream_, cuda::head_layout(check, args.qkv, extents), B, properties_.multiProcessorCount, args.qkv,
-                                   args.out, args.dout, args.lse, reinterpret_cast<int*>(attention_counters_.get()), room, args.dqkv,
-                                   column_sums, args.rotation && !rotated_after ? rotary(*args.rotation, rotated, T, true) : cuda::Rotary{});
+    cuda::sm90::attention_backward(
+        stream_, cuda::head_layout(check, args.qkv, extents), B, properties_.multiProcessorCount, args.qkv, args.out,
+        args.dout, args.lse, reinterpret_cast<int*>(attention_counters_.get()), room, args.dqkv, column_sums,
+        args.rotation && !rotated_after ? rotary(*args.rotation, rotated, T, true) : cuda::Rotary{});
 #endif
   } else {
     cuda::with_real(real_, [&]<class R>(R) {
@@ -216,7 +225,8 @@ void CudaOps::attention_backward(const AttentionBackward& args) {
       cuda::with_lanes(D, [&]<int Lanes>() {
         cuda::with_bool(cuda::vector_rows(D, out, dout), [&](auto aligned) {
           cuda::delta_kernel<Lanes, decltype(aligned)::value>
-              <<<cuda::grid_of(rows * Lanes, cuda::kTileThreads, rows * Lanes), cuda::kTileThreads, 0, stream_>>>(layout, out, dout, delta, rows);
+              <<<cuda::grid_of(rows * Lanes, cuda::kTileThreads, rows * Lanes), cuda::kTileThreads, 0, stream_>>>(
+                  layout, out, dout, delta, rows);
         });
       });
       check_launch("attention_backward");
@@ -230,12 +240,15 @@ void CudaOps::attention_backward(const AttentionBackward& args) {
   if (args.dsink_logits) {
     // On Hopper blocks of queries leave their lse, then their deltas.
     constexpr std::int64_t kBlock = cuda::sm90::kRowsOfBlock;
-    const cuda::RowDeltas in_order{delta, T, T, T}, in_blocks{delta + kBlock, cuda::ceil_div(T, kBlock) * 2 * kBlock, kBlock, 2 * kBlock};
-    cuda::sink_logit_gradient(stream_, args.sink_logits, args.lse, hopper ? in_blocks : in_order, sink_sums, args.dsink_logits);
+    const cuda::RowDeltas in_order{delta, T, T, T},
+        in_blocks{delta + kBlock, cuda::ceil_div(T, kBlock) * 2 * kBlock, kBlock, 2 * kBlock};
+    cuda::sink_logit_gradient(stream_, args.sink_logits, args.lse, hopper ? in_blocks : in_order, sink_sums,
+                              args.dsink_logits);
   }
   if (rotated_after) rope(rope_back(args));
   // These take memory of their own, in which the row sums were.
-  if (args.dqkv_sums && column_sums == nullptr) add_column_sums("attention_backward", args.dqkv_sums, args.dqkv.view({B * T, columns}));
+  if (args.dqkv_sums && column_sums == nullptr)
+    add_column_sums("attention_backward", args.dqkv_sums, args.dqkv.view({B * T, columns}));
 }
 
 }  // namespace sinkscope

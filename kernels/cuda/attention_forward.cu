@@ -35,7 +35,8 @@ __global__ void __launch_bounds__(kTileThreads) forward_kernel(HeadLayout layout
     for (int r = 0; r < kRowsPerWarp; ++r) {
       const std::int64_t t = q0 + first_row + r;
       // Every row sees key 0 of its first tile, so the maximum is finite from there on.
-      const float score = k0 + lane <= t ? scale * tile_dot(queries + (first_row + r) * width, keys + lane * width, D) : -INFINITY;
+      const float score =
+          k0 + lane <= t ? scale * tile_dot(queries + (first_row + r) * width, keys + lane * width, D) : -INFINITY;
       const float top = fmaxf(highest[r], warp_max(score));
       const float rescale = expf(highest[r] - top), weight = expf(score - top);
       highest[r] = top;
@@ -86,10 +87,12 @@ __global__ void __launch_bounds__(kTileThreads) sink_kernel(HeadLayout layout, c
   if (threadIdx.x == 0) sink[std::int64_t{blockIdx.y} * gridDim.x + k] = sum / static_cast<float>(layout.length - k);
 }
 
-/// sink[b,h,k] = the partial sums (heads, tiles, K) of the tiles of `rows` queries that see k, over T - k. A warp for each.
-__global__ void add_partials_kernel(float* sink, const float* partials, std::int64_t heads, std::int64_t tiles, int rows,
-                                    std::int64_t length, int watched) {
-  const std::int64_t i = (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarp, head = i / watched, k = i % watched;
+/// sink[b,h,k] = the partial sums (heads, tiles, K) of the tiles of `rows` queries that see k, over T - k. A warp for
+/// each.
+__global__ void add_partials_kernel(float* sink, const float* partials, std::int64_t heads, std::int64_t tiles,
+                                    int rows, std::int64_t length, int watched) {
+  const std::int64_t i = (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarp, head = i / watched,
+                     k = i % watched;
   if (head >= heads) return;
   float sum = 0;
   for (std::int64_t tile = k / rows + threadIdx.x % kWarp; tile < tiles; tile += kWarp)
@@ -124,17 +127,20 @@ void CudaOps::attention_forward(const AttentionForward& args) {
     if (has_sm90_attention(D)) {
 #ifdef SINKSCOPE_SM90A
       auto* counters = reinterpret_cast<unsigned long long*>(attention_counters_.get());
-      const bool watches = K <= cuda::sm90::kMostWatched && B * H * K <= cuda::sm90::kMostSums && T <= cuda::sm90::kLongestWatched;
+      const bool watches =
+          K <= cuda::sm90::kMostWatched && B * H * K <= cuda::sm90::kMostSums && T <= cuda::sm90::kLongestWatched;
       const cuda::sm90::Watch watch{.keys = watches ? static_cast<int>(K) : 0, .sink = sink, .sums = counters + 1};
       cuda::sm90::attention_forward(stream_, layout, B, properties_.multiProcessorCount, args.qkv, args.out, args.lse,
                                     reinterpret_cast<int*>(counters), watch, args.sink_logits);
       if (watches) return;
 #endif
     } else {
-      const int watched = K <= cuda::mma_watched_limit(layout.head_dim) ? static_cast<int>(K) : 0, rows = cuda::kMmaQueryTile;
+      const int watched = K <= cuda::mma_watched_limit(layout.head_dim) ? static_cast<int>(K) : 0,
+                rows = cuda::kMmaQueryTile;
       const std::int64_t tiles = layout.tiles(rows);
       float* partials = watched > 0 ? scratch_of<float>(B * H * tiles * watched) : nullptr;
-      cuda::mma_attention_forward(stream_, layout, B, args.qkv, args.sink_logits, args.out, args.lse, partials, watched);
+      cuda::mma_attention_forward(stream_, layout, B, args.qkv, args.sink_logits, args.out, args.lse, partials,
+                                  watched);
       if (watched > 0) {
         cuda::add_partials_kernel<<<cuda::grid_of(B * H * watched, 256 / cuda::kWarp, 1 << 30), 256, 0, stream_>>>(
             sink, partials, B * H, tiles, rows, T, watched);
@@ -159,7 +165,8 @@ void CudaOps::attention_forward(const AttentionForward& args) {
       });
     check_launch("attention_forward");
     if (K > 0)
-      cuda::sink_kernel<<<dim3(static_cast<unsigned>(K), heads), cuda::kTileThreads, 0, stream_>>>(layout, qkv, lse, sink, scale);
+      cuda::sink_kernel<<<dim3(static_cast<unsigned>(K), heads), cuda::kTileThreads, 0, stream_>>>(layout, qkv, lse,
+                                                                                                   sink, scale);
     check_launch("attention_forward");
   });
 }

@@ -116,7 +116,8 @@ __device__ void multiply_by_transpose(float (&c)[RowTiles][Columns][4], const Le
 /// c (RowTiles * 16, D) += bf16(left) right: left (RowTiles * 16, Columns * 8) as a product left it, right
 /// (Columns * 8, D) rows in shared memory. An accumulator's layout is a left factor's: nothing moves.
 template <int D, int RowTiles, int Columns>
-__device__ void add_product(float (&c)[RowTiles][D / 8][4], const float (&left)[RowTiles][Columns][4], const bf16* right) {
+__device__ void add_product(float (&c)[RowTiles][D / 8][4], const float (&left)[RowTiles][Columns][4],
+                            const bf16* right) {
   const std::uint32_t address = lane_address<D>(right);
 #pragma unroll
   for (int step = 0; step < Columns / 2; ++step) {
@@ -155,15 +156,17 @@ __device__ void store_rows(bf16* out, std::int64_t stride, std::int64_t count, c
     for (int column = 0; column < D / 8; ++column)
 #pragma unroll
       for (int half = 0; half < 2; ++half)
-        *reinterpret_cast<std::uint32_t*>(rows + (tile * 16 + half * 8 + lane / 4) * kPitch<D> + column * 8 + lane % 4 * 2) =
-            pack_bf16(c[tile][column][2 * half] * factor[tile][half], c[tile][column][2 * half + 1] * factor[tile][half]);
+        *reinterpret_cast<std::uint32_t*>(rows + (tile * 16 + half * 8 + lane / 4) * kPitch<D> + column * 8 +
+                                          lane % 4 * 2) = pack_bf16(c[tile][column][2 * half] * factor[tile][half],
+                                                                    c[tile][column][2 * half + 1] * factor[tile][half]);
   __syncwarp();
   constexpr int kUnits = D / kVector;
 #pragma unroll
   for (int i = 0; i < RowTiles * 16 * kUnits / kWarp; ++i) {
     const int unit = i * kWarp + lane, row = unit / kUnits, column = unit % kUnits * kVector;
     if (row < count)
-      *reinterpret_cast<uint4*>(out + row * stride + column) = *reinterpret_cast<const uint4*>(rows + row * kPitch<D> + column);
+      *reinterpret_cast<uint4*>(out + row * stride + column) =
+          *reinterpret_cast<const uint4*>(rows + row * kPitch<D> + column);
   }
 }
 

@@ -17,10 +17,11 @@ std::int64_t mma_watched_limit(int head_dim);
 /// Rows of queries that share one of the partial sums of the forward and the statistics kernels.
 constexpr int kMmaQueryTile = 128;
 
-/// out and lse as in AttentionForward, sink_logits optional. With `watched` = K > 0 also partial sums of the weights on the first
-/// keys, (B*H, tiles of queries, K) f32.
+/// out and lse as in AttentionForward, sink_logits optional. With `watched` = K > 0 also partial sums of the weights on
+/// the first keys, (B*H, tiles of queries, K) f32.
 void mma_attention_forward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, const Tensor& qkv,
-                           const Tensor& sink_logits, const Tensor& out, const Tensor& lse, float* sink_partials, int watched);
+                           const Tensor& sink_logits, const Tensor& out, const Tensor& lse, float* sink_partials,
+                           int watched);
 
 /// dqkv as in AttentionBackward; delta (B, H, T) f32 = sum_d out dout.
 void mma_attention_backward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, const Tensor& qkv,

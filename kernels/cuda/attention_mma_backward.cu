@@ -57,12 +57,15 @@ __global__ void __launch_bounds__(kThreads) key_value_kernel(HeadLayout layout, 
   const int kv_head = static_cast<int>(blockIdx.y % layout.kv_heads), first_head = kv_head * layout.group();
   const int key_head = layout.query_heads + kv_head, value_head = key_head + layout.kv_heads;
   const std::int64_t first_key = k0 + warp * kRowTiles * 16, last_key = first_key + kRowTiles * 16 - 1;
-  const int first_step = static_cast<int>(k0 / kStep), steps_per_head = static_cast<int>((layout.length + kStep - 1) / kStep) - first_step;
+  const int first_step = static_cast<int>(k0 / kStep),
+            steps_per_head = static_cast<int>((layout.length + kStep - 1) / kStep) - first_step;
   const auto fetch = [&](int step) {
     const int head = first_head + step / steps_per_head, stage = step % 2;
     const std::int64_t q0 = std::int64_t{first_step + step % steps_per_head} * kStep;
-    copy_rows_async<D, kStep, kThreads>(queries + stage * kStage, qkv + layout.offset(b, head), layout.stride(), q0, layout.length);
-    copy_rows_async<D, kStep, kThreads>(gradients + stage * kStage, dout + layout.out_offset(b, head), layout.out_stride(), q0, layout.length);
+    copy_rows_async<D, kStep, kThreads>(queries + stage * kStage, qkv + layout.offset(b, head), layout.stride(), q0,
+                                        layout.length);
+    copy_rows_async<D, kStep, kThreads>(gradients + stage * kStage, dout + layout.out_offset(b, head),
+                                        layout.out_stride(), q0, layout.length);
     static_assert(kThreads == 2 * kStep);
     const int row = static_cast<int>(threadIdx.x) % kStep;
     const bool valid = q0 + row < layout.length;
@@ -78,7 +81,8 @@ __global__ void __launch_bounds__(kThreads) key_value_kernel(HeadLayout layout, 
   clear(dk);
   clear(dv);
   copy_rows_async<D, kKeys<D>, kThreads>(keys, qkv + layout.offset(b, key_head), layout.stride(), k0, layout.length);
-  copy_rows_async<D, kKeys<D>, kThreads>(values, qkv + layout.offset(b, value_head), layout.stride(), k0, layout.length);
+  copy_rows_async<D, kKeys<D>, kThreads>(values, qkv + layout.offset(b, value_head), layout.stride(), k0,
+                                         layout.length);
   fetch(0);
   const int steps = steps_per_head * layout.group();
   for (int step = 0; step < steps; ++step) {
@@ -129,8 +133,9 @@ __global__ void __launch_bounds__(kThreads) key_value_kernel(HeadLayout layout, 
 
 /// Block (query tile, b*H + h), long tiles first: dQ, over the keys up to the tile.
 template <int D>
-__global__ void __launch_bounds__(kThreads) query_kernel(HeadLayout layout, const bf16* qkv, const bf16* dout,
-                                                         const float* lse, const float* delta, bf16* dqkv, float scale) {
+__global__ void __launch_bounds__(kThreads)
+    query_kernel(HeadLayout layout, const bf16* qkv, const bf16* dout, const float* lse, const float* delta, bf16* dqkv,
+                 float scale) {
   constexpr int kRowTiles = kQueryRowTiles, kStage = kStep * kPitch<D>;
   constexpr bool kHeld = D <= 64;
   extern __shared__ __align__(16) unsigned char shared[];
@@ -159,14 +164,16 @@ __global__ void __launch_bounds__(kThreads) query_kernel(HeadLayout layout, cons
   for (int t = 0; t < kRowTiles; ++t)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const std::int64_t row = first_row + t * 16 + h * 8 + lane / 4, at = std::int64_t{blockIdx.y} * layout.length + row;
+      const std::int64_t row = first_row + t * 16 + h * 8 + lane / 4,
+                         at = std::int64_t{blockIdx.y} * layout.length + row;
       const bool valid = row < layout.length;
       negative_lse[t][h] = valid ? -kLog2E * lse[at] : 0.0F;
       row_delta[t][h] = valid ? delta[at] : 0.0F;
       scales[t][h] = scale;
     }
   copy_rows_async<D, kQueries, kThreads>(queries, qkv + layout.offset(b, head), layout.stride(), q0, layout.length);
-  copy_rows_async<D, kQueries, kThreads>(gradients, dout + layout.out_offset(b, head), layout.out_stride(), q0, layout.length);
+  copy_rows_async<D, kQueries, kThreads>(gradients, dout + layout.out_offset(b, head), layout.out_stride(), q0,
+                                         layout.length);
   fetch(0);
   const int steps = (static_cast<int>(min(q0 + kQueries, layout.length)) - 1) / kStep + 1;
   for (int step = 0; step < steps; ++step) {

@@ -39,8 +39,10 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(HeadLayout layout, co
   const bf16* value_rows = qkv + layout.offset(b, layout.value_head(head));
   const auto fetch = [&](int block) {
     const int at = block % 2 * kKeys * kPitch<D>;
-    copy_rows_async<D, kKeys, kThreads>(keys + at, key_rows, layout.stride(), std::int64_t{block} * kKeys, layout.length);
-    copy_rows_async<D, kKeys, kThreads>(values + at, value_rows, layout.stride(), std::int64_t{block} * kKeys, layout.length);
+    copy_rows_async<D, kKeys, kThreads>(keys + at, key_rows, layout.stride(), std::int64_t{block} * kKeys,
+                                        layout.length);
+    copy_rows_async<D, kKeys, kThreads>(values + at, value_rows, layout.stride(), std::int64_t{block} * kKeys,
+                                        layout.length);
   };
 
   const float scale_log2 = scale * kLog2E;
@@ -53,7 +55,8 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(HeadLayout layout, co
 #pragma unroll
   for (int t = 0; t < kRowTiles; ++t)
 #pragma unroll
-    for (int h = 0; h < 2; ++h) highest[t][h] = first, sum[t][h] = sink_logits == nullptr || lane % 4 != 0 ? 0.0F : 1.0F;
+    for (int h = 0; h < 2; ++h)
+      highest[t][h] = first, sum[t][h] = sink_logits == nullptr || lane % 4 != 0 ? 0.0F : 1.0F;
 
   const auto last_key = static_cast<int>(min(q0 + kQueries, layout.length)) - 1;
   const int last_block = last_key / kKeys;
@@ -174,15 +177,16 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(HeadLayout layout, co
 std::int64_t mma_watched_limit(int head_dim) { return head_dim <= 64 ? kSub<64> : kSub<128>; }
 
 void mma_attention_forward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, const Tensor& qkv,
-                           const Tensor& sink_logits, const Tensor& out, const Tensor& lse, float* sink_partials, int watched) {
+                           const Tensor& sink_logits, const Tensor& out, const Tensor& lse, float* sink_partials,
+                           int watched) {
   const float scale = 1.0F / std::sqrt(static_cast<float>(layout.head_dim));
   const dim3 grid(static_cast<unsigned>(layout.tiles(kQueries)), static_cast<unsigned>(sequences * layout.query_heads));
   with_head_dim(layout.head_dim, [&]<int D>() {
     check_cuda(cudaFuncSetAttribute(forward_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(kShared<D>)), "attention_forward");
-    forward_kernel<D><<<grid, kThreads, kShared<D>, stream>>>(layout, pointer<const bf16>(qkv), pointer<const bf16>(sink_logits),
-                                                               pointer<bf16>(out), pointer<float>(lse), sink_partials,
-                                                               watched, scale);
+    forward_kernel<D><<<grid, kThreads, kShared<D>, stream>>>(layout, pointer<const bf16>(qkv),
+                                                              pointer<const bf16>(sink_logits), pointer<bf16>(out),
+                                                              pointer<float>(lse), sink_partials, watched, scale);
   });
   check_launch("attention_forward");
 }

@@ -100,7 +100,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const std::int64_t row = first_row + t * 16 + h * 8 + lane / 4;
-      negative_lse[t][h] = row < layout.length ? -kLog2E * lse[std::int64_t{blockIdx.y} * layout.length + row] : kUnseen;
+      negative_lse[t][h] =
+          row < layout.length ? -kLog2E * lse[std::int64_t{blockIdx.y} * layout.length + row] : kUnseen;
       highest[t][h] = kUnseen;
       entropy[t][h] = cosine[t][h] = first_score[t][h] = first_weight[t][h] = first_cosine[t][h] = 0.0F;
     }
@@ -231,8 +232,8 @@ void mma_attention_statistics(cudaStream_t stream, const HeadLayout& layout, std
   with_head_dim(layout.head_dim, [&]<int D>() {
     check_cuda(cudaFuncSetAttribute(statistics_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(kShared<D>)), "attention_statistics");
-    statistics_kernel<D><<<grid, kThreads, kShared<D>, stream>>>(layout, pointer<const bf16>(qkv), pointer<const float>(lse),
-                                                                  partials, key_partials, scale);
+    statistics_kernel<D><<<grid, kThreads, kShared<D>, stream>>>(
+        layout, pointer<const bf16>(qkv), pointer<const float>(lse), partials, key_partials, scale);
   });
   check_launch("attention_statistics");
 }

@@ -163,7 +163,8 @@ void CudaOps::attention_statistics(const AttentionStatistics& args) {
   const int rows = tensor_cores ? cuda::kMmaQueryTile : cuda::kTile;
   const std::int64_t tiles = layout.tiles(rows), places = B * H * tiles;
   auto* partials = reinterpret_cast<double*>(
-      scratch(static_cast<std::size_t>(places) * (cuda::kStatistics * sizeof(double) + static_cast<std::size_t>(T) * sizeof(float))));
+      scratch(static_cast<std::size_t>(places) *
+              (cuda::kStatistics * sizeof(double) + static_cast<std::size_t>(T) * sizeof(float))));
   auto* key_partials = reinterpret_cast<float*>(partials + places * cuda::kStatistics);
   const cuda::Outputs out{cuda::pointer<float>(args.sink),     cuda::pointer<float>(args.first_mass),
                           cuda::pointer<float>(args.first_argmax), cuda::pointer<float>(args.entropy),

@@ -1,5 +1,6 @@
-// Attention on plain fp32 arithmetic, for fp32 and the head dims without tensor core kernels: tiles of 32 queries and 32 keys in shared memory, a warp to four
-// rows of one of them and a lane to a row of the other. Any T, D <= 256, both compute dtypes.
+// Attention on plain fp32 arithmetic, for fp32 and the head dims without tensor core kernels: tiles of 32 queries and
+// 32 keys in shared memory, a warp to four rows of one of them and a lane to a row of the other. Any T, D <= 256, both
+// compute dtypes.
 #pragma once
 
 #include "kernels/cuda/attention_layout.cuh"

@@ -1,5 +1,5 @@
-// Softmax cross-entropy: one block a row of logits, which are overwritten by their gradient. Few large blocks, so that a row is
-// still in the second-level cache when it is read again; sm90/ has one that reads it once.
+// Softmax cross-entropy: one block a row of logits, which are overwritten by their gradient. Few large blocks, so that
+// a row is still in the second-level cache when it is read again; sm90/ has one that reads it once.
 #include <cmath>
 
 #include "kernels/check.h"
@@ -16,7 +16,8 @@ namespace {
 
 constexpr int kThreads = 1024, kBlocks = 2;  // of a multiprocessor
 
-/// exp(x - offset); in bf16 as 2^(x log2 e - offset), so that a logit costs two instructions. `unit` turns an x into such an offset.
+/// exp(x - offset); in bf16 as 2^(x log2 e - offset), so that a logit costs two instructions. `unit` turns an x into
+/// such an offset.
 template <class T>
 struct Exponential {
   static constexpr float unit = 1.0F;
@@ -29,8 +30,9 @@ struct Exponential<bf16> {
 };
 
 template <bool Aligned, class T>
-__global__ void __launch_bounds__(kThreads, kBlocks) cross_entropy_kernel(T* logits, const std::int32_t* targets, float* losses,
-                                                                 std::int64_t vocabulary, bool gradient, float scale) {
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    cross_entropy_kernel(T* logits, const std::int32_t* targets, float* losses, std::int64_t vocabulary, bool gradient,
+                         float scale) {
   constexpr std::int64_t kStep = kThreads * kVector;
   T* row = logits + std::int64_t{blockIdx.x} * vocabulary;
   const std::int32_t target = targets[blockIdx.x];
@@ -55,7 +57,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks) cross_entropy_kernel(T* log
       sum *= expf(highest - top);
       highest = top;
     }
-    const float offset = highest == -INFINITY ? 0.0F : highest * Exponential<T>::unit;  // nothing but -infinity adds nothing, no NaN
+    // Where there is nothing but -infinity, nothing is added, and no NaN.
+    const float offset = highest == -INFINITY ? 0.0F : highest * Exponential<T>::unit;
 #pragma unroll
     for (int j = 0; j < kVector; ++j)
       if (Aligned || c + j < vocabulary) sum += Exponential<T>::of(x[j], offset);
@@ -72,7 +75,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks) cross_entropy_kernel(T* log
     float x[kVector];
     load_some<Aligned>(row + c, vocabulary - c, x);
 #pragma unroll
-    for (int j = 0; j < kVector; ++j) x[j] = factor * Exponential<T>::of(x[j], offset) - (c + j == target ? scale : 0.0F);
+    for (int j = 0; j < kVector; ++j)
+      x[j] = factor * Exponential<T>::of(x[j], offset) - (c + j == target ? scale : 0.0F);
     store_some<Aligned>(row + c, vocabulary - c, x);
   }
 }
@@ -90,10 +94,11 @@ void CudaOps::cross_entropy(const CrossEntropy& args) {
   if (N == 0) return;
 #ifdef SINKSCOPE_SM90A
   using cuda::sm90::kLongestRow, cuda::sm90::kShortestRow;
-  if (real_ == DType::bf16 && has_sm90() && V >= kShortestRow && V <= kLongestRow && cuda::vector_rows(V, cuda::pointer<cuda::bf16>(args.logits)) &&
-      args.scale >= 0) {
-    cuda::sm90::cross_entropy(stream_, properties_.multiProcessorCount, args.logits.data, cuda::pointer<const std::int32_t>(args.targets),
-                              cuda::pointer<float>(args.losses), N, V, args.gradient, args.scale);
+  if (real_ == DType::bf16 && has_sm90() && V >= kShortestRow && V <= kLongestRow &&
+      cuda::vector_rows(V, cuda::pointer<cuda::bf16>(args.logits)) && args.scale >= 0) {
+    cuda::sm90::cross_entropy(stream_, properties_.multiProcessorCount, args.logits.data,
+                              cuda::pointer<const std::int32_t>(args.targets), cuda::pointer<float>(args.losses), N, V,
+                              args.gradient, args.scale);
     return;
   }
 #endif

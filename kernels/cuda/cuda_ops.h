@@ -30,8 +30,8 @@ namespace cuda {
 struct Rotary;
 }
 
-/// What is done to a product before it is stored: d = GELU(product) or SwiGLU(product), the product itself in aux; d = the gradient of
-/// aux, of whose GELU or SwiGLU the product is the gradient.
+/// What is done to a product before it is stored: d = GELU(product) or SwiGLU(product), the product itself in aux; d =
+/// the gradient of aux, of whose GELU or SwiGLU the product is the gradient.
 enum class ProductEpilogue : std::uint8_t { none, gelu, gelu_gradient, swiglu, swiglu_gradient };
 /// What a product multiplies: the compute dtype, or FP8 numbers, of which b may be in E5M2.
 enum class ProductOperands : std::uint8_t { real, e4m3, e4m3_e5m2 };
@@ -132,14 +132,15 @@ class CudaOps final : public Ops {
     const void *a, *b;
     void* d;                     // (m, n); of swiglu (m / 2, n), of swiglu_gradient (2 m, n)
     const void* bias = nullptr;  // (m), added to every column
-    void* aux = nullptr;         // z of an activation, written by gelu and swiglu, read by their gradients: (m, n), of swiglu_gradient (2 m, n)
+    /// z of an activation, written by gelu and swiglu, read by their gradients: (m, n), of swiglu_gradient (2 m, n).
+    void* aux = nullptr;
     const void *a_scale = nullptr, *b_scale = nullptr;  // (1) f32 on the device, by which FP8 products are multiplied
     float* sums = nullptr;       // where our own kernel may leave column sums of d's rows: (ceil(n / kOwnSumRows), m)
   };
   struct Plan;
   std::string product_name(const Product& product) const;
-  /// What a product with an epilogue does, by operations of their own; and what follows the product with it. Both add to
-  /// nothing, so that they may be done any number of times.
+  /// What a product with an epilogue does, by operations of their own; and what follows the product with it. Both add
+  /// to nothing, so that they may be done any number of times.
   struct Apart {
     std::function<void()> all, after_product;
   };
@@ -156,7 +157,8 @@ class CudaOps final : public Ops {
                                const std::vector<cublasLtMatmulAlgo_t>& candidates);
   void run(const char* op, const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& product,
            const Operands& operands);
-  /// A product with an epilogue. By nobody: there is no algorithm for it, or `apart` was faster; the product is still to do.
+  /// A product with an epilogue. By nobody: there is no algorithm for it, or `apart` was faster; the product is still
+  /// to do.
   By try_multiply(const char* op, const Product& product, const Operands& operands, const Apart& apart);
   void multiply(const char* op, const Product& product, const Operands& operands);
   bool fuses_gelu(GeluKind kind, const Tensor& z) const;
@@ -164,8 +166,10 @@ class CudaOps final : public Ops {
   void expect_fp8(const char* op) const;
   bool forward_in_fp8(const LinearForward& args);
   bool backward_in_fp8(const LinearBackward& args);
-  void multiply_gelu_gradient(const LinearBackward& args, const Product& product, const std::function<void()>& multiply_apart);
-  void multiply_swiglu_gradient(const LinearBackward& args, const Product& product, const std::function<void()>& multiply_apart);
+  void multiply_gelu_gradient(const LinearBackward& args, const Product& product,
+                              const std::function<void()>& multiply_apart);
+  void multiply_swiglu_gradient(const LinearBackward& args, const Product& product,
+                                const std::function<void()>& multiply_apart);
   /// sums (C) += column sums of x (N, C), through partial ones in scratch memory: (blocks of kBiasRows rows, C).
   void add_column_sums(const char* op, const Tensor& sums, const Tensor& x);
   const float* column_partials(const char* op, const Tensor& x);

@@ -1,5 +1,5 @@
-// Embedding lookup, and its gradient without atomics: tokens are sorted (stably, so equal tokens keep their order), then
-// each distinct token's rows are added up in order, by a warp for some channels. Long runs are cut where the
+// Embedding lookup, and its gradient without atomics: tokens are sorted (stably, so equal tokens keep their order),
+// then each distinct token's rows are added up in order, by a warp for some channels. Long runs are cut where the
 // sorted rows are a multiple of kPiece, since a text's commonest token has up to a fifth of them.
 #include <cub/device/device_radix_sort.cuh>
 
@@ -78,14 +78,15 @@ __device__ void add_to(float* out, const float (&acc)[kVector], std::int64_t lef
     if (j < left) out[j] += acc[j];
 }
 
-/// Sums of pieces of runs, (pieces, C) each: of the run that goes on from the piece before, and of one that begins in the piece
-/// and goes on in the next.
+/// Sums of pieces of runs, (pieces, C) each: of the run that goes on from the piece before, and of one that begins in
+/// the piece and goes on in the next.
 struct PieceSums {
   float *continued, *begun;
 };
 
 /// The first place from begin + 1 on whose token is another than that at `begin`, or `end`; found by a warp.
-__device__ std::int64_t end_of_run(const std::int32_t* sorted, std::int64_t begin, std::int64_t end, std::int32_t token) {
+__device__ std::int64_t end_of_run(const std::int32_t* sorted, std::int64_t begin, std::int64_t end,
+                                   std::int32_t token) {
   for (std::int64_t first = begin + 1; first < end; first += kWarp) {
     const std::int64_t place = first + threadIdx.x % kWarp;
     const unsigned others = __ballot_sync(kAllLanes, place >= end || sorted[place] != token);
@@ -94,11 +95,12 @@ __device__ std::int64_t end_of_run(const std::int32_t* sorted, std::int64_t begi
   return end;
 }
 
-/// Warp per place in the sorted tokens where a run of equal tokens begins, or a piece inside of one, and Vectors x 256 channels;
-/// others leave at once. It adds up the run's rows in order.
+/// Warp per place in the sorted tokens where a run of equal tokens begins, or a piece inside of one, and Vectors x 256
+/// channels; others leave at once. It adds up the run's rows in order.
 template <int Vectors, bool Aligned, class T>
-__global__ void __launch_bounds__(kTokenThreads) token_gradient_kernel(float* dwte, PieceSums sums, const T* dout, const std::int32_t* sorted,
-                                                                       const std::int32_t* order, std::int64_t rows, std::int64_t channels) {
+__global__ void __launch_bounds__(kTokenThreads)
+    token_gradient_kernel(float* dwte, PieceSums sums, const T* dout, const std::int32_t* sorted,
+                          const std::int32_t* order, std::int64_t rows, std::int64_t channels) {
   const std::int64_t begin = std::int64_t{blockIdx.x} * (kTokenThreads / kWarp) + threadIdx.x / kWarp;
   if (begin >= rows) return;
   const std::int32_t token = sorted[begin];
@@ -110,7 +112,9 @@ __global__ void __launch_bounds__(kTokenThreads) token_gradient_kernel(float* dw
   const bool whole = begins && !(end == next && next < rows && sorted[next] == token);
   float* out = whole ? dwte + token * channels : (begins ? sums.begun : sums.continued) + piece * channels;
   float acc[Vectors][kVector] = {};
-  const auto column = [&](int v) { return ((std::int64_t{blockIdx.y} * Vectors + v) * kColumns + threadIdx.x % kWarp) * kVector; };
+  const auto column = [&](int v) {
+    return ((std::int64_t{blockIdx.y} * Vectors + v) * kColumns + threadIdx.x % kWarp) * kVector;
+  };
 #pragma unroll 8
   for (std::int64_t i = begin; i < end; ++i) {
     const T* row = dout + order[i] * channels;
@@ -136,8 +140,8 @@ __global__ void __launch_bounds__(kTokenThreads) token_gradient_kernel(float* dw
 }
 
 /// Block per piece but the last, and 256 channels: adds up the pieces of the run that begins in it and goes on.
-__global__ void __launch_bounds__(kColumns* kVector) long_run_kernel(float* dwte, PieceSums sums, const std::int32_t* sorted,
-                                                                     std::int64_t rows, std::int64_t channels) {
+__global__ void __launch_bounds__(kColumns* kVector)
+    long_run_kernel(float* dwte, PieceSums sums, const std::int32_t* sorted, std::int64_t rows, std::int64_t channels) {
   const std::int64_t piece = blockIdx.x, c = std::int64_t{blockIdx.y} * kColumns * kVector + threadIdx.x;
   std::int64_t next = (piece + 1) * kPiece;
   const std::int32_t token = sorted[next];
@@ -174,8 +178,9 @@ void CudaOps::embedding_forward(const EmbeddingForward& args) {
   check.shape("out", args.out, real_, {N, C});
   if (args.wpe) {
     check.rank("wpe", args.wpe, real_, 2);
-    check.that(args.wpe.extent(0) >= T && args.wpe.extent(1) == C, "wpe",
-               "is " + describe(args.wpe) + ", expected at least (" + std::to_string(T) + ", " + std::to_string(C) + ")");
+    check.that(
+        args.wpe.extent(0) >= T && args.wpe.extent(1) == C, "wpe",
+        "is " + describe(args.wpe) + ", expected at least (" + std::to_string(T) + ", " + std::to_string(C) + ")");
   }
   if (args.norm.out) return norm_rows(check, looked_up_norm(check, args), &args);
   if (N * C == 0) return;
@@ -185,8 +190,9 @@ void CudaOps::embedding_forward(const EmbeddingForward& args) {
     const auto* wpe = cuda::pointer<const R>(args.wpe);
     const std::int64_t items = N * cuda::ceil_div(C, cuda::kVector);
     cuda::with_bool(cuda::vector_rows(C, out, wte, wpe), [&](auto aligned) {
-      cuda::forward_kernel<decltype(aligned)::value><<<cuda::grid_of(items, cuda::kThreads, items), cuda::kThreads, 0, stream_>>>(
-          out, cuda::pointer<const std::int32_t>(args.tokens), wte, wpe, N, T, C);
+      cuda::forward_kernel<decltype(aligned)::value>
+          <<<cuda::grid_of(items, cuda::kThreads, items), cuda::kThreads, 0, stream_>>>(
+              out, cuda::pointer<const std::int32_t>(args.tokens), wte, wpe, N, T, C);
     });
   });
   check_launch("embedding_forward");
@@ -200,11 +206,13 @@ void CudaOps::embedding_backward(const EmbeddingBackward& args) {
   const std::int64_t C = args.dout.extent(1);
   check.shape("dout", args.dout, real_, {N, C});
   check.rank("dwte", args.dwte, DType::f32, 2);
-  check.that(args.dwte.extent(1) == C, "dwte", "is " + describe(args.dwte) + ", expected " + std::to_string(C) + " channels");
+  check.that(args.dwte.extent(1) == C, "dwte",
+             "is " + describe(args.dwte) + ", expected " + std::to_string(C) + " channels");
   if (args.dwpe) {
     check.rank("dwpe", args.dwpe, DType::f32, 2);
-    check.that(args.dwpe.extent(0) >= T && args.dwpe.extent(1) == C, "dwpe",
-               "is " + describe(args.dwpe) + ", expected at least (" + std::to_string(T) + ", " + std::to_string(C) + ")");
+    check.that(
+        args.dwpe.extent(0) >= T && args.dwpe.extent(1) == C, "dwpe",
+        "is " + describe(args.dwpe) + ", expected at least (" + std::to_string(T) + ", " + std::to_string(C) + ")");
   }
   if (N * C == 0) return;
   const int rows = check.blas_int("tokens", N);
@@ -217,7 +225,8 @@ void CudaOps::embedding_backward(const EmbeddingBackward& args) {
                                              static_cast<std::int32_t*>(nullptr), rows, 0, bits, stream_),
              "embedding_backward: sort");
   const std::int64_t padded = cuda::ceil_div(N, 64) * 64, pieces = cuda::ceil_div(N, cuda::kPiece);
-  auto* identity = scratch_of<std::int32_t>(3 * padded + std::max(2 * pieces * C, static_cast<std::int64_t>(sort_bytes / 4 + 64)));
+  auto* identity =
+      scratch_of<std::int32_t>(3 * padded + std::max(2 * pieces * C, static_cast<std::int64_t>(sort_bytes / 4 + 64)));
   std::int32_t *order = identity + padded, *sorted = order + padded;
   auto* continued = reinterpret_cast<float*>(sorted + padded);
   const cuda::PieceSums sums{.continued = continued, .begun = continued + pieces * C};
@@ -233,23 +242,26 @@ void CudaOps::embedding_backward(const EmbeddingBackward& args) {
       const auto add_tokens = [&]<int Vectors>() {
         const dim3 grid(cuda::grid_of(N, cuda::kTokenThreads / cuda::kWarp, N),
                         static_cast<unsigned>(cuda::ceil_div(C, Vectors * cuda::kColumns * cuda::kVector)));
-        cuda::token_gradient_kernel<Vectors, kAligned><<<grid, cuda::kTokenThreads, 0, stream_>>>(cuda::pointer<float>(args.dwte), sums, dout, sorted,
-                                                                                                   order, N, C);
+        cuda::token_gradient_kernel<Vectors, kAligned><<<grid, cuda::kTokenThreads, 0, stream_>>>(
+            cuda::pointer<float>(args.dwte), sums, dout, sorted, order, N, C);
       };
       if (C <= cuda::kColumns * cuda::kVector)
         add_tokens.template operator()<1>();
       else
         add_tokens.template operator()<2>();
       if (args.dwpe) {
-        const dim3 grid(static_cast<unsigned>(T), static_cast<unsigned>(cuda::ceil_div(C, cuda::kColumns * cuda::kVector)));
+        const dim3 grid(static_cast<unsigned>(T),
+                        static_cast<unsigned>(cuda::ceil_div(C, cuda::kColumns * cuda::kVector)));
         cuda::position_gradient_kernel<kAligned><<<grid, cuda::kThreads, 0, stream_>>>(cuda::pointer<float>(args.dwpe),
                                                                                        dout, B, T, C);
       }
     });
   });
   if (pieces > 1) {
-    const dim3 grid(static_cast<unsigned>(pieces - 1), static_cast<unsigned>(cuda::ceil_div(C, cuda::kColumns * cuda::kVector)));
-    cuda::long_run_kernel<<<grid, cuda::kColumns * cuda::kVector, 0, stream_>>>(cuda::pointer<float>(args.dwte), sums, sorted, N, C);
+    const dim3 grid(static_cast<unsigned>(pieces - 1),
+                    static_cast<unsigned>(cuda::ceil_div(C, cuda::kColumns * cuda::kVector)));
+    cuda::long_run_kernel<<<grid, cuda::kColumns * cuda::kVector, 0, stream_>>>(cuda::pointer<float>(args.dwte), sums,
+                                                                                sorted, N, C);
   }
   check_launch("embedding_backward");
 }

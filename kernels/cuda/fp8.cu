@@ -1,5 +1,6 @@
-// Linear maps with FP8 products. cuBLASLt takes such operands on Hopper only where both have the summed index last, so backward needs
-// the transposes of all three: they are rounded and transposed in one pass, and nothing in FP8 is kept between operations.
+// Linear maps with FP8 products. cuBLASLt takes such operands on Hopper only where both have the summed index last, so
+// backward needs the transposes of all three: they are rounded and transposed in one pass, and nothing in FP8 is kept
+// between operations.
 #include "kernels/backend_memory.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/error.h"
@@ -54,7 +55,8 @@ __device__ inline void raise_amax(float* amax, std::uint32_t magnitudes) {
 
 /// out (n) = codes of x (n), n a multiple of 16; amax alone where Write is not set.
 template <__nv_fp8_interpretation_t Format, bool Write, bool Aligned>
-__global__ void __launch_bounds__(kThreads) quantize_kernel(Code* out, float* amax, const bf16* x, std::int64_t n, const float* scale) {
+__global__ void __launch_bounds__(kThreads)
+    quantize_kernel(Code* out, float* amax, const bf16* x, std::int64_t n, const float* scale) {
   const float factor = Write ? *scale : 0.0F;
   std::uint32_t magnitudes = 0;
   const std::int64_t stride = std::int64_t{gridDim.x} * kThreads * kItem;
@@ -79,16 +81,17 @@ __global__ void __launch_bounds__(kThreads) quantize_kernel(Code* out, float* am
   raise_amax(amax, magnitudes);
 }
 
-/// transposed (columns, padded) = codes of x (rows, columns), zeros behind the rows; out (rows, columns) the same codes untransposed,
-/// if given. amax is left alone if it is null.
+/// transposed (columns, padded) = codes of x (rows, columns), zeros behind the rows; out (rows, columns) the same codes
+/// untransposed, if given. amax is left alone if it is null.
 template <__nv_fp8_interpretation_t Format, bool Aligned>
 __global__ void __launch_bounds__(kThreads)
-    transpose_kernel(Code* transposed, Code* out, float* amax, const bf16* x, std::int64_t rows, std::int64_t columns, std::int64_t padded,
-                     const float* scale) {
+    transpose_kernel(Code* transposed, Code* out, float* amax, const bf16* x, std::int64_t rows, std::int64_t columns,
+                     std::int64_t padded, const float* scale) {
   __shared__ std::uint32_t tile[kTileColumns][kTileRows / 4 + 1];  // four rows a word
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   const int group = lane % 8, quad = warp * 4 + lane / 8;  // of eight columns, of four rows
-  const std::int64_t first_row = std::int64_t{blockIdx.x} * kTileRows, first_column = std::int64_t{blockIdx.y} * kTileColumns;
+  const std::int64_t first_row = std::int64_t{blockIdx.x} * kTileRows,
+                     first_column = std::int64_t{blockIdx.y} * kTileColumns;
   const std::int64_t row = first_row + quad * 4, column = first_column + group * kVector;
   const float factor = *scale;
   float v[4][kVector];
@@ -143,23 +146,25 @@ void quantize(cudaStream_t stream, Code* out, const Fp8Scaling& scaling, const T
   const unsigned blocks = grid_of(x.size(), kThreads * kItem, kBlocks);
   with_bool(vector_rows(x.extent(1), from), [&](auto aligned) {
     with_bool(out != nullptr, [&](auto write) {
-      quantize_kernel<__NV_E4M3, decltype(write)::value, decltype(aligned)::value>
-          <<<blocks, kThreads, 0, stream>>>(out, pointer<float>(scaling.amax), from, x.size(), pointer<const float>(scaling.scale));
+      quantize_kernel<__NV_E4M3, decltype(write)::value, decltype(aligned)::value><<<blocks, kThreads, 0, stream>>>(
+          out, pointer<float>(scaling.amax), from, x.size(), pointer<const float>(scaling.scale));
     });
   });
 }
 
 std::int64_t padded_rows(std::int64_t rows) { return ceil_div(rows, kFp8Multiple) * kFp8Multiple; }
 
-void transpose(cudaStream_t stream, Code* transposed, Code* out, const Fp8Scaling& scaling, const Tensor& x, bool output_gradient) {
+void transpose(cudaStream_t stream, Code* transposed, Code* out, const Fp8Scaling& scaling, const Tensor& x,
+               bool output_gradient) {
   const auto* from = pointer<const bf16>(x);
   const std::int64_t rows = x.extent(0), columns = x.extent(1);
-  const dim3 grid(static_cast<unsigned>(ceil_div(rows, kTileRows)), static_cast<unsigned>(ceil_div(columns, kTileColumns)));
+  const dim3 grid(static_cast<unsigned>(ceil_div(rows, kTileRows)),
+                  static_cast<unsigned>(ceil_div(columns, kTileColumns)));
   with_format(output_gradient, [&](auto format) {
     with_bool(vector_rows(columns, from), [&](auto aligned) {
-      transpose_kernel<decltype(format)::value, decltype(aligned)::value><<<grid, kThreads, 0, stream>>>(
-          transposed, out, output_gradient ? pointer<float>(scaling.amax) : nullptr, from, rows, columns, padded_rows(rows),
-          pointer<const float>(scaling.scale));
+      transpose_kernel<decltype(format)::value, decltype(aligned)::value>
+          <<<grid, kThreads, 0, stream>>>(transposed, out, output_gradient ? pointer<float>(scaling.amax) : nullptr,
+                                          from, rows, columns, padded_rows(rows), pointer<const float>(scaling.scale));
     });
   });
 }
@@ -168,13 +173,17 @@ void transpose(cudaStream_t stream, Code* transposed, Code* out, const Fp8Scalin
 }  // namespace cuda
 
 void CudaOps::expect_fp8(const char* op) const {
-  if (real_ != DType::bf16) throw std::invalid_argument(std::string(op) + ": fp8 is given to a backend of f32, expected one of bf16");
+  if (real_ != DType::bf16)
+    throw std::invalid_argument(std::string(op) + ": fp8 is given to a backend of f32, expected one of bf16");
   if (!has_fp8())
     throw std::runtime_error(std::string(op) + ": " + properties_.name + " has no FP8 products: compute capability " +
-                             std::to_string(properties_.major) + "." + std::to_string(properties_.minor) + ", expected at least 8.9");
+                             std::to_string(properties_.major) + "." + std::to_string(properties_.minor) +
+                             ", expected at least 8.9");
 }
 
-bool CudaOps::has_fp8() const { return real_ == DType::bf16 && (properties_.major > 8 || (properties_.major == 8 && properties_.minor >= 9)); }
+bool CudaOps::has_fp8() const {
+  return real_ == DType::bf16 && (properties_.major > 8 || (properties_.major == 8 && properties_.minor >= 9));
+}
 
 /// Takes amax, and does the product. False: it is to be done without.
 bool CudaOps::forward_in_fp8(const LinearForward& args) {
@@ -188,7 +197,8 @@ bool CudaOps::forward_in_fp8(const LinearForward& args) {
   check_launch(kOp);
   if (args.fp8.measure) return false;
   multiply(kOp,
-           {.m = O, .n = N, .k = I, .transpose_a = true, .transpose_b = false, .lda = I, .ldb = I, .ldd = O, .output = real_,
+           {.m = O, .n = N, .k = I, .transpose_a = true, .transpose_b = false, .lda = I, .ldb = I, .ldd = O,
+            .output = real_,
             .operands = ProductOperands::e4m3},
            {weight, x, args.out.data, args.bias.data, nullptr, args.fp8.weight.inverse.data, args.fp8.x.inverse.data});
   if (args.gelu) gelu_forward({.kind = args.gelu_kind, .x = args.out, .out = args.gelu});
@@ -218,23 +228,26 @@ bool CudaOps::backward_in_fp8(const LinearBackward& args) {
     auto* weight = take(O * I);
     cuda::transpose(stream_, weight, nullptr, args.fp8.weight, args.weight, false);
     multiply(kOp,
-             {.m = I, .n = N, .k = O, .transpose_a = true, .transpose_b = false, .lda = O, .ldb = O, .ldd = I, .output = real_,
-              .accumulate = args.accumulate, .operands = ProductOperands::e4m3_e5m2},
+             {.m = I, .n = N, .k = O, .transpose_a = true, .transpose_b = false, .lda = O, .ldb = O, .ldd = I,
+              .output = real_, .accumulate = args.accumulate, .operands = ProductOperands::e4m3_e5m2},
              {weight, dout, args.dx.data, nullptr, nullptr, args.fp8.weight.inverse.data, args.fp8.dout.inverse.data});
   }
   if (args.dweight) {
     auto* x = take(P * I);
     cuda::transpose(stream_, x, nullptr, args.fp8.x, args.x, false);
-    multiply(kOp,
-             {.m = I, .n = O, .k = P, .transpose_a = true, .transpose_b = false, .lda = P, .ldb = P, .ldd = I, .output = DType::f32,
-              .accumulate = !args.replace, .operands = ProductOperands::e4m3_e5m2},
-             {x, dout_transposed, args.dweight.data, nullptr, nullptr, args.fp8.x.inverse.data, args.fp8.dout.inverse.data});
+    multiply(
+        kOp,
+        {.m = I, .n = O, .k = P, .transpose_a = true, .transpose_b = false, .lda = P, .ldb = P, .ldd = I,
+         .output = DType::f32, .accumulate = !args.replace, .operands = ProductOperands::e4m3_e5m2},
+        {x, dout_transposed, args.dweight.data, nullptr, nullptr, args.fp8.x.inverse.data, args.fp8.dout.inverse.data});
   }
   check_launch(kOp);
   // Its column sums take the scratch memory that operands were in.
   if (args.gelu_input)
-    gelu_backward({.kind = args.gelu_kind, .x = args.gelu_input, .dout = args.dx, .dx = args.dx, .dx_sums = args.dx_sums});
-  if (args.swiglu_input) swiglu_backward({.gate_up = args.swiglu_input, .dout = args.dx, .dgate_up = args.dswiglu_input});
+    gelu_backward(
+        {.kind = args.gelu_kind, .x = args.gelu_input, .dout = args.dx, .dx = args.dx, .dx_sums = args.dx_sums});
+  if (args.swiglu_input)
+    swiglu_backward({.gate_up = args.swiglu_input, .dout = args.dx, .dgate_up = args.dswiglu_input});
   return true;
 }
 

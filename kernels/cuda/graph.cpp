@@ -6,8 +6,8 @@
 
 namespace sinkscope {
 
-/// The first run calls the work, which makes plans of products and takes memory that it needs; the second records it, and later ones
-/// launch what was recorded, until memory that operations keep for themselves has moved.
+/// The first run calls the work, which makes plans of products and takes memory that it needs; the second records it,
+/// and later ones launch what was recorded, until memory that operations keep for themselves has moved.
 class CudaOps::RecordedWork final : public RepeatedWork {
  public:
   explicit RecordedWork(CudaOps& ops) : ops_(ops) {}

@@ -63,7 +63,8 @@ void CudaOps::linear_forward(const LinearForward& args) {
   check_fp8(check, args.fp8, I, O);
   if (N == 0 || O == 0) return;
   if (args.fp8 && forward_in_fp8(args)) return;
-  Product product{.m = O, .n = N, .k = I, .transpose_a = true, .transpose_b = false, .lda = I, .ldb = I, .ldd = O, .output = real_};
+  Product product{
+      .m = O, .n = N, .k = I, .transpose_a = true, .transpose_b = false, .lda = I, .ldb = I, .ldd = O, .output = real_};
   const auto apart = [&] {
     multiply("linear_forward", product, {args.weight.data, args.x.data, args.out.data, args.bias.data});
     if (args.gelu) gelu_forward({.kind = args.gelu_kind, .x = args.out, .out = args.gelu});
@@ -73,15 +74,18 @@ void CudaOps::linear_forward(const LinearForward& args) {
   if (gelu || swiglu) {
     Product fused = product;
     fused.epilogue = gelu ? ProductEpilogue::gelu : ProductEpilogue::swiglu;
-    const Operands operands{args.weight.data, args.x.data, (gelu ? args.gelu : args.swiglu).data, args.bias.data, args.out.data};
+    const Operands operands{args.weight.data, args.x.data, (gelu ? args.gelu : args.swiglu).data, args.bias.data,
+                            args.out.data};
     if (try_multiply("linear_forward", fused, operands, {apart, [] {}}) != By::nobody) return;
   }
   apart();
 }
 
-/// Whether a product may have this GELU in its epilogue, `z` (rows, columns) being what it is of. cuBLASLt and our own kernel have the tanh form.
+/// Whether a product may have this GELU in its epilogue, `z` (rows, columns) being what it is of. cuBLASLt and our own
+/// kernel have the tanh form.
 bool CudaOps::fuses_gelu(GeluKind kind, const Tensor& z) const {
-  return kind == GeluKind::tanh && real_ == DType::bf16 && cuda::vector_rows(z.extent(1), cuda::pointer<const cuda::bf16>(z));
+  return kind == GeluKind::tanh && real_ == DType::bf16 &&
+         cuda::vector_rows(z.extent(1), cuda::pointer<const cuda::bf16>(z));
 }
 /// The same of SwiGLU, which our own kernel alone has.
 bool CudaOps::fuses_swiglu(const Tensor& z) const {
@@ -105,7 +109,8 @@ void CudaOps::linear_backward(const LinearBackward& args) {
   check.optional_shape("dbias", args.dbias, DType::f32, {O});
   check_activation_input(check, args, real_);
   check_fp8(check, args);
-  const bool in_fp8 = args.fp8 && N > 0 && O > 0 && (args.dx ? args.dx : args.dweight).size() > 0 && backward_in_fp8(args);
+  const bool in_fp8 =
+      args.fp8 && N > 0 && O > 0 && (args.dx ? args.dx : args.dweight).size() > 0 && backward_in_fp8(args);
   if (!in_fp8 && args.dx && N > 0 && args.dx.extent(1) > 0) {
     const std::int64_t I = args.dx.extent(1);
     if (O == 0) {
@@ -113,7 +118,9 @@ void CudaOps::linear_backward(const LinearBackward& args) {
     } else {
       Product product{.m = I, .n = N, .k = O, .transpose_a = false, .transpose_b = false, .lda = I, .ldb = O, .ldd = I,
                       .output = real_, .accumulate = args.accumulate};
-      const auto multiply_apart = [&] { multiply("linear_backward", product, {args.weight.data, args.dout.data, args.dx.data}); };
+      const auto multiply_apart = [&] {
+        multiply("linear_backward", product, {args.weight.data, args.dout.data, args.dx.data});
+      };
       if (args.gelu_input)
         multiply_gelu_gradient(args, product, multiply_apart);
       else if (args.swiglu_input)
@@ -134,10 +141,13 @@ void CudaOps::linear_backward(const LinearBackward& args) {
   if (args.dbias) add_column_sums("linear_backward", args.dbias, args.dout);
 }
 
-/// The part of linear_backward that has gelu_input, by a product with an epilogue or apart: `product` by `multiply_apart`.
-void CudaOps::multiply_gelu_gradient(const LinearBackward& args, const Product& product, const std::function<void()>& multiply_apart) {
+/// The part of linear_backward that has gelu_input, by a product with an epilogue or apart: `product` by
+/// `multiply_apart`.
+void CudaOps::multiply_gelu_gradient(const LinearBackward& args, const Product& product,
+                                     const std::function<void()>& multiply_apart) {
   constexpr const char* kOp = "linear_backward";
-  const GeluBackward gradient{.kind = args.gelu_kind, .x = args.gelu_input, .dout = args.dx, .dx = args.dx, .dx_sums = args.dx_sums};
+  const GeluBackward gradient{
+      .kind = args.gelu_kind, .x = args.gelu_input, .dout = args.dx, .dx = args.dx, .dx_sums = args.dx_sums};
   if (fuses_gelu(args.gelu_kind, args.gelu_input)) {
     Product fused = product;
     fused.epilogue = ProductEpilogue::gelu_gradient;
@@ -162,7 +172,8 @@ void CudaOps::multiply_gelu_gradient(const LinearBackward& args, const Product& 
 }
 
 /// The same with swiglu_input.
-void CudaOps::multiply_swiglu_gradient(const LinearBackward& args, const Product& product, const std::function<void()>& multiply_apart) {
+void CudaOps::multiply_swiglu_gradient(const LinearBackward& args, const Product& product,
+                                       const std::function<void()>& multiply_apart) {
   const auto all = [&] {
     multiply_apart();
     swiglu_backward({.gate_up = args.swiglu_input, .dout = args.dx, .dgate_up = args.dswiglu_input});
@@ -188,7 +199,8 @@ const float* CudaOps::column_partials(const char* op, const Tensor& x) {
   cuda::with_real(real_, [&]<class T>(T) {
     const auto* rows = cuda::pointer<const T>(x);
     cuda::with_bool(cuda::vector_rows(O, rows), [&](auto aligned) {
-      cuda::column_partials_kernel<decltype(aligned)::value><<<grid, cuda::kThreads, 0, stream_>>>(partials, rows, N, O);
+      cuda::column_partials_kernel<decltype(aligned)::value>
+          <<<grid, cuda::kThreads, 0, stream_>>>(partials, rows, N, O);
     });
   });
   check_launch(op);

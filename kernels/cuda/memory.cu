@@ -29,7 +29,8 @@ constexpr std::size_t kAlignment = 256;
 }  // namespace
 }  // namespace cuda
 
-// CUDA waits for the stream where it copies more than 64 KiB of pageable memory; larger copies than this are of no step.
+// CUDA waits for the stream where it copies more than 64 KiB of pageable memory; larger copies than this are of no
+// step.
 constexpr std::size_t kMostStaged = std::size_t{4} << 20;
 
 /// Pinned memory of the host that the device copies to, or from, while the host goes on.
@@ -49,7 +50,8 @@ struct CudaOps::PinnedCopy {
   CudaEvent there;
 };
 
-CudaOps::CudaOps(const CudaOptions& options) : device_(options.device), real_(options.compute), choose_(options.choose), worth_timing_(options.worth_timing) {
+CudaOps::CudaOps(const CudaOptions& options)
+    : device_(options.device), real_(options.compute), choose_(options.choose), worth_timing_(options.worth_timing) {
   if (real_ != DType::f32 && real_ != DType::bf16)
     throw std::invalid_argument(std::string("make_cuda_ops: compute is ") + name_of(real_) + ", expected f32 or bf16");
   std::string why;
@@ -93,7 +95,9 @@ bool CudaOps::has_sm90() const {
 #endif
 }
 
-bool CudaOps::has_sm90_attention(std::int64_t head_dim) const { return has_sm90() && (head_dim == 64 || head_dim == 128); }
+bool CudaOps::has_sm90_attention(std::int64_t head_dim) const {
+  return has_sm90() && (head_dim == 64 || head_dim == 128);
+}
 
 std::string CudaOps::device_name() const { return "cuda"; }
 
@@ -165,8 +169,8 @@ void CudaOps::copy_from_host(const Tensor& dst, const void* src) {
   check_cuda(cudaEventRecord(copy->there.get(), stream_), "copy_from_host");
 }
 
-/// The smallest that fits of those that nobody holds, `idle`: that the device is done with. Where there is none a new one, or
-/// of many that the device is not done with one that it then is.
+/// The smallest that fits of those that nobody holds, `idle`: that the device is done with. Where there is none a new
+/// one, or of many that the device is not done with one that it then is.
 std::shared_ptr<CudaOps::PinnedCopy> CudaOps::pinned(std::size_t bytes, bool idle) {
   constexpr int kMostBusy = 8;
   std::shared_ptr<PinnedCopy> copy, busy;
@@ -243,9 +247,11 @@ void CudaOps::convert(const Tensor& dst, const Tensor& src) {
   if (size == 0) return;
   const auto blocks = static_cast<unsigned>(std::min<std::int64_t>((size + 255) / 256, 65536));
   if (dst.dtype == DType::bf16)
-    cuda::convert_kernel<<<blocks, 256, 0, stream_>>>(cuda::pointer<cuda::bf16>(dst), cuda::pointer<const float>(src), size);
+    cuda::convert_kernel<<<blocks, 256, 0, stream_>>>(cuda::pointer<cuda::bf16>(dst), cuda::pointer<const float>(src),
+                                                      size);
   else
-    cuda::convert_kernel<<<blocks, 256, 0, stream_>>>(cuda::pointer<float>(dst), cuda::pointer<const cuda::bf16>(src), size);
+    cuda::convert_kernel<<<blocks, 256, 0, stream_>>>(cuda::pointer<float>(dst), cuda::pointer<const cuda::bf16>(src),
+                                                      size);
   check_launch("convert");
 }
 

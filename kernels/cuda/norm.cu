@@ -23,12 +23,15 @@ struct ForwardArgs {
   float *mean, *rstd, *l2;
   std::int64_t rows, channels;
   float eps;
-  // Where there are tokens, rows of x are looked up by them, and those of delta, where it is, by position in sequences of `length`.
+  // Where there are tokens, rows of x are looked up by them, and those of delta, where it is, by position in sequences
+  // of `length`.
   const std::int32_t* tokens;
   std::int64_t length;
 
   __device__ const T* x_row(std::int64_t row) const { return x + (tokens == nullptr ? row : tokens[row]) * channels; }
-  __device__ const T* delta_row(std::int64_t row) const { return delta + (tokens == nullptr ? row : row % length) * channels; }
+  __device__ const T* delta_row(std::int64_t row) const {
+    return delta + (tokens == nullptr ? row : row % length) * channels;
+  }
 };
 
 template <class T>
@@ -191,7 +194,8 @@ __global__ void __launch_bounds__(kBackwardThreads<Group>) backward_kernel(Backw
       const std::int64_t c = column_of<Group>(v);
 #pragma unroll
       for (int i = 0; i < kVector; ++i)
-        if (c + i < C) shared[group * C + c + i] = which == 0 ? dweight[v][i] : which == 1 ? dbias[v][i] : dx_sums[v][i];
+        if (c + i < C)
+          shared[group * C + c + i] = which == 0 ? dweight[v][i] : which == 1 ? dbias[v][i] : dx_sums[v][i];
     }
     __syncthreads();
     for (std::int64_t c = threadIdx.x; c < C; c += blockDim.x) {
@@ -235,7 +239,8 @@ void CudaOps::norm_rows(const Check& check, const NormForward& args, const Embed
   check.that(C > 0 && C <= cuda::kMaxChannels, "x",
              "is " + describe(args.x) + ", expected 1 to " + std::to_string(cuda::kMaxChannels) + " channels");
   check.optional_shape("delta", args.delta, real_, {N, C});
-  check.that(static_cast<bool>(args.delta) == static_cast<bool>(args.sum), "sum", "is given without delta, or delta without it");
+  check.that(static_cast<bool>(args.delta) == static_cast<bool>(args.sum), "sum",
+             "is given without delta, or delta without it");
   check.optional_shape("sum", args.sum, real_, {N, C});
   check.shape("weight", args.weight, real_, {C});
   check.that(layernorm || !args.bias, "bias", "is given, but rmsnorm has none");
@@ -253,7 +258,8 @@ void CudaOps::norm_rows(const Check& check, const NormForward& args, const Embed
                                  cuda::pointer<float>(args.l2),       N, C, args.eps,
                                  nullptr,                             0};
     if (lookup != nullptr) {
-      a.x = cuda::pointer<const T>(lookup->wte), a.delta = cuda::pointer<const T>(lookup->wpe), a.sum = cuda::pointer<T>(lookup->out);
+      a.x = cuda::pointer<const T>(lookup->wte), a.delta = cuda::pointer<const T>(lookup->wpe),
+      a.sum = cuda::pointer<T>(lookup->out);
       a.tokens = cuda::pointer<const std::int32_t>(lookup->tokens), a.length = lookup->tokens.extent(1);
     }
     const bool aligned = cuda::vector_rows(C, a.x, a.delta, a.sum, a.weight, a.bias, a.out);
@@ -309,9 +315,12 @@ void CudaOps::norm_backward(const NormBackward& args) {
       else
         launch(cuda::backward_kernel<T, Group, Vectors, Aligned, false, false>);
       check_launch("norm_backward");
-      cuda::add_partials<cuda::kPartials>(stream_, {{cuda::pointer<float>(args.dweight), cuda::pointer<float>(args.dbias),
-                                                     fused_sums ? cuda::pointer<float>(args.dx_sums) : nullptr},
-                                                    a.partials, blocks, C});
+      cuda::add_partials<cuda::kPartials>(stream_,
+                                          {{cuda::pointer<float>(args.dweight), cuda::pointer<float>(args.dbias),
+                                            fused_sums ? cuda::pointer<float>(args.dx_sums) : nullptr},
+                                           a.partials,
+                                           blocks,
+                                           C});
     });
   });
   check_launch("norm_backward");

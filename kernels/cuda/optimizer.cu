@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(kThreads) segment_sums_kernel(double* sums, co
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
-__global__ void __launch_bounds__(kThreads) clip_kernel(float* out, const double* sums, std::int64_t count, double max_norm) {
+__global__ void __launch_bounds__(kThreads)
+    clip_kernel(float* out, const double* sums, std::int64_t count, double max_norm) {
   double total = 0;
   for (std::int64_t s = threadIdx.x; s < count; s += kThreads) total += sums[s];
   total = block_sum<kThreads>(total);
@@ -116,7 +117,8 @@ const CudaOps::ChunkTable& CudaOps::chunk_table(const char* op, std::span<const 
     const Segment& segment = segments[s];
     if (segment.begin < 0 || segment.size < 0 || segment.begin > size || segment.size > size - segment.begin)
       Check(op).fail("segments", "holds [" + std::to_string(segment.begin) + ", +" + std::to_string(segment.size) +
-                                     ") at index " + std::to_string(s) + ", outside an array of " + std::to_string(size));
+                                     ") at index " + std::to_string(s) + ", outside an array of " +
+                                     std::to_string(size));
     first.push_back(static_cast<std::int64_t>(chunks.size()));
     for (std::int64_t at = 0; at < segment.size; at += cuda::kChunk)
       chunks.push_back({segment.begin + at, static_cast<std::int32_t>(std::min(cuda::kChunk, segment.size - at)),
@@ -162,8 +164,8 @@ void CudaOps::clip_scale(const ClipScale& args) {
   check.rank("sums", args.sums, DType::f64, 1);
   check.shape("out", args.out, DType::f32, {2});
   check.that(!std::isnan(args.max_norm), "max_norm", "is not a number");
-  cuda::clip_kernel<<<1, cuda::kThreads, 0, stream_>>>(cuda::pointer<float>(args.out), cuda::pointer<const double>(args.sums),
-                                                       args.sums.size(), args.max_norm);
+  cuda::clip_kernel<<<1, cuda::kThreads, 0, stream_>>>(
+      cuda::pointer<float>(args.out), cuda::pointer<const double>(args.sums), args.sums.size(), args.max_norm);
   check_launch("clip_scale");
 }
 

@@ -1,6 +1,6 @@
-// Matrix products through cuBLASLt: a plan for every shape, made once. Of large ones several algorithms are timed on the
-// arrays of the first call, unless a record of earlier runs has one (CudaOptions::choose). One with an activation in its
-// epilogue may be our own kernel's (sm90/activated_product.cu).
+// Matrix products through cuBLASLt: a plan for every shape, made once. Of large ones several algorithms are timed on
+// the arrays of the first call, unless a record of earlier runs has one (CudaOptions::choose). One with an activation
+// in its epilogue may be our own kernel's (sm90/activated_product.cu).
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -23,8 +23,8 @@ static_assert(std::is_trivially_copyable_v<Algorithm>);
 constexpr int kCandidates = 16;
 // Of a candidate: calls in a first look, then rounds in turns of those that looked best.
 constexpr int kFirstCalls = 3, kBest = 4, kRounds = 5, kCalls = 4;
-// In place of an algorithm: the product without its epilogue, and the rest by operations of their own; or our own kernel, whose
-// version is part of the names of products that it can do, so that a new one is timed anew.
+// In place of an algorithm: the product without its epilogue, and the rest by operations of their own; or our own
+// kernel, whose version is part of the names of products that it can do, so that a new one is timed anew.
 constexpr const char* kApart = "apart";
 constexpr const char* kOwnKernel = "own-kernel";
 constexpr const char* kOwnVersion = "1";
@@ -124,11 +124,13 @@ std::string CudaOps::product_name(const Product& p) const {
   return text + " align " + std::to_string(p.alignment);
 }
 
-void CudaOps::run(const char* op, const Plan& plan, const Algorithm& algorithm, const Product& product, const Operands& operands) {
+void CudaOps::run(const char* op, const Plan& plan, const Algorithm& algorithm, const Product& product,
+                  const Operands& operands) {
   const float alpha = 1.0F, beta = product.accumulate ? 1.0F : 0.0F;
-  check_blas(cublasLtMatmul(blas_, plan.operation, &alpha, operands.a, plan.a, operands.b, plan.b, &beta, operands.d, plan.d,
-                            operands.d, plan.d, &algorithm, blas_workspace_.get(), blas_workspace_bytes_, stream_),
-             op);
+  check_blas(
+      cublasLtMatmul(blas_, plan.operation, &alpha, operands.a, plan.a, operands.b, plan.b, &beta, operands.d, plan.d,
+                     operands.d, plan.d, &algorithm, blas_workspace_.get(), blas_workspace_bytes_, stream_),
+      op);
 }
 
 /// Whether one is faster than the other: medians of calls in turns.
@@ -185,8 +187,8 @@ Algorithm CudaOps::fastest(const char* op, const Plan& plan, const Product& prod
 bool CudaOps::has_own_kernel(const Product& p) const {
   // Rows of every operand begin at multiples of 16 bytes.
   const bool gated = p.epilogue == ProductEpilogue::swiglu;
-  return p.epilogue != ProductEpilogue::none && real_ == DType::bf16 && has_sm90() && p.alignment >= 16 && p.k % 8 == 0 &&
-         p.m % (gated ? 16 : 8) == 0;
+  return p.epilogue != ProductEpilogue::none && real_ == DType::bf16 && has_sm90() && p.alignment >= 16 &&
+         p.k % 8 == 0 && p.m % (gated ? 16 : 8) == 0;
 }
 
 void CudaOps::run_own_kernel([[maybe_unused]] const Product& p, [[maybe_unused]] const Operands& operands) {
@@ -196,12 +198,14 @@ void CudaOps::run_own_kernel([[maybe_unused]] const Product& p, [[maybe_unused]]
   const Activation activation = gated ? Activation::swiglu : Activation::gelu;
   if (p.epilogue == ProductEpilogue::gelu || p.epilogue == ProductEpilogue::swiglu)
     cuda::sm90::multiply(stream_, properties_.multiProcessorCount,
-                         cuda::sm90::ActivatedProduct{.activation = activation, .M = p.n, .F = gated ? p.m / 2 : p.m, .K = p.k, .x = operands.b,
-                                                      .weight = operands.a, .bias = operands.bias, .z = operands.aux, .out = operands.d});
+                         cuda::sm90::ActivatedProduct{.activation = activation, .M = p.n, .F = gated ? p.m / 2 : p.m,
+                                                      .K = p.k, .x = operands.b, .weight = operands.a,
+                                                      .bias = operands.bias, .z = operands.aux, .out = operands.d});
   else
     cuda::sm90::multiply(stream_, properties_.multiProcessorCount,
-                         cuda::sm90::ActivatedGradient{.activation = activation, .M = p.n, .F = p.m, .K = p.k, .dout = operands.b,
-                                                       .weight = operands.a, .z = operands.aux, .dz = operands.d, .sums = operands.sums});
+                         cuda::sm90::ActivatedGradient{.activation = activation, .M = p.n, .F = p.m, .K = p.k,
+                                                       .dout = operands.b, .weight = operands.a, .z = operands.aux,
+                                                       .dz = operands.d, .sums = operands.sums});
 #endif
 }
 
@@ -209,7 +213,8 @@ void CudaOps::run_own_kernel([[maybe_unused]] const Product& p, [[maybe_unused]]
 std::vector<Algorithm> CudaOps::propose(Plan& made, const Product& p, const Operands& operands, int most) {
   const bool real = p.operands == ProductOperands::real;
   const cudaDataType_t in_a = real ? data_type(real_) : CUDA_R_8F_E4M3;
-  const cudaDataType_t in_b = p.operands == ProductOperands::e4m3_e5m2 ? CUDA_R_8F_E5M2 : in_a, out = data_type(p.output);
+  const cudaDataType_t in_b = p.operands == ProductOperands::e4m3_e5m2 ? CUDA_R_8F_E5M2 : in_a,
+                       out = data_type(p.output);
   const auto u = [](std::int64_t x) { return static_cast<std::uint64_t>(x); };
   check_blas(cublasLtMatmulDescCreate(&made.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
   set_attribute(made.operation, CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
@@ -217,10 +222,12 @@ std::vector<Algorithm> CudaOps::propose(Plan& made, const Product& p, const Oper
   set_attribute(made.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(p.epilogue, p.bias));
   if (p.epilogue != ProductEpilogue::none) set_attribute(made.operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.ldd);
   made.set_pointers(operands);
-  check_blas(cublasLtMatrixLayoutCreate(&made.a, in_a, u(p.transpose_a ? p.k : p.m), u(p.transpose_a ? p.m : p.k), p.lda),
-             "cublasLtMatrixLayoutCreate");
-  check_blas(cublasLtMatrixLayoutCreate(&made.b, in_b, u(p.transpose_b ? p.n : p.k), u(p.transpose_b ? p.k : p.n), p.ldb),
-             "cublasLtMatrixLayoutCreate");
+  check_blas(
+      cublasLtMatrixLayoutCreate(&made.a, in_a, u(p.transpose_a ? p.k : p.m), u(p.transpose_a ? p.m : p.k), p.lda),
+      "cublasLtMatrixLayoutCreate");
+  check_blas(
+      cublasLtMatrixLayoutCreate(&made.b, in_b, u(p.transpose_b ? p.n : p.k), u(p.transpose_b ? p.k : p.n), p.ldb),
+      "cublasLtMatrixLayoutCreate");
   check_blas(cublasLtMatrixLayoutCreate(&made.d, out, u(p.m), u(p.n), p.ldd), "cublasLtMatrixLayoutCreate");
 
   cublasLtMatmulPreference_t preference = nullptr;
@@ -229,15 +236,16 @@ std::vector<Algorithm> CudaOps::propose(Plan& made, const Product& p, const Oper
       preference, &cublasLtMatmulPreferenceDestroy);
   set_preference(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, blas_workspace_bytes_);
   // Reductions over a split k happen in a fixed order, in the workspace; never in place by atomics.
-  set_preference(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                 static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE));
+  set_preference(
+      preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+      static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE));
   for (const auto which : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
                            CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
     set_preference(preference, which, p.alignment);
   std::vector<cublasLtMatmulHeuristicResult_t> results(static_cast<std::size_t>(most));
   int found = 0;
-  const cublasStatus_t status =
-      cublasLtMatmulAlgoGetHeuristic(blas_, made.operation, made.a, made.b, made.d, made.d, preference, most, results.data(), &found);
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(blas_, made.operation, made.a, made.b, made.d, made.d,
+                                                               preference, most, results.data(), &found);
   if (status != CUBLAS_STATUS_NOT_SUPPORTED) check_blas(status, "cublasLtMatmulAlgoGetHeuristic");
   std::vector<Algorithm> candidates;
   for (const cublasLtMatmulHeuristicResult_t& result : std::span(results.data(), static_cast<std::size_t>(found)))
@@ -293,11 +301,11 @@ CudaOps::Plan* CudaOps::plan(const char* op, const Product& p, const Operands& o
     }
     cublasLtMatmulHeuristicResult_t result{};
     if (!in_library(p.epilogue) || !from_word(word, made->algorithm) ||
-        cublasLtMatmulAlgoCheck(blas_, made->operation, made->a, made->b, made->d, made->d, &made->algorithm, &result) !=
-            CUBLAS_STATUS_SUCCESS ||
+        cublasLtMatmulAlgoCheck(blas_, made->operation, made->a, made->b, made->d, made->d, &made->algorithm,
+                                &result) != CUBLAS_STATUS_SUCCESS ||
         result.workspaceSize > blas_workspace_bytes_)
-      throw std::runtime_error(std::string(op) + ": the algorithm on record for the product \"" + product + "\", " + word +
-                               ", is none that it can be done with; delete the record, and it is timed anew");
+      throw std::runtime_error(std::string(op) + ": the algorithm on record for the product \"" + product + "\", " +
+                               word + ", is none that it can be done with; delete the record, and it is timed anew");
   }
   return (plans_[p] = std::move(made)).get();
 }
@@ -309,7 +317,8 @@ void CudaOps::Plan::set_pointers(const Operands& operands) {
   if (operands.b_scale != nullptr) set_attribute(operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, operands.b_scale);
 }
 
-CudaOps::By CudaOps::multiply_by_plan(const char* op, const Product& shape, const Operands& operands, const Apart* apart) {
+CudaOps::By CudaOps::multiply_by_plan(const char* op, const Product& shape, const Operands& operands,
+                                      const Apart* apart) {
   Product product = shape;
   product.bias = operands.bias != nullptr;
   product.alignment = common_alignment({operands.a, operands.b, operands.d, operands.bias, operands.aux});
@@ -324,14 +333,16 @@ CudaOps::By CudaOps::multiply_by_plan(const char* op, const Product& shape, cons
   return By::library;
 }
 
-CudaOps::By CudaOps::try_multiply(const char* op, const Product& product, const Operands& operands, const Apart& apart) {
+CudaOps::By CudaOps::try_multiply(const char* op, const Product& product, const Operands& operands,
+                                  const Apart& apart) {
   return multiply_by_plan(op, product, operands, &apart);
 }
 
 void CudaOps::multiply(const char* op, const Product& product, const Operands& operands) {
   if (multiply_by_plan(op, product, operands, nullptr) != By::nobody) return;
-  throw std::runtime_error(std::string(op) + ": cuBLASLt has no algorithm for a product of " + std::to_string(product.m) + " x " +
-                           std::to_string(product.n) + " x " + std::to_string(product.k));
+  throw std::runtime_error(std::string(op) + ": cuBLASLt has no algorithm for a product of " +
+                           std::to_string(product.m) + " x " + std::to_string(product.n) + " x " +
+                           std::to_string(product.k));
 }
 
 }  // namespace sinkscope

@@ -292,7 +292,8 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks) backward_kernel(Sha
 
 Shape shape_of(const Check& check, const AttentionExtents& extents) {
   check.that(extents.head_dim <= kMaxHeadDim, "in",
-             "has a head dimension of " + std::to_string(extents.head_dim) + ", expected at most " + std::to_string(kMaxHeadDim));
+             "has a head dimension of " + std::to_string(extents.head_dim) + ", expected at most " +
+                 std::to_string(kMaxHeadDim));
   return {extents.sequences * extents.length, static_cast<int>(extents.query_heads), static_cast<int>(extents.kv_heads),
           static_cast<int>(extents.head_dim)};
 }
@@ -366,7 +367,8 @@ void CudaOps::qk_norm_backward(const QkNormBackward& args) {
     });
   });
   check_launch("qk_norm_backward");
-  cuda::add_partials<2>(stream_, {{cuda::pointer<float>(args.dq_weight), cuda::pointer<float>(args.dk_weight)}, partials, blocks, D});
+  cuda::add_partials<2>(
+      stream_, {{cuda::pointer<float>(args.dq_weight), cuda::pointer<float>(args.dk_weight)}, partials, blocks, D});
   check_launch("qk_norm_backward");
 }
 

@@ -59,7 +59,8 @@ const float2* CudaOps::rotary_table(double theta, std::int64_t half, std::int64_
     std::vector<float2> values(static_cast<std::size_t>(length * half));
     for (std::int64_t t = 0; t < length; ++t)
       for (std::int64_t d = 0; d < half; ++d) {
-        const double angle = static_cast<double>(t) * std::pow(theta, -static_cast<double>(d) / static_cast<double>(half));
+        const double angle =
+            static_cast<double>(t) * std::pow(theta, -static_cast<double>(d) / static_cast<double>(half));
         values[static_cast<std::size_t>(t * half + d)] = {static_cast<float>(std::cos(angle)),
                                                           static_cast<float>(std::sin(angle))};
       }

@@ -16,7 +16,9 @@ struct Rotary {
   std::int64_t first_index;  // t of position 0
 
   /// (half) of a position.
-  __device__ const float2* angles_at(std::int64_t position) const { return table + (position == 0 ? first_index : position) * half; }
+  __device__ const float2* angles_at(std::int64_t position) const {
+    return table + (position == 0 ? first_index : position) * half;
+  }
   /// (half) of `row` of B*T.
   __device__ const float2* angles(std::int64_t row) const { return angles_at(row % length); }
 };

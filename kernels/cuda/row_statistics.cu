@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(kThreads)
 constexpr int kBins = 1 << 13, kSelectThreads = 1024;
 template <class T>
 inline constexpr int kDigits = sizeof(T) == sizeof(bf16) ? 2 : 3;
-__host__ __device__ constexpr int digit_begin(int digit) { return digit == 0 ? 18 : digit == 1 ? 5 : 0; }  // its lowest bit
+// The lowest bit of a digit.
+__host__ __device__ constexpr int digit_begin(int digit) { return digit == 0 ? 18 : digit == 1 ? 5 : 0; }
 __host__ __device__ constexpr int digit_bins(int digit) { return digit == 2 ? 1 << 5 : kBins; }
 
 /// Everything that abs_statistics keeps on the device, zeroed first.
@@ -146,8 +147,8 @@ void CudaOps::row_l2(const RowL2& args) {
   const int first = args.first;
   const unsigned blocks = cuda::grid_of(norms, cuda::kThreads / cuda::kWarp, norms);
   if (real_ == DType::bf16)
-    cuda::row_l2_kernel<<<blocks, cuda::kThreads, 0, stream_>>>(out, cuda::pointer<const cuda::bf16>(args.x), first, rows,
-                                                                vectors, selected, channels);
+    cuda::row_l2_kernel<<<blocks, cuda::kThreads, 0, stream_>>>(out, cuda::pointer<const cuda::bf16>(args.x), first,
+                                                                rows, vectors, selected, channels);
   else
     cuda::row_l2_kernel<<<blocks, cuda::kThreads, 0, stream_>>>(out, cuda::pointer<const float>(args.x), first, rows,
                                                                 vectors, selected, channels);
@@ -170,7 +171,8 @@ void CudaOps::abs_statistics(const AbsStatistics& args) {
       cuda::with_bool(cuda::vector_rows(size, x), [&]<bool Aligned>(std::bool_constant<Aligned>) {
         cuda::count_kernel<Digit, Aligned><<<blocks, cuda::kThreads, 0, stream_>>>(selection, x, size);
       });
-      cuda::select_kernel<Digit, Digit + 1 == kDigits><<<1, cuda::kSelectThreads, 0, stream_>>>(selection, out, size, channels);
+      cuda::select_kernel<Digit, Digit + 1 == kDigits>
+          <<<1, cuda::kSelectThreads, 0, stream_>>>(selection, out, size, channels);
       check_launch("abs_statistics");
     };
     digit(std::integral_constant<int, 0>{});

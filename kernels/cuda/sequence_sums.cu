@@ -70,8 +70,8 @@ __global__ void __launch_bounds__(kThreads)
 
 /// One warp for each number of a place: its K positions, then the two means.
 __global__ void __launch_bounds__(kThreads)
-    norm_sums_kernel(double* first, double* rest, double* ratio, Values values, const double2* means, std::int64_t places,
-                     std::int64_t sequences, std::int64_t length, std::int64_t positions) {
+    norm_sums_kernel(double* first, double* rest, double* ratio, Values values, const double2* means,
+                     std::int64_t places, std::int64_t sequences, std::int64_t length, std::int64_t positions) {
   const std::int64_t i = std::int64_t{blockIdx.x} * (kThreads / kWarp) + threadIdx.x / kWarp;
   const std::int64_t r = i / (positions + 2), p = i % (positions + 2);
   if (r >= places) return;
@@ -86,7 +86,8 @@ __global__ void __launch_bounds__(kThreads)
       total += values[row * length] / means[row].y;
   }
   total = warp_sum(total);
-  if (threadIdx.x % kWarp == 0) *(p < positions ? first + r * positions + p : (p == positions ? rest : ratio) + r) += total;
+  if (threadIdx.x % kWarp == 0)
+    *(p < positions ? first + r * positions + p : (p == positions ? rest : ratio) + r) += total;
 }
 
 constexpr int kVectors = 64;  // whose lengths are known at once
@@ -138,12 +139,12 @@ void CudaOps::norm_sums(const NormSums& args) {
   const auto [places, sequences, length, positions] = check_norm_sums(Check("norm_sums"), args);
   auto* means = scratch_of<double2>(places * sequences);
   const cuda::Values values{args.norms.as<float>(), cuda::pointer<const float>(args.over)};
-  cuda::norm_means_kernel<<<static_cast<unsigned>(places * sequences), cuda::kThreads, 0, stream_>>>(means, values, length,
-                                                                                                    positions);
+  cuda::norm_means_kernel<<<static_cast<unsigned>(places * sequences), cuda::kThreads, 0, stream_>>>(means, values,
+                                                                                                     length, positions);
   const std::int64_t sums = places * (positions + 2);
   cuda::norm_sums_kernel<<<cuda::grid_of(sums, cuda::kThreads / cuda::kWarp, sums), cuda::kThreads, 0, stream_>>>(
-      args.first.as<double>(), args.rest.as<double>(), args.ratio.as<double>(), values, means, places, sequences, length,
-      positions);
+      args.first.as<double>(), args.rest.as<double>(), args.ratio.as<double>(), values, means, places, sequences,
+      length, positions);
   check_launch("norm_sums");
 }
 
@@ -153,7 +154,8 @@ void CudaOps::direction_sums(const DirectionSums& args) {
   if (B == 0 || C == 0) return;
   cuda::with_real(real_, [&]<class R>(R) {
     cuda::direction_sums_kernel<<<cuda::grid_of(C, cuda::kThreads, C), cuda::kThreads, 0, stream_>>>(
-        args.sum.as<double>(), args.count.as<double>(), cuda::pointer<const R>(args.x) + args.position * C, B, T * C, C);
+        args.sum.as<double>(), args.count.as<double>(), cuda::pointer<const R>(args.x) + args.position * C, B, T * C,
+        C);
   });
   check_launch("direction_sums");
 }

@@ -17,14 +17,16 @@ __device__ double head_sum(const T* sink_logits, const float* lse, std::int64_t 
   const float logit = to_float(sink_logits[blockIdx.x % heads]);
   const float* row = lse + std::int64_t{blockIdx.x} * length;
   double sum = 0;
-  for (std::int64_t t = threadIdx.x; t < length; t += kThreads) sum += static_cast<double>(expf(logit - row[t]) * factor(t));
+  for (std::int64_t t = threadIdx.x; t < length; t += kThreads)
+    sum += static_cast<double>(expf(logit - row[t]) * factor(t));
   return block_sum<kThreads>(sum);
 }
 
 /// Block b*H + h.
 template <class T>
-__global__ void __launch_bounds__(kThreads) gradient_sums_kernel(double* sums, const T* sink_logits, const float* lse,
-                                                                 RowDeltas deltas, std::int64_t heads, std::int64_t length) {
+__global__ void __launch_bounds__(kThreads)
+    gradient_sums_kernel(double* sums, const T* sink_logits, const float* lse, RowDeltas deltas, std::int64_t heads,
+                         std::int64_t length) {
   const float* delta = deltas.values + std::int64_t{blockIdx.x} * deltas.head_stride;
   const double sum = head_sum(sink_logits, lse, heads, length, [&](std::int64_t t) {
     return delta[t / deltas.block * deltas.block_stride + t % deltas.block];

@@ -9,8 +9,8 @@
 
 namespace sinkscope::cuda {
 
-/// sum_d out dout of every query, in blocks of `block` queries that begin `block_stride` apart: that of query t of b*H + h
-/// at values[(b*H + h) * head_stride + t / block * block_stride + t % block].
+/// sum_d out dout of every query, in blocks of `block` queries that begin `block_stride` apart: that of query t of b*H
+/// + h at values[(b*H + h) * head_stride + t / block * block_stride + t % block].
 struct RowDeltas {
   const float* values;
   std::int64_t head_stride;

@@ -26,13 +26,15 @@ struct Parts {
 
 /// Block (of words, rank): to's row r = from's, of `to_pitch` and `from_pitch` words.
 template <class Word>
-__global__ void __launch_bounds__(kThreads) copy_rows_kernel(Word* to, std::int64_t to_pitch, const Word* from, std::int64_t from_pitch, Parts parts) {
+__global__ void __launch_bounds__(kThreads)
+    copy_rows_kernel(Word* to, std::int64_t to_pitch, const Word* from, std::int64_t from_pitch, Parts parts) {
   constexpr int kAtATime = 4;
   const int rank = static_cast<int>(blockIdx.y);
   const std::int64_t count = parts.size_of(rank), step = std::int64_t{gridDim.x} * kThreads;
   to += rank * to_pitch;
   from += rank * from_pitch;
-  for (std::int64_t first = std::int64_t{blockIdx.x} * kThreads + threadIdx.x; first < count; first += kAtATime * step) {
+  for (std::int64_t first = std::int64_t{blockIdx.x} * kThreads + threadIdx.x; first < count;
+       first += kAtATime * step) {
     Word words[kAtATime];
 #pragma unroll
     for (int k = 0; k < kAtATime; ++k)
@@ -48,15 +50,17 @@ dim3 blocks_of(std::int64_t part, std::int64_t per_block, int ranks) {
 }
 
 /// Of elements of `size` bytes, by words of 16 bytes where rows begin and end with them.
-void copy_rows(cudaStream_t stream, void* to, std::int64_t to_pitch, const void* from, std::int64_t from_pitch, const Parts& parts, std::size_t size, int ranks) {
+void copy_rows(cudaStream_t stream, void* to, std::int64_t to_pitch, const void* from, std::int64_t from_pitch,
+               const Parts& parts, std::size_t size, int ranks) {
   const auto copy = [&]<class Word>(Word) {
     const auto each = static_cast<std::int64_t>(sizeof(Word) / size);
     const Parts words{.n = parts.n / each, .part = parts.part / each, .left_out = parts.left_out};
-    copy_rows_kernel<<<blocks_of(words.part, kThreads, ranks), kThreads, 0, stream>>>(static_cast<Word*>(to), to_pitch / each, static_cast<const Word*>(from),
-                                                                                     from_pitch / each, words);
+    copy_rows_kernel<<<blocks_of(words.part, kThreads, ranks), kThreads, 0, stream>>>(
+        static_cast<Word*>(to), to_pitch / each, static_cast<const Word*>(from), from_pitch / each, words);
   };
   const auto bytes = static_cast<std::int64_t>(size);
-  const bool whole = parts.n * bytes % 16 == 0 && parts.part * bytes % 16 == 0 && to_pitch * bytes % 16 == 0 && from_pitch * bytes % 16 == 0;
+  const bool whole = parts.n * bytes % 16 == 0 && parts.part * bytes % 16 == 0 && to_pitch * bytes % 16 == 0 &&
+                     from_pitch * bytes % 16 == 0;
   if (aligned(to, from) && whole)
     copy(uint4{});
   else if (size == sizeof(float))
@@ -67,7 +71,8 @@ void copy_rows(cudaStream_t stream, void* to, std::int64_t to_pitch, const void*
 
 /// The same of elements, from type to type; block (of elements, rank).
 template <class To, class From, bool Aligned>
-__global__ void __launch_bounds__(kThreads) convert_rows_kernel(To* to, std::int64_t to_pitch, const From* from, std::int64_t from_pitch, Parts parts) {
+__global__ void __launch_bounds__(kThreads)
+    convert_rows_kernel(To* to, std::int64_t to_pitch, const From* from, std::int64_t from_pitch, Parts parts) {
   const int rank = static_cast<int>(blockIdx.y);
   const std::int64_t count = parts.size_of(rank), stride = std::int64_t{gridDim.x} * kThreads * kVector;
   to += rank * to_pitch;
@@ -85,7 +90,8 @@ __global__ void __launch_bounds__(kThreads) convert_rows_kernel(To* to, std::int
 }
 
 template <class To, class From>
-void convert_rows(cudaStream_t stream, To* to, std::int64_t to_pitch, const From* from, std::int64_t from_pitch, const Parts& parts, int ranks) {
+void convert_rows(cudaStream_t stream, To* to, std::int64_t to_pitch, const From* from, std::int64_t from_pitch,
+                  const Parts& parts, int ranks) {
   const dim3 blocks = blocks_of(parts.part, kThreads * kVector, ranks);
   if (aligned(to, from) && (ranks == 1 || (to_pitch % kVector == 0 && from_pitch % kVector == 0)))
     convert_rows_kernel<To, From, true><<<blocks, kThreads, 0, stream>>>(to, to_pitch, from, from_pitch, parts);
@@ -99,8 +105,8 @@ void convert(cudaStream_t stream, To* to, const From* from, std::int64_t n) {
 }
 
 template <class From, bool Aligned>
-__global__ void __launch_bounds__(kThreads)
-    add_kernel(float* sums, const float* own, const From* rows, std::int64_t pitch, std::int64_t n, int ranks, int mine) {
+__global__ void __launch_bounds__(kThreads) add_kernel(float* sums, const float* own, const From* rows,
+                                                       std::int64_t pitch, std::int64_t n, int ranks, int mine) {
   const std::int64_t stride = std::int64_t{gridDim.x} * kThreads * kVector;
   for (std::int64_t i = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector; i < n; i += stride) {
     const bool whole = Aligned && i + kVector <= n;
@@ -132,7 +138,9 @@ void add_in_rank_order_of(cudaStream_t stream, float* sum, const float* own, con
 
 }  // namespace
 
-void to_wire(cudaStream_t stream, void* wire, const float* x, std::int64_t n) { convert(stream, static_cast<bf16*>(wire), x, n); }
+void to_wire(cudaStream_t stream, void* wire, const float* x, std::int64_t n) {
+  convert(stream, static_cast<bf16*>(wire), x, n);
+}
 
 void from_wire(cudaStream_t stream, float* x, const void* wire, std::int64_t n) {
   convert(stream, x, static_cast<const bf16*>(wire), n);
@@ -149,12 +157,14 @@ void pack_parts(cudaStream_t stream, const WireRows& rows, const float* x, std::
 
 void unpack_parts(cudaStream_t stream, void* x, std::int64_t n, std::int64_t part, const WireRows& rows) {
   if (n == 0) return;
-  copy_rows(stream, x, part, rows.data, rows.pitch, {.n = n, .part = part, .left_out = -1}, size_of(rows.dtype), rows.ranks);
+  copy_rows(stream, x, part, rows.data, rows.pitch, {.n = n, .part = part, .left_out = -1}, size_of(rows.dtype),
+            rows.ranks);
 }
 
 void add_in_rank_order(cudaStream_t stream, float* sum, const float* own, const WireRows& rows, std::int64_t n) {
   if (n == 0) return;
-  rows.dtype == DType::bf16 ? add_in_rank_order_of<bf16>(stream, sum, own, rows, n) : add_in_rank_order_of<float>(stream, sum, own, rows, n);
+  rows.dtype == DType::bf16 ? add_in_rank_order_of<bf16>(stream, sum, own, rows, n)
+                            : add_in_rank_order_of<float>(stream, sum, own, rows, n);
 }
 
 }  // namespace sinkscope::cuda

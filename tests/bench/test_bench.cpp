@@ -139,7 +139,9 @@ TEST_CASE("the rows of a step's stages are the operations of a step, each with t
             const ParameterLayout layout(config.model);
             std::int64_t added = layout.flat_size();
             for (const ParameterSpec& spec : layout.specs())
-              if (spec.decay && (spec.group != ParameterGroup::embedding || (config.model.tied_embedding && spec.offset == 0))) added -= spec.size;
+              if (spec.decay &&
+                  (spec.group != ParameterGroup::embedding || (config.model.tied_embedding && spec.offset == 0)))
+                added -= spec.size;
             floor = 4.0 * static_cast<double>(added) / 1e9 * 1e3;
           }
           if (row.name.starts_with("zero ")) zeros += row.calls;
@@ -171,8 +173,8 @@ TEST_CASE("backward of a linear map is one row, and what is computed again has r
   const Ceilings ceilings{.copy_rate = 1e9, .copy_bytes = 1, .matrix_rate = 1e9, .matrix_size = 1};
   const StepStages kept = time_stages(*ops, small_config("gpt2", true), ceilings, 1);
   for (const char* name :
-       {"linear qkv dx, dweight", "attention backward, bias", "linear attention out dx, dweight", "linear up forward, gelu",
-        "linear up dx, dweight", "linear down dx, gelu gradient, bias, dweight"})
+       {"linear qkv dx, dweight", "attention backward, bias", "linear attention out dx, dweight",
+        "linear up forward, gelu", "linear up dx, dweight", "linear down dx, gelu gradient, bias, dweight"})
     CHECK(row_named(kept, name).calls == 2 * 3);
   CHECK(row_named(kept, "linear head dx, dweight").calls == 2);
   CHECK(row_named(kept, "linear attention out forward").stage == Stage::projections);
@@ -187,7 +189,8 @@ TEST_CASE("backward of a linear map is one row, and what is computed again has r
             small_config(preset, probes, std::string(kSmallSteps) + R"(, "recompute": ")" + recompute + "\"");
         const StepStages stages = time_stages(*ops, config, ceilings, 1);
         const bool block = recompute == "block", gated = config.model.mlp == MlpType::swiglu;
-        const StageRow& up = row_named(stages, gated ? "linear gate and up forward, swiglu" : "linear up forward, gelu");
+        const StageRow& up =
+            row_named(stages, gated ? "linear gate and up forward, swiglu" : "linear up forward, gelu");
         const StageRow& again = row_named(stages, up.name + ", recomputed");
         CHECK(up.calls == 2 * 3);
         CHECK(again.calls == 2 * 2);  // the last block's are still there
@@ -254,15 +257,19 @@ TEST_CASE("operations that are compared are timed in turns") {
   std::vector<int> called;
   std::vector<KernelCase> kernels(2);
   for (int i = 0; i < 2; ++i)
-    kernels[static_cast<std::size_t>(i)].make = [&called, i](ArraySet&) { return [&called, i] { called.push_back(i); }; };
+    kernels[static_cast<std::size_t>(i)].make = [&called, i](ArraySet&) {
+      return [&called, i] { called.push_back(i); };
+    };
   CHECK(time_in_turns(*ops, source, kernels, 3).size() == 2);
   const auto last = std::unique(called.begin(), called.end());
-  CHECK(std::vector(called.begin(), last) == std::vector{0, 1, 0, 1, 0, 1, 0, 1});  // made and tried, then three windows each
+  // Each is made and tried, then has three windows.
+  CHECK(std::vector(called.begin(), last) == std::vector{0, 1, 0, 1, 0, 1, 0, 1});
   for (const std::string preset : {"gpt2", "llama"})
     for (const KernelCase& kernel : kernel_cases(*ops, small_config(preset, true))) {
       INFO(preset << ", " << kernel.name);
       // In GPT-2 with the bias of qkv as well, in Llama with what rotates back.
-      CHECK(kernel.compared == (kernel.name == "attention forward, no sink scores" || kernel.name == "attention backward"));
+      CHECK(kernel.compared ==
+            (kernel.name == "attention forward, no sink scores" || kernel.name == "attention backward"));
     }
 }
 
@@ -272,7 +279,8 @@ TEST_CASE("a product with an activation moves its operands and its results, each
     const Config config = small_config(preset, true);
     const bool gated = preset == "llama";
     const auto d = [](std::int64_t x) { return static_cast<double>(x); };
-    const double N = d(config.train.micro_batch * config.train.sequence_length), C = d(config.model.channels), F = d(config.model.hidden);
+    const double N = d(config.train.micro_batch * config.train.sequence_length), C = d(config.model.channels),
+                 F = d(config.model.hidden);
     const double gates = gated ? 2 : 1, bias = config.model.bias ? gates * F : 0;
     const auto bytes = [&](const std::string& name) {
       for (const KernelCase& kernel : kernel_cases(*ops, config))

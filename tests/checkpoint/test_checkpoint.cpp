@@ -18,7 +18,8 @@ const std::vector<std::string> kFiles = {"checkpoint.json", "config.json", "mani
 
 TEST_CASE("a checkpoint gives back every bit of parameters, moments and state") {
   const TemporaryFolder folder;
-  const auto preset = GENERATE(ModelPreset::gpt2, ModelPreset::llama, ModelPreset::qwen2, ModelPreset::qwen3, ModelPreset::gpt_neox);
+  const auto preset =
+      GENERATE(ModelPreset::gpt2, ModelPreset::llama, ModelPreset::qwen2, ModelPreset::qwen3, ModelPreset::gpt_neox);
   const ModelConfig model = small_model(preset);
   const Arrays arrays(model);
   const auto saved = save_checkpoint(folder.path() / "checkpoints", checkpoint_data(model, arrays, 1200), 0);
@@ -53,7 +54,8 @@ TEST_CASE("a model of no known architecture is checkpointed under the engine's o
   CHECK(read.parameters == arrays.parameters);
   CHECK(message_of(saved, [&] { model_config_from_hugging_face(saved); }) ==
         "@/config.json: \"architectures\": the string \"SinkscopeDecoder\" is not supported, expected "
-        "GPT2LMHeadModel, GPTNeoXForCausalLM, LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM or Qwen3ForCausalLM");
+        "GPT2LMHeadModel, GPTNeoXForCausalLM, LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM or "
+        "Qwen3ForCausalLM");
 }
 
 TEST_CASE("sink logits are checkpointed under the engine's own names, and neither lost nor made up") {
@@ -149,7 +151,8 @@ TEST_CASE("only the newest checkpoints are kept, the one just written always") {
   const TemporaryFolder folder;
   const ModelConfig model = small_model(ModelPreset::llama);
   const Arrays arrays(model);
-  for (std::int64_t step = 1; step <= 4; ++step) save_checkpoint(folder.path(), checkpoint_data(model, arrays, step), 2);
+  for (std::int64_t step = 1; step <= 4; ++step)
+    save_checkpoint(folder.path(), checkpoint_data(model, arrays, step), 2);
   CHECK(names_in(folder.path()) == std::vector<std::string>{"step_00000003", "step_00000004"});
   save_checkpoint(folder.path(), checkpoint_data(model, arrays, 2), 1);
   CHECK(names_in(folder.path()) == std::vector<std::string>{"step_00000002"});
@@ -262,6 +265,8 @@ TEST_CASE("what cannot be saved is refused before anything is written") {
         "checkpoint step -1 is negative");
   data = checkpoint_data(model, arrays, 1);
   data.second_moment = {};
-  CHECK(message_of(folder.path(), [&] { save_checkpoint(folder.path(), data, 0); }).rfind("second moment: expected", 0) == 0);
+  CHECK(message_of(folder.path(), [&] {
+          save_checkpoint(folder.path(), data, 0);
+        }).rfind("second moment: expected", 0) == 0);
   CHECK(names_in(folder.path()).empty());
 }

@@ -84,7 +84,8 @@ std::uint16_t bfloat16_bits(float value) {
 std::uint16_t half_bits(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
   if (value == 0.0F) return static_cast<std::uint16_t>(bits >> 16U);
-  return static_cast<std::uint16_t>((bits >> 16U & 0x8000U) | (((bits >> 23U & 0xffU) - 112U) << 10U) | (bits >> 13U & 0x3ffU));
+  return static_cast<std::uint16_t>((bits >> 16U & 0x8000U) | (((bits >> 23U & 0xffU) - 112U) << 10U) |
+                                    (bits >> 13U & 0x3ffU));
 }
 
 struct Exported {
@@ -200,7 +201,8 @@ TEST_CASE("a model that no architecture expresses is refused with the field name
   const TemporaryFolder folder;
   const auto refusal = [&](const ModelConfig& model) {
     const Arrays arrays(model);
-    return message_of(folder.path(), [&] { export_hugging_face(folder.path() / "x", checkpoint_data(model, arrays, 1)); });
+    return message_of(folder.path(),
+                      [&] { export_hugging_face(folder.path() / "x", checkpoint_data(model, arrays, 1)); });
   };
   const std::string start = "@/x: no Hugging Face architecture expresses this model; ";
   ModelConfig model = small_model(ModelPreset::llama);
@@ -215,7 +217,8 @@ TEST_CASE("a model that no architecture expresses is refused with the field name
         start + "GPT2LMHeadModel is nearest, but model.kv_heads is 1, it needs model.heads (3)");
   model = small_model(ModelPreset::qwen2);
   model.rotary_dim = 2;
-  CHECK(refusal(model) == start + "Qwen2ForCausalLM is nearest, but model.rotary_dim is 2, it needs model.head_dim (4)");
+  CHECK(refusal(model) ==
+        start + "Qwen2ForCausalLM is nearest, but model.rotary_dim is 2, it needs model.head_dim (4)");
   model = small_model(ModelPreset::llama);
   model.parallel_block = true;
   CHECK(refusal(model) == start + "LlamaForCausalLM is nearest, but model.parallel_block is true, it needs false");
@@ -244,12 +247,14 @@ TEST_CASE("a folder that is there is not written over, and a full disk leaves no
   const ModelConfig model = small_model(ModelPreset::llama);
   const Arrays arrays(model);
   write_file(folder.path() / "mine", "text");
-  CHECK(message_of(folder.path(), [&] { export_hugging_face(folder.path() / "mine", checkpoint_data(model, arrays, 1)); }) ==
-        "@/mine: already exists");
+  CHECK(message_of(folder.path(), [&] {
+          export_hugging_face(folder.path() / "mine", checkpoint_data(model, arrays, 1));
+        }) == "@/mine: already exists");
   std::string message;
   {
     const FileSizeLimit full(1000);
-    message = message_of(folder.path(), [&] { export_hugging_face(folder.path() / "new", checkpoint_data(model, arrays, 1)); });
+    message = message_of(folder.path(),
+                         [&] { export_hugging_face(folder.path() / "new", checkpoint_data(model, arrays, 1)); });
   }
   CHECK(message == "@/.new.partial/model.safetensors: cannot write: File too large");
   CHECK(names_in(folder.path()) == std::vector<std::string>{"mine"});
@@ -284,8 +289,9 @@ TEST_CASE("tensors that are missing, unexpected or of another shape are named") 
   }
   SECTION("unexpected") {
     rewrite(exported.path, [&](auto& entries) { entries.push_back({"model.extra", {12}, extra}); });
-    CHECK(exported.load_problem() ==
-          "@/model.safetensors: tensor model.extra is unexpected: LlamaForCausalLM as configured has none of this name");
+    CHECK(
+        exported.load_problem() ==
+        "@/model.safetensors: tensor model.extra is unexpected: LlamaForCausalLM as configured has none of this name");
   }
   SECTION("another shape") {
     rewrite(exported.path, [](auto& entries) {
@@ -421,7 +427,8 @@ TEST_CASE("shards are read through their index") {
   load_hugging_face(exported.path, exported.model, flat);
   CHECK(flat == exported.arrays.parameters);
 
-  const std::string norm = exported.model.preset == ModelPreset::gpt_neox ? "gpt_neox.final_layer_norm.weight" : "model.norm.weight";
+  const std::string norm =
+      exported.model.preset == ModelPreset::gpt_neox ? "gpt_neox.final_layer_norm.weight" : "model.norm.weight";
   const bool first = map.find("\"" + norm + "\":\"a\"") != std::string::npos;
   const std::string held = "\"" + norm + (first ? "\":\"a\"" : "\":\"b\""), other = first ? "b" : "a";
   replace_in_file(index, held, "\"" + norm + "\":\"../a\"");
@@ -462,18 +469,21 @@ TEST_CASE("a config.json that says what the decoder cannot do is refused with th
           "@/config.json: \"quantization_config\": an object is not supported, expected null");
     const std::string biases = ": the decoder has biases in the output projection and the MLP or in neither";
     CHECK(problem("\"mlp_bias\": false", "\"mlp_bias\": true") ==
-          "@/config.json: \"attention_bias\": false is not supported, expected the value of \"mlp_bias\", true" + biases);
+          "@/config.json: \"attention_bias\": false is not supported, expected the value of \"mlp_bias\", true" +
+              biases);
     CHECK(problem("\"attention_bias\": false", "\"attention_bias\": true") ==
-          "@/config.json: \"attention_bias\": true is not supported, expected the value of \"mlp_bias\", false" + biases);
+          "@/config.json: \"attention_bias\": true is not supported, expected the value of \"mlp_bias\", false" +
+              biases);
     CHECK(problem("\"vocab_size\": 17", "\"vocab_size\": -1") ==
           "@/config.json: \"vocab_size\": the integer -1 is not supported, expected an integer from 1 to 16777216");
     CHECK(problem("\"num_key_value_heads\": 1", "\"num_key_value_heads\": 2") ==
           "@/config.json: \"num_attention_heads\" (3) must be divisible by \"num_key_value_heads\" (2)");
     for (const char* unknown : {"MixtralForCausalLM", "Qwen3MoeForCausalLM", "LlamaForSequenceClassification"})
-      CHECK(problem("LlamaForCausalLM", unknown) ==
-            std::string("@/config.json: \"architectures\": the string \"") + unknown +
-                "\" is not supported, expected GPT2LMHeadModel, GPTNeoXForCausalLM, LlamaForCausalLM, MistralForCausalLM, "
-                "Qwen2ForCausalLM or Qwen3ForCausalLM");
+      CHECK(problem("LlamaForCausalLM", unknown) == std::string("@/config.json: \"architectures\": the string \"") +
+                                                        unknown +
+                                                        "\" is not supported, expected GPT2LMHeadModel, "
+                                                        "GPTNeoXForCausalLM, LlamaForCausalLM, MistralForCausalLM, "
+                                                        "Qwen2ForCausalLM or Qwen3ForCausalLM");
     std::filesystem::remove(exported.path / "config.json");
     CHECK(message_of(exported.path, [&] { model_config_from_hugging_face(exported.path); }) ==
           "@/config.json: cannot open: No such file or directory");
@@ -484,7 +494,8 @@ TEST_CASE("a config.json that says what the decoder cannot do is refused with th
       const auto problem = problems(exported);
       replace_in_file(exported.path / "config.json", "\"use_cache\": true", "\"layer_types\": [\"full_attention\"]");
       CHECK(problem("\"full_attention\"", "\"sliding_attention\"") ==
-            "@/config.json: \"layer_types\": the string \"sliding_attention\" is not supported, expected \"full_attention\"");
+            "@/config.json: \"layer_types\": the string \"sliding_attention\" is not supported, expected "
+            "\"full_attention\"");
       const std::string off = "\"use_sliding_window\": false", on = "\"use_sliding_window\": true";
       CHECK((preset == ModelPreset::qwen2 ? problem(off, on) : problem("\"hidden_act\"", on + ", \"hidden_act\"")) ==
             "@/config.json: \"use_sliding_window\": true is not supported, expected false");
@@ -505,9 +516,11 @@ TEST_CASE("a config.json that says what the decoder cannot do is refused with th
     CHECK(problem("\"attention_bias\": true", "\"attention_bias\": false") ==
           "@/config.json: \"attention_bias\": false is not supported, expected true");
     CHECK(problem("\"rotary_pct\": 0.5", "\"rotary_pct\": 0.25") ==
-          "@/config.json: \"rotary_pct\" (0.25) rotates 1 of the 4 channels of a head, expected an even number from 2 to that");
+          "@/config.json: \"rotary_pct\" (0.25) rotates 1 of the 4 channels of a head, expected an even number from 2 "
+          "to that");
     CHECK(problem("\"rotary_pct\": 0.5", "\"rotary_pct\": 1.5") ==
-          "@/config.json: \"rotary_pct\" (1.5) rotates 6 of the 4 channels of a head, expected an even number from 2 to that");
+          "@/config.json: \"rotary_pct\" (1.5) rotates 6 of the 4 channels of a head, expected an even number from 2 "
+          "to that");
     CHECK(problem("\"use_cache\": true", "\"rope_parameters\": {\"partial_rotary_factor\": 1.0}") ==
           "@/config.json: \"rotary_pct\" (0.5) and \"rope_parameters.partial_rotary_factor\" (1.0) differ");
     CHECK(problem("\"use_cache\": true", "\"rope_theta\": 500.0") ==
@@ -526,7 +539,9 @@ TEST_CASE("a Mistral without a sliding window is a Llama") {
   const auto config = exported.path / "config.json";
   replace_in_file(config, "LlamaForCausalLM", "MistralForCausalLM");
   replace_in_file(config, "\"use_cache\": true", "\"sliding_window\": null");
-  const auto problem = [&] { return message_of(exported.path, [&] { model_config_from_hugging_face(exported.path); }); };
+  const auto problem = [&] {
+    return message_of(exported.path, [&] { model_config_from_hugging_face(exported.path); });
+  };
   CHECK(problem().empty());
   const ModelConfig read = model_config_from_hugging_face(exported.path);
   CHECK(read.preset == ModelPreset::llama);
@@ -558,8 +573,9 @@ TEST_CASE("GPT-NeoX's rotary keys are read under their old and new names") {
   const auto read = [&] { return model_config_from_hugging_face(exported.path); };
   CHECK(read().rotary_dim == 2);
   replace_in_file(config, "\"rotary_pct\": 0.5", "\"x\": 0");
-  replace_in_file(config, "\"rotary_emb_base\": 10000.0",
-                  "\"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 500.0, \"partial_rotary_factor\": 1.0}");
+  replace_in_file(
+      config, "\"rotary_emb_base\": 10000.0",
+      "\"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 500.0, \"partial_rotary_factor\": 1.0}");
   CHECK(read().rotary_dim == 0);
   CHECK(read().rope_theta == 500.0);
   replace_in_file(config, "\"rope_parameters\"", "\"y\"");

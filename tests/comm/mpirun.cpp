@@ -67,7 +67,8 @@ Outcome run_ranks_until(const Workplace& place, int ranks, const std::string& ar
   std::jthread runner([&] { outcome = run_ranks(place, ranks, arguments); });
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(120);
   while (lines_of(place.path() / metrics) < lines) {
-    if (std::chrono::steady_clock::now() > end) throw std::runtime_error(metrics + ": has too few lines after two minutes");
+    if (std::chrono::steady_clock::now() > end)
+      throw std::runtime_error(metrics + ": has too few lines after two minutes");
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   std::vector<pid_t> processes;

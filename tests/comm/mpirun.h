@@ -26,8 +26,8 @@ Outcome run_ranks_until(const Workplace& place, int ranks, const std::string& ar
 /// none.
 pid_t process_with(const std::filesystem::path& folder, const std::string& variable);
 
-/// Stops the main thread of a process that descends from this one, and no other of its threads, until the process is gone;
-/// false where the system does not allow it.
+/// Stops the main thread of a process that descends from this one, and no other of its threads, until the process is
+/// gone; false where the system does not allow it.
 bool stand_still_until_gone(pid_t process);
 
 }  // namespace sinkscope::test

@@ -1,6 +1,7 @@
-// What every call of a Communicator does with several ranks: run by mpirun, one process a rank. Exit status 1 after
-// the first check that does not hold. With the argument "copies" or "kernels" on GPUs. With "hang" rank 1 does not come to a call, though it lives; with "asleep"
-// none goes on, and none waits for another; with "stop" all end in order, with an error, rank 0 late.
+// What every call of a Communicator does with several ranks: run by mpirun, one process a rank. Exit status 1 after the
+// first check that does not hold. With the argument "copies" or "kernels" on GPUs. With "hang" rank 1 does not come to
+// a call, though it lives; with "asleep" none goes on, and none waits for another; with "stop" all end in order, with
+// an error, rank 0 late.
 #include <bit>
 #include <chrono>
 #include <cmath>
@@ -53,7 +54,9 @@ class Array {
     buffer_ = ops.allocate(values.size() * sizeof(Number));
     ops.copy_from_host(tensor(), values.data());
   }
-  Tensor tensor() const { return Tensor(buffer_.get(), sizeof(Number) == sizeof(float) ? DType::f32 : DType::f64, {size_}); }
+  Tensor tensor() const {
+    return Tensor(buffer_.get(), sizeof(Number) == sizeof(float) ? DType::f32 : DType::f64, {size_});
+  }
   std::vector<Number> values() const {
     std::vector<Number> found(static_cast<std::size_t>(size_));
     if (size_ > 0) ops_->copy_to_host(found.data(), tensor());
@@ -71,7 +74,10 @@ std::vector<float> unknown(std::int64_t count) { return std::vector<float>(stati
 /// An array that is dealt, with what this rank keeps of it in its place or by itself.
 struct Dealt {
   Dealt(Ops& ops, const std::vector<float>& values, std::int64_t part, bool apart, int mine)
-      : whole(ops, values), rank(mine), stretch{.x = whole.tensor(), .part = part}, own(ops, unknown(stretch.size_of(rank))) {
+      : whole(ops, values),
+        rank(mine),
+        stretch{.x = whole.tensor(), .part = part},
+        own(ops, unknown(stretch.size_of(rank))) {
     if (apart && stretch.size_of(rank) > 0) stretch.own = own.tensor();
   }
   std::vector<float> kept() const {
@@ -97,7 +103,8 @@ void expect_sum(float found, int ranks, std::int64_t i, DType wire, int owner, b
   const float sum = sum_at(ranks, i, wire, owner);
   double terms = 0;
   for (int rank = 0; rank < ranks; ++rank) terms += std::abs(static_cast<double>(value_of(rank, i)));
-  expect(in_order ? same(found, sum) : std::abs(static_cast<double>(found) - static_cast<double>(sum)) <= 1e-6 * terms, what);
+  expect(in_order ? same(found, sum) : std::abs(static_cast<double>(found) - static_cast<double>(sum)) <= 1e-6 * terms,
+         what);
 }
 
 void check_dealt(Communicator& ranks, Ops& ops, std::int64_t count, bool in_order) {
@@ -107,13 +114,15 @@ void check_dealt(Communicator& ranks, Ops& ops, std::int64_t count, bool in_orde
   for (const bool apart : {false, true})
     for (const DType wire : {DType::f32, DType::bf16})
       for (const bool beside : {false, true}) {
-        Dealt first(ops, values_of(mine, count), share, apart, mine), second(ops, values_of(mine, less), less, apart, mine);
+        Dealt first(ops, values_of(mine, count), share, apart, mine),
+            second(ops, values_of(mine, less), less, apart, mine);
         Dealt late(ops, values_of(mine, less), less / N + 1, apart, mine);
         if (apart && late.stretch.own) ops.copy(late.stretch.own, late.stretch.of(mine));
         const auto expect_sums = [&](const Dealt& dealt) {
           const std::vector<float> kept = dealt.kept();
           for (std::int64_t i = 0; i < std::ssize(kept); ++i)
-            expect_sum(kept[static_cast<std::size_t>(i)], N, dealt.stretch.begin_of(mine) + i, wire, mine, in_order || wire == DType::bf16, "reduce");
+            expect_sum(kept[static_cast<std::size_t>(i)], N, dealt.stretch.begin_of(mine) + i, wire, mine,
+                       in_order || wire == DType::bf16, "reduce");
         };
         // What is shared comes behind the sums, which are joined alone first.
         ranks.start_reduce(std::vector{first.stretch, second.stretch}, wire);
@@ -125,7 +134,8 @@ void check_dealt(Communicator& ranks, Ops& ops, std::int64_t count, bool in_orde
         ranks.join();
         const std::vector<float> shared = late.whole.values();
         for (std::int64_t i = 0; i < less; ++i)
-          expect(same(shared[static_cast<std::size_t>(i)], value_of(static_cast<int>(i / late.stretch.part), i)), "share of values");
+          expect(same(shared[static_cast<std::size_t>(i)], value_of(static_cast<int>(i / late.stretch.part), i)),
+                 "share of values");
         const std::vector<float> kept = first.kept();
         if (apart) ops.copy_from_host(first.whole.tensor(), unknown(count).data());
         const std::vector both{first.stretch, second.stretch};
@@ -133,9 +143,11 @@ void check_dealt(Communicator& ranks, Ops& ops, std::int64_t count, bool in_orde
         ranks.finish();
         const std::vector<float> sums = first.whole.values();
         for (std::int64_t i = 0; i < count; ++i)
-          expect_sum(sums[static_cast<std::size_t>(i)], N, i, wire, static_cast<int>(i / share), in_order || wire == DType::bf16, "share of sums");
+          expect_sum(sums[static_cast<std::size_t>(i)], N, i, wire, static_cast<int>(i / share),
+                     in_order || wire == DType::bf16, "share of sums");
         for (std::size_t i = 0; i < kept.size(); ++i)
-          expect(same(sums[static_cast<std::size_t>(first.stretch.begin_of(mine)) + i], kept[i]), "share of this rank's sums");
+          expect(same(sums[static_cast<std::size_t>(first.stretch.begin_of(mine)) + i], kept[i]),
+                 "share of this rank's sums");
       }
 }
 
@@ -145,7 +157,8 @@ void check_tensors(Communicator& ranks, Ops& ops, const Order& in_order) {
     const Array<float> x(ops, values_of(mine, count));
     ranks.all_reduce(x.tensor());
     const std::vector<float> sums = x.values();
-    for (std::int64_t i = 0; i < count; ++i) expect_sum(sums[static_cast<std::size_t>(i)], N, i, DType::f32, 0, in_order.all_reduced, "all_reduce");
+    for (std::int64_t i = 0; i < count; ++i)
+      expect_sum(sums[static_cast<std::size_t>(i)], N, i, DType::f32, 0, in_order.all_reduced, "all_reduce");
     if (count == 0) continue;
     check_dealt(ranks, ops, count, in_order.reduced);
     const Array<float> rounded(ops, values_of(mine, count));
@@ -158,7 +171,8 @@ void check_tensors(Communicator& ranks, Ops& ops, const Order& in_order) {
     }
     for (std::int64_t i = 0; i < count; ++i) {
       bool found = false;
-      for (int rank = 0; rank < N; ++rank) found = found || same(all[static_cast<std::size_t>(i)], from_bf16(to_bf16(sum_at(N, i, DType::bf16, rank))));
+      for (int rank = 0; rank < N; ++rank)
+        found = found || same(all[static_cast<std::size_t>(i)], from_bf16(to_bf16(sum_at(N, i, DType::bf16, rank))));
       expect(found, "all_reduce in bf16 one rank's sum, rounded");
     }
     const auto double_of = [](int rank, std::int64_t i) { return std::sqrt(static_cast<double>(i + 7 * rank + 2)); };
@@ -184,9 +198,12 @@ void check_host(Communicator& ranks) {
   std::vector<double> doubles = {static_cast<double>(mine), 0.25, mine == 1 ? NAN : 0.0};
   ranks.sum(std::span<double>(doubles));
   expect(doubles[0] == N * (N - 1) / 2.0 && doubles[1] == 0.25 * N && std::isnan(doubles[2]), "sum of doubles");
-  std::vector<double> sums = {1.5}, largest = {static_cast<double>(mine), static_cast<double>(-mine), mine == 1 ? NAN : 1e300, mine == 0 ? NAN : 0.0};
+  std::vector<double> sums = {1.5}, largest = {static_cast<double>(mine), static_cast<double>(-mine),
+                                               mine == 1 ? NAN : 1e300, mine == 0 ? NAN : 0.0};
   ranks.sum_and_max(sums, largest);
-  expect(sums[0] == 1.5 * N && largest[0] == N - 1 && largest[1] == 0 && std::isnan(largest[2]) && std::isnan(largest[3]), "sum and maximum");
+  expect(
+      sums[0] == 1.5 * N && largest[0] == N - 1 && largest[1] == 0 && std::isnan(largest[2]) && std::isnan(largest[3]),
+      "sum and maximum");
   std::vector<std::int64_t> integers = {std::int64_t{1} << 60, -mine};
   ranks.sum(std::span<std::int64_t>(integers));
   expect(integers[0] == N * (std::int64_t{1} << 60) && integers[1] == -N * (N - 1) / 2, "sum of integers");
@@ -235,7 +252,8 @@ void run(const std::string& way) {
   expect(std::ssize(names) == world.size(), "exchange of all");
   const auto ops = way.empty() ? make_cpu_ops(1) : make_cuda_ops({.device = world.local_rank(), .compute = DType::f32});
   const bool copies = way == "copies";
-  const auto ranks = world.connect(*ops, copies ? CarriedBytes{.reduced = std::size_t{192} << 20, .shared = std::size_t{96} << 20} : CarriedBytes{});
+  const auto ranks = world.connect(
+      *ops, copies ? CarriedBytes{.reduced = std::size_t{192} << 20, .shared = std::size_t{96} << 20} : CarriedBytes{});
   expect(ranks->rank() == world.rank() && ranks->size() == world.size(), "ranks");
   expect(ranks->shares_beside() == copies, "copy engines");
   check_tensors(*ranks, *ops, {.all_reduced = way.empty(), .reduced = way.empty() || copies});

@@ -13,7 +13,8 @@ namespace {
 double difference(const std::vector<double>& a, const std::vector<double>& b) {
   if (a.size() != b.size()) return INFINITY;
   double largest = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) largest = std::max(largest, std::abs(a[i] - b[i]) / (1e-3 + std::abs(b[i])));
+  for (std::size_t i = 0; i < a.size(); ++i)
+    largest = std::max(largest, std::abs(a[i] - b[i]) / (1e-3 + std::abs(b[i])));
   return largest;
 }
 
@@ -25,15 +26,16 @@ double step_difference(const std::filesystem::path& a, const std::filesystem::pa
   double largest = 0;
   for (std::size_t i = 0; i < first.size(); ++i) {
     const StepRecord &x = first[i], &y = second[i];
-    if (x.step != y.step || x.tokens != y.tokens || x.validation_loss.has_value() != y.validation_loss.has_value()) return INFINITY;
+    if (x.step != y.step || x.tokens != y.tokens || x.validation_loss.has_value() != y.validation_loss.has_value())
+      return INFINITY;
     largest = std::max({largest,
-                        difference({x.loss, x.loss_common, x.gradient_norm, x.learning_rate, x.validation_loss.value_or(0),
-                                    x.validation_loss_common.value_or(0)},
-                                   {y.loss, y.loss_common, y.gradient_norm, y.learning_rate, y.validation_loss.value_or(0),
-                                    y.validation_loss_common.value_or(0)}),
+                        difference({x.loss, x.loss_common, x.gradient_norm, x.learning_rate,
+                                    x.validation_loss.value_or(0), x.validation_loss_common.value_or(0)},
+                                   {y.loss, y.loss_common, y.gradient_norm, y.learning_rate,
+                                    y.validation_loss.value_or(0), y.validation_loss_common.value_or(0)}),
                         difference(x.sink_score, y.sink_score), difference(x.sink_score_layer, y.sink_score_layer),
-                        difference(x.residual_norm, y.residual_norm), difference(x.residual_norm_rest, y.residual_norm_rest),
-                        difference(x.norm_ratio, y.norm_ratio),
+                        difference(x.residual_norm, y.residual_norm),
+                        difference(x.residual_norm_rest, y.residual_norm_rest), difference(x.norm_ratio, y.norm_ratio),
                         difference(x.gradient_norm_attention, y.gradient_norm_attention),
                         difference(x.gradient_norm_mlp, y.gradient_norm_mlp), difference(x.entropy, y.entropy),
                         difference(x.key_mass, y.key_mass)});

@@ -17,7 +17,8 @@ TrainConfig step_of(std::int64_t micro_batch, std::int64_t accumulation) {
 }
 
 TEST_CASE("the ranks' passes cover every sequence of a step once, in its order, none with more than a micro-batch") {
-  for (const auto& [micro_batch, accumulation] : {std::pair(32, 1), std::pair(3, 8), std::pair(5, 12), std::pair(64, 4)}) {
+  for (const auto& [micro_batch, accumulation] :
+       {std::pair(32, 1), std::pair(3, 8), std::pair(5, 12), std::pair(64, 4)}) {
     const TrainConfig train = step_of(micro_batch, accumulation);
     for (int ranks = 1; ranks <= 24; ++ranks) {
       if (micro_batch * accumulation % ranks != 0) continue;

@@ -20,8 +20,8 @@
 namespace sinkscope {
 namespace {
 
-/// One rank that says it is of so many, and writes down what it is asked to sum, by its place in the flat array: of what is
-/// dealt the blocks in the order in which it expects them. Sums are there when they are waited for, not before.
+/// One rank that says it is of so many, and writes down what it is asked to sum, by its place in the flat array: of
+/// what is dealt the blocks in the order in which it expects them. Sums are there when they are waited for, not before.
 class Recorder final : public Communicator {
  public:
   explicit Recorder(int size, OptimizerShare share = OptimizerShare(0)) : size_(size), share_(std::move(share)) {}
@@ -60,7 +60,9 @@ class Recorder final : public Communicator {
   void arrive(std::size_t end) {
     for (; arrived_ < end; ++arrived_) {
       const Stretch& stretch = under_way_[arrived_];
-      for (std::int64_t i = 0; i < stretch.own.size(); ++i) stretch.own.as<float>()[i] = 10 * stretch.of(rank()).as<float>()[i];  // the other ranks' addends
+      // The other ranks' addends.
+      for (std::int64_t i = 0; i < stretch.own.size(); ++i)
+        stretch.own.as<float>()[i] = 10 * stretch.of(rank()).as<float>()[i];
     }
   }
   void broadcast(const Tensor&, int) override {}
@@ -82,8 +84,10 @@ class Recorder final : public Communicator {
 };
 
 ModelConfig small_model(const std::string& preset) {
-  Config config = parse_config(R"({"model": {"preset": ")" + preset + R"(", "layers": 3, "channels": 32, "heads": 2, "hidden": 48,
-                                             "vocab_size": 50}, "train": {"micro_batch": 1}})", "test");
+  Config config =
+      parse_config(R"({"model": {"preset": ")" + preset + R"(", "layers": 3, "channels": 32, "heads": 2, "hidden": 48,
+                                             "vocab_size": 50}, "train": {"micro_batch": 1}})",
+                   "test");
   resolve_with_dataset(config, 50, 0, 1);
   return config.model;
 }
@@ -92,7 +96,8 @@ TEST_CASE("buckets are summed from the end, none before it is ready, the same on
   const auto ops = make_cpu_ops(1);
   Decoder decoder(*ops, small_model("llama"), {.max_sequences = 1, .max_length = 8});
   const Shard shard = GENERATE(Shard::none, Shard::optimizer);
-  const RanksConfig config{.bucket_megabytes = 0.016, .shard = shard, .reduce_dtype = ReduceDType::bf16};  // 4000 elements
+  // 4000 elements.
+  const RanksConfig config{.bucket_megabytes = 0.016, .shard = shard, .reduce_dtype = ReduceDType::bf16};
   const OptimizerShare share = share_of(config, decoder.layout(), 1, 2);
   Recorder recorder(2, share);
   recorder.base = decoder.gradients().as<float>();
@@ -103,9 +108,11 @@ TEST_CASE("buckets are summed from the end, none before it is ready, the same on
   using Parts = std::vector<std::pair<std::int64_t, std::int64_t>>;
   Parts all;
   if (shard == Shard::none)
-    for (std::int64_t end = decoder.layout().flat_size(); end > 0; end = all.back().first) all.emplace_back(std::max<std::int64_t>(end - 4000, 0), end);
+    for (std::int64_t end = decoder.layout().flat_size(); end > 0; end = all.back().first)
+      all.emplace_back(std::max<std::int64_t>(end - 4000, 0), end);
   else
-    for (const DealtBlock& block : std::views::reverse(share.blocks())) all.emplace_back(block.begin, block.begin + block.size);
+    for (const DealtBlock& block : std::views::reverse(share.blocks()))
+      all.emplace_back(block.begin, block.begin + block.size);
   CHECK(all.size() > sections.size());
   sums.begin_step();
   CHECK_FALSE(sums.begin_pass(false).close);
@@ -130,7 +137,8 @@ TEST_CASE("buckets are summed from the end, none before it is ready, the same on
   CHECK(recorder.parts == all);
 }
 
-TEST_CASE("by section a rank keeps the sums of its share over the passes of a step, whatever lies in the places of blocks") {
+TEST_CASE(
+    "by section a rank keeps the sums of its share over the passes of a step, whatever lies in the places of blocks") {
   const auto ops = make_cpu_ops(1);
   const std::string preset = GENERATE("llama", "gpt2");  // the latter has biases, and a head that is the embedding
   INFO(preset);
@@ -208,13 +216,15 @@ TEST_CASE("one process is its own sum") {
   CHECK(alone->first("found") == "found");
   CHECK_THROWS_AS(alone->share({.x = x, .part = 2}), std::invalid_argument);
   std::vector<float> apart(3);
-  CHECK_THROWS_AS(alone->share({.x = x, .part = 3, .own = Tensor(apart.data(), DType::f32, {3})}), std::invalid_argument);
+  CHECK_THROWS_AS(alone->share({.x = x, .part = 3, .own = Tensor(apart.data(), DType::f32, {3})}),
+                  std::invalid_argument);
   const Stretch too_short[] = {{.x = x, .part = 3, .own = Tensor(apart.data(), DType::f32, {2})}};
   CHECK_THROWS_AS(alone->start_reduce(too_short, DType::f32), std::invalid_argument);
   std::vector<double> doubles(3);
   CHECK_THROWS_AS(alone->all_reduce(Tensor(doubles.data(), DType::f64, {3}), DType::bf16), std::invalid_argument);
   CHECK(world.exchange("mine") == std::vector<std::string>{"mine"});
-  CHECK(test::message_of([&] { static_cast<void>(world.together([]() -> int { throw std::runtime_error("own"); })); }) == "own");
+  CHECK(test::message_of(
+            [&] { static_cast<void>(world.together([]() -> int { throw std::runtime_error("own"); })); }) == "own");
 }
 
 }  // namespace

@@ -45,8 +45,8 @@ std::vector<int> counts() {
 
 std::string on(int gpus) { return " --gpus " + std::to_string(gpus); }
 
-/// The largest relative difference of two runs' losses, which is what bf16 leaves comparable: other sums of gradients round
-/// weights to other neighbours.
+/// The largest relative difference of two runs' losses, which is what bf16 leaves comparable: other sums of gradients
+/// round weights to other neighbours.
 double loss_difference(const fs::path& a, const fs::path& b) {
   const auto first = read_step_records(a), second = read_step_records(b);
   REQUIRE(first.size() == second.size());
@@ -74,19 +74,22 @@ void check_steps(const std::string& precision) {
       const fs::path again = train(place, run.filename().string() + "-again", as + on(count) + more);
       CHECK(test::timeless_lines(again / "metrics.jsonl") == test::timeless_lines(run / "metrics.jsonl"));
       for (const char* file : {"model.safetensors", "optimizer.safetensors"})
-        CHECK(test::read_file(again / "checkpoints/step_00000100" / file) == test::read_file(run / "checkpoints/step_00000100" / file));
+        CHECK(test::read_file(again / "checkpoints/step_00000100" / file) ==
+              test::read_file(run / "checkpoints/step_00000100" / file));
     };
     check(some);
     check_again(some, "");
     for (const std::string shard : {"none", "optimizer", "gradients", "parameters"}) {
       INFO(shard);
-      const std::string more = " --set ranks.bucket_megabytes=0.02 --set ranks.shard=" + shard;  // several blocks a section
+      // A section has several blocks.
+      const std::string more = " --set ranks.bucket_megabytes=0.02 --set ranks.shard=" + shard;
       const fs::path run = train(place, name + shard, as + on(count) + more);
       check(run);
       if (shard != "optimizer") check_again(run, more);
       const std::string rounded = more + " --set ranks.reduce_dtype=bf16";
       const fs::path wire = train(place, name + shard + "-wire", as + on(count) + rounded);
-      const double rounding = loss_difference(wire, run);  // gradient norms are up to 0.055 apart after 100 steps of this
+      // Gradient norms are up to 0.055 apart after 100 steps of this.
+      const double rounding = loss_difference(wire, run);
       CHECK(rounding > 0);
       CHECK(rounding < 2e-2);
       if (shard == "gradients") check_again(wire, rounded);
@@ -100,24 +103,32 @@ void check_steps(const std::string& precision) {
   }
 }
 
-TEST_CASE("100 steps on several GPUs are those on one, the same to the bit again, and alike however they are sharded and summed") {
+TEST_CASE(
+    "100 steps on several GPUs are those on one, the same to the bit again, and alike however they are sharded and "
+    "summed") {
   check_steps("fp32");
 }
 
-TEST_CASE("100 steps in bf16 on several GPUs are those on one, the same to the bit again, and alike however they are sharded and summed") {
+TEST_CASE(
+    "100 steps in bf16 on several GPUs are those on one, the same to the bit again, and alike however they are sharded "
+    "and summed") {
   check_steps("bf16");
 }
 
-TEST_CASE("what several GPUs sum and share is right at every size, by copy engines and by NCCL's kernels, to the bit where the order is told") {
+TEST_CASE(
+    "what several GPUs sum and share is right at every size, by copy engines and by NCCL's kernels, to the bit where "
+    "the order is told") {
   const Workplace place;
   const char* moved = std::getenv("SINKSCOPE_RANK_CHECKS");
   const std::string program = moved == nullptr ? SINKSCOPE_RANK_CHECKS : moved, way = GENERATE("copies", "kernels");
   for (const int count : counts()) {
     INFO(way << " on " << count);
     const std::string port = std::to_string(20000 + getpid() % 20000);
-    const Outcome outcome = place.run("--version", "for rank in $(seq 0 " + std::to_string(count - 1) + "); do RANK=$rank LOCAL_RANK=$rank WORLD_SIZE=" +
-                                                       std::to_string(count) + " MASTER_ADDR=127.0.0.1 MASTER_PORT=" + port + " " + program + " " + way +
-                                                       " & ranks=\"$ranks $!\"; done; for rank in $ranks; do wait $rank || exit; done; ");
+    const Outcome outcome =
+        place.run("--version", "for rank in $(seq 0 " + std::to_string(count - 1) +
+                                   "); do RANK=$rank LOCAL_RANK=$rank WORLD_SIZE=" + std::to_string(count) +
+                                   " MASTER_ADDR=127.0.0.1 MASTER_PORT=" + port + " " + program + " " + way +
+                                   " & ranks=\"$ranks $!\"; done; for rank in $ranks; do wait $rank || exit; done; ");
     INFO(outcome.output);
     CHECK(outcome.status == 0);
     CHECK(test::contains(outcome.output, std::to_string(count) + " ranks agree"));
@@ -151,8 +162,10 @@ TEST_CASE("a checkpoint of all GPUs goes on on two and on one") {
 
 TEST_CASE("what rank 0 does for all is the same on GPUs that keep all of the parameters, and most of them elsewhere") {
   const Workplace place;
-  const std::string as = on(counts().back()) + " --set precision=fp32 --set train.steps=20 --set probes.every=10 --set probes.causal_every=10"
-                                              " --set sample.every=5 --set sample.tokens=12 --set evaluation.every=4 --set evaluation.batches=3";
+  const std::string as =
+      on(counts().back()) +
+      " --set precision=fp32 --set train.steps=20 --set probes.every=10 --set probes.causal_every=10 --set "
+      "sample.every=5 --set sample.tokens=12 --set evaluation.every=4 --set evaluation.batches=3";
   const fs::path whole = train(place, "whole", as + " --set ranks.shard=none");
   const std::string shard = GENERATE("optimizer", "parameters");
   INFO(shard);
@@ -175,12 +188,15 @@ TEST_CASE("what rank 0 does for all is the same on GPUs that keep all of the par
 Outcome disturbed(const Workplace& place, const std::string& more, const std::function<void(pid_t)>& action) {
   Outcome outcome;
   std::jthread runner([&] {
-    outcome = place.run("train config.json --gpus 2 --set name=long --set train.steps=100000 --set log.tensorboard=false"
-                        " --set ranks.timeout=10 --set probes.every=0 --set checkpoint.every=20" + kStep + more);
+    outcome = place.run(
+        "train config.json --gpus 2 --set name=long --set train.steps=100000 --set log.tensorboard=false --set "
+        "ranks.timeout=10 --set probes.every=0 --set checkpoint.every=20" +
+        kStep + more);
   });
   const fs::path log = place.path() / "runs/long/metrics.jsonl";
   const auto ended = [&] { return test::process_with(place.path(), "RANK=0") == 0; };
-  for (int i = 0; i < 1200 && !(i > 300 && ended()) && (!fs::exists(log) || read_step_records(log.parent_path()).size() < 30); ++i)
+  for (int i = 0;
+       i < 1200 && !(i > 300 && ended()) && (!fs::exists(log) || read_step_records(log.parent_path()).size() < 30); ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   const pid_t victim = test::process_with(place.path(), "RANK=1");
   if (victim != 0) action(victim);

@@ -50,8 +50,9 @@ TEST_CASE("without a launcher's variables a process is alone") {
 
 TEST_CASE("each launcher's variables give rank, size and local rank") {
   for (const auto& [environment, launcher, mpi] :
-       {std::tuple(kTorchrun, "torchrun", false), std::tuple(kOpenMpi, "Open MPI", true), std::tuple(kSlurm, "Slurm", false),
-        std::tuple(with(kSlurm, {{"PMIX_RANK", "3"}}), "Slurm", true), std::tuple(with(kTorchrun, kOpenMpi), "torchrun", true)}) {
+       {std::tuple(kTorchrun, "torchrun", false), std::tuple(kOpenMpi, "Open MPI", true),
+        std::tuple(kSlurm, "Slurm", false), std::tuple(with(kSlurm, {{"PMIX_RANK", "3"}}), "Slurm", true),
+        std::tuple(with(kTorchrun, kOpenMpi), "torchrun", true)}) {
     const Launch launch = read(environment);
     INFO(launcher);
     CHECK(launch.launcher == launcher);
@@ -70,13 +71,16 @@ TEST_CASE("each launcher's variables give rank, size and local rank") {
 
 TEST_CASE("ranks are on one host unless their launcher tells of others") {
   const std::vector<std::tuple<Environment, const char*, const char*, const char*>> cases = {
-      {kTorchrun, "LOCAL_WORLD_SIZE", "8", "4"}, {kOpenMpi, "OMPI_COMM_WORLD_LOCAL_SIZE", "8", "4"}, {kSlurm, "SLURM_STEP_NUM_NODES", "1", "2"}};
+      {kTorchrun, "LOCAL_WORLD_SIZE", "8", "4"},
+      {kOpenMpi, "OMPI_COMM_WORLD_LOCAL_SIZE", "8", "4"},
+      {kSlurm, "SLURM_STEP_NUM_NODES", "1", "2"}};
   for (const auto& [environment, variable, all, several] : cases) {
     INFO(variable);
     CHECK(read(environment).one_host);
     CHECK(read(with(environment, {{variable, all}})).one_host);
     CHECK_FALSE(read(with(environment, {{variable, several}})).one_host);
-    CHECK(error_of(with(environment, {{variable, "few"}})) == "launch: " + std::string(variable) + "=\"few\": expected a whole number from 1 to 1048576");
+    CHECK(error_of(with(environment, {{variable, "few"}})) ==
+          "launch: " + std::string(variable) + "=\"few\": expected a whole number from 1 to 1048576");
   }
   CHECK(read({{"LOCAL_WORLD_SIZE", "few"}}).one_host);
   CHECK(read({{"PMIX_RANK", "2"}}).one_host);
@@ -94,11 +98,14 @@ TEST_CASE("variables that are missing, wrong or at odds are one clear error") {
   CHECK(error_of(without(kTorchrun, "MASTER_PORT")) ==
         "launch: the environment has MASTER_ADDR and not MASTER_PORT; give both or none");
   CHECK(error_of(without(without(kTorchrun, "MASTER_PORT"), "MASTER_ADDR")) ==
-        "launch: the environment has RANK, WORLD_SIZE, LOCAL_RANK and not MASTER_ADDR, MASTER_PORT; give all of them or none");
+        "launch: the environment has RANK, WORLD_SIZE, LOCAL_RANK and not MASTER_ADDR, MASTER_PORT; give all of them "
+        "or none");
   CHECK(error_of(with(kTorchrun, {{"RANK", "8"}})) ==
         "launch: RANK=\"8\" and WORLD_SIZE=\"8\": a rank is less than their number");
-  CHECK(error_of(with(kTorchrun, {{"RANK", "two"}})) == "launch: RANK=\"two\": expected a whole number from 0 to 1048576");
-  CHECK(error_of(with(kTorchrun, {{"RANK", "-1"}})) == "launch: RANK=\"-1\": expected a whole number from 0 to 1048576");
+  CHECK(error_of(with(kTorchrun, {{"RANK", "two"}})) ==
+        "launch: RANK=\"two\": expected a whole number from 0 to 1048576");
+  CHECK(error_of(with(kTorchrun, {{"RANK", "-1"}})) ==
+        "launch: RANK=\"-1\": expected a whole number from 0 to 1048576");
   CHECK(error_of(with(kTorchrun, {{"WORLD_SIZE", "0"}})) ==
         "launch: WORLD_SIZE=\"0\": expected a whole number from 1 to 1048576");
   CHECK(error_of(with(kTorchrun, {{"MASTER_PORT", "65536"}})) ==
@@ -106,8 +113,8 @@ TEST_CASE("variables that are missing, wrong or at odds are one clear error") {
   CHECK(error_of(with(kTorchrun, {{"MASTER_ADDR", ""}})) ==
         "launch: MASTER_ADDR is empty; expected the name or address of rank 0's host");
   CHECK(error_of(without(kOpenMpi, "OMPI_COMM_WORLD_SIZE")) ==
-        "launch: the environment has OMPI_COMM_WORLD_RANK, OMPI_COMM_WORLD_LOCAL_RANK and not OMPI_COMM_WORLD_SIZE; give all "
-        "of them or none");
+        "launch: the environment has OMPI_COMM_WORLD_RANK, OMPI_COMM_WORLD_LOCAL_RANK and not OMPI_COMM_WORLD_SIZE; "
+        "give all of them or none");
   CHECK(error_of(without(kSlurm, "SLURM_LOCALID")) ==
         "launch: the environment has SLURM_PROCID, SLURM_NTASKS and not SLURM_LOCALID; give all of them or none");
   CHECK(error_of(with(with(kTorchrun, kOpenMpi), {{"OMPI_COMM_WORLD_RANK", "2"}})) ==

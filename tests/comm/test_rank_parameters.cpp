@@ -18,11 +18,12 @@
 namespace sinkscope {
 namespace {
 
-/// The last of so many ranks, to which what the others share comes when it is waited for, and not before: until then NaN lies
-/// there. It knows blocks by what this rank keeps of them.
+/// The last of so many ranks, to which what the others share comes when it is waited for, and not before: until then
+/// NaN lies there. It knows blocks by what this rank keeps of them.
 class LateShares final : public Communicator {
  public:
-  LateShares(int size, const std::vector<float>& all, OptimizerShare share) : size_(size), all_(all), share_(std::move(share)) {}
+  LateShares(int size, const std::vector<float>& all, OptimizerShare share)
+      : size_(size), all_(all), share_(std::move(share)) {}
   int rank() const override { return size_ - 1; }
   int size() const override { return size_; }
   std::string description() const override { return "late shares"; }
@@ -35,10 +36,13 @@ class LateShares final : public Communicator {
       const std::int64_t place = stretch.own.as<float>() - own;
       const auto block = std::ranges::find_if(share_.blocks(), [&](const DealtBlock& each) {
         const auto piece = share_.piece(each);
-        return piece.place == place && piece.size == stretch.own.size() && each.size == stretch.x.size() && each.part == stretch.part;
+        return piece.place == place && piece.size == stretch.own.size() && each.size == stretch.x.size() &&
+               each.part == stretch.part;
       });
       REQUIRE(block != share_.blocks().end());
-      if (!std::equal(stretch.own.as<float>(), stretch.own.as<float>() + stretch.own.size(), all_.begin() + share_.piece(*block).begin)) ++wrong;
+      if (!std::equal(stretch.own.as<float>(), stretch.own.as<float>() + stretch.own.size(),
+                      all_.begin() + share_.piece(*block).begin))
+        ++wrong;
       std::fill_n(stretch.x.as<float>(), stretch.x.size(), std::numeric_limits<float>::quiet_NaN());
       started_.back().emplace_back(stretch.x, block->begin);
     }
@@ -97,8 +101,11 @@ class Sums final : public ActivationObserver {
 };
 
 ModelConfig model_of(const std::string& preset, int layers, const std::string& more = "") {
-  Config config = parse_config(R"({"model": {"preset": ")" + preset + R"(", "layers": )" + std::to_string(layers) + R"(, "channels": 32, "heads": 2,
-                                             "hidden": 48, "vocab_size": 50)" + more + R"(}, "train": {"micro_batch": 1}})", "test");
+  Config config = parse_config(R"({"model": {"preset": ")" + preset + R"(", "layers": )" + std::to_string(layers) +
+                                   R"(, "channels": 32, "heads": 2,
+                                             "hidden": 48, "vocab_size": 50)" +
+                                   more + R"(}, "train": {"micro_batch": 1}})",
+                               "test");
   resolve_with_dataset(config, 50, 0, 1);
   return config.model;
 }
@@ -107,7 +114,8 @@ std::vector<float> values_of(const ParameterLayout& layout, std::uint64_t seed) 
   std::vector<float> values(static_cast<std::size_t>(layout.flat_size()));
   initialize_parameters(layout, seed, values);
   for (const ParameterSpec& spec : layout.specs())  // none of them alike
-    for (std::int64_t i = 0; i < spec.size; ++i) values[static_cast<std::size_t>(spec.offset + i)] += 1e-3F * static_cast<float>((i + spec.offset) % 11);
+    for (std::int64_t i = 0; i < spec.size; ++i)
+      values[static_cast<std::size_t>(spec.offset + i)] += 1e-3F * static_cast<float>((i + spec.offset) % 11);
   return values;
 }
 
@@ -133,9 +141,12 @@ Passed pass(Decoder& decoder, bool backward) {
   return passed;
 }
 
-TEST_CASE("a pass whose parameters come section by section is the pass of all of them to the bit, with none used too early or too late") {
+TEST_CASE(
+    "a pass whose parameters come section by section is the pass of all of them to the bit, with none used too early "
+    "or too late") {
   const auto ops = make_cpu_ops(1);
-  const auto [preset, more] = GENERATE(std::pair("llama", ""), std::pair("gpt2", ""), std::pair("llama", R"(, "attention": {"sink": "learned"})"));
+  const auto [preset, more] = GENERATE(std::pair("llama", ""), std::pair("gpt2", ""),
+                                       std::pair("llama", R"(, "attention": {"sink": "learned"})"));
   const int layers = GENERATE(1, 2, 3, 4);
   const Recompute recompute = GENERATE(Recompute::none, Recompute::block);
   INFO(preset << more << ", " << layers << " layers");
@@ -206,7 +217,8 @@ TEST_CASE("a pass whose parameters come section by section is the pass of all of
   }
 }
 
-TEST_CASE("where ranks have all parameters, passes after an update see those of all, and the host waits for them once") {
+TEST_CASE(
+    "where ranks have all parameters, passes after an update see those of all, and the host waits for them once") {
   const auto ops = make_cpu_ops(1);
   const Shard shard = GENERATE(Shard::none, Shard::optimizer, Shard::gradients);
   const int shared = shard == Shard::none ? 0 : 1;
@@ -236,7 +248,9 @@ TEST_CASE("where ranks have all parameters, passes after an update see those of 
   CHECK(ranks.wrong == 0);
 }
 
-TEST_CASE("where shares travel beside other work the forward pass behind an update takes them section by section, or what settles it does") {
+TEST_CASE(
+    "where shares travel beside other work the forward pass behind an update takes them section by section, or what "
+    "settles it does") {
   const auto ops = make_cpu_ops(1);
   const Shard shard = GENERATE(Shard::optimizer, Shard::gradients);
   const ModelConfig model = model_of("gpt2", 3);
@@ -304,13 +318,15 @@ TEST_CASE("a tensor that is not finite is found by section too, by what other ra
 }
 
 TEST_CASE("a rank keeps its share of the parameters, and places for the ends and two blocks") {
-  Config config = parse_config(R"({"model": {"preset": "llama", "layers": 6, "channels": 64, "heads": 2, "vocab_size": 100}})", "test");
+  Config config = parse_config(
+      R"({"model": {"preset": "llama", "layers": 6, "channels": 64, "heads": 2, "vocab_size": 100}})", "test");
   resolve_with_dataset(config, 100, 0, 1);
   const ParameterLayout layout(config.model);
   const auto bytes_of = [&](const char* arena, Shard shard, int ranks) {
     config.ranks.shard = shard;
     std::size_t bytes = 0;
-    for (const MemoryLine& line : run_memory(config, {}, {.device = Device::cuda, .compute = DType::bf16, .ranks = ranks}))
+    for (const MemoryLine& line :
+         run_memory(config, {}, {.device = Device::cuda, .compute = DType::bf16, .ranks = ranks}))
       if (line.arena == arena) bytes += line.bytes;
     return static_cast<std::int64_t>(bytes);
   };
@@ -320,7 +336,8 @@ TEST_CASE("a rank keeps its share of the parameters, and places for the ends and
   CHECK(bytes_of("gradients", Shard::parameters, 4) < bytes_of("gradients", Shard::optimizer, 4));
   const std::int64_t whole = 2 * layout.flat_size(), block = layout.sections()[1].size;
   CHECK(parameters(Shard::none, 4) == Approx(whole).margin(1024));
-  for (const Shard shard : {Shard::optimizer, Shard::gradients}) CHECK(parameters(shard, 4) == Approx(whole + whole / 4).margin(2048));
+  for (const Shard shard : {Shard::optimizer, Shard::gradients})
+    CHECK(parameters(shard, 4) == Approx(whole + whole / 4).margin(2048));
   CHECK(parameters(Shard::parameters, 1) == Approx(whole).margin(1024));
   const std::int64_t places = layout.sections().front().size + layout.sections().back().size + 2 * block;
   CHECK(parameters(Shard::parameters, 4) == Approx(2 * (layout.flat_size() / 4 + places)).margin(2048));

@@ -39,7 +39,8 @@ TEST_CASE("every call between ranks gives the sums of all, in rank order") {
 TEST_CASE("a run of 100 steps is that of one rank on 2 and on 4, and to the bit that of as many ranks again") {
   const Workplace place;
   const auto train = [&](int ranks, const std::string& name) {
-    const Outcome outcome = run_ranks(place, ranks, "train config.json --set train.steps=100 --set name=" + name + kStep);
+    const Outcome outcome =
+        run_ranks(place, ranks, "train config.json --set train.steps=100 --set name=" + name + kStep);
     INFO(outcome.output);
     REQUIRE(outcome.status == 0);
     CHECK(test::contains(outcome.output, "run: runs/" + name));
@@ -68,18 +69,21 @@ TEST_CASE("ranks whose share is less than a micro-batch, or no multiple of it, c
   const Workplace place;
   const auto train = [&](int ranks, const std::string& step) {
     const std::string name = "run-" + std::to_string(ranks) + "-" + std::to_string(step.size());
-    const Outcome outcome = run_ranks(place, ranks, "train config.json --set threads=1 --set train.steps=10 --set name=" + name + step);
+    const Outcome outcome =
+        run_ranks(place, ranks, "train config.json --set threads=1 --set train.steps=10 --set name=" + name + step);
     INFO(outcome.output);
     REQUIRE(outcome.status == 0);
     return place.path() / "runs" / name;
   };
-  for (const std::string step : {" --set train.micro_batch=8", " --set train.micro_batch=3 --set train.gradient_accumulation=4"})
+  for (const std::string step :
+       {" --set train.micro_batch=8", " --set train.micro_batch=3 --set train.gradient_accumulation=4"})
     CHECK(step_difference(train(4, step), train(1, step)) < 5e-5);
 }
 
 TEST_CASE("a checkpoint of 4 ranks goes on on 2 and on 1, and a signal to one rank stops all") {
   const Workplace place;
-  const std::string begin = "train config.json --set checkpoint.every=0 --set name=", step = kStep + " --set train.steps=60";
+  const std::string begin = "train config.json --set checkpoint.every=0 --set name=",
+                    step = kStep + " --set train.steps=60";
   REQUIRE(run_ranks(place, 1, begin + "whole" + step).status == 0);
   const auto stop = [](int rank) {
     return [rank](const std::vector<pid_t>& processes) { kill(processes[static_cast<std::size_t>(rank)], SIGTERM); };
@@ -88,7 +92,8 @@ TEST_CASE("a checkpoint of 4 ranks goes on on 2 and on 1, and a signal to one ra
   Outcome outcome = test::run_ranks_until(place, 4, begin + "parts" + step, metrics, 5, stop(2));
   INFO(outcome.output);
   CHECK(outcome.status == 143);
-  CHECK(test::contains(outcome.output, " (4 ranks; start as many again, or any other number); go on with: sinkscope train config.json"));
+  CHECK(test::contains(
+      outcome.output, " (4 ranks; start as many again, or any other number); go on with: sinkscope train config.json"));
   CHECK_FALSE(test::contains(outcome.output, "\x1b["));  // plain lines, though Open MPI gives rank 0 a terminal
   const std::size_t first_stop = read_step_records(place.path() / "runs/parts").size();
   CHECK(first_stop < 60);
@@ -102,26 +107,32 @@ TEST_CASE("a checkpoint of 4 ranks goes on on 2 and on 1, and a signal to one ra
   CHECK(outcome.status == 0);
   CHECK(step_difference(place.path() / "runs/parts", place.path() / "runs/whole") < 5e-5);
   int resumed = 0;
-  for (const EventRecord& event : read_event_records(place.path() / "runs/parts")) resumed += event.kind == "resume" ? 1 : 0;
+  for (const EventRecord& event : read_event_records(place.path() / "runs/parts"))
+    resumed += event.kind == "resume" ? 1 : 0;
   CHECK(resumed == 2);
 }
 
 TEST_CASE("ranks that a signal stopped have left MPI in order, each with the signal's status") {
   const Workplace place;
   // Open MPI tells of a process that ends with status 0, as the shells do, and has not left MPI.
-  const std::string stop = "(for i in $(seq 1200); do [ \"$(cat runs/small/metrics.jsonl 2>/dev/null | wc -l)\" -ge 5 ] && break; sleep 0.05; done;"
-                           " kill -TERM $(cat process.1)) & ";
+  const std::string stop =
+      "(for i in $(seq 1200); do [ \"$(cat runs/small/metrics.jsonl 2>/dev/null | wc -l)\" -ge 5 ] && break; sleep "
+      "0.05; done; kill -TERM $(cat process.1)) & ";
   const std::string shell = " sh -c '\"$0\" \"$@\" & echo $! > process.$OMPI_COMM_WORLD_RANK; wait $!;"
                             " echo $? > status.$OMPI_COMM_WORLD_RANK'";
-  const Outcome outcome = place.run("train config.json --set checkpoint.every=0 --set train.steps=20000" + kStep, stop + test::mpirun(2) + shell);
+  const Outcome outcome = place.run("train config.json --set checkpoint.every=0 --set train.steps=20000" + kStep,
+                                    stop + test::mpirun(2) + shell);
   INFO(outcome.output);
   CHECK(outcome.status == 0);
   for (const char* rank : {"status.0", "status.1"}) CHECK(place.read(rank) == "143\n");
 }
 
-TEST_CASE("with the optimizer, gradients or parameters sharded, or gradients on a wire of bf16, a run is the whole one's, and its checkpoint goes on elsewhere") {
+TEST_CASE(
+    "with the optimizer, gradients or parameters sharded, or gradients on a wire of bf16, a run is the whole one's, "
+    "and its checkpoint goes on elsewhere") {
   const Workplace place;
-  const std::string begin = "train config.json --set checkpoint.every=10 --set name=", step = kStep + " --set train.steps=40";
+  const std::string begin = "train config.json --set checkpoint.every=10 --set name=",
+                    step = kStep + " --set train.steps=40";
   REQUIRE(run_ranks(place, 4, begin + "whole" + step + " --set ranks.shard=none").status == 0);
   const fs::path runs = place.path() / "runs";
   struct Mode {
@@ -130,14 +141,20 @@ TEST_CASE("with the optimizer, gradients or parameters sharded, or gradients on 
     double bound;
   };
   for (const auto& [name, set, bound] :
-       {Mode{"optimizer", " --set ranks.shard=optimizer", 5e-5}, Mode{"gradients", " --set ranks.shard=gradients --set ranks.bucket_megabytes=0.01", 5e-5},
-        Mode{"parameters", " --set ranks.shard=parameters", 5e-5}, Mode{"wire", " --set ranks.shard=none --set ranks.reduce_dtype=bf16", 2e-2},
-        Mode{"optimizer-wire", " --set ranks.reduce_dtype=bf16", 2e-2}, Mode{"parameters-wire", " --set ranks.shard=parameters --set ranks.reduce_dtype=bf16", 2e-2}}) {
+       {Mode{"optimizer", " --set ranks.shard=optimizer", 5e-5},
+        Mode{"gradients", " --set ranks.shard=gradients --set ranks.bucket_megabytes=0.01", 5e-5},
+        Mode{"parameters", " --set ranks.shard=parameters", 5e-5},
+        Mode{"wire", " --set ranks.shard=none --set ranks.reduce_dtype=bf16", 2e-2},
+        Mode{"optimizer-wire", " --set ranks.reduce_dtype=bf16", 2e-2},
+        Mode{"parameters-wire", " --set ranks.shard=parameters --set ranks.reduce_dtype=bf16", 2e-2}}) {
     INFO(name);
     const std::string arguments = begin + name + step + set;
     REQUIRE(run_ranks(place, 4, arguments).status == 0);
     CHECK(step_difference(runs / name, runs / "whole") < bound);
-    if (const char* same = bound < 1e-3 ? nullptr : name == std::string("wire") ? "whole" : name == std::string("optimizer-wire") ? "optimizer" : "parameters")
+    if (const char* same = bound < 1e-3                            ? nullptr
+                           : name == std::string("wire")           ? "whole"
+                           : name == std::string("optimizer-wire") ? "optimizer"
+                                                                   : "parameters")
       CHECK(step_difference(runs / name, runs / same) > 1e-5);  // it was rounded
     // The same to the bit again, stopped on the way and resumed.
     const std::string again = std::string(name) + "-again";
@@ -154,7 +171,8 @@ TEST_CASE("with the optimizer, gradients or parameters sharded, or gradients on 
     for (const char* log : {"metrics.jsonl", "probes.jsonl"})
       CHECK(test::timeless_lines(runs / again / log) == test::timeless_lines(runs / name / log));
     for (const char* file : {"model.safetensors", "optimizer.safetensors"})
-      CHECK(test::read_file(runs / again / "checkpoints/step_00000040" / file) == test::read_file(runs / name / "checkpoints/step_00000040" / file));
+      CHECK(test::read_file(runs / again / "checkpoints/step_00000040" / file) ==
+            test::read_file(runs / name / "checkpoints/step_00000040" / file));
     // On two ranks each takes two passes a step.
     REQUIRE(run_ranks(place, 2, begin + again + step + set + " --set output=other --resume").status == 0);
     CHECK(step_difference(place.path() / "other" / again, runs / "whole") < bound);
@@ -164,8 +182,10 @@ TEST_CASE("with the optimizer, gradients or parameters sharded, or gradients on 
 TEST_CASE("ranks with FP8 products scale them by the magnitudes of all") {
   const Workplace place;
   const auto train = [&](int ranks, const std::string& name, const std::string& shard = "optimizer") {
-    const Outcome outcome = run_ranks(place, ranks, "train config.json --set precision=fp8 --set model.hidden=32 --set train.steps=12 --set ranks.shard=" + shard +
-                                                        " --set name=" + name + kStep);
+    const Outcome outcome = run_ranks(
+        place, ranks,
+        "train config.json --set precision=fp8 --set model.hidden=32 --set train.steps=12 --set ranks.shard=" + shard +
+            " --set name=" + name + kStep);
     INFO(outcome.output);
     REQUIRE(outcome.status == 0);
     return place.path() / "runs" / name;
@@ -173,7 +193,8 @@ TEST_CASE("ranks with FP8 products scale them by the magnitudes of all") {
   const fs::path one = train(1, "one"), four = train(4, "four"), again = train(4, "again");
   CHECK(test::timeless_lines(again / "metrics.jsonl") == test::timeless_lines(four / "metrics.jsonl"));
   for (const std::string shard : {"gradients", "parameters"})  // sums in rank order are all the same
-    CHECK(test::timeless_lines(train(4, "shard-" + shard, shard) / "metrics.jsonl") == test::timeless_lines(four / "metrics.jsonl"));
+    CHECK(test::timeless_lines(train(4, "shard-" + shard, shard) / "metrics.jsonl") ==
+          test::timeless_lines(four / "metrics.jsonl"));
   const auto state = [](const fs::path& run) { return test::read_file(run / "checkpoints/step_00000012/state.json"); };
   CHECK(state(again) == state(four));
   const auto amax = [&](const fs::path& run) {
@@ -192,15 +213,20 @@ TEST_CASE("ranks with FP8 products scale them by the magnitudes of all") {
 
 TEST_CASE("what rank 0 does for all is the same where the others keep most of the parameters") {
   const Workplace place;
-  const auto train = [&](const std::string& name, const std::string& more) {  // six windows to evaluate, for eight places of four ranks
-    const Outcome outcome = run_ranks(place, 4, "train config.json --set train.steps=20 --set probes.every=10 --set probes.causal_every=10"
-                                                " --set sample.every=5 --set sample.tokens=12 --set evaluation.every=4 --set evaluation.batches=3"
-                                                " --set name=" + name + kStep + more);
+  // Six windows to evaluate, for eight places of four ranks.
+  const auto train = [&](const std::string& name, const std::string& more) {
+    const Outcome outcome =
+        run_ranks(place, 4,
+                  "train config.json --set train.steps=20 --set probes.every=10 --set probes.causal_every=10 --set "
+                  "sample.every=5 --set sample.tokens=12 --set evaluation.every=4 --set evaluation.batches=3 --set "
+                  "name=" +
+                      name + kStep + more);
     INFO(outcome.output);
     REQUIRE(outcome.status == 0);
     return place.path() / "runs" / name;
   };
-  const fs::path whole = train("whole", " --set ranks.shard=none"), parts = train("parts", " --set ranks.shard=parameters");
+  const fs::path whole = train("whole", " --set ranks.shard=none"),
+                 parts = train("parts", " --set ranks.shard=parameters");
   CHECK(step_difference(parts, whole) < 5e-5);
   CHECK(probe_difference(parts, whole) < 5e-5);
   REQUIRE(read_probe_records(parts).front().step == 0);
@@ -215,10 +241,12 @@ TEST_CASE("what rank 0 does for all is the same where the others keep most of th
     }
     if (found[i].kind != "causal") continue;
     ++causes;
-    const nlohmann::json json = nlohmann::json::parse(found[i].data).flatten(), like = nlohmann::json::parse(expected[i].data).flatten();
+    const nlohmann::json json = nlohmann::json::parse(found[i].data).flatten(),
+                         like = nlohmann::json::parse(expected[i].data).flatten();
     CHECK(json.size() == like.size());
     for (const auto& [key, value] : like.items())
-      if (value.is_number()) CHECK(json.at(key).get<double>() == Approx(value.get<double>()).epsilon(1e-3).margin(1e-4));
+      if (value.is_number())
+        CHECK(json.at(key).get<double>() == Approx(value.get<double>()).epsilon(1e-3).margin(1e-4));
   }
   CHECK(samples == 4);
   CHECK(causes == 2);
@@ -227,7 +255,8 @@ TEST_CASE("what rank 0 does for all is the same where the others keep most of th
 TEST_CASE("the bench of communication tells rates and what backward hides") {
   const Workplace place;
   const std::string shard = GENERATE("none", "parameters");
-  const Outcome outcome = run_ranks(place, 2, "bench config.json --comm --repeats 1 --json comm.json --set ranks.shard=" + shard);
+  const Outcome outcome =
+      run_ranks(place, 2, "bench config.json --comm --repeats 1 --json comm.json --set ranks.shard=" + shard);
   INFO(outcome.output);
   REQUIRE(outcome.status == 0);
   for (const char* part : {"bus GB/s", "backward  ", "sums of gradients  ", "% of the shorter is hidden"})
@@ -245,14 +274,17 @@ TEST_CASE("the bench of communication tells rates and what backward hides") {
 
 TEST_CASE("a run resumed on the ranks that it had goes on to the bit") {
   const Workplace place;
-  const std::string begin = "train config.json --set checkpoint.every=10 --set name=", step = kStep + " --set train.steps=30";
+  const std::string begin = "train config.json --set checkpoint.every=10 --set name=",
+                    step = kStep + " --set train.steps=30";
   REQUIRE(run_ranks(place, 2, begin + "whole" + step).status == 0);
-  const Outcome stopped = test::run_ranks_until(place, 2, begin + "parts" + step, "runs/parts/metrics.jsonl", 7,
-                                                [](const std::vector<pid_t>& processes) { kill(processes[1], SIGTERM); });
+  const Outcome stopped =
+      test::run_ranks_until(place, 2, begin + "parts" + step, "runs/parts/metrics.jsonl", 7,
+                            [](const std::vector<pid_t>& processes) { kill(processes[1], SIGTERM); });
   CHECK(stopped.status == 143);
   REQUIRE(run_ranks(place, 2, begin + "parts" + step + " --resume").status == 0);
   for (const char* log : {"metrics.jsonl", "probes.jsonl"})
-    CHECK(test::timeless_lines(place.path() / "runs/parts" / log) == test::timeless_lines(place.path() / "runs/whole" / log));
+    CHECK(test::timeless_lines(place.path() / "runs/parts" / log) ==
+          test::timeless_lines(place.path() / "runs/whole" / log));
   CHECK(place.read("runs/parts/checkpoints/step_00000030/model.safetensors") ==
         place.read("runs/whole/checkpoints/step_00000030/model.safetensors"));
 }

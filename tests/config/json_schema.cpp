@@ -47,10 +47,11 @@ class Validator {
     if (keyword == "maximum") return !value.is_number() || value.get<double>() <= argument.get<double>();
     if (keyword == "exclusiveMinimum") return !value.is_number() || value.get<double>() > argument.get<double>();
     if (keyword == "exclusiveMaximum") return !value.is_number() || value.get<double>() < argument.get<double>();
-    if (keyword == "minLength") return !value.is_string() || value.get<std::string>().size() >= argument.get<std::size_t>();
+    if (keyword == "minLength")
+      return !value.is_string() || value.get<std::string>().size() >= argument.get<std::size_t>();
     if (keyword == "pattern")
-      return !value.is_string() ||
-             std::regex_search(value.get<std::string>(), std::regex(argument.get<std::string>(), std::regex::ECMAScript));
+      return !value.is_string() || std::regex_search(value.get<std::string>(),
+                                                     std::regex(argument.get<std::string>(), std::regex::ECMAScript));
     if (keyword == "minItems") return !value.is_array() || value.size() >= argument.get<std::size_t>();
     if (keyword == "uniqueItems") {
       if (!value.is_array()) return true;

@@ -45,9 +45,9 @@ TEST_CASE("the reference in the repository is the one that the program generates
 
 TEST_CASE("every shipped config loads and conforms to the schema") {
   const auto files = shipped();
-  for (const char* name :
-       {"quickstart", "gpt2-124m", "llama-1.3b", "llama-42m", "llama-42m-bos", "qwen3-0.6b", "ablation-bos",
-        "ablation-learning-rate", "ablation-weight-decay", "ablation-context", "ablation-head-dim", "ablation-attention-sink"})
+  for (const char* name : {"quickstart", "gpt2-124m", "llama-1.3b", "llama-42m", "llama-42m-bos", "qwen3-0.6b",
+                           "ablation-bos", "ablation-learning-rate", "ablation-weight-decay", "ablation-context",
+                           "ablation-head-dim", "ablation-attention-sink"})
     CHECK(files.count(name) == 1);
   const Json schema = config_schema();
   for (const auto& [name, file] : files) {

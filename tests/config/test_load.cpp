@@ -35,16 +35,20 @@ TEST_CASE("an unknown key is named with the one that may be meant, or those know
                     "console_every, tensorboard, heatmap_every");
   CHECK_THROWS_WITH(parse(R"({"train": {"optimizer": {"lr": 1}}})"),
                     R"(test.json: unknown key "train.optimizer.lr"; did you mean "train.optimizer.learning_rate"?)");
-  CHECK_THROWS_WITH(parse(R"({"foo": 1})"), Catch::Matchers::StartsWith(R"(test.json: unknown key "foo"; known here are name, output, device, )"));
+  CHECK_THROWS_WITH(
+      parse(R"({"foo": 1})"),
+      Catch::Matchers::StartsWith(R"(test.json: unknown key "foo"; known here are name, output, device, )"));
   CHECK_THROWS_WITH(parse(R"({"ablation": {"foo": [1]}})"),
                     Catch::Matchers::StartsWith(R"(test.json: ablation: unknown key "foo"; known here are name, )"));
   CHECK_THROWS_WITH(parse(R"({"ablation": {"train.foo": [1]}})"),
                     R"(test.json: ablation: unknown key "train.foo"; known here are steps, micro_batch, )"
                     "gradient_accumulation, sequence_length, recompute, cuda_graph, seed, optimizer, schedule");
-  CHECK_THROWS_WITH(parse("{}", {"foo.bar=1"}),
-                    Catch::Matchers::StartsWith(R"(--set foo.bar=1: unknown key "foo.bar"; known without a dot are name, )"));
+  CHECK_THROWS_WITH(
+      parse("{}", {"foo.bar=1"}),
+      Catch::Matchers::StartsWith(R"(--set foo.bar=1: unknown key "foo.bar"; known without a dot are name, )"));
   const std::string long_key(100000, 'x');
-  CHECK(sinkscope::test::contains(sinkscope::test::message_of([&] { parse("{\"" + long_key + "\": 1}"); }), "; known here are "));
+  CHECK(sinkscope::test::contains(sinkscope::test::message_of([&] { parse("{\"" + long_key + "\": 1}"); }),
+                                  "; known here are "));
   CHECK_THROWS_WITH(parse(R"({"model.layers": 3})"),
                     R"(test.json: "model.layers" must be nested, one object for each part before a dot)");
 }
@@ -117,15 +121,17 @@ TEST_CASE("a value of the wrong type is named with what was expected") {
   CHECK_THROWS_WITH(parse(R"({"model": {"norm": "rmsnrm"}})"),
                     R"(test.json: model.norm: expected one of "layernorm" or "rmsnorm", found the string "rmsnrm"; )"
                     R"(did you mean "rmsnorm"?)");
-  CHECK_THROWS_WITH(parse(R"({"model": {"attention": {"sink": "leaned"}}})"),
-                    R"(test.json: model.attention.sink: expected one of "none", "off_by_one" or "learned", found the string )"
-                    R"("leaned"; did you mean "learned"?)");
+  CHECK_THROWS_WITH(
+      parse(R"({"model": {"attention": {"sink": "leaned"}}})"),
+      R"(test.json: model.attention.sink: expected one of "none", "off_by_one" or "learned", found the string )"
+      R"("leaned"; did you mean "learned"?)");
   CHECK_THROWS_WITH(parse(R"({"model": {"attention": "learned"}})"),
                     R"(test.json: model.attention: expected an object, found the string "learned")");
   CHECK_THROWS_WITH(parse(R"({"data": {"train": "a.bin"}})"),
                     R"(test.json: data.train: expected a list of file names, found the string "a.bin")");
-  CHECK_THROWS_WITH(parse(R"({"alerts": {"command": "mail me"}})"),
-                    R"(test.json: alerts.command: expected a list of a program and its arguments, found the string "mail me")");
+  CHECK_THROWS_WITH(
+      parse(R"({"alerts": {"command": "mail me"}})"),
+      R"(test.json: alerts.command: expected a list of a program and its arguments, found the string "mail me")");
   CHECK_THROWS_WITH(parse(R"({"alerts": {"command": ["mail", 3]}})"),
                     "test.json: alerts.command[1]: expected a string that is not empty, found the integer 3");
   CHECK_THROWS_WITH(parse("null"), "test.json: expected an object, found null");
@@ -135,10 +141,12 @@ TEST_CASE("what a config says for itself is told apart from defaults, presets an
   using Fields = std::vector<std::pair<std::string, std::string>>;
   CHECK(changed_fields(parse("{}")).empty());
   const std::string qwen = R"({"model": {"preset": "qwen3", "layers": 1, "heads": 4}})";
-  CHECK(changed_fields(parse(qwen)) == Fields{{"model.preset", "\"qwen3\""}, {"model.layers", "1"}, {"model.heads", "4"}});
+  CHECK(changed_fields(parse(qwen)) ==
+        Fields{{"model.preset", "\"qwen3\""}, {"model.layers", "1"}, {"model.heads", "4"}});
   // What the preset says is no change, what contradicts it is; so is a size that could have been derived otherwise.
-  CHECK(changed_fields(parse(qwen, {"model.qk_norm=false", "model.tied_embedding=true", "model.kv_heads=2",
-                                    "train.steps=1000", "train.optimizer.beta2=0.5", "alerts.command=[\"a\",\"b c\"]"})) ==
+  CHECK(changed_fields(
+            parse(qwen, {"model.qk_norm=false", "model.tied_embedding=true", "model.kv_heads=2", "train.steps=1000",
+                         "train.optimizer.beta2=0.5", "alerts.command=[\"a\",\"b c\"]"})) ==
         Fields{{"model.preset", "\"qwen3\""}, {"model.layers", "1"}, {"model.heads", "4"}, {"model.kv_heads", "2"},
                {"model.qk_norm", "false"}, {"train.optimizer.beta2", "0.5"}, {"alerts.command", R"(["a","b c"])"}});
 }
@@ -158,8 +166,9 @@ TEST_CASE("a config of its changed fields alone is the same config") {
 TEST_CASE("a number out of range is named with its limits") {
   CHECK_THROWS_WITH(parse(R"({"model": {"layers": 0}})"),
                     "test.json: model.layers: expected an integer from 1 to 1024, found the integer 0");
-  CHECK_THROWS_WITH(parse(R"({"train": {"optimizer": {"beta1": 1.0}}})"),
-                    "test.json: train.optimizer.beta1: expected a number of at least 0 and below 1, found the number 1.0");
+  CHECK_THROWS_WITH(
+      parse(R"({"train": {"optimizer": {"beta1": 1.0}}})"),
+      "test.json: train.optimizer.beta1: expected a number of at least 0 and below 1, found the number 1.0");
   CHECK_THROWS_WITH(parse(R"({"train": {"optimizer": {"eps": 0}}})"),
                     "test.json: train.optimizer.eps: expected a number above 0, found the integer 0");
   CHECK_THROWS_WITH(parse(R"({"train": {"seed": 18446744073709551616}})"),
@@ -170,8 +179,9 @@ TEST_CASE("a number out of range is named with its limits") {
 }
 
 TEST_CASE("fields that do not go together are named together") {
-  CHECK_THROWS_WITH(parse(R"({"model": {"channels": 130, "heads": 4}})"),
-                    "test.json: model.channels (130) must be divisible by model.heads (4) unless model.head_dim is given");
+  CHECK_THROWS_WITH(
+      parse(R"({"model": {"channels": 130, "heads": 4}})"),
+      "test.json: model.channels (130) must be divisible by model.heads (4) unless model.head_dim is given");
   CHECK(parse(R"({"model": {"channels": 130, "heads": 4, "head_dim": 32}})").model.head_dim == 32);
   CHECK_THROWS_WITH(parse(R"({"model": {"heads": 4, "kv_heads": 3}})"),
                     "test.json: model.heads (4) must be divisible by model.kv_heads (3)");
@@ -182,10 +192,13 @@ TEST_CASE("fields that do not go together are named together") {
                     R"(test.json: precision is "fp8", and model.channels is 72; expected a multiple of 16)");
   CHECK_THROWS_WITH(parse(R"({"precision": "fp8", "model": {"hidden": 100}})"),
                     R"(test.json: precision is "fp8", and model.hidden is 100; expected a multiple of 16)");
-  CHECK_THROWS_WITH(parse(R"({"precision": "fp8", "model": {"heads": 3, "head_dim": 8}})"),
-                    R"(test.json: precision is "fp8", and model.heads * model.head_dim is 24; expected a multiple of 16)");
-  CHECK_THROWS_WITH(parse(R"({"precision": "fp8", "model": {"heads": 4, "kv_heads": 1, "head_dim": 4}})"),
-                    R"(test.json: precision is "fp8", and (model.heads + 2 * model.kv_heads) * model.head_dim is 24; expected a multiple of 16)");
+  CHECK_THROWS_WITH(
+      parse(R"({"precision": "fp8", "model": {"heads": 3, "head_dim": 8}})"),
+      R"(test.json: precision is "fp8", and model.heads * model.head_dim is 24; expected a multiple of 16)");
+  CHECK_THROWS_WITH(
+      parse(R"({"precision": "fp8", "model": {"heads": 4, "kv_heads": 1, "head_dim": 4}})"),
+      R"(test.json: precision is "fp8", and (model.heads + 2 * model.kv_heads) * model.head_dim is 24; )"
+      "expected a multiple of 16");
   CHECK(parse(R"({"precision": "fp8"})").precision == Precision::fp8);
   CHECK_THROWS_WITH(parse(R"({"train": {"steps": 50}})"),
                     "test.json: train.schedule.warmup_steps (100) must be at most train.steps (50)");
@@ -258,7 +271,8 @@ TEST_CASE("the late layers begin within the model, unless told otherwise") {
   for (const auto& [layers, first] : {std::pair(1, 0), {2, 1}, {3, 2}, {12, 2}})
     CHECK(parse("{}", {"model.layers=" + std::to_string(layers)}).probes.from_layer == first);
   CHECK(parse("{}", {"model.layers=2", "probes.from_layer=0"}).probes.from_layer == 0);
-  CHECK(parse("{}", {"model.layers=2", "probes.enabled=false"}).probes.from_layer == 2);  // as runs without probes kept it
+  // So runs without probes kept it.
+  CHECK(parse("{}", {"model.layers=2", "probes.enabled=false"}).probes.from_layer == 2);
   const auto arms = expand_ablation(parse(R"({"ablation": {"model.layers": [1, 2, 12]}})"));
   REQUIRE(arms.size() == 3);
   for (std::size_t i = 0; i < arms.size(); ++i) CHECK(arms[i].probes.from_layer == static_cast<std::int64_t>(i));
@@ -281,10 +295,12 @@ TEST_CASE("overrides apply in order, as JSON or as a bare string") {
   CHECK_THROWS_WITH(parse("{}", {"model.layers"}), "--set model.layers: expected key=value, e.g. model.layers=6");
   CHECK_THROWS_WITH(parse("{}", {"model.layer=6"}),
                     R"(--set model.layer=6: unknown key "model.layer"; did you mean "model.layers"?)");
-  CHECK_THROWS_WITH(parse("{}", {"model.layers=six"}),
-                    R"(--set model.layers=six: model.layers: expected an integer from 1 to 1024, found the string "six")");
-  CHECK_THROWS_WITH(parse("{}", {"train.steps=9"}),
-                    "test.json with --set train.steps=9: train.schedule.warmup_steps (100) must be at most train.steps (9)");
+  CHECK_THROWS_WITH(
+      parse("{}", {"model.layers=six"}),
+      R"(--set model.layers=six: model.layers: expected an integer from 1 to 1024, found the string "six")");
+  CHECK_THROWS_WITH(
+      parse("{}", {"train.steps=9"}),
+      "test.json with --set train.steps=9: train.schedule.warmup_steps (100) must be at most train.steps (9)");
 }
 
 TEST_CASE("an ablation gives one arm for each combination, the first axis slowest") {
@@ -348,7 +364,8 @@ TEST_CASE("an ablation changes keys together") {
 
   // Numbers where the first keys differ or their values do not; a key and a group of one name stay apart.
   const std::vector<Config> mixed = expand_ablation(parse(
-      R"({"ablation": {"seed": [{"model.layers": 2}, {"model.channels": 64}], "train.seed": [1], "x": [{"threads": 1, "model.heads": 1},
+      R"({"ablation": {"seed": [{"model.layers": 2}, {"model.channels": 64}], "train.seed": [1],
+          "x": [{"threads": 1, "model.heads": 1},
           {"threads": 1, "model.heads": 2}]}})"));
   REQUIRE(mixed.size() == 4);
   CHECK(mixed[0].name == "run/seed-1,train.seed-1,x-1");
@@ -368,14 +385,17 @@ TEST_CASE("impossible ablations are refused") {
   CHECK_THROWS_WITH(parse(R"({"ablation": {"x": [{"model": {"layers": 3}}]}})"),
                     R"(test.json: ablation.x[0]: "model" cannot be varied; name one field, not a section of them)");
   for (const char* axis : {R"("ranks.shard": ["none", "optimizer"])", R"("x": [{"ranks.shard": "none"}])"})
-    CHECK(sinkscope::test::contains(sinkscope::test::message_of([&] { parse(std::string(R"({"ablation": {)") + axis + "}}"); }), R"("ranks.shard" makes no difference between arms, each of which trains as one rank)"));
+    CHECK(sinkscope::test::contains(
+        sinkscope::test::message_of([&] { parse(std::string(R"({"ablation": {)") + axis + "}}"); }),
+        R"("ranks.shard" makes no difference between arms, each of which trains as one rank)"));
   CHECK_THROWS_WITH(
       parse(R"({"ablation": {"x": [{"train.seed": 3}, 4]}})"),
       "test.json: ablation.x[1]: expected an object of one dotted key or more, which change together, with the "
       "value of each, found the integer 4");
   CHECK_THROWS_WITH(
       parse(R"({"ablation": {"x,y": [{"train.seed": 3}]}})"),
-      R"(test.json: ablation: "x,y" names keys that change together; expected letters, digits and "_.+-", the first a letter, digit or "_")");
+      R"(test.json: ablation: "x,y" names keys that change together; )"
+      R"(expected letters, digits and "_.+-", the first a letter, digit or "_")");
   CHECK_THROWS_WITH(
       expand_ablation(parse(R"({"ablation": {"x": [{"data.bos": "none", "data.common_targets": ["none"]}]}})")),
       "run: ablation: data.common_targets cannot vary beside data.bos, which sets it for all arms");

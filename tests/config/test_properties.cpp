@@ -58,7 +58,8 @@ Json random_value(const FieldSpec& spec, Random& random) {
     case FieldKind::section: {
       Json object = Json::object();
       for (const FieldSpec& child : spec.children)
-        if (child.kind == FieldKind::section || between(random, 0, 3) == 0) object[child.key] = random_value(child, random);
+        if (child.kind == FieldKind::section || between(random, 0, 3) == 0)
+          object[child.key] = random_value(child, random);
       return object;
     }
   }

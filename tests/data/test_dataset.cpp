@@ -130,8 +130,9 @@ TEST_CASE("broken shards are refused with what is wrong") {
         name + "truncated: the header says 100 tokens of 2 bytes, the file holds 199 bytes of them");
   CHECK(message(good + "xx") ==
         name + "longer than its header says: the header says 100 tokens of 2 bytes, the file holds 202 bytes of them");
-  CHECK(message(with(23, '\x80')) == name + "truncated: the header says 9223372036854775908 tokens of 2 bytes, the file "
-                                            "holds 200 bytes of them");  // a count that would overflow
+  CHECK(message(with(23, '\x80')) == name +
+                                         "truncated: the header says 9223372036854775908 tokens of 2 bytes, the file "
+                                         "holds 200 bytes of them");  // a count that would overflow
   CHECK(message(with(100, 1)).starts_with(name + "corrupt: checksum "));
   CHECK(message(with(100, 1), false).empty());
   write_file(file, good);
@@ -220,7 +221,8 @@ TEST_CASE("a few long documents are cut, so that both splits have text") {
   std::string text;
   for (int i = 0; i < 1000; ++i) text += "line " + std::to_string(i) + " \xc3\xa9\n";
   write_file(folder / "book.txt", text);
-  tokenize({.inputs = {folder / "book.txt"}, .output = folder / "data", .tokenizer = "byte", .validation_fraction = 0.1});
+  tokenize(
+      {.inputs = {folder / "book.txt"}, .output = folder / "data", .tokenizer = "byte", .validation_fraction = 0.1});
   const auto dataset = open_dataset(at(folder / "data"));
   const std::string train = text_of(*dataset.train), validation = text_of(*dataset.validation);
   CHECK(train.ends_with("\n|"));
@@ -230,7 +232,8 @@ TEST_CASE("a few long documents are cut, so that both splits have text") {
   CHECK(validation.size() < text.size() / 9);
   // Without a line break the cut falls between characters.
   write_file(folder / "line.txt", "\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad");
-  tokenize({.inputs = {folder / "line.txt"}, .output = folder / "cut", .tokenizer = "byte", .validation_fraction = 0.5});
+  tokenize(
+      {.inputs = {folder / "line.txt"}, .output = folder / "cut", .tokenizer = "byte", .validation_fraction = 0.5});
   CHECK(text_of(*open_dataset(at(folder / "cut")).train).size() == 7);
 }
 
@@ -260,11 +263,13 @@ TEST_CASE("a dataset whose parts do not fit is refused") {
   const auto manifest = folder / "data/dataset.json", shard = folder / "data/train_00000.bin";
   const std::string good = read_file(manifest), payload = read_file(shard);
   const DataConfig config = at(folder / "data");
-  CHECK(open_message(at(folder / "absent")) == (folder / "absent/dataset.json").string() +
-                                                   ": cannot be read; expected a folder written by `sinkscope tokenize`");
+  CHECK(open_message(at(folder / "absent")) ==
+        (folder / "absent/dataset.json").string() +
+            ": cannot be read; expected a folder written by `sinkscope tokenize`");
   replace(manifest, "\"vocab_size\": 258", "\"vocab_size\": \"many\"");
   CHECK(open_message(config) ==
-        manifest.string() + ": key \"vocab_size\": expected an integer from 1 to 2147483647, found the string \"many\"");
+        manifest.string() +
+            ": key \"vocab_size\": expected an integer from 1 to 2147483647, found the string \"many\"");
   write_file(manifest, good);
   replace(manifest, "  \"eos_id\": 257,\n", "");
   CHECK(open_message(config) == manifest.string() + ": no key \"eos_id\"");

@@ -36,7 +36,8 @@ TEST_CASE("plain text is cut at separator lines") {
 TEST_CASE("compressed files read as their content, whatever the frames") {
   TemporaryFolder folder;
   std::string content;
-  for (int i = 0; i < 60000; ++i) content += "line number " + std::to_string(i) + (i % 100 == 99 ? "\n<|endoftext|>\n" : "\n");
+  for (int i = 0; i < 60000; ++i)
+    content += "line number " + std::to_string(i) + (i % 100 == 99 ? "\n<|endoftext|>\n" : "\n");
   write_file(folder / "a.txt", content);
   const std::string first = compress(content.substr(0, 333333)), second = compress(content.substr(333333));
   write_file(folder / "b.txt.zst", first + second);
@@ -91,7 +92,8 @@ TEST_CASE("folders are searched recursively in sorted order") {
   std::filesystem::create_directory(folder / "empty");
   CHECK(message_of([&] { documents({folder / "empty"}); }) ==
         (folder / "empty").string() + ": no .txt, .jsonl, .txt.zst or .jsonl.zst in this folder");
-  CHECK(message_of([&] { documents({folder / "absent"}); }) == (folder / "absent").string() + ": no such file or folder");
+  CHECK(message_of([&] { documents({folder / "absent"}); }) ==
+        (folder / "absent").string() + ": no such file or folder");
   CHECK(message_of([&] { documents({folder / "in/image.png"}); }) ==
         (folder / "in/image.png").string() + ": expected .txt, .jsonl, .txt.zst, .jsonl.zst, or a folder of them");
 }

@@ -48,7 +48,8 @@ TEST_CASE("byte-level BPE merges by rank within GPT-2's words") {
   CHECK(tokenizer->files().size() == 2);
   constexpr int kHell = 259, kSpaceW = 258, kO = 'o' - 0x21, kSpace = 220;
   CHECK(tokenizer->encode("hello wo") == Ids{kHell, kO, kSpaceW, kO});
-  CHECK(tokenizer->encode("hell  wo") == Ids{kHell, kSpace, kSpaceW, kO});  // a run of blanks leaves its last to the word
+  // A run of blanks leaves its last to the word.
+  CHECK(tokenizer->encode("hell  wo") == Ids{kHell, kSpace, kSpaceW, kO});
   CHECK(tokenizer->encode("") == Ids{});
   CHECK(tokenizer->encode("<|endoftext|>").size() == 13);  // text, never the special token
   CHECK(tokenizer->decode(Ids{kHell, 262}) == "hell<|endoftext|>");
@@ -87,8 +88,8 @@ TEST_CASE("broken BPE files are named") {
   TemporaryFolder folder;
   const std::string encoder = (folder / "encoder.json").string(), merges = (folder / "vocab.bpe").string();
   const auto open_message = [&] { return message_of([&] { open_tokenizer(folder.path()); }); };
-  CHECK(open_message() ==
-        folder.path().string() + ": no tokenizer in this folder; expected encoder.json and vocab.bpe, or tokenizer.model");
+  CHECK(open_message() == folder.path().string() +
+                              ": no tokenizer in this folder; expected encoder.json and vocab.bpe, or tokenizer.model");
   write_small_bpe(folder.path());
   write_file(merges, "#version: 0.2\nh e\nq z\n");
   CHECK(open_message() == merges + ": line 3: token \"qz\" is not in " + encoder);
@@ -116,7 +117,8 @@ TEST_CASE("a trained sentencepiece model gives back the text, twice the same") {
         "x.model: this build has no sentencepiece; install libsentencepiece-dev and rebuild");
 #else
   std::string text;
-  for (int i = 0; i < 60; ++i) text += "The cat number " + std::to_string(i) + " sat on the other mat.\nIt was glad.\n<|endoftext|>\n";
+  for (int i = 0; i < 60; ++i)
+    text += "The cat number " + std::to_string(i) + " sat on the other mat.\nIt was glad.\n<|endoftext|>\n";
   write_file(folder / "text.txt", text);
   const auto train = [&](const std::string& name, std::int64_t vocab_size) {
     train_sentencepiece({.inputs = {folder / "text.txt"}, .model = folder / name, .vocab_size = vocab_size});
@@ -129,7 +131,8 @@ TEST_CASE("a trained sentencepiece model gives back the text, twice the same") {
   CHECK(tokenizer->vocab_size() == 320);
   CHECK(tokenizer->bos_id() == 1);
   CHECK(tokenizer->eos_id() == 2);
-  for (const std::string sample : {"The cat sat.", "  two  blanks \n\n and lines\n", "caf\xc3\xa9 \xf0\x9f\x98\x80\ttab", ""}) {
+  for (const std::string sample :
+       {"The cat sat.", "  two  blanks \n\n and lines\n", "caf\xc3\xa9 \xf0\x9f\x98\x80\ttab", ""}) {
     const Ids ids = tokenizer->encode(sample);
     CHECK(tokenizer->decode(ids) == sample);
     for (const auto id : ids) CHECK((id > 2 && id < 320));  // bytes stand in: never unknown
@@ -140,7 +143,8 @@ TEST_CASE("a trained sentencepiece model gives back the text, twice the same") {
   // A size that the text does not allow is refused with the least or the most, which both work.
   const auto refusal = [&](std::int64_t size) {
     std::string message = message_of([&] { train("c.model", size); });
-    const std::string beginning = (folder / "text.txt").string() + ": --train-sentencepiece " + std::to_string(size) + ": the text ";
+    const std::string beginning =
+        (folder / "text.txt").string() + ": --train-sentencepiece " + std::to_string(size) + ": the text ";
     CHECK(message.starts_with(beginning));
     return message.substr(beginning.size());
   };
@@ -156,6 +160,7 @@ TEST_CASE("a trained sentencepiece model gives back the text, twice the same") {
   train("most.model", most);
   CHECK_FALSE(std::filesystem::exists(folder / "c.model"));
   write_file(folder / "bad.model", "not a model");
-  CHECK(message_of([&] { open_tokenizer(folder / "bad.model"); }).find("bad.model: sentencepiece: ") != std::string::npos);
+  CHECK(message_of([&] { open_tokenizer(folder / "bad.model"); }).find("bad.model: sentencepiece: ") !=
+        std::string::npos);
 #endif
 }

@@ -20,9 +20,10 @@ std::string command_of_line(const std::string& line) {
 }
 
 bool is_command(const std::string& code) {
-  static const std::vector<std::string> kBegins = {
-      "sinkscope ", "scripts/", "cmake ", "ctest", "tests/interop/", "ssh ",  "python3 ",           "pip ",  "npm ",
-      "nsys ",      "cp ",      "nohup ", "srun ", "mpirun ", "torchrun ", "export ",        "curl ", "compute-sanitizer ", "bash ", "sudo "};
+  static const std::vector<std::string> kBegins = {"sinkscope ", "scripts/", "cmake ", "ctest", "tests/interop/",
+                                                   "ssh ", "python3 ", "pip ", "npm ", "nsys ", "cp ", "nohup ",
+                                                   "srun ", "mpirun ", "torchrun ", "export ", "curl ",
+                                                   "compute-sanitizer ", "bash ", "sudo "};
   return std::any_of(kBegins.begin(), kBegins.end(), [&](const std::string& begin) { return code.starts_with(begin); });
 }
 

@@ -35,7 +35,8 @@ constexpr const char* kConfig = R"({
 })";
 
 std::string sentences() {
-  const std::vector<std::string> words = {"the", "whale", "and", "ship", "sea", "nation", "of", "a", "white", "captain"};
+  const std::vector<std::string> words = {"the",    "whale", "and", "ship",  "sea",
+                                          "nation", "of",    "a",   "white", "captain"};
   std::mt19937 generator(11);
   std::string text;
   for (int i = 0; i < 4000; ++i) {
@@ -59,7 +60,8 @@ Workplace::Workplace() {
 Outcome Workplace::run(const std::string& arguments, const std::string& before) const {
   const char* moved = std::getenv("SINKSCOPE_PROGRAM");  // where the tests were built on another machine
   const std::string program = moved == nullptr ? SINKSCOPE_PROGRAM : moved;
-  const std::string command = "cd '" + path().string() + "' && { " + before + " '" + program + "' " + arguments + "; } 2>&1 </dev/null";
+  const std::string command =
+      "cd '" + path().string() + "' && { " + before + " '" + program + "' " + arguments + "; } 2>&1 </dev/null";
   FILE* pipe = popen(command.c_str(), "r");
   if (pipe == nullptr) throw std::runtime_error("popen failed");
   Outcome outcome;

@@ -63,7 +63,8 @@ TEST_CASE("ablate trains every arm and compares them") {
     }
   }
   SECTION("compare draws a figure of the arms") {
-    const Outcome compared = place.run("compare runs/small/bos-sequence runs/small/bos-none --no-html --figure arms.svg");
+    const Outcome compared =
+        place.run("compare runs/small/bos-sequence runs/small/bos-none --no-html --figure arms.svg");
     INFO(compared.output);
     CHECK(compared.status == 0);
     CHECK(contains(place.read("arms.svg"), ">bos-none</text>"));
@@ -72,7 +73,8 @@ TEST_CASE("ablate trains every arm and compares them") {
     CHECK(refused.status == 1);
     CHECK(contains(refused.output, "--figure other.svg: exists and is not a figure"));
     CHECK(place.read("other.svg") == "<svg/>");
-    CHECK(contains(place.run("compare runs/small/bos-none --no-html --figure arms.png").output, "expected a name that ends in .svg"));
+    CHECK(contains(place.run("compare runs/small/bos-none --no-html --figure arms.png").output,
+                   "expected a name that ends in .svg"));
   }
   SECTION("a second ablate refuses, a resumed one has nothing left to do") {
     CHECK(place.run("ablate config.json --no-html").status == 1);
@@ -126,7 +128,8 @@ TEST_CASE("ablate trains every arm and compares them") {
     const std::string dump = place.read("dump.json");
     CHECK(contains(dump, "sink_scores"));
     // The model of a run directory is that of its newest checkpoint, which was exported.
-    CHECK(place.run("probe-dump runs/small/bos-sequence --output run.json --sequences 2 --length 16 --positions 4").status == 0);
+    CHECK(place.run("probe-dump runs/small/bos-sequence --output run.json --sequences 2 --length 16 --positions 4")
+              .status == 0);
     CHECK(place.read("run.json") == dump);
     const Outcome again = place.run("probe-dump export --output dump.json");
     CHECK(again.status == 1);
@@ -225,8 +228,11 @@ TEST_CASE("an arm that fails holds up no other, and is named") {
     CHECK(contains(outcome.output, "learning_rate-0.01,bos-none (BOS none) is at step 60 of 60"));  // the comparison
     CHECK(contains(outcome.output,
                    "1 of 2 arms are not done; go on with: sinkscope ablate config.json --set 'ablation={"));
-    CHECK(contains(outcome.output, "--resume\n  " + failed + ": exit status 1" +
-                                       (jobs == "1" ? "\n" : "; runs/" + failed + "/train.log ends with sinkscope: error: runs/" + failed + ": step 2: ")));
+    CHECK(contains(outcome.output,
+                   "--resume\n  " + failed + ": exit status 1" +
+                       (jobs == "1" ? "\n"
+                                    : "; runs/" + failed + "/train.log ends with sinkscope: error: runs/" + failed +
+                                          ": step 2: ")));
   }
 }
 
@@ -343,7 +349,8 @@ TEST_CASE("a dry run plans for GPUs that are not here") {
   const Outcome outcome = place.run(dry_run + "4 --set ranks.shard=parameters");
   INFO(outcome.output);
   CHECK(outcome.status == 0);
-  for (const char* part : {"parameters     parameters of a block", "parameters     own share", "gradients      own share"})
+  for (const char* part :
+       {"parameters     parameters of a block", "parameters     own share", "gradients      own share"})
     CHECK(contains(outcome.output, part));
   const Outcome one = place.run(dry_run + "1 --set ranks.shard=parameters");
   CHECK(one.status == 0);
@@ -352,13 +359,16 @@ TEST_CASE("a dry run plans for GPUs that are not here") {
   CHECK(place.run(dry_run + "3").status == 1);
 }
 
-TEST_CASE("under a launcher one rank tells the plan, of all its hosts, and what a launcher does not go with is refused") {
+TEST_CASE(
+    "under a launcher one rank tells the plan, of all its hosts, and what a launcher does not go with is refused") {
   const Workplace place;
   const auto of = [](int rank, const std::string& more = "") {
-    return "RANK=" + std::to_string(rank) + " LOCAL_RANK=0 WORLD_SIZE=4 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 " + more;
+    return "RANK=" + std::to_string(rank) + " LOCAL_RANK=0 WORLD_SIZE=4 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 " +
+           more;
   };
   const std::string dry_run = "train config.json --dry-run --set device=cuda";
-  const Outcome first = place.run(dry_run, of(0)), other = place.run(dry_run, of(3)), hosts = place.run(dry_run, of(0, "LOCAL_WORLD_SIZE=2 "));
+  const Outcome first = place.run(dry_run, of(0)), other = place.run(dry_run, of(3)),
+                hosts = place.run(dry_run, of(0, "LOCAL_WORLD_SIZE=2 "));
   INFO(first.output);
   CHECK(first.status == 0);
   CHECK(contains(first.output, "gradients on their way"));
@@ -370,8 +380,10 @@ TEST_CASE("under a launcher one rank tells the plan, of all its hosts, and what 
   CHECK(place.run(dry_run + " --gpus 4", of(0)).status == 0);
   const Outcome more = place.run(dry_run + " --gpus 8", of(0));
   CHECK(more.status == 1);
-  CHECK(contains(more.output, "--gpus 8 is for training without a launcher, and torchrun has started 4 ranks; leave it out"));
-  const Outcome arms = place.run("ablate config.json --set 'ablation={\"data.bos\": [\"none\", \"sequence\"]}' --dry-run", of(0));
+  CHECK(contains(more.output,
+                 "--gpus 8 is for training without a launcher, and torchrun has started 4 ranks; leave it out"));
+  const Outcome arms =
+      place.run("ablate config.json --set 'ablation={\"data.bos\": [\"none\", \"sequence\"]}' --dry-run", of(0));
   CHECK(arms.status == 1);
   CHECK(contains(arms.output, "ablate trains each arm as one rank, and torchrun has started several"));
 }
@@ -383,15 +395,16 @@ TEST_CASE("a dry run needs no dataset where the vocabulary is given, and hides n
     const Outcome outcome = place.run(dry_run + where);
     INFO(outcome.output);
     CHECK(outcome.status == 0);
-    for (const char* part : {"\"vocab_size\": 384", "\"bos_id\": -1", "\"max_sequence_length\": 32", "parameters", "activations",
-                             "optimizer", "dataset           absent (no", "no memory of probe passes"})
+    for (const char* part : {"\"vocab_size\": 384", "\"bos_id\": -1", "\"max_sequence_length\": 32", "parameters",
+                             "activations", "optimizer", "dataset           absent (no", "no memory of probe passes"})
       CHECK(contains(outcome.output, part));
     CHECK_FALSE(contains(outcome.output, "epochs of"));
   }
   const Outcome which = place.run("train config.json --dry-run --set data.path=nowhere");
   CHECK(which.status == 1);
-  CHECK(which.output == "sinkscope: error: small: there is no dataset (data.path is nowhere) to take the vocabulary from; "
-                        "make it, or give model.vocab_size to plan the run without\n");
+  CHECK(which.output ==
+        "sinkscope: error: small: there is no dataset (data.path is nowhere) to take the vocabulary from; "
+        "make it, or give model.vocab_size to plan the run without\n");
   CHECK(place.run(dry_run + " --set data.path= --set 'data.train=[\"data/train_00000.bin\",\"nowhere\"]'").status == 1);
   CHECK(place.run("train config.json --set data.path=nowhere --set model.vocab_size=384").status == 1);
   std::filesystem::create_directory(place.path() / "empty");

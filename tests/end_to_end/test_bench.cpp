@@ -14,10 +14,12 @@ using test::Workplace;
 
 TEST_CASE("bench prints and writes the step, the operations and the rates they are held against") {
   const Workplace place;
-  const Outcome outcome = place.run("bench config.json --steps 2 --kernels --repeats 1 --json bench.json --set device=cpu");
+  const Outcome outcome =
+      place.run("bench config.json --steps 2 --kernels --repeats 1 --json bench.json --set device=cpu");
   INFO(outcome.output);
   REQUIRE(outcome.status == 0);
-  for (const char* part : {"training step", "probe pass", "every 10 steps", "step before it", "FLOPs counted", "peak memory", "attention backward", "adamw", "a step, calls times ms"})
+  for (const char* part : {"training step", "probe pass", "every 10 steps", "step before it", "FLOPs counted",
+                           "peak memory", "attention backward", "adamw", "a step, calls times ms"})
     CHECK(contains(outcome.output, part));
   CHECK_FALSE(contains(outcome.output, "datasheet"));  // a CPU has no peak by name
 
@@ -56,7 +58,8 @@ TEST_CASE("bench prints and writes the step, the operations and the rates they a
   CHECK_FALSE(shorter.contains("step"));
   CHECK_FALSE(shorter.contains("kernels"));
   CHECK(shorter.at("vocabulary_source") == "model.vocab_size");
-  const Outcome shards = place.run("bench config.json --steps 0 --set data.path= --set 'data.train=[\"data/train_*.bin\"]'");
+  const Outcome shards =
+      place.run("bench config.json --steps 0 --set data.path= --set 'data.train=[\"data/train_*.bin\"]'");
   CHECK(contains(shards.output, "  258 tokens (of the dataset, data.train)"));
   const Outcome assumed = place.run("bench config.json --steps 0 --set data.path=nowhere");
   INFO(assumed.output);

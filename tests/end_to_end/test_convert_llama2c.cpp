@@ -38,7 +38,8 @@ struct Sizes {
 /// A checkpoint of random numbers. The tables of angles, which nothing may read, hold none that are sensible.
 std::string random_checkpoint(const Sizes& s, std::uint64_t seed) {
   std::string bytes;
-  for (const std::int32_t value : {s.dim, s.hidden, s.layers, s.heads, s.kv_heads, s.tied ? s.vocab : -s.vocab, s.length})
+  for (const std::int32_t value :
+       {s.dim, s.hidden, s.layers, s.heads, s.kv_heads, s.tied ? s.vocab : -s.vocab, s.length})
     append(bytes, value);
   const std::int64_t head_size = s.dim / s.heads, key_rows = s.kv_heads * head_size;
   std::uint64_t index = 0;
@@ -83,8 +84,8 @@ std::vector<Token> small_vocabulary() {
     std::snprintf(name, sizeof(name), "<0x%02X>", static_cast<unsigned>(byte));
     tokens.push_back({name});
   }
-  std::vector<std::string> pieces = {"at", " c", "ca", "th", " th", "he", " the", " cat", "\xC3\xA9t", "an", " an", "  ", "and", " and",
-                                     " at", "tt"};
+  std::vector<std::string> pieces = {"at",        " c", "ca",  "th", " th", "he",   " the", " cat",
+                                     "\xC3\xA9t", "an", " an", "  ", "and", " and", " at",  "tt"};
   for (const char c : std::string(" abcdehnots.,xyz")) pieces.emplace_back(1, c);
   pieces.insert(pieces.end(), {"\xC3\xA9", "\xE2\x82\xAC"});
   float score = 0;
@@ -191,15 +192,16 @@ class PlainModel {
       for (double& weight : weights) total += weight = std::exp(weight - largest);
       for (std::size_t t = 0; t < values.size(); ++t)
         for (std::int64_t d = 0; d < size; ++d)
-          mixed[static_cast<std::size_t>(from + d)] += weights[t] / total * values[t][static_cast<std::size_t>(shared + d)];
+          mixed[static_cast<std::size_t>(from + d)] +=
+              weights[t] / total * values[t][static_cast<std::size_t>(shared + d)];
     }
     return product(wo_ + l * dim_ * dim_, mixed, dim_);
   }
 
   std::int64_t dim_ = 0, hidden_ = 0, layers_ = 0, heads_ = 0, kv_heads_ = 0, vocab_ = 0, length_ = 0, position_ = 0;
   const float *embedding_ = nullptr, *attention_norm_ = nullptr, *wq_ = nullptr, *wk_ = nullptr, *wv_ = nullptr,
-              *wo_ = nullptr, *mlp_norm_ = nullptr, *w1_ = nullptr, *w2_ = nullptr, *w3_ = nullptr, *last_norm_ = nullptr,
-              *head_ = nullptr;
+              *wo_ = nullptr, *mlp_norm_ = nullptr, *w1_ = nullptr, *w2_ = nullptr, *w3_ = nullptr,
+              *last_norm_ = nullptr, *head_ = nullptr;
   std::vector<std::vector<Doubles>> keys_, values_;  // of every layer and position
 };
 
@@ -283,9 +285,11 @@ std::vector<std::int32_t> plain_encode(const std::vector<Token>& tokens, const s
     std::optional<std::int32_t> best;
     std::size_t place = 0;
     for (std::size_t i = 0; i + 1 < ids.size(); ++i) {
-      const auto merged = find(tokens[static_cast<std::size_t>(ids[i])].text + tokens[static_cast<std::size_t>(ids[i + 1])].text);
+      const auto merged =
+          find(tokens[static_cast<std::size_t>(ids[i])].text + tokens[static_cast<std::size_t>(ids[i + 1])].text);
       if (!merged) continue;
-      if (best && tokens[static_cast<std::size_t>(*merged)].score <= tokens[static_cast<std::size_t>(*best)].score) continue;
+      if (best && tokens[static_cast<std::size_t>(*merged)].score <= tokens[static_cast<std::size_t>(*best)].score)
+        continue;
       best = merged, place = i;
     }
     if (!best) return ids;
@@ -334,8 +338,10 @@ void check_given_files(const std::string& given) {
 }  // namespace
 
 TEST_CASE("a converted llama2.c checkpoint computes what the file says, head tied and not") {
-  for (const Sizes& sizes : {Sizes{}, Sizes{.kv_heads = 6, .tied = false}, Sizes{.dim = 16, .hidden = 7, .layers = 3, .heads = 1,
-                                                                                .kv_heads = 1, .vocab = 11, .length = 9, .tied = false}}) {
+  for (const Sizes& sizes :
+       {Sizes{}, Sizes{.kv_heads = 6, .tied = false},
+        Sizes{
+            .dim = 16, .hidden = 7, .layers = 3, .heads = 1, .kv_heads = 1, .vocab = 11, .length = 9, .tied = false}}) {
     const Workplace place;
     const std::string checkpoint = random_checkpoint(sizes, 5);
     place.write("model.bin", checkpoint);
@@ -344,7 +350,8 @@ TEST_CASE("a converted llama2.c checkpoint computes what the file says, head tie
     REQUIRE(outcome.status == 0);
     std::vector<std::int32_t> tokens;
     for (std::int64_t t = 0; t < sizes.length; ++t)
-      tokens.push_back(static_cast<std::int32_t>(random_bits(6, static_cast<std::uint64_t>(t)) % static_cast<std::uint64_t>(sizes.vocab)));
+      tokens.push_back(static_cast<std::int32_t>(random_bits(6, static_cast<std::uint64_t>(t)) %
+                                                 static_cast<std::uint64_t>(sizes.vocab)));
     check_logits(place.path() / "out", checkpoint, tokens);
     CHECK(!std::filesystem::exists(place.path() / "out/tokenizer.model"));
   }
@@ -386,10 +393,12 @@ TEST_CASE("llama2.c files that are not whole or not what they say are refused, a
   };
   const std::string whole = random_checkpoint({}, 8);
   place.write("bad.bin", whole.substr(0, whole.size() - 4));
-  refused("bad.bin", "bad.bin: " + std::to_string(whole.size() - 4) + " bytes, expected " + std::to_string(whole.size()) +
+  refused("bad.bin", "bad.bin: " + std::to_string(whole.size() - 4) + " bytes, expected " +
+                         std::to_string(whole.size()) +
                          " for dim 24, hidden_dim 20, n_layers 2, n_heads 6, n_kv_heads 3, vocab_size 300, seq_len 16");
   place.write("bad.bin", whole + "1234");
-  refused("bad.bin", "bad.bin: " + std::to_string(whole.size() + 4) + " bytes, expected " + std::to_string(whole.size()));
+  refused("bad.bin",
+          "bad.bin: " + std::to_string(whole.size() + 4) + " bytes, expected " + std::to_string(whole.size()));
   place.write("bad.bin", "short");
   refused("bad.bin", "bad.bin: 5 bytes, a llama2.c checkpoint begins with 28");
   changed(0, 0x616b3432);

@@ -12,8 +12,10 @@ TEST_CASE("doctor tells what the build was made of, the tests' library included"
   const test::Outcome outcome = place.run("doctor");
   INFO(outcome.output);
   CHECK(outcome.status == 0);
-  for (const char* name : {"CPU backend", "GEMM", "OpenMP", "sentencepiece", "cpp-httplib", "PCRE2", "zstd", "zlib", "xxHash", "nlohmann/json", "spdlog",
-                           "CLI11", "Catch2", "CUDA backend", "MPI", "NCCL", "GPU", "uPlot", "npm", "nvcc"})
+  for (const char* name :
+       {"CPU backend", "GEMM",   "OpenMP",        "sentencepiece", "cpp-httplib", "PCRE2",  "zstd",
+        "zlib",        "xxHash", "nlohmann/json", "spdlog",        "CLI11",       "Catch2", "CUDA backend",
+        "MPI",         "NCCL",   "GPU",           "uPlot",         "npm",         "nvcc"})
     CHECK(test::contains(outcome.output, name));
   if (!std::filesystem::exists("/proc/driver/nvidia"))  // no driver's version is to blame
     CHECK_FALSE(test::contains(outcome.output, "driver version is insufficient"));
@@ -32,7 +34,8 @@ TEST_CASE("doctor tells where the record of matrix products is, how many it has,
   place.write(file, R"({"a": 3})");
   const test::Outcome damaged = place.run("doctor", cache);
   CHECK(damaged.status == 0);
-  CHECK(test::contains(damaged.output, file + ": \"a\" is the integer 3, expected the algorithm's word; delete the file"));
+  CHECK(test::contains(damaged.output,
+                       file + ": \"a\" is the integer 3, expected the algorithm's word; delete the file"));
   CHECK(test::contains(place.run("doctor", "unset SINKSCOPE_CACHE XDG_CACHE_HOME HOME;").output,
                        "matrix products on a GPU are not timed"));
 }

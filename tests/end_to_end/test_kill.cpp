@@ -16,7 +16,8 @@ TEST_CASE("killed at random moments and resumed, a run's logs and model are thos
   const Workplace place;
   const auto begin = std::chrono::steady_clock::now();
   REQUIRE(place.run("train config.json --set name=whole").status == 0);
-  const auto whole_time = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - begin);
+  const auto whole_time =
+      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - begin);
 
   const unsigned seed = std::random_device{}();
   CAPTURE(seed);
@@ -67,7 +68,8 @@ TEST_CASE("tokenize that is killed leaves nothing in sight, and the same command
   std::string text;
   for (int copy = 0; copy < 40; ++copy) text += place.read("text.txt");
   place.write("text.txt", text);
-  const std::vector<std::string> arguments = {"tokenize", "text.txt", "--output", "sets/words", "--train-sentencepiece", "300"};
+  const std::vector<std::string> arguments = {"tokenize", "text.txt", "--output", "sets/words", "--train-sentencepiece",
+                                              "300"};
   const auto names = [&] {
     std::vector<std::string> found;
     for (const auto& entry : std::filesystem::directory_iterator(place.path() / "sets"))

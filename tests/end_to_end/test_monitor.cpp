@@ -25,9 +25,9 @@ using Json = nlohmann::ordered_json;
 
 /// Position 0 alone is watched, so that it leads; its excess is 1 at first and falls as the model learns. So the phase
 /// changes at a threshold just under 1, there and back.
-const std::vector<std::string> kEager = {"probes.every=2",          "probes.positions=1",      "probes.phase.onset=0.95",
-                                         "probes.phase.window=3",   "probes.phase.confirm=2",  "log.every=3",
-                                         "train.optimizer.learning_rate=0.03"};
+const std::vector<std::string> kEager = {
+    "probes.every=2",         "probes.positions=1", "probes.phase.onset=0.95",           "probes.phase.window=3",
+    "probes.phase.confirm=2", "log.every=3",        "train.optimizer.learning_rate=0.03"};
 
 std::vector<std::string> eager_words(const std::string& name) {
   std::vector<std::string> words = {"train", "config.json", "--set", "name=" + name};
@@ -310,8 +310,9 @@ TEST_CASE("monitor --replay refuses what it cannot read, naming file or flag") {
   refused("config.json", "config.json: not a run directory");
   REQUIRE(place.run("train config.json --set train.steps=6 --set probes.enabled=false").status == 0);
   refused("runs", "give runs/small");
-  refused("runs/small", "runs/small/probes.jsonl: holds no probe pass, so that nothing is known about the run's phases; "
-                        "probes.enabled is false");
+  refused("runs/small",
+          "runs/small/probes.jsonl: holds no probe pass, so that nothing is known about the run's phases; "
+          "probes.enabled is false");
   refused("runs/small --onset 0", "--onset: expected a number above 0, found \"0\"");
   refused("runs/small --onset inf", "--onset: expected a number above 0");
   refused("runs/small --plateau -1", "--plateau: expected a number above 0, found \"-1\"");

@@ -32,7 +32,8 @@ TEST_CASE("probe finds in a checkpoint what the run's own passes found, and the 
   const Workplace place;
   REQUIRE(place.run("train config.json --set probes.every=20 --set probes.sequences=3").status == 0);
   const std::string same = " --sequences 3 --short-length 16 --positions 4";  // as the config has them
-  const Json json = probed(place, "runs/small --sequences 3 --causal --position 2 --rotary-shift 3", "probe-small-step_00000060");
+  const Json json =
+      probed(place, "runs/small --sequences 3 --causal --position 2 --rotary-shift 3", "probe-small-step_00000060");
   CHECK(json["step"] == 60);
   std::size_t compared = 0;
   for (const ProbeRecord& record : read_probe_records(place.path() / "runs/small")) {
@@ -58,7 +59,10 @@ TEST_CASE("probe finds in a checkpoint what the run's own passes found, and the 
   CHECK(changed > 0);
 
   // A BOS of the run's own is that of its probes.
-  REQUIRE(place.run("train config.json --set name=other --set data.bos_id=65 --set train.steps=2 --set train.schedule.warmup_steps=1").status == 0);
+  REQUIRE(place
+              .run("train config.json --set name=other --set data.bos_id=65 --set train.steps=2 --set "
+                   "train.schedule.warmup_steps=1")
+              .status == 0);
   probed(place, "runs/other --output of-other", "of-other");
   CHECK(Json::parse(place.read("of-other/sets.json"))["natural_bos"]["inputs"][0][0] == 65);
 
@@ -68,11 +72,13 @@ TEST_CASE("probe finds in a checkpoint what the run's own passes found, and the 
   CHECK(exported["step"].is_null());
   for (const Json& set : json["sets"]) CHECK(set_of(exported, set["set"])["sink_score"] == set["sink_score"]);
   CHECK(exported["causal"].is_null());
-  CHECK(Json::parse(place.read("of-export/sets.json")) == Json::parse(place.read("probe-small-step_00000060/sets.json")));
+  CHECK(Json::parse(place.read("of-export/sets.json")) ==
+        Json::parse(place.read("probe-small-step_00000060/sets.json")));
 
   // Text of one's own goes through a tokenizer; without text there are the sets that need none.
   place.write("own.txt", place.read("text.txt"));
-  const Json own = probed(place, "exported --text own.txt --tokenizer byte --length 32 --output of-text" + same, "of-text");
+  const Json own =
+      probed(place, "exported --text own.txt --tokenizer byte --length 32 --output of-text" + same, "of-text");
   CHECK(own["sets"].size() == json["sets"].size());
   const Outcome none = place.run("probe exported --output without --length 32" + same);
   INFO(none.output);
@@ -83,8 +89,11 @@ TEST_CASE("probe finds in a checkpoint what the run's own passes found, and the 
 
 TEST_CASE("probe reads sink logits from a checkpoint, tells what they draw, and export refuses them by name") {
   const Workplace place;
-  REQUIRE(place.run("train config.json --set probes.every=20 --set probes.sequences=3 --set model.attention.sink=learned").status == 0);
-  const Json json = probed(place, "runs/small --sequences 3 --causal --position 2 --rotary-shift 3", "probe-small-step_00000060");
+  REQUIRE(
+      place.run("train config.json --set probes.every=20 --set probes.sequences=3 --set model.attention.sink=learned")
+          .status == 0);
+  const Json json =
+      probed(place, "runs/small --sequences 3 --causal --position 2 --rotary-shift 3", "probe-small-step_00000060");
   CHECK(json["model"]["attention"]["sink"] == "learned");
   std::size_t compared = 0;
   for (const ProbeRecord& record : read_probe_records(place.path() / "runs/small")) {
@@ -119,7 +128,8 @@ TEST_CASE("causal tests run at configured steps, are events, and change no bit o
   const Outcome compared = place.run("compare runs/with runs/without --no-html");
   INFO(compared.output);
   REQUIRE(compared.status == 0);
-  for (const char* text : {"causal tests, of them with a sink", "MLP at P0 that removes most", "At its last causal test, step 60, "})
+  for (const char* text :
+       {"causal tests, of them with a sink", "MLP at P0 that removes most", "At its last causal test, step 60, "})
     CHECK(contains(compared.output, text));
   CHECK_FALSE(contains(place.run("compare runs/without --no-html").output, "causal"));
   // A run that goes on from an earlier checkpoint has each test once, the same.
@@ -133,8 +143,10 @@ TEST_CASE("causal tests run at configured steps, are events, and change no bit o
   std::filesystem::remove_all(place.path() / "runs/with/checkpoints/step_00000060");
   REQUIRE(place.run(common + "--set name=with --set probes.causal_every=30 --resume").status == 0);
   CHECK(causal_lines() == before);
-  CHECK(test::timeless_lines(place.path() / "runs/with/metrics.jsonl") == test::timeless_lines(place.path() / "runs/without/metrics.jsonl"));
-  CHECK(test::timeless_lines(place.path() / "runs/with/probes.jsonl") == test::timeless_lines(place.path() / "runs/without/probes.jsonl"));
+  CHECK(test::timeless_lines(place.path() / "runs/with/metrics.jsonl") ==
+        test::timeless_lines(place.path() / "runs/without/metrics.jsonl"));
+  CHECK(test::timeless_lines(place.path() / "runs/with/probes.jsonl") ==
+        test::timeless_lines(place.path() / "runs/without/probes.jsonl"));
   CHECK(place.read("runs/with/checkpoints/step_00000060/model.safetensors") ==
         place.read("runs/without/checkpoints/step_00000060/model.safetensors"));
 }
@@ -162,14 +174,16 @@ TEST_CASE("a run of before a key existed goes on, and causal tests can begin on 
   REQUIRE(place.run("train config.json --set probes.every=20").status == 0);
   std::filesystem::remove_all(place.path() / "runs/small/checkpoints/step_00000060");
   Json config = Json::parse(place.read("runs/small/config.json"));
-  for (const char* key : {"rotary_dim", "qkv_bias", "parallel_block", "attention"}) REQUIRE(config["model"].erase(key) == 1);
+  for (const char* key : {"rotary_dim", "qkv_bias", "parallel_block", "attention"})
+    REQUIRE(config["model"].erase(key) == 1);
   REQUIRE(config["probes"].erase("causal_every") == 1);
   place.write("runs/small/config.json", config.dump());
   const Outcome outcome = place.run("train config.json --set probes.every=20 --set probes.causal_every=60 --resume");
   INFO(outcome.output);
   CHECK(outcome.status == 0);
   std::int64_t tested = 0;
-  for (const EventRecord& event : read_event_records(place.path() / "runs/small")) tested += event.kind == "causal" ? 1 : 0;
+  for (const EventRecord& event : read_event_records(place.path() / "runs/small"))
+    tested += event.kind == "causal" ? 1 : 0;
   CHECK(tested == 1);
   // What differs from the default of a key that is not there is another run still.
   config = Json::parse(place.read("runs/small/config.json"));
@@ -179,15 +193,17 @@ TEST_CASE("a run of before a key existed goes on, and causal tests can begin on 
                  "the run was begun with model.parallel_block = false, not true"));
   config["model"].erase("attention");
   place.write("runs/small/config.json", config.dump());
-  CHECK(contains(place.run("train config.json --set probes.every=20 --set model.attention.sink=learned --resume").output,
-                 "the run was begun with model.attention.sink = \"none\", not \"learned\""));
+  CHECK(
+      contains(place.run("train config.json --set probes.every=20 --set model.attention.sink=learned --resume").output,
+               "the run was begun with model.attention.sink = \"none\", not \"learned\""));
 }
 
 TEST_CASE("of a model whose training is not known, the sets with the stronger sink are shown and tested") {
   const Workplace place;
   REQUIRE(place.run("train config.json").status == 0);
   REQUIRE(place.run("export runs/small --output exported").status == 0);
-  const Json json = probed(place, "exported --dataset data --length 32 --short-length 16 --causal --position 2 --output out", "out");
+  const Json json =
+      probed(place, "exported --dataset data --length 32 --short-length 16 --causal --position 2 --output out", "out");
   const auto excess = [&](const char* set) { return set_of(json, set)["sink_excess"][0].get<double>(); };
   CHECK(json["causal"]["set"] == (excess("natural_bos") > excess("natural") ? "natural_short_bos" : "natural_short"));
 }
@@ -197,7 +213,9 @@ TEST_CASE("a probe that is stopped leaves nothing behind") {
   REQUIRE(place.run("train config.json").status == 0);
   const auto entries = [&] { return std::distance(std::filesystem::directory_iterator(place.path()), {}); };
   const auto before = entries();
-  CHECK(place.run_and_kill({"probe", "runs/small", "--sequences", "1000", "--causal", "--position", "2", "--resamples", "1000000", "--output", "out"}, 1500));
+  CHECK(place.run_and_kill({"probe", "runs/small", "--sequences", "1000", "--causal", "--position", "2", "--resamples",
+                            "1000000", "--output", "out"},
+                           1500));
   CHECK(entries() == before);
 }
 
@@ -212,24 +230,32 @@ TEST_CASE("probe refuses by name what does not fit, and leaves nothing behind") 
     CHECK(contains(outcome.output, message));
     CHECK(!std::filesystem::exists(place.path() / "out"));
   };
-  refused("nowhere", "nowhere: neither a checkpoint (manifest.json) nor a run directory (checkpoints/), nor a folder in Hugging Face layout");
-  refused("exported --text text.txt", "exported: holds no tokenizer that can be read (tokenizer.model, or vocab.json and merges.txt)");
+  refused("nowhere",
+          "nowhere: neither a checkpoint (manifest.json) nor a run directory (checkpoints/), nor a folder in Hugging "
+          "Face layout");
+  refused("exported --text text.txt",
+          "exported: holds no tokenizer that can be read (tokenizer.model, or vocab.json and merges.txt)");
   refused("exported --text text.txt --dataset data", "--text and --dataset exclude each other");
   refused("exported --dataset nowhere", "nowhere");
   refused("exported --length 100000", "--length 100000 is beyond the model's");
   refused("exported --length 2", "--length 2: expected at least 3");
   refused("exported --device gpu", "--device gpu: expected one of auto, cpu, cuda");
-  refused("exported --precision fp8", "--precision fp8: FP8 scales belong to a run that trains; expected auto, fp32 or bf16");
-  refused("runs/small --causal --causal-set natral --position 2 --short-length 12", "--causal-set natral: there is no such probe set, expected one of natural, ");
-  refused("runs/small --causal --position 12 --short-length 12", "--positions and --position must lie below the shortest sequence, 12");
+  refused("exported --precision fp8",
+          "--precision fp8: FP8 scales belong to a run that trains; expected auto, fp32 or bf16");
+  refused("runs/small --causal --causal-set natral --position 2 --short-length 12",
+          "--causal-set natral: there is no such probe set, expected one of natural, ");
+  refused("runs/small --causal --position 12 --short-length 12",
+          "--positions and --position must lie below the shortest sequence, 12");
   refused("runs/small --sequences 1 --causal", "--sequences 1: expected at least 2");
   refused("runs/small --from-layer 99", "--from-layer 99: the model has 3 layers, counted from 0");
-  refused("runs/small --causal --position 2 --rotary-shift 16", "--rotary-shift 16: expected less than the 16 positions of probe set natural_short_bos");
+  refused("runs/small --causal --position 2 --rotary-shift 16",
+          "--rotary-shift 16: expected less than the 16 positions of probe set natural_short_bos");
   refused("runs/small --causal --position 2 --isolated-layers 9", "--isolated-layers 9: the model has 3 layers");
   refused("runs/small --short-length 33", "--short-length 33: expected at most the 32 tokens of --length");
   refused("runs/small --threads -1", "--threads -1: expected at least 0");
   place.write("short.txt", "abc");
-  refused("exported --text short.txt --tokenizer byte", "--text short.txt: 4 tokens are fewer than one window of 33; give more text, or a smaller --length");
+  refused("exported --text short.txt --tokenizer byte",
+          "--text short.txt: 4 tokens are fewer than one window of 33; give more text, or a smaller --length");
   const std::string config = place.read("exported/config.json");
   const std::size_t bos = config.find("\"bos_token_id\": 256");
   REQUIRE(bos != std::string::npos);

@@ -27,8 +27,10 @@ TEST_CASE("bad input gets one clear error and a status of 1") {
   check_refused(place, "train config.json --set train.steps=0", "train.steps");
   check_refused(place, "train config.json --set data.path=nowhere", "nowhere");
   check_refused(place, "train missing.json", "missing.json");
-  check_refused(place, "train config.json --set device=cpu --set model.channels=8192 --set model.hidden=32768 --set model.layers=1000",
-                " MiB of this machine's memory, and ");
+  check_refused(
+      place,
+      "train config.json --set device=cpu --set model.channels=8192 --set model.hidden=32768 --set model.layers=1000",
+      " MiB of this machine's memory, and ");
   if (contains(place.run("doctor").output, "missing  GPU"))
     check_refused(place, "train config.json --set device=cuda", "device");
   place.write("twice.json", "{\"name\": \"a\", \"name\": \"b\"}");
@@ -37,10 +39,14 @@ TEST_CASE("bad input gets one clear error and a status of 1") {
   place.write("short.txt", "the whale\n<|endoftext|>\nthe ship");
   REQUIRE(place.run("tokenize short.txt --output short --tokenizer byte --validation-fraction 0.4").status == 0);
   for (const char* run : {"", " --dry-run"}) {
-    check_refused(place, std::string("train config.json --set data.path=short") + run,
-                  "short/train_00000.bin: is shorter than one window: train.sequence_length (32) takes 33 tokens, found 11");
-    check_refused(place, std::string("train config.json --set data.path= --set 'data.train=[\"data/train_*\"]' "
-                                     "--set 'data.validation=[\"short/v*\"]'") + run, "short/validation_00000.bin: is shorter");
+    check_refused(
+        place, std::string("train config.json --set data.path=short") + run,
+        "short/train_00000.bin: is shorter than one window: train.sequence_length (32) takes 33 tokens, found 11");
+    check_refused(place,
+                  std::string("train config.json --set data.path= --set 'data.train=[\"data/train_*\"]' "
+                              "--set 'data.validation=[\"short/v*\"]'") +
+                      run,
+                  "short/validation_00000.bin: is shorter");
     check_refused(place, std::string("train config.json --set data.path= --set 'data.train=[\"data/train_*\"]'") + run,
                   "probe passes need held-out text");
   }
@@ -60,7 +66,8 @@ TEST_CASE("a dry run for a GPU prints its memory table, with a GPU and without")
   const Outcome outcome = place.run("train config.json --set device=cuda --dry-run");
   INFO(outcome.output);
   CHECK(outcome.status == 0);
-  for (const char* part : {"\ndevice memory     ", "\nactivations    blocks: mlp up ", "\nbackend        matrix product workspace "})
+  for (const char* part :
+       {"\ndevice memory     ", "\nactivations    blocks: mlp up ", "\nbackend        matrix product workspace "})
     CHECK(contains(outcome.output, part));
   CHECK(!std::filesystem::exists(place.path() / "runs"));
 }
@@ -87,8 +94,9 @@ TEST_CASE("a word that is not understood is named, with the nearest that is") {
 
 TEST_CASE("an override takes one value, so that the config may follow it") {
   const Workplace place;
-  for (const char* arguments : {"train --set train.steps=7 config.json --dry-run", "train config.json --dry-run --set train.steps=7",
-                                "config show --set train.steps=7 --set name=a config.json"}) {
+  for (const char* arguments :
+       {"train --set train.steps=7 config.json --dry-run", "train config.json --dry-run --set train.steps=7",
+        "config show --set train.steps=7 --set name=a config.json"}) {
     const Outcome outcome = place.run(arguments);
     INFO(arguments << "\n" << outcome.output);
     CHECK(outcome.status == 0);
@@ -125,7 +133,8 @@ TEST_CASE("a full disk stops the run with the file named, and the run goes on wh
   const Workplace place;
   REQUIRE(place.run("train config.json --set name=whole").status == 0);
   // Files of at most 24 KiB: the logs outgrow that within the run.
-  const Outcome full = place.run("train config.json --set name=full --set checkpoint.every=0", "trap '' XFSZ; ulimit -f 24;");
+  const Outcome full =
+      place.run("train config.json --set name=full --set checkpoint.every=0", "trap '' XFSZ; ulimit -f 24;");
   INFO(full.output);
   CHECK(full.status == 1);
   CHECK(contains(full.output, "runs/full/"));
@@ -148,8 +157,9 @@ TEST_CASE("a damaged checkpoint is left aside, and the one before it continued")
   const Outcome outcome = place.run("train config.json --resume");
   INFO(outcome.output);
   CHECK(outcome.status == 0);
-  const std::string reason = "  warning: checkpoint left aside: runs/small/checkpoints/step_00000060: runs/small/checkpoints/"
-                             "step_00000060/model.safetensors: is damaged: its content does not match the hash in manifest.json\n";
+  const std::string reason =
+      "  warning: checkpoint left aside: runs/small/checkpoints/step_00000060: runs/small/checkpoints/"
+      "step_00000060/model.safetensors: is damaged: its content does not match the hash in manifest.json\n";
   CHECK(contains(outcome.output, "step 56  resume: resumed from step_00000056\nstep 56" + reason));
   CHECK(outcome.output.find("left aside") == outcome.output.rfind("left aside"));
   CHECK(test::timeless_lines(place.path() / "runs/small/metrics.jsonl") == before);

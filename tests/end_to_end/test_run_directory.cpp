@@ -24,11 +24,12 @@ std::string during_run(const std::string& name, const std::string& then) {
 
 TEST_CASE("a signal saves a checkpoint, says how to go on, and shows in the exit status") {
   const Workplace place;
-  for (const auto& [signal, status] : {std::pair<std::string, int>{"INT", 130}, {"TERM", 143}, {"HUP", 129}, {"USR1", 138}}) {
-    const test::Outcome outcome =
-        place.run(during_run(
-            // Twice, as `timeout` sends it: to the process, and to its group.
-            signal, "kill -" + signal + " $program; kill -" + signal + " $program; wait $program; status=$?; exit $status"));
+  for (const auto& [signal, status] :
+       {std::pair<std::string, int>{"INT", 130}, {"TERM", 143}, {"HUP", 129}, {"USR1", 138}}) {
+    const test::Outcome outcome = place.run(during_run(
+        // Twice, as `timeout` sends it: to the process, and to its group.
+        signal,
+        "kill -" + signal + " $program; kill -" + signal + " $program; wait $program; status=$?; exit $status"));
     const std::string log = place.read(signal + ".log");
     INFO(signal << ": " << log);
     CHECK(outcome.status == status);
@@ -46,18 +47,20 @@ TEST_CASE("a run under nohup outlives the hang-up") {
 }
 
 /// Alerts at almost every step, and a command of theirs that never ends: at its end the program waits for it.
-const std::string kHangs = " --set alerts.window=4 --set alerts.loss_spike=0.001 --set 'alerts.command=[\"sleep\",\"1000\"]' "
-                           "--set alerts.command_timeout=";
+const std::string kHangs =
+    " --set alerts.window=4 --set alerts.loss_spike=0.001 --set 'alerts.command=[\"sleep\",\"1000\"]' --set "
+    "alerts.command_timeout=";
 
 std::string during_hanging_run(const std::string& name, const std::string& seconds, const std::string& then) {
   return "train config.json --set name=" + name + " --set train.steps=100000" + kHangs + seconds + " > " + name +
-         ".log 2>&1 & program=$!; for i in $(seq 600); do [ -e runs/" + name + "/alerts.log ] && break; sleep 0.1; done; " + then;
+         ".log 2>&1 & program=$!; for i in $(seq 600); do [ -e runs/" + name +
+         "/alerts.log ] && break; sleep 0.1; done; " + then;
 }
 
 TEST_CASE("a second signal ends the program at once, two seconds after the first or later") {
   const Workplace place;
-  const test::Outcome outcome =
-      place.run(during_hanging_run("twice", "600", "kill -INT $program; sleep 3.5; kill -TERM $program; wait $program; exit $?"));
+  const test::Outcome outcome = place.run(
+      during_hanging_run("twice", "600", "kill -INT $program; sleep 3.5; kill -TERM $program; wait $program; exit $?"));
   INFO(place.read("twice.log"));
   CHECK(outcome.status == 143);
   CHECK(!contains(place.read("twice.log"), "--resume"));
@@ -67,7 +70,8 @@ TEST_CASE("a second signal ends the program at once, two seconds after the first
 TEST_CASE("SIGUSR1 neither ends the program at once nor makes the signal after it do so") {
   const Workplace place;
   const test::Outcome outcome = place.run(during_hanging_run(
-      "warned", "9", "kill -USR1 $program; sleep 3.5; kill -USR1 $program; kill -TERM $program; wait $program; exit $?"));
+      "warned", "9",
+      "kill -USR1 $program; sleep 3.5; kill -USR1 $program; kill -TERM $program; wait $program; exit $?"));
   INFO(place.read("warned.log"));
   CHECK(outcome.status == 138);
   CHECK(contains(place.read("warned.log"), "--resume"));
@@ -83,14 +87,19 @@ std::set<std::string> files_of(const std::filesystem::path& folder) {
 
 TEST_CASE("a run leaves the files that the README lists, and no other") {
   const Workplace place;
-  REQUIRE(place.run("train config.json --set alerts.window=4 --set alerts.loss_spike=0.001 --set 'alerts.command=[\"cat\"]'").status == 0);
-  std::set<std::string> expected = {"config.json", "metrics.jsonl", "probes.jsonl", "events.jsonl", "alerts.log", "lock"};
+  REQUIRE(
+      place
+          .run("train config.json --set alerts.window=4 --set alerts.loss_spike=0.001 --set 'alerts.command=[\"cat\"]'")
+          .status == 0);
+  std::set<std::string> expected = {"config.json",  "metrics.jsonl", "probes.jsonl",
+                                    "events.jsonl", "alerts.log",    "lock"};
   for (const char* step : {"49", "56", "60"})
-    for (const char* file : {"model.safetensors", "config.json", "optimizer.safetensors", "state.json", "checkpoint.json",
-                             "manifest.json"})
+    for (const char* file : {"model.safetensors", "config.json", "optimizer.safetensors", "state.json",
+                             "checkpoint.json", "manifest.json"})
       expected.insert(std::string("checkpoints/step_000000") + step + "/" + file);
   std::set<std::string> found = files_of(place.path() / "runs/small");
-  CHECK(std::erase_if(found, [](const std::string& file) { return file.starts_with("tensorboard/events.out.tfevents."); }) == 1);
+  CHECK(std::erase_if(
+            found, [](const std::string& file) { return file.starts_with("tensorboard/events.out.tfevents."); }) == 1);
   CHECK(found == expected);
   std::string readme = test::read_file(SINKSCOPE_README);
   readme = readme.substr(readme.find("## What a run leaves"));
@@ -100,9 +109,9 @@ TEST_CASE("a run leaves the files that the README lists, and no other") {
 
 TEST_CASE("the README names every kind of event and alert, every exit status and every signal") {
   const std::string readme = test::read_file(SINKSCOPE_README);
-  for (const char* word : {"`start`", "`resume`", "`phase`", "`alert`", "`checkpoint`", "`warning`", "`sample`", "`causal`", "`end`",
-                           "`loss_spike`", "`non_finite`", "`sink_collapse`", "`phase_change`", "`throughput_drop`", "SIGTERM",
-                           "SIGHUP", "SIGUSR1", "129", "130", "138", "143"})
+  for (const char* word : {"`start`", "`resume`", "`phase`", "`alert`", "`checkpoint`", "`warning`", "`sample`",
+                           "`causal`", "`end`", "`loss_spike`", "`non_finite`", "`sink_collapse`", "`phase_change`",
+                           "`throughput_drop`", "SIGTERM", "SIGHUP", "SIGUSR1", "129", "130", "138", "143"})
     CHECK(contains(readme, word));
 }
 
@@ -113,10 +122,12 @@ TEST_CASE("a run begins with what its config changes, where the rest is, and the
   CHECK(outcome.status == 0);
   const std::string start = outcome.output.substr(0, outcome.output.find("step 0  start:"));
   for (const char* part :
-       {"config            runs/small/config.json; what differs from the defaults:\n", "\n                  name=\"small\"  threads=2\n",
+       {"config            runs/small/config.json; what differs from the defaults:\n",
+        "\n                  name=\"small\"  threads=2\n",
         "\n  model           layers=3  channels=16  hidden=24  vocab_size=258  max_sequence_length=32\n",
-        "\n  train           steps=12  micro_batch=4  sequence_length=32  optimizer.learning_rate=0.01  optimizer.beta2=0.9  "
-        "schedule.warmup_steps=5\n", "\ndevice            fp32, ", "\nparameters        ", "\ntotal "})
+        "\n  train           steps=12  micro_batch=4  sequence_length=32  optimizer.learning_rate=0.01  "
+        "optimizer.beta2=0.9  schedule.warmup_steps=5\n",
+        "\ndevice            fp32, ", "\nparameters        ", "\ntotal "})
     CHECK(contains(start, part));
   CHECK(!contains(start, "preset="));   // the default one
   CHECK(!contains(start, "kv_heads"));  // follows from heads
@@ -127,21 +138,25 @@ TEST_CASE("a run begins with what its config changes, where the rest is, and the
 
 TEST_CASE("a run whose loss is no number ends with status 1 and one message, after its alert") {
   const Workplace place;
-  const test::Outcome outcome = place.run("train config.json --set train.optimizer.learning_rate=1e38 --set train.schedule.warmup_steps=0");
+  const test::Outcome outcome =
+      place.run("train config.json --set train.optimizer.learning_rate=1e38 --set train.schedule.warmup_steps=0");
   INFO(outcome.output);
   CHECK(outcome.status == 1);
   const std::size_t alert = outcome.output.find("\nstep 2  ALERT: the loss is not finite");
   CHECK(alert != std::string::npos);
-  CHECK(outcome.output.find("sinkscope: error: runs/small: step 2: the loss is not finite", alert) != std::string::npos);
+  CHECK(outcome.output.find("sinkscope: error: runs/small: step 2: the loss is not finite", alert) !=
+        std::string::npos);
   CHECK(read_event_records(place.path() / "runs/small").back().kind == "alert");
 }
 
 TEST_CASE("a run that is stopped at an alert and resumed logs the alerts of one never stopped") {
   const Workplace place;
-  const std::string alerts = " --set alerts.window=4 --set alerts.loss_spike=0.5 --set train.optimizer.learning_rate=0.1";
+  const std::string alerts =
+      " --set alerts.window=4 --set alerts.loss_spike=0.5 --set train.optimizer.learning_rate=0.1";
   REQUIRE(place.run("train config.json --set name=whole" + alerts).status == 0);
   const auto whole = test::timeless_lines(place.path() / "runs/whole/events.jsonl");
-  CHECK(std::count_if(whole.begin(), whole.end(), [](const std::string& line) { return contains(line, "loss_spike"); }) > 1);
+  CHECK(std::count_if(whole.begin(), whole.end(),
+                      [](const std::string& line) { return contains(line, "loss_spike"); }) > 1);
   // The command of the first alert stops the training, in the middle of a spike.
   const std::string stop =
       " --set 'alerts.command=[\"/bin/sh\",\"-c\",\"kill -TERM $(cat $SINKSCOPE_ALERT_RUN/lock)\"]'";
@@ -170,7 +185,8 @@ TEST_CASE("a run that another process trains is refused, and goes on undisturbed
   CHECK(place.read("runs/busy/metrics.jsonl").substr(0, before.size()) == before);
   // A killed process holds nothing.
   const test::Outcome resumed = place.run(
-      "train config.json --set name=busy --set train.steps=100000 --resume & program=$!; sleep 2; kill -INT $program; wait $program");
+      "train config.json --set name=busy --set train.steps=100000 --resume & program=$!; sleep 2; kill -INT $program; "
+      "wait $program");
   INFO(resumed.output);
   CHECK(!contains(resumed.output, "in use"));
   // One that is on its way out is waited for.
@@ -193,7 +209,8 @@ TEST_CASE("what cannot be written is named, and a checkpoint that is not saved i
   INFO(outcome.output);
   CHECK(outcome.status == 1);
   CHECK(contains(outcome.output, "sinkscope: error: runs/blocked/checkpoints: cannot make the folder: "));
-  CHECK(contains(place.read("runs/blocked/events.jsonl"), "checkpoint step_00000007 was not saved: runs/blocked/checkpoints: cannot make the folder: "));
+  CHECK(contains(place.read("runs/blocked/events.jsonl"),
+                 "checkpoint step_00000007 was not saved: runs/blocked/checkpoints: cannot make the folder: "));
 }
 
 TEST_CASE("a run without its steps is not compared") {
@@ -235,7 +252,8 @@ TEST_CASE("a run whose checkpoints were deleted is refused, and its logs stay") 
   const test::Outcome outcome = place.run("train config.json --resume");
   INFO(outcome.output);
   CHECK(outcome.status == 1);
-  CHECK(contains(outcome.output, "runs/small: its logs reach step 60 and tell of a checkpoint at step 7, but there is none"));
+  CHECK(contains(outcome.output,
+                 "runs/small: its logs reach step 60 and tell of a checkpoint at step 7, but there is none"));
   CHECK(place.read("runs/small/metrics.jsonl") == before);
 }
 

@@ -93,7 +93,8 @@ TEST_CASE("a pending folder removes what a killed process left of it, and nothin
   CHECK(!std::filesystem::exists(folder / ".set.pending-a1B2c3"));
   const PendingFolder second(folder / "set");
   CHECK(read_file(in_use.path() / "half") == "in use");
-  for (const char* kept : {".set.pending-backup2/mine", ".other.pending-a1B2c3/mine", ".set.backup/mine", "linked/mine"})
+  for (const char* kept :
+       {".set.pending-backup2/mine", ".other.pending-a1B2c3/mine", ".set.backup/mine", "linked/mine"})
     CHECK(read_file(folder / kept) == "mine");
 }
 

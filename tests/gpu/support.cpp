@@ -18,7 +18,9 @@ float from_bf16_bits(std::uint16_t bits) { return std::bit_cast<float>(static_ca
 float round_to_bf16(float x) { return from_bf16_bits(bf16_bits(x)); }
 
 Backends::Backends(DType real, const ChooseAlgorithm& choose)
-    : real_(real), cpu_(make_cpu_ops()), gpu_(make_cuda_ops({.device = 0, .compute = real, .choose = choose, .worth_timing = 0})) {}
+    : real_(real),
+      cpu_(make_cpu_ops()),
+      gpu_(make_cuda_ops({.device = 0, .compute = real, .choose = choose, .worth_timing = 0})) {}
 
 bool is_hopper(const Ops& ops) {
   const std::string gpu = ops.gpu_name();
@@ -80,7 +82,9 @@ Both<std::int32_t> Backends::integers(std::initializer_list<std::int64_t> extent
   const Doubles doubles(values.begin(), values.end());
   return make<std::int32_t>(extents, &doubles, DType::i32);
 }
-BothFloats Backends::output(std::initializer_list<std::int64_t> extents) { return make<float>(extents, nullptr, real_); }
+BothFloats Backends::output(std::initializer_list<std::int64_t> extents) {
+  return make<float>(extents, nullptr, real_);
+}
 BothFloats Backends::single_output(std::initializer_list<std::int64_t> extents) {
   return make<float>(extents, nullptr, DType::f32);
 }

@@ -85,8 +85,8 @@ struct GpuSide {
 /// Whether it is a GPU of the Hopper generation by its name: H100 or H200.
 bool is_hopper(const Ops& ops);
 
-/// Takes our own kernel for every product that it can do and, of others, what is found once and kept for all backends that it is
-/// given to. `products` gets the names of the former.
+/// Takes our own kernel for every product that it can do and, of others, what is found once and kept for all backends
+/// that it is given to. `products` gets the names of the former.
 ChooseAlgorithm prefer_own_kernel(std::set<std::string>& products);
 
 constexpr CpuSide kCpu;

@@ -40,8 +40,8 @@ constexpr DType kHalf[] = {DType::bf16};
 // Many more tiles than multiprocessors: every block of a persistent grid takes several.
 const std::vector<Shape> kManyTiles = {{4, 700, 32, 16, 64, 8}, {4, 400, 48, 24, 128, 8}};
 
-/// At, before and after the edges of tiles of 64 and 128 keys and of 128 and 192 queries with every head dim that has a kernel of
-/// its own; queries to a key head and positions watched take turns.
+/// At, before and after the edges of tiles of 64 and 128 keys and of 128 and 192 queries with every head dim that has a
+/// kernel of its own; queries to a key head and positions watched take turns.
 std::vector<Shape> edge_shapes() {
   constexpr int kGroups[] = {1, 2, 3, 4, 8};
   constexpr std::int64_t kWatched[] = {1, 3, 8, 20, 64, 100};
@@ -84,11 +84,13 @@ void check_sink_gradient(Backends& both, const Shape& s, const Floats& out, cons
         }
         terms += std::exp(static_cast<double>(logits[h] - lse[(b * s.H + h) * s.T + t])) * sum;
       }
-    CHECK(std::abs(found[static_cast<std::size_t>(h)] - static_cast<double>(gradient.cpu[h])) < both.bound(1e-5, 1e-2) * terms);
+    CHECK(std::abs(found[static_cast<std::size_t>(h)] - static_cast<double>(gradient.cpu[h])) <
+          both.bound(1e-5, 1e-2) * terms);
   }
 }
 
-/// That sums are those before and of the GPU's rows; of rows that are rounded here alone, whose magnitudes are the measure.
+/// That sums are those before and of the GPU's rows; of rows that are rounded here alone, whose magnitudes are the
+/// measure.
 void check_sums(Backends& both, const Doubles& before, const BothFloats& rows, const BothFloats& sums) {
   const Doubles values = both.read(rows.gpu), found = both.read(sums.gpu);
   Doubles expected = before, terms(before.size());
@@ -97,7 +99,9 @@ void check_sums(Backends& both, const Doubles& before, const BothFloats& rows, c
     expected[i % before.size()] += values[i];
     terms[i % before.size()] += std::abs(values[i]);
   }
-  for (std::size_t i = 0; i < before.size(); ++i) CHECK(std::abs(found[i] - expected[i]) < both.bound(1e-5, 4e-3) * terms[i]);  // a rounding is at most 2^-8
+  // A rounding is at most 2^-8.
+  for (std::size_t i = 0; i < before.size(); ++i)
+    CHECK(std::abs(found[i] - expected[i]) < both.bound(1e-5, 4e-3) * terms[i]);
 }
 
 void check_attention(const std::vector<Shape>& shapes, std::span<const DType> types = kComputeTypes,
@@ -111,7 +115,9 @@ void check_attention(const std::vector<Shape>& shapes, std::span<const DType> ty
         // In turn dqkv is what it is, rotated back in all channels of a head, in some, and in all.
         std::optional<Rotation> rotation;
         const int kind = turn++ % 4;
-        if (s.D % 2 == 0 && kind > 0) rotation = Rotation{.width = kind == 2 ? std::max<std::int64_t>(s.D / 4 * 2, 2) : 0, .theta = 100.0, .first_index = kind / 2};
+        if (s.D % 2 == 0 && kind > 0)
+          rotation = Rotation{
+              .width = kind == 2 ? std::max<std::int64_t>(s.D / 4 * 2, 2) : 0, .theta = 100.0, .first_index = kind / 2};
         INFO(both.name() << " " << describe(s) << ", spread " << spread << (with_logits ? ", sink logits" : "")
                          << (rotation ? ", rotated back in " + std::to_string(rotation->width) + " channels" : ""));
         const std::int64_t heads = s.H + 2 * s.G, size = s.B * s.T * heads * s.D, out_size = s.B * s.T * s.H * s.D;
@@ -121,8 +127,8 @@ void check_attention(const std::vector<Shape>& shapes, std::span<const DType> ty
         auto out = both.output({s.B, s.T, s.H, s.D});
         const auto lse = both.single_output({s.B, s.H, s.T}), sink = both.single_output({s.B, s.H, s.K});
         const auto forward = [&](auto side, bool with_sink) {
-          return AttentionForward{.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .lse = side(lse),
-                                  .sink = with_sink ? side(sink) : Tensor{}, .sink_logits = side(z)};
+          return AttentionForward{.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out),
+                                  .lse = side(lse), .sink = with_sink ? side(sink) : Tensor{}, .sink_logits = side(z)};
         };
         both.cpu().attention_forward(forward(kCpu, true));
         both.gpu().attention_forward(forward(kGpu, true));
@@ -141,7 +147,8 @@ void check_attention(const std::vector<Shape>& shapes, std::span<const DType> ty
 
         // Gradients are of the same out: where a query has few keys, they cancel to less than its rounding.
         const Doubles rounded = both.read(out.gpu);
-        for (std::int64_t i = 0; i < out_size; ++i) out.cpu[i] = static_cast<float>(rounded[static_cast<std::size_t>(i)]);
+        for (std::int64_t i = 0; i < out_size; ++i)
+          out.cpu[i] = static_cast<float>(rounded[static_cast<std::size_t>(i)]);
         const auto dout = both.input({s.B, s.T, s.H, s.D}, random.normals(out_size));
         const auto dqkv = both.output({s.B, s.T, heads, s.D});
         const Doubles before = random.normals(s.H);
@@ -149,9 +156,10 @@ void check_attention(const std::vector<Shape>& shapes, std::span<const DType> ty
         const Doubles sums_before = random.normals(heads * s.D);
         const auto sums = both.single({heads * s.D}, sums_before), sums_again = both.single({heads * s.D}, sums_before);
         const auto backward = [&](auto side) {
-          return AttentionBackward{.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .dout = side(dout),
-                                   .lse = side(lse), .dqkv = side(dqkv), .sink_logits = side(z),
-                                   .dsink_logits = with_logits ? side(dlogits) : Tensor{}, .dqkv_sums = side(sums), .rotation = rotation};
+          return AttentionBackward{.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out),
+                                   .dout = side(dout), .lse = side(lse), .dqkv = side(dqkv), .sink_logits = side(z),
+                                   .dsink_logits = with_logits ? side(dlogits) : Tensor{}, .dqkv_sums = side(sums),
+                                   .rotation = rotation};
         };
         both.cpu().attention_backward(backward(kCpu));
         both.gpu().attention_backward(backward(kGpu));
@@ -185,14 +193,18 @@ void check_statistics(const std::vector<Shape>& shapes, std::span<const DType> t
       const auto own_sink = both.single_output({s.B, s.H, s.K});  // of the forward pass
       const auto logits = both.input({s.H}, random.normals(s.H)), logit_mass = both.single_output({s.B, s.H});
       const auto* z = with_logits ? &logits : nullptr;
-      const auto mass = both.single_output({s.B, s.H}), argmax = both.single_output({s.B, s.H}), entropy = both.single_output({s.B, s.H});
-      const auto keys = both.single_output({s.B, s.H, s.T}), first = both.single_output({s.B, s.H}), rest = both.single_output({s.B, s.H});
+      const auto mass = both.single_output({s.B, s.H}), argmax = both.single_output({s.B, s.H}),
+                 entropy = both.single_output({s.B, s.H});
+      const auto keys = both.single_output({s.B, s.H, s.T}), first = both.single_output({s.B, s.H}),
+                 rest = both.single_output({s.B, s.H});
       const auto run = [&](Ops& ops, auto side) {
-        ops.attention_forward({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .lse = side(lse), .sink = side(own_sink), .sink_logits = side(z)});
-        ops.attention_statistics({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .lse = side(lse), .sink = side(sink),
-                                  .first_mass = side(mass), .first_argmax = side(argmax), .entropy = side(entropy),
-                                  .key_mass = side(keys), .cos_first = side(first), .cos_rest = side(rest),
-                                  .sink_logits = side(z), .sink_logit_mass = with_logits ? side(logit_mass) : Tensor{}});
+        ops.attention_forward({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out),
+                               .lse = side(lse), .sink = side(own_sink), .sink_logits = side(z)});
+        ops.attention_statistics({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .lse = side(lse),
+                                  .sink = side(sink), .first_mass = side(mass), .first_argmax = side(argmax),
+                                  .entropy = side(entropy), .key_mass = side(keys), .cos_first = side(first),
+                                  .cos_rest = side(rest), .sink_logits = side(z),
+                                  .sink_logit_mass = with_logits ? side(logit_mass) : Tensor{}});
       };
       run(both.cpu(), kCpu);
       run(both.gpu(), kGpu);
@@ -212,7 +224,8 @@ void check_statistics(const std::vector<Shape>& shapes, std::span<const DType> t
       }
       // Every query's weights sum to 1, the one on the sink logit included, and every run gives the same bits.
       const Doubles masses = both.read(keys.gpu);
-      const Doubles on_logits = with_logits ? both.read(logit_mass.gpu) : Doubles(static_cast<std::size_t>(s.B * s.H), 0.0);
+      const Doubles on_logits =
+          with_logits ? both.read(logit_mass.gpu) : Doubles(static_cast<std::size_t>(s.B * s.H), 0.0);
       for (std::int64_t i = 0; i < s.B * s.H; ++i)
         CHECK(std::accumulate(masses.begin() + i * s.T, masses.begin() + (i + 1) * s.T, 0.0) ==
               Approx(static_cast<double>(s.T) * (1 - on_logits[static_cast<std::size_t>(i)])).epsilon(1e-5));
@@ -238,12 +251,15 @@ void check_isolation(const std::vector<Shape>& shapes, std::span<const DType> ty
         INFO(both.name() << " " << describe(s) << ", position " << position << (with_logits ? ", sink logits" : ""));
         const auto logits = both.input({s.H}, random.normals(s.H, 3.0));
         const auto* z = with_logits ? &logits : nullptr;
-        const auto qkv = both.input({s.B, s.T, s.H + 2 * s.G, s.D}, random.normals(s.B * s.T * (s.H + 2 * s.G) * s.D, 2.0));
+        const auto qkv =
+            both.input({s.B, s.T, s.H + 2 * s.G, s.D}, random.normals(s.B * s.T * (s.H + 2 * s.G) * s.D, 2.0));
         const auto out = both.output({s.B, s.T, s.H, s.D});
         const auto lse = both.single_output({s.B, s.H, s.T}), sink = both.single_output({s.B, s.H, s.K});
         const auto run = [&](Ops& ops, auto side) {
-          ops.attention_forward({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out), .lse = side(lse), .sink = side(sink), .sink_logits = side(z)});
-          ops.isolate_query({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .position = position, .out = side(out), .lse = side(lse), .sink = side(sink), .sink_logits = side(z)});
+          ops.attention_forward({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .out = side(out),
+                                 .lse = side(lse), .sink = side(sink), .sink_logits = side(z)});
+          ops.isolate_query({.qkv = side(qkv), .query_heads = s.H, .kv_heads = s.G, .position = position,
+                             .out = side(out), .lse = side(lse), .sink = side(sink), .sink_logits = side(z)});
         };
         run(both.cpu(), kCpu);
         run(both.gpu(), kGpu);
@@ -271,7 +287,8 @@ TEST_CASE("attention forward and backward on the GPU agree with the CPU at small
   check_attention(kSmallTensorCoreShapes, kHalf, {1.0});
 }
 
-/// Of standard normal data, as torch_attention.py --errors has it of cuDNN: out 2.0e-3, dq 2.50e-3, dk 2.47e-3, dv 2.30e-3.
+/// Of standard normal data, as torch_attention.py --errors has it of cuDNN: out 2.0e-3, dq 2.50e-3, dk 2.47e-3, dv
+/// 2.30e-3.
 TEST_CASE("attention on Hopper rounds no worse than cuDNN's") {
   Backends both(DType::bf16);
   if (!is_hopper(both.gpu())) {
@@ -287,7 +304,8 @@ TEST_CASE("attention on Hopper rounds no worse than cuDNN's") {
     const auto out = both.output({kB, kT, kH, D}), dqkv = both.output({kB, kT, 3 * kH, D});
     const auto lse = both.single_output({kB, kH, kT}), sink = both.single_output({kB, kH, 8});
     const auto run = [&](Ops& ops, auto side) {
-      ops.attention_forward({.qkv = side(qkv), .query_heads = kH, .kv_heads = kH, .out = side(out), .lse = side(lse), .sink = side(sink)});
+      ops.attention_forward({.qkv = side(qkv), .query_heads = kH, .kv_heads = kH, .out = side(out), .lse = side(lse),
+                             .sink = side(sink)});
       ops.attention_backward({.qkv = side(qkv), .query_heads = kH, .kv_heads = kH, .out = side(out), .dout = side(dout),
                               .lse = side(lse), .dqkv = side(dqkv)});
     };
@@ -350,13 +368,16 @@ TEST_CASE("attention statistics of equal keys, and of a zero query or key, are k
       INFO(both.name() << (zero ? ", zeros" : ", equal keys"));
       const auto qkv = both.input({1, kT, 3, kD}, Doubles(kT * 3 * kD, zero ? 0.0 : 1.0));
       const auto out = both.output({1, kT, 1, kD});
-      const auto lse = both.single_output({1, 1, kT}), sink = both.single_output({1, 1, 1}), keys = both.single_output({1, 1, kT});
+      const auto lse = both.single_output({1, 1, kT}), sink = both.single_output({1, 1, 1}),
+                 keys = both.single_output({1, 1, kT});
       const auto one = [&] { return both.single_output({1, 1}); };
       const auto mass = one(), argmax = one(), entropy = one(), first = one(), rest = one();
-      both.gpu().attention_forward({.qkv = qkv.gpu, .query_heads = 1, .kv_heads = 1, .out = out.gpu, .lse = lse.gpu, .sink = {}});
-      both.gpu().attention_statistics({.qkv = qkv.gpu, .query_heads = 1, .kv_heads = 1, .lse = lse.gpu, .sink = sink.gpu,
-                                       .first_mass = mass.gpu, .first_argmax = argmax.gpu, .entropy = entropy.gpu,
-                                       .key_mass = keys.gpu, .cos_first = first.gpu, .cos_rest = rest.gpu});
+      both.gpu().attention_forward(
+          {.qkv = qkv.gpu, .query_heads = 1, .kv_heads = 1, .out = out.gpu, .lse = lse.gpu, .sink = {}});
+      both.gpu().attention_statistics({.qkv = qkv.gpu, .query_heads = 1, .kv_heads = 1, .lse = lse.gpu,
+                                       .sink = sink.gpu, .first_mass = mass.gpu, .first_argmax = argmax.gpu,
+                                       .entropy = entropy.gpu, .key_mass = keys.gpu, .cos_first = first.gpu,
+                                       .cos_rest = rest.gpu});
       double uniform = 0, nats = 0;
       for (std::int64_t t = 0; t < kT; ++t) {
         uniform += 1.0 / static_cast<double>(t + 1);

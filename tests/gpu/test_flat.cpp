@@ -24,17 +24,23 @@ void check_linear(const std::vector<Shape>& shapes) {
       for (const bool bias : {false, true})
         for (const bool accumulate : {false, true}) {
           const bool replace = bias == accumulate;  // of the weight's gradient
-          INFO(both.name() << " " << s.N << " x " << s.I << " x " << s.O << ", bias " << bias << ", accumulate " << accumulate);
-          const auto x = both.input({s.N, s.I}, random.normals(s.N * s.I)), dout = both.input({s.N, s.O}, random.normals(s.N * s.O));
-          const auto weight = both.input({s.O, s.I}, random.normals(s.O * s.I)), b = both.input({s.O}, random.normals(s.O));
+          INFO(both.name() << " " << s.N << " x " << s.I << " x " << s.O << ", bias " << bias << ", accumulate "
+                           << accumulate);
+          const auto x = both.input({s.N, s.I}, random.normals(s.N * s.I)),
+                     dout = both.input({s.N, s.O}, random.normals(s.N * s.O));
+          const auto weight = both.input({s.O, s.I}, random.normals(s.O * s.I)),
+                     b = both.input({s.O}, random.normals(s.O));
           const auto out = both.output({s.N, s.O});
           const auto dx = accumulate ? both.input({s.N, s.I}, random.normals(s.N * s.I)) : both.output({s.N, s.I});
-          const auto dweight = replace ? both.single_output({s.O, s.I}) : both.single({s.O, s.I}, random.normals(s.O * s.I)),
+          const auto dweight =
+                         replace ? both.single_output({s.O, s.I}) : both.single({s.O, s.I}, random.normals(s.O * s.I)),
                      dbias = both.single({s.O}, random.normals(s.O));
           const auto run = [&](Ops& ops, auto side) {
-            ops.linear_forward({.out = side(out), .x = side(x), .weight = side(weight), .bias = side(bias ? &b : nullptr)});
+            ops.linear_forward(
+                {.out = side(out), .x = side(x), .weight = side(weight), .bias = side(bias ? &b : nullptr)});
             ops.linear_backward({.dout = side(dout), .x = side(x), .weight = side(weight), .dx = side(dx),
-                                 .dweight = side(dweight), .dbias = side(bias ? &dbias : nullptr), .accumulate = accumulate,
+                                 .dweight = side(dweight), .dbias = side(bias ? &dbias : nullptr),
+                                 .accumulate = accumulate,
                                  .replace = replace});
           };
           run(both.cpu(), kCpu);
@@ -55,19 +61,24 @@ void check_gelu_products(const std::vector<Shape>& shapes) {
     for (const Shape s : shapes)
       for (const GeluKind kind : {GeluKind::tanh, GeluKind::erf})
         for (const bool bias : {false, true}) {
-          INFO(both.name() << " " << s.N << " x " << s.I << " x " << s.O << ", erf " << (kind == GeluKind::erf) << ", bias " << bias);
+          INFO(both.name() << " " << s.N << " x " << s.I << " x " << s.O << ", erf " << (kind == GeluKind::erf)
+                           << ", bias " << bias);
           const double scale = 1 / std::sqrt(static_cast<double>(s.I));  // far below zero GELU magnifies rounding
-          const auto x = both.input({s.N, s.I}, random.normals(s.N * s.I)), weight = both.input({s.O, s.I}, random.normals(s.O * s.I, scale));
-          const auto b = both.input({s.O}, random.normals(s.O)), dout = both.input({s.N, s.O}, random.normals(s.N * s.O));
+          const auto x = both.input({s.N, s.I}, random.normals(s.N * s.I)),
+                     weight = both.input({s.O, s.I}, random.normals(s.O * s.I, scale));
+          const auto b = both.input({s.O}, random.normals(s.O)),
+                     dout = both.input({s.N, s.O}, random.normals(s.N * s.O));
           const auto out = both.output({s.N, s.O}), gelu = both.output({s.N, s.O}), dz = both.output({s.N, s.I});
           const auto z = both.input({s.N, s.I}, random.normals(s.N * s.I, 2.0));
-          const auto dweight = both.single({s.O, s.I}, random.normals(s.O * s.I)), dbias = both.single({s.O}, random.normals(s.O));
+          const auto dweight = both.single({s.O, s.I}, random.normals(s.O * s.I)),
+                     dbias = both.single({s.O}, random.normals(s.O));
           const auto dz_sums = both.single({s.I}, Doubles(static_cast<std::size_t>(s.I), 8.0));  // cancels with nothing
           const auto run = [&](Ops& ops, auto side) {
-            ops.linear_forward({.out = side(out), .x = side(x), .weight = side(weight), .bias = side(bias ? &b : nullptr),
-                                .gelu = side(gelu), .gelu_kind = kind});
-            ops.linear_backward({.dout = side(dout), .x = side(x), .weight = side(weight), .dx = side(dz), .dweight = side(dweight),
-                                 .dbias = side(bias ? &dbias : nullptr), .gelu_input = side(z), .gelu_kind = kind,
+            ops.linear_forward({.out = side(out), .x = side(x), .weight = side(weight),
+                                .bias = side(bias ? &b : nullptr), .gelu = side(gelu), .gelu_kind = kind});
+            ops.linear_backward({.dout = side(dout), .x = side(x), .weight = side(weight), .dx = side(dz),
+                                 .dweight = side(dweight), .dbias = side(bias ? &dbias : nullptr),
+                                 .gelu_input = side(z), .gelu_kind = kind,
                                  .dx_sums = side(bias ? &dz_sums : nullptr)});
           };
           run(both.cpu(), kCpu);
@@ -89,15 +100,19 @@ void check_swiglu_products(const std::vector<Shape>& shapes) {
     Random random(27);
     for (const Shape s : shapes) {
       INFO(both.name() << " " << s.N << " x " << s.I << " x " << s.O);
-      const auto x = both.input({s.N, s.I}, random.normals(s.N * s.I)), weight = both.input({s.O, s.I}, random.normals(s.O * s.I, 0.2));
+      const auto x = both.input({s.N, s.I}, random.normals(s.N * s.I)),
+                 weight = both.input({s.O, s.I}, random.normals(s.O * s.I, 0.2));
       const auto b = both.input({s.O}, random.normals(s.O)), dout = both.input({s.N, s.O}, random.normals(s.N * s.O));
       const auto out = both.output({s.N, s.O}), swiglu = both.output({s.N, s.O / 2}), work = both.output({s.N, s.I});
-      const auto gates = both.input({s.N, 2 * s.I}, random.normals(s.N * 2 * s.I)), dgates = both.output({s.N, 2 * s.I});
+      const auto gates = both.input({s.N, 2 * s.I}, random.normals(s.N * 2 * s.I)),
+                 dgates = both.output({s.N, 2 * s.I});
       const auto dweight = both.single({s.O, s.I}, random.normals(s.O * s.I));
       const auto run = [&](Ops& ops, auto side) {
-        ops.linear_forward({.out = side(out), .x = side(x), .weight = side(weight), .bias = side(b), .swiglu = side(swiglu)});
-        ops.linear_backward({.dout = side(dout), .x = side(x), .weight = side(weight), .dx = side(work), .dweight = side(dweight), .dbias = {},
-                             .swiglu_input = side(gates), .dswiglu_input = side(dgates)});
+        ops.linear_forward(
+            {.out = side(out), .x = side(x), .weight = side(weight), .bias = side(b), .swiglu = side(swiglu)});
+        ops.linear_backward({.dout = side(dout), .x = side(x), .weight = side(weight), .dx = side(work),
+                             .dweight = side(dweight), .dbias = {}, .swiglu_input = side(gates),
+                             .dswiglu_input = side(dgates)});
       };
       run(both.cpu(), kCpu);
       run(both.gpu(), kGpu);
@@ -134,8 +149,10 @@ TEST_CASE("gradient norms, clipping and AdamW on the GPU agree with the CPU", "[
     Backends both(real);
     Random random(22);
     constexpr std::int64_t kSize = 100000;
-    const std::vector<Segment> segments = {{0, 1, true}, {1, 16384, false}, {16385, 60001, true}, {76386, 0, true}, {76400, 23600, false}};
-    const auto param = both.single({kSize}, random.normals(kSize)), grad = both.single({kSize}, random.normals(kSize, 0.1));
+    const std::vector<Segment> segments = {
+        {0, 1, true}, {1, 16384, false}, {16385, 60001, true}, {76386, 0, true}, {76400, 23600, false}};
+    const auto param = both.single({kSize}, random.normals(kSize)),
+               grad = both.single({kSize}, random.normals(kSize, 0.1));
     const auto m = both.single({kSize}, random.normals(kSize, 0.01));
     Doubles squares = random.normals(kSize, 0.01);
     for (double& s : squares) s = s * s;
@@ -150,8 +167,9 @@ TEST_CASE("gradient norms, clipping and AdamW on the GPU agree with the CPU", "[
           ops.sum_of_squares({.x = side(grad), .segments = segments, .sums = side(sums)});
           ops.clip_scale({.sums = side(sums), .max_norm = max_norm, .out = side(clip)});
           ops.adamw_step({.param = side(param), .grad = side(grad),
-                          .compute = ops.compute_dtype() == DType::bf16 ? side(rounded) : Tensor{}, .m = side(m), .v = side(v),
-                          .segments = segments, .clip = side(clip), .lr = 1e-2, .weight_decay = 0.1, .step = step});
+                          .compute = ops.compute_dtype() == DType::bf16 ? side(rounded) : Tensor{}, .m = side(m),
+                          .v = side(v), .segments = segments, .clip = side(clip), .lr = 1e-2, .weight_decay = 0.1,
+                          .step = step});
         };
         run(both.cpu(), kCpu);
         run(both.gpu(), kGpu);
@@ -179,8 +197,9 @@ TEST_CASE("gradient norms, clipping and AdamW on the GPU agree with the CPU", "[
     const std::vector<std::byte> before = both.bytes(param.gpu);
     both.gpu().sum_of_squares({.x = infinite.gpu, .segments = segments, .sums = sums.gpu});
     both.gpu().clip_scale({.sums = sums.gpu, .max_norm = 1, .out = clip.gpu});
-    both.gpu().adamw_step({.param = param.gpu, .grad = infinite.gpu, .compute = real == DType::bf16 ? rounded.gpu : Tensor{},
-                           .m = m.gpu, .v = v.gpu, .segments = segments, .clip = clip.gpu, .lr = 1e-2, .step = 1});
+    both.gpu().adamw_step({.param = param.gpu, .grad = infinite.gpu,
+                           .compute = real == DType::bf16 ? rounded.gpu : Tensor{}, .m = m.gpu, .v = v.gpu,
+                           .segments = segments, .clip = clip.gpu, .lr = 1e-2, .step = 1});
     CHECK(std::isnan(both.read(clip.gpu)[1]));
     CHECK(both.bytes(param.gpu) == before);
   }
@@ -193,7 +212,8 @@ TEST_CASE("row norms, directions and magnitudes on the GPU agree with the CPU", 
     struct Extents {
       std::int64_t B, T, M, C;
     };
-    for (const auto [B, T, M, C] : {Extents{1, 1, 1, 1}, {1, 5, 3, 7}, {67, 2, 1, 768}, {3, 11, 5, 64}, {2, 9, 2, 1001}}) {
+    for (const auto [B, T, M, C] :
+         {Extents{1, 1, 1, 1}, {1, 5, 3, 7}, {67, 2, 1, 768}, {3, 11, 5, 64}, {2, 9, 2, 1001}}) {
       INFO(both.name() << " B " << B << ", T " << T << ", M " << M << ", C " << C);
       const std::int64_t rows = B * T, first = M / 3, selected = M - M / 2, W = M * C, zero = B / 2;
       Doubles values = random.normals(rows * W);
@@ -284,13 +304,17 @@ TEST_CASE("probes of a step are summed over sequences on the GPU as on the CPU",
     const auto sink = both.single({L, B, H, K}, random.uniforms(L * B * H * K));
     const auto norms = both.single({L + 1, B, T}, random.uniforms((L + 1) * B * T));
     const auto scores = both.double_output({L, H, K}), above = both.double_output({L, H, K});
-    const auto first = both.double_output({L + 1, K}), rest = both.double_output({L + 1}), ratio = both.double_output({L + 1});
-    const auto over = both.single({L + 1, B, T}, plus(random.uniforms((L + 1) * B * T), Doubles(static_cast<std::size_t>((L + 1) * B * T), 0.5)));
+    const auto first = both.double_output({L + 1, K}), rest = both.double_output({L + 1}),
+               ratio = both.double_output({L + 1});
+    const auto over = both.single(
+        {L + 1, B, T}, plus(random.uniforms((L + 1) * B * T), Doubles(static_cast<std::size_t>((L + 1) * B * T), 0.5)));
     const auto run = [&](Ops& ops, auto side, bool whole) {
       for (const Tensor& sums : {side(scores), side(above), side(first), side(rest), side(ratio)}) ops.zero(sums);
       for (int batch = 0; batch < 2; ++batch) {
-        ops.sink_sums({.sink = side(sink), .threshold = 0.3F, .scores = side(scores), .above = whole ? side(above) : Tensor{}});
-        ops.norm_sums({.norms = side(norms), .over = whole ? Tensor{} : side(over), .first = side(first), .rest = side(rest),
+        ops.sink_sums(
+            {.sink = side(sink), .threshold = 0.3F, .scores = side(scores), .above = whole ? side(above) : Tensor{}});
+        ops.norm_sums({.norms = side(norms), .over = whole ? Tensor{} : side(over), .first = side(first),
+                       .rest = side(rest),
                        .ratio = side(ratio)});
       }
     };

@@ -1,4 +1,5 @@
-// What is planned is what is taken: scratch memory of operations, a whole run's memory; recomputed activations, recorded passes.
+// What is planned is what is taken: scratch memory of operations, a whole run's memory; recomputed activations,
+// recorded passes.
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -38,8 +39,11 @@ std::vector<ModelConfig> models() {
 /// Those whose products with activations our own kernel can do.
 std::vector<ModelConfig> models_of_own_kernel() {
   const auto model = [](const std::string& text) { return resolved_model(text, 211, kLength); };
-  return {model(R"({"preset": "gpt2", "layers": 3, "channels": 96, "heads": 3, "hidden": 264})"),
-          model(R"({"preset": "llama", "layers": 3, "channels": 104, "heads": 4, "kv_heads": 1, "head_dim": 64, "hidden": 136})")};
+  return {
+      model(R"({"preset": "gpt2", "layers": 3, "channels": 96, "heads": 3, "hidden": 264})"),
+      model(
+          R"({"preset": "llama", "layers": 3, "channels": 104, "heads": 4, "kv_heads": 1, "head_dim": 64, )"
+          R"("hidden": 136})")};
 }
 
 /// A model, on backends of one compute dtype that choose alike.
@@ -55,7 +59,8 @@ std::vector<OnGpu> models_on_gpu(std::set<std::string>& products) {
   std::vector<OnGpu> all;
   for (const DType compute : kComputeTypes)
     for (const ModelConfig& config : models()) all.push_back({compute, config});
-  for (const ModelConfig& config : models_of_own_kernel()) all.push_back({DType::bf16, config, prefer_own_kernel(products)});
+  for (const ModelConfig& config : models_of_own_kernel())
+    all.push_back({DType::bf16, config, prefer_own_kernel(products)});
   return all;
 }
 
@@ -141,7 +146,8 @@ TEST_CASE("a copy to the GPU holds what was there at the call, however far behin
   }
 }
 
-TEST_CASE("repeated work is called, recorded and launched, and called again when memory that it needs has moved", "[sanitize]") {
+TEST_CASE("repeated work is called, recorded and launched, and called again when memory that it needs has moved",
+          "[sanitize]") {
   const auto ops = make_cuda_ops({.device = 0, .compute = DType::bf16});
   const auto work = ops->repeated_work();
   constexpr std::int64_t kRows = 64, kHeads = 2, kDim = 16;
@@ -153,7 +159,8 @@ TEST_CASE("repeated work is called, recorded and launched, and called again when
     work->run([&] {
       ++calls;
       ops->rope({.qkv = heads, .heads = 2});
-      ops->add(heads.view({kRows, kHeads * kDim}), heads.view({kRows, kHeads * kDim}), heads.view({kRows, kHeads * kDim}));
+      ops->add(heads.view({kRows, kHeads * kDim}), heads.view({kRows, kHeads * kDim}),
+               heads.view({kRows, kHeads * kDim}));
     });
     ops->synchronize();
   };
@@ -210,11 +217,13 @@ TEST_CASE("recorded passes change no bit on the GPU") {
     const auto steps = [&](bool recorded) {
       const auto ops = make_cuda_ops(model.options());
       Decoder decoder(*ops, model.config,
-                      {.max_sequences = 3, .max_length = kLength, .sink_positions = 8, .residual_norms = true, .recorded = recorded});
+                      {.max_sequences = 3, .max_length = kLength, .sink_positions = 8, .residual_norms = true,
+                       .recorded = recorded});
       load(*ops, decoder);
       Random random(93);
       std::vector<Step> all;
-      // Each size is called, recorded and launched; the larger one moves scratch memory, and the smaller one begins anew.
+      // Each size is called, recorded and launched; the larger one moves scratch memory, and the smaller one begins
+      // anew.
       int i = 0;
       for (const std::int64_t sequences : {2, 2, 2, 2, 3, 3, 3, 3, 2, 2, 2, 3, 3, 2}) {
         const Batch batch = random_batch(random, model.config, sequences, kLength, 9);
@@ -266,11 +275,12 @@ TEST_CASE("a run takes the memory that was planned, none of it in a step") {
       const std::string precision = std::string(recompute) == "block" ? "fp8" : "bf16";
       INFO(preset << ", recompute " << recompute << ", " << precision);
       const Config config = small_config(
-          folder.path(), {std::string("name=") + preset + "-" + recompute, "device=cuda",
-                          std::string("model.preset=") + preset, "model.channels=256", "model.heads=4",
-                          "model.head_dim=64", "model.hidden=1024", "train.micro_batch=64", "train.sequence_length=150",
-                          "train.gradient_accumulation=1", "train.steps=4", "evaluation.batches=1", "probes.sequences=70",
-                          "probes.short_length=40", "probes.causal_every=2", std::string("train.recompute=") + recompute, "precision=" + precision});
+          folder.path(),
+          {std::string("name=") + preset + "-" + recompute, "device=cuda", std::string("model.preset=") + preset,
+           "model.channels=256", "model.heads=4", "model.head_dim=64", "model.hidden=1024", "train.micro_batch=64",
+           "train.sequence_length=150", "train.gradient_accumulation=1", "train.steps=4", "evaluation.batches=1",
+           "probes.sequences=70", "probes.short_length=40", "probes.causal_every=2",
+           std::string("train.recompute=") + recompute, "precision=" + precision});
       const RunPlan plan = plan_run(config);
       REQUIRE(plan.memory_available);
       // The run reserves what the plan says and is held to it: an operation that needs more would throw.

@@ -309,7 +309,8 @@ TEST_CASE("causal tests on the GPU find what they find on the CPU") {
     if (model.vocab_size != kVocab) continue;
     INFO(test::describe(model));
     const Values parameters = rounded_parameters(ParameterLayout(model), 47);
-    const DecoderOptions options{.max_sequences = 2, .max_length = kLength, .sink_positions = kPositions, .residual_norms = true,
+    const DecoderOptions options{.max_sequences = 2, .max_length = kLength, .sink_positions = kPositions,
+                                 .residual_norms = true,
                                  .training = false};
     for (const DType real : {DType::f32, DType::bf16}) {
       INFO(name_of(real));

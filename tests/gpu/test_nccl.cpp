@@ -19,20 +19,24 @@ TEST_CASE("NCCL with one rank changes nothing, and comes between the operations 
   Backends backends(DType::f32);
   const World world;
   const CarriedBytes carried{.reduced = 2 * 4 * (100032 + 1024), .shared = 4 * (50048 + 60032)};
-  const auto ranks = make_nccl_communicator(world, backends.gpu(), make_nccl_id(), copy_engines ? carried : CarriedBytes{});
+  const auto ranks =
+      make_nccl_communicator(world, backends.gpu(), make_nccl_id(), copy_engines ? carried : CarriedBytes{});
   CHECK(ranks->size() == 1);
   CHECK(contains(ranks->description(), "copy engines") == ranks->shares_beside());
   if (!copy_engines) CHECK_FALSE(ranks->shares_beside());
   CHECK(contains(ranks->description(), "1 rank, NCCL 2."));
   Doubles values(100000);
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<double>(i % 256) - 100;  // exact in bf16, and so is twice as much
-  const BothFloats x = backends.input({100000}, values), sum = backends.single_output({100000}), apart = backends.single_output({100000});
+  // These are exact in bf16, and so is twice as much.
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<double>(i % 256) - 100;
+  const BothFloats x = backends.input({100000}, values), sum = backends.single_output({100000}),
+                   apart = backends.single_output({100000});
   Ops& gpu = backends.gpu();
   for (int i = 0; i < 20; ++i) {
     gpu.copy(sum.gpu, x.gpu);
     ranks->start_all_reduce(sum.gpu.rows(50000, 50000), DType::f32);
     ranks->start_all_reduce(sum.gpu.rows(0, 50000), DType::bf16);
-    const Stretch short_part[] = {{.x = sum.gpu.rows(3, 501), .part = 100000}, {.x = sum.gpu.rows(504, 1000), .part = 1000}};
+    const Stretch short_part[] = {{.x = sum.gpu.rows(3, 501), .part = 100000},
+                                  {.x = sum.gpu.rows(504, 1000), .part = 1000}};
     ranks->start_reduce(short_part, DType::f32);
     ranks->start_reduce({&short_part[1], 1}, DType::bf16);
     i % 2 == 0 ? ranks->finish() : ranks->join();
@@ -69,7 +73,8 @@ TEST_CASE("NCCL with one rank changes nothing, and comes between the operations 
 }
 
 TEST_CASE("gradients that one rank sums over NCCL in buckets while backward runs are its own") {
-  const ModelConfig config = resolved_model(R"({"preset": "llama", "layers": 3, "channels": 64, "heads": 2, "hidden": 96})", 61, 40);
+  const ModelConfig config =
+      resolved_model(R"({"preset": "llama", "layers": 3, "channels": 64, "heads": 2, "hidden": 96})", 61, 40);
   const DecoderOptions options{.max_sequences = 3, .max_length = 40};
   const Values parameters = strong_parameters(ParameterLayout(config), 7);
   Random random(97);

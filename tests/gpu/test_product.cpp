@@ -42,7 +42,8 @@ Results multiply(const ChooseAlgorithm& choose) {
   };
   const Tensor x = array(N, I, DType::bf16), dout = array(N, O, DType::bf16), weight = array(O, I, DType::bf16);
   const Tensor dweight = array(O, I, DType::f32), out = array(N, O, DType::bf16), wide = array(N, O, DType::f32);
-  Results results{std::vector<float>(static_cast<std::size_t>(O * I)), std::vector<float>(static_cast<std::size_t>(N * O))};
+  Results results{std::vector<float>(static_cast<std::size_t>(O * I)),
+                  std::vector<float>(static_cast<std::size_t>(N * O))};
   ops->linear_backward({.dout = dout, .x = x, .weight = {}, .dx = {}, .dweight = dweight, .dbias = {}});
   ops->linear_forward({.out = out, .x = x, .weight = weight, .bias = {}});
   ops->convert(wide, out);
@@ -77,7 +78,8 @@ TEST_CASE("a large product is timed once, on its own arrays, and taken from the 
   CHECK(timings == 2);
   for (const auto& [product, word] : record) {
     INFO(product);
-    CHECK(product.find("bf16 " + std::to_string(product.find("+=") == std::string::npos ? O : I) + " ") != std::string::npos);
+    CHECK(product.find("bf16 " + std::to_string(product.find("+=") == std::string::npos ? O : I) + " ") !=
+          std::string::npos);
     CHECK(word.size() == 128);
   }
 }
@@ -94,7 +96,8 @@ TEST_CASE("a record that is no algorithm of the product is an error that names t
     return "no error";
   }();
   INFO(message);
-  CHECK(message.find("bf16 " + std::to_string(I) + " " + std::to_string(O) + " " + std::to_string(N)) != std::string::npos);
+  CHECK(message.find("bf16 " + std::to_string(I) + " " + std::to_string(O) + " " + std::to_string(N)) !=
+        std::string::npos);
   CHECK(message.find("delete the record") != std::string::npos);
 }
 
@@ -126,11 +129,14 @@ GeluResults multiply_with_gelu(const ChooseAlgorithm& choose) {
     ops->convert(narrow, single({rows, columns}, rows * columns, scale));
     return narrow;
   };
-  const Tensor x = input(N, I, 1), weight = input(O, I, 0.03), z = input(N, O, 1), dout = input(N, I, 1), weight2 = input(I, O, 0.03);
-  const Tensor out = take({N, O}, N * O, DType::bf16), gelu = take({N, O}, N * O, DType::bf16), dz = take({N, O}, N * O, DType::bf16);
+  const Tensor x = input(N, I, 1), weight = input(O, I, 0.03), z = input(N, O, 1), dout = input(N, I, 1),
+               weight2 = input(I, O, 0.03);
+  const Tensor out = take({N, O}, N * O, DType::bf16), gelu = take({N, O}, N * O, DType::bf16),
+               dz = take({N, O}, N * O, DType::bf16);
   const Tensor dz_sums = single({O}, O, 1), wide = take({N, O}, N * O, DType::f32);
   ops->linear_forward({.out = out, .x = x, .weight = weight, .bias = {}, .gelu = gelu});
-  ops->linear_backward({.dout = dout, .x = {}, .weight = weight2, .dx = dz, .dweight = {}, .dbias = {}, .gelu_input = z, .dx_sums = dz_sums});
+  ops->linear_backward({.dout = dout, .x = {}, .weight = weight2, .dx = dz, .dweight = {}, .dbias = {}, .gelu_input = z,
+                        .dx_sums = dz_sums});
   const auto read = [&](const Tensor& tensor) {
     std::vector<float> values(static_cast<std::size_t>(tensor.size()));
     if (tensor.dtype != DType::f32) ops->convert(wide, tensor);
@@ -159,19 +165,25 @@ void check_own_kernel(const std::vector<Shape>& shapes) {
     for (const bool more : {false, true}) {  // with a bias, and its gradient
       INFO(n << " x " << i << " -> " << o << ", more " << more);
       const double scale = 1 / std::sqrt(static_cast<double>(i));
-      const auto x = both.input({n, i}, random.normals(n * i)), weight = both.input({o, i}, random.normals(o * i, scale));
-      const auto bias = both.input({o}, random.normals(o)), dout = both.input({n, o}, random.normals(n * o, 1 / std::sqrt(static_cast<double>(o))));
-      const auto z = both.input({n, i}, random.normals(n * i, 2.0)), gates = both.input({n, 2 * i}, random.normals(n * 2 * i));
-      const auto out = both.output({n, o}), gated_out = both.output({n, o}), gelu = both.output({n, o}), swiglu = both.output({n, o / 2});
+      const auto x = both.input({n, i}, random.normals(n * i)),
+                 weight = both.input({o, i}, random.normals(o * i, scale));
+      const auto bias = both.input({o}, random.normals(o)),
+                 dout = both.input({n, o}, random.normals(n * o, 1 / std::sqrt(static_cast<double>(o))));
+      const auto z = both.input({n, i}, random.normals(n * i, 2.0)),
+                 gates = both.input({n, 2 * i}, random.normals(n * 2 * i));
+      const auto out = both.output({n, o}), gated_out = both.output({n, o}), gelu = both.output({n, o}),
+                 swiglu = both.output({n, o / 2});
       const auto dz = both.output({n, i}), work = both.output({n, i}), dgates = both.output({n, 2 * i});
       const auto sums = both.single({i}, Doubles(static_cast<std::size_t>(i), 8.0));  // cancels with nothing
       const auto run = [&](Ops& ops, auto side) {
-        ops.linear_forward({.out = side(out), .x = side(x), .weight = side(weight), .bias = side(more ? &bias : nullptr), .gelu = side(gelu)});
-        ops.linear_forward({.out = side(gated_out), .x = side(x), .weight = side(weight), .bias = side(more ? &bias : nullptr), .swiglu = side(swiglu)});
-        ops.linear_backward({.dout = side(dout), .x = {}, .weight = side(weight), .dx = side(dz), .dweight = {}, .dbias = {},
-                             .gelu_input = side(z), .dx_sums = side(more ? &sums : nullptr)});
-        ops.linear_backward({.dout = side(dout), .x = {}, .weight = side(weight), .dx = side(work), .dweight = {}, .dbias = {},
-                             .swiglu_input = side(gates), .dswiglu_input = side(dgates)});
+        ops.linear_forward({.out = side(out), .x = side(x), .weight = side(weight),
+                            .bias = side(more ? &bias : nullptr), .gelu = side(gelu)});
+        ops.linear_forward({.out = side(gated_out), .x = side(x), .weight = side(weight),
+                            .bias = side(more ? &bias : nullptr), .swiglu = side(swiglu)});
+        ops.linear_backward({.dout = side(dout), .x = {}, .weight = side(weight), .dx = side(dz), .dweight = {},
+                             .dbias = {}, .gelu_input = side(z), .dx_sums = side(more ? &sums : nullptr)});
+        ops.linear_backward({.dout = side(dout), .x = {}, .weight = side(weight), .dx = side(work), .dweight = {},
+                             .dbias = {}, .swiglu_input = side(gates), .dswiglu_input = side(dgates)});
       };
       run(both.cpu(), kCpu);
       run(both.gpu(), kGpu);
@@ -194,10 +206,11 @@ void check_own_kernel(const std::vector<Shape>& shapes) {
 
 }  // namespace
 
-// One tile and less, rows and columns that fill no tile, one stage of factors and many; several tiles for every warpgroup, of the forward
-// kernels and, in the last two, of the gradients.
+// One tile and less, rows and columns that fill no tile, one stage of factors and many; several tiles for every
+// warpgroup, of the forward kernels and, in the last two, of the gradients.
 TEST_CASE("products of our own kernel with activations agree with the CPU") {
-  check_own_kernel({{200, 200, 1040}, {1000, 1544, 528}, {3000, 136, 2064}, {16, 4104, 32}, {6400, 2064, 64}, {3200, 2064, 144}});
+  check_own_kernel(
+      {{200, 200, 1040}, {1000, 1544, 528}, {3000, 136, 2064}, {16, 4104, 32}, {6400, 2064, 64}, {3200, 2064, 144}});
 }
 TEST_CASE("products of our own kernel with activations agree with the CPU at small shapes", "[sanitize]") {
   check_own_kernel({{1, 8, 16}, {128, 64, 256}, {129, 72, 272}});
@@ -217,10 +230,12 @@ TEST_CASE("a record that names a library's algorithm for SwiGLU, which no librar
     return;
   }
   Random random(34);
-  const auto x = both.input({64, 64}, random.normals(64 * 64)), weight = both.input({128, 64}, random.normals(128 * 64));
+  const auto x = both.input({64, 64}, random.normals(64 * 64)),
+             weight = both.input({128, 64}, random.normals(128 * 64));
   const auto out = both.output({64, 128}), swiglu = both.output({64, 64});
-  const std::string message = message_of<std::runtime_error>(
-      [&] { both.gpu().linear_forward({.out = out.gpu, .x = x.gpu, .weight = weight.gpu, .bias = {}, .swiglu = swiglu.gpu}); });
+  const std::string message = message_of<std::runtime_error>([&] {
+    both.gpu().linear_forward({.out = out.gpu, .x = x.gpu, .weight = weight.gpu, .bias = {}, .swiglu = swiglu.gpu});
+  });
   INFO(message);
   CHECK(algorithm.size() == 128);
   CHECK(message.find(" swiglu, own kernel") != std::string::npos);

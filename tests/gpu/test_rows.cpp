@@ -77,9 +77,9 @@ void check_norms(const std::vector<Extents>& extents) {
           const auto dweight = both.single({c}, random.normals(c)), dbias = both.single({c}, random.normals(c));
           const auto dx_sums = both.single({c}, random.normals(c));
           const auto backward = [&](auto side) {
-            return NormBackward{.kind = kind, .x = side(with_delta ? sum : x), .dout = side(dout), .weight = side(weight),
-                                .mean = side(layernorm ? &mean : nullptr), .rstd = side(rstd), .dx = side(dx),
-                                .dweight = side(dweight), .dbias = side(layernorm ? &dbias : nullptr),
+            return NormBackward{.kind = kind, .x = side(with_delta ? sum : x), .dout = side(dout),
+                                .weight = side(weight), .mean = side(layernorm ? &mean : nullptr), .rstd = side(rstd),
+                                .dx = side(dx), .dweight = side(dweight), .dbias = side(layernorm ? &dbias : nullptr),
                                 .dx_sums = side(n % 2 == 0 ? nullptr : &dx_sums)};
           };
           both.cpu().norm_backward(backward(kCpu));
@@ -200,14 +200,16 @@ void check_activations(const std::vector<Extents>& extents) {
       const auto x = both.input({n, f}, random.normals(n * f, 2.0)), dout = both.input({n, f}, random.normals(n * f));
       const auto gates = both.input({n, 2 * f}, random.normals(n * 2 * f, 2.0));
       const auto gelu = both.output({n, f}), dx = both.output({n, f});
-      const auto exact = both.output({n, f}), exact_dx = both.output({n, f}), exact_dx_sums = both.single({f}, random.normals(f)),
-                 swiglu = both.output({n, f}), sum = both.output({n, f});
+      const auto exact = both.output({n, f}), exact_dx = both.output({n, f}),
+                 exact_dx_sums = both.single({f}, random.normals(f)), swiglu = both.output({n, f}),
+                 sum = both.output({n, f});
       const auto dgates = both.output({n, 2 * f});
       const auto run = [&](Ops& ops, auto side) {
         ops.gelu_forward({.x = side(x), .out = side(gelu)});
         ops.gelu_backward({.x = side(x), .dout = side(dout), .dx = side(dx)});
         ops.gelu_forward({.kind = GeluKind::erf, .x = side(x), .out = side(exact)});
-        ops.gelu_backward({.kind = GeluKind::erf, .x = side(x), .dout = side(dout), .dx = side(exact_dx), .dx_sums = side(exact_dx_sums)});
+        ops.gelu_backward({.kind = GeluKind::erf, .x = side(x), .dout = side(dout), .dx = side(exact_dx),
+                           .dx_sums = side(exact_dx_sums)});
         ops.swiglu_forward({.gate_up = side(gates), .out = side(swiglu)});
         ops.swiglu_backward({.gate_up = side(gates), .dout = side(dout), .dgate_up = side(dgates)});
         ops.add(side(sum), side(x), side(dout));
@@ -226,7 +228,8 @@ void check_embedding(const std::vector<EmbeddingShape>& shapes) {
     Random random(14);
     for (const EmbeddingShape s : shapes)
       for (const bool positions : {false, true}) {
-        INFO(both.name() << " B " << s.B << ", T " << s.T << ", C " << s.C << ", V " << s.V << ", positions " << positions);
+        INFO(both.name() << " B " << s.B << ", T " << s.T << ", C " << s.C << ", V " << s.V << ", positions "
+                         << positions);
         const std::int64_t N = s.B * s.T, longest = s.T + 3;
         const auto tokens = both.integers({s.B, s.T}, random.tokens(N, s.V));
         const auto wte = both.input({s.V, s.C}, random.normals(s.V * s.C));
@@ -242,11 +245,13 @@ void check_embedding(const std::vector<EmbeddingShape>& shapes) {
           const auto rows = both.output({N, s.C}), normed = both.output({N, s.C});
           const auto mean = both.single_output({N}), rstd = both.single_output({N}), l2 = both.single_output({N});
           const auto look_up = [&](Ops& ops, auto side) {
-            EmbeddingForward args{.out = side(rows), .tokens = side(tokens), .wte = side(wte), .wpe = side(positions ? &wpe : nullptr)};
+            EmbeddingForward args{
+                .out = side(rows), .tokens = side(tokens), .wte = side(wte), .wpe = side(positions ? &wpe : nullptr)};
             if (kind > 0)
               args.norm = {.kind = layernorm ? NormKind::layernorm : NormKind::rmsnorm, .weight = side(weight),
                            .bias = side(layernorm ? &bias : nullptr), .eps = 1e-5F, .out = side(normed),
-                           .mean = side(layernorm ? &mean : nullptr), .rstd = side(rstd), .l2 = side(N % 2 == 0 ? &l2 : nullptr)};
+                           .mean = side(layernorm ? &mean : nullptr), .rstd = side(rstd),
+                           .l2 = side(N % 2 == 0 ? &l2 : nullptr)};
             ops.embedding_forward(args);
           };
           look_up(both.cpu(), kCpu);
@@ -259,7 +264,8 @@ void check_embedding(const std::vector<EmbeddingShape>& shapes) {
           if (N % 2 == 0) CHECK(both.difference(l2) < both.bound(1e-5, 8e-3));
         }
         const auto run = [&](Ops& ops, auto side) {
-          ops.embedding_backward({.dout = side(dout), .tokens = side(tokens), .dwte = side(dwte), .dwpe = side(positions ? &dwpe : nullptr)});
+          ops.embedding_backward({.dout = side(dout), .tokens = side(tokens), .dwte = side(dwte),
+                                  .dwpe = side(positions ? &dwpe : nullptr)});
         };
         run(both.cpu(), kCpu);
         run(both.gpu(), kGpu);
@@ -269,15 +275,18 @@ void check_embedding(const std::vector<EmbeddingShape>& shapes) {
   }
 }
 
-/// That every row of the gradient agrees but for its target, whose column alone is larger than all others together; zeros where there is none.
-void check_other_columns(Backends& both, const BothFloats& gradient, const Tokens& targets, std::int64_t v, double bound) {
+/// That every row of the gradient agrees but for its target, whose column alone is larger than all others together;
+/// zeros where there is none.
+void check_other_columns(Backends& both, const BothFloats& gradient, const Tokens& targets, std::int64_t v,
+                         double bound) {
   const Doubles found = both.read(gradient.gpu);
   for (std::size_t row = 0; row < targets.size(); ++row) {
     double difference = 0, norm = 0;
     for (std::int64_t c = 0; c < v; ++c) {
       if (c == targets[row]) continue;
       const std::int64_t i = static_cast<std::int64_t>(row) * v + c;
-      const double expected = static_cast<double>(gradient.cpu[i]), other = found[static_cast<std::size_t>(i)] - expected;
+      const double expected = static_cast<double>(gradient.cpu[i]),
+                   other = found[static_cast<std::size_t>(i)] - expected;
       difference += other * other;
       norm += expected * expected;
     }
@@ -301,7 +310,8 @@ void check_cross_entropy(const std::vector<Extents>& extents) {
           const auto targets = both.integers({n}, wanted);
           const auto losses = both.single_output({n});
           const auto args = [&](auto side) {
-            return CrossEntropy{.logits = side(logits), .targets = side(targets), .losses = side(losses), .gradient = gradient, .scale = 0.25F};
+            return CrossEntropy{.logits = side(logits), .targets = side(targets), .losses = side(losses),
+                                .gradient = gradient, .scale = 0.25F};
           };
           both.cpu().cross_entropy(args(kCpu));
           both.gpu().cross_entropy(args(kGpu));
@@ -416,10 +426,12 @@ TEST_CASE("the embedding and its gradient on the GPU agree with the CPU at small
 
 TEST_CASE("cross-entropy on the GPU agrees with the CPU") {
   check_cross_entropy({{1, 1}, {3, 7}, {40, 257}, {17, 4096}, {9, 5003}, {4, 50304}, {7, 57344}, {3, 57352},
-                       // More rows than two blocks of every multiprocessor take at a time, of one piece a warp and of several.
+                       // More rows than two blocks of every multiprocessor take at a time, of one piece a warp and of
+                       // several.
                        {1100, 4104}, {600, 16384}, {600, 50304}, {300, 57344}});
 }
-TEST_CASE("logits that are huge, infinite or not numbers, and other scales, give on the GPU what they give on the CPU", "[sanitize]") {
+TEST_CASE("logits that are huge, infinite or not numbers, and other scales, give on the GPU what they give on the CPU",
+          "[sanitize]") {
   const std::int64_t n = 6, v = 4104;
   for (const DType real : kComputeTypes) {
     Backends both(real);
@@ -439,7 +451,8 @@ TEST_CASE("logits that are huge, infinite or not numbers, and other scales, give
       const auto targets = both.integers({n}, wanted);
       const auto losses = both.single_output({n});
       const auto args = [&](auto side) {
-        return CrossEntropy{.logits = side(logits), .targets = side(targets), .losses = side(losses), .gradient = true, .scale = scale};
+        return CrossEntropy{
+            .logits = side(logits), .targets = side(targets), .losses = side(losses), .gradient = true, .scale = scale};
       };
       both.cpu().cross_entropy(args(kCpu));
       both.gpu().cross_entropy(args(kGpu));
@@ -451,10 +464,12 @@ TEST_CASE("logits that are huge, infinite or not numbers, and other scales, give
           CHECK(std::isnan(gradient[static_cast<std::size_t>(2 * v + 9)]));
           continue;
         }
-        CHECK(found[static_cast<std::size_t>(r)] == Approx(static_cast<double>(losses.cpu[r])).epsilon(1e-5).margin(1e-5));
+        CHECK(found[static_cast<std::size_t>(r)] ==
+              Approx(static_cast<double>(losses.cpu[r])).epsilon(1e-5).margin(1e-5));
         double difference = 0, norm = 0;
         for (std::int64_t c = 0; c < v; ++c) {
-          const double expected = static_cast<double>(logits.cpu[r * v + c]), other = gradient[static_cast<std::size_t>(r * v + c)] - expected;
+          const double expected = static_cast<double>(logits.cpu[r * v + c]),
+                       other = gradient[static_cast<std::size_t>(r * v + c)] - expected;
           difference += other * other;
           norm += expected * expected;
         }

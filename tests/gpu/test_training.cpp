@@ -116,7 +116,8 @@ TEST_CASE("two runs of one config on the GPU are the same, bit for bit") {
     TemporaryFolder folder;
     make_dataset(folder.path());
     std::vector<std::string> overrides = {"precision=bf16", "train.steps=24", std::string("model.preset=") + preset};
-    if (std::string(preset).starts_with("gpt")) overrides.insert(overrides.end(), {"model.kv_heads=4", "model.head_dim=16"});
+    if (std::string(preset).starts_with("gpt"))
+      overrides.insert(overrides.end(), {"model.kv_heads=4", "model.head_dim=16"});
     const Config first = run_config(folder.path(), "first", overrides);
     const Config second = run_config(folder.path(), "second", overrides);
     train_quietly(first);
@@ -131,7 +132,8 @@ TEST_CASE("a run on the GPU that was stopped and resumed equals one that was not
     INFO(precision);
     TemporaryFolder folder;
     make_dataset(folder.path());
-    const std::vector<std::string> overrides = {std::string("precision=") + precision, "train.steps=30", "model.hidden=96"};
+    const std::vector<std::string> overrides = {std::string("precision=") + precision, "train.steps=30",
+                                                "model.hidden=96"};
     const Config whole = run_config(folder.path(), "whole", overrides);
     const Config stopped = run_config(folder.path(), "stopped", overrides);
     train_quietly(whole);
@@ -161,7 +163,8 @@ TEST_CASE("a run with FP8 products on the GPU follows one in bf16") {
     TemporaryFolder folder;
     make_dataset(folder.path());
     const auto records = [&](const std::string& precision) {
-      std::vector<std::string> overrides = {"precision=" + precision, "train.steps=120", "model.hidden=96", std::string("model.preset=") + preset};
+      std::vector<std::string> overrides = {"precision=" + precision, "train.steps=120", "model.hidden=96",
+                                            std::string("model.preset=") + preset};
       if (std::string(preset) == "gpt2") overrides.insert(overrides.end(), {"model.kv_heads=4", "model.head_dim=16"});
       const Config config = run_config(folder.path(), precision, overrides);
       train_quietly(config);
@@ -171,7 +174,8 @@ TEST_CASE("a run with FP8 products on the GPU follows one in bf16") {
     REQUIRE(exact.size() == 120);
     CHECK(rounded[0].loss == exact[0].loss);
     double mean = 0;
-    for (std::size_t i = 1; i < exact.size(); ++i) mean += std::abs(rounded[i].loss - exact[i].loss) / static_cast<double>(exact.size() - 1);
+    for (std::size_t i = 1; i < exact.size(); ++i)
+      mean += std::abs(rounded[i].loss - exact[i].loss) / static_cast<double>(exact.size() - 1);
     CHECK(mean > 0);
     CHECK(mean < 0.02);
   }

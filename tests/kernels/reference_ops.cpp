@@ -189,7 +189,8 @@ QkNormGradients qk_norm_backward(const Heads& heads, const Doubles& in, const Do
   return result;
 }
 
-AttentionOut attention_forward(const Heads& heads, const Doubles& qkv, std::int64_t isolated, const Doubles& sink_logits) {
+AttentionOut attention_forward(const Heads& heads, const Doubles& qkv, std::int64_t isolated,
+                               const Doubles& sink_logits) {
   const std::int64_t length = heads.length;
   const double scale = 1.0 / std::sqrt(static_cast<double>(heads.head_dim));
   AttentionOut result{zeros(heads.out_size()), {}, zeros(heads.sequences * heads.query_heads * length * length)};

@@ -55,7 +55,8 @@ class Array {
   }
 
   static T poison() {
-    return std::numeric_limits<T>::has_quiet_NaN ? std::numeric_limits<T>::quiet_NaN() : std::numeric_limits<T>::lowest();
+    return std::numeric_limits<T>::has_quiet_NaN ? std::numeric_limits<T>::quiet_NaN()
+                                                 : std::numeric_limits<T>::lowest();
   }
 
  private:

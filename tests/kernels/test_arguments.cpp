@@ -119,11 +119,12 @@ TEST_CASE("Arguments that exclude each other are rejected") {
 
 TEST_CASE("Attention and its neighbours reject wrong tensors") {
   const Floats qkv = filled({2, 3, 4, 6}), out = filled({2, 3, 2, 6}), lse = filled({2, 2, 3}),
-               sink = filled({2, 2, 3}), dout = filled({2, 3, 2, 6}), dqkv = filled({2, 3, 4, 6}),
-               bh = filled({2, 2}), bht = filled({2, 2, 3}), d = filled({6}), rstd = filled({6, 3}), logits = filled({2}),
+               sink = filled({2, 2, 3}), dout = filled({2, 3, 2, 6}), dqkv = filled({2, 3, 4, 6}), bh = filled({2, 2}),
+               bht = filled({2, 2, 3}), d = filled({6}), rstd = filled({6, 3}), logits = filled({2}),
                mass = filled({2, 2});
   using AF = AttentionForward;
-  const AF forward{.qkv = qkv, .query_heads = 2, .kv_heads = 1, .out = out, .lse = lse, .sink = sink, .sink_logits = logits};
+  const AF forward{
+      .qkv = qkv, .query_heads = 2, .kv_heads = 1, .out = out, .lse = lse, .sink = sink, .sink_logits = logits};
   check_rejects<AF>("attention_forward", &Ops::attention_forward, forward,
                     {{"qkv", &AF::qkv}, {"out", &AF::out}, {"lse", &AF::lse}, {"sink", &AF::sink, Kind::optional},
                      {"sink_logits", &AF::sink_logits, Kind::optional}});
@@ -131,17 +132,18 @@ TEST_CASE("Attention and its neighbours reject wrong tensors") {
   check_rejects<AB>("attention_backward", &Ops::attention_backward,
                     {.qkv = qkv, .query_heads = 2, .kv_heads = 1, .out = out, .dout = dout, .lse = lse, .dqkv = dqkv,
                      .sink_logits = logits, .dsink_logits = filled({2}), .dqkv_sums = filled({24})},
-                    {{"qkv", &AB::qkv}, {"out", &AB::out}, {"dout", &AB::dout}, {"lse", &AB::lse},
-                     {"dqkv", &AB::dqkv}, {"sink_logits", &AB::sink_logits, Kind::optional},
-                     {"dsink_logits", &AB::dsink_logits, Kind::optional}, {"dqkv_sums", &AB::dqkv_sums, Kind::optional}});
+                    {{"qkv", &AB::qkv}, {"out", &AB::out}, {"dout", &AB::dout}, {"lse", &AB::lse}, {"dqkv", &AB::dqkv},
+                     {"sink_logits", &AB::sink_logits, Kind::optional},
+                     {"dsink_logits", &AB::dsink_logits, Kind::optional},
+                     {"dqkv_sums", &AB::dqkv_sums, Kind::optional}});
   using AS = AttentionStatistics;
   check_rejects<AS>("attention_statistics", &Ops::attention_statistics,
                     {.qkv = qkv, .query_heads = 2, .kv_heads = 1, .lse = lse, .sink = sink, .first_mass = bh,
                      .first_argmax = bh, .entropy = bh, .key_mass = bht, .cos_first = bh, .cos_rest = bh,
                      .sink_logits = logits, .sink_logit_mass = mass},
-                    {{"qkv", &AS::qkv, Kind::extent_is_free}, {"lse", &AS::lse}, {"sink", &AS::sink}, {"first_mass", &AS::first_mass},
-                     {"first_argmax", &AS::first_argmax}, {"entropy", &AS::entropy}, {"key_mass", &AS::key_mass},
-                     {"cos_first", &AS::cos_first}, {"cos_rest", &AS::cos_rest},
+                    {{"qkv", &AS::qkv, Kind::extent_is_free}, {"lse", &AS::lse}, {"sink", &AS::sink},
+                     {"first_mass", &AS::first_mass}, {"first_argmax", &AS::first_argmax}, {"entropy", &AS::entropy},
+                     {"key_mass", &AS::key_mass}, {"cos_first", &AS::cos_first}, {"cos_rest", &AS::cos_rest},
                      {"sink_logits", &AS::sink_logits, Kind::optional},
                      {"sink_logit_mass", &AS::sink_logit_mass, Kind::optional}});
   using QF = QkNormForward;
@@ -232,15 +234,18 @@ TEST_CASE("Activations, the loss and the optimizer reject wrong tensors") {
   check_rejects<AS>("adamw_step", &Ops::adamw_step,
                     {.param = p, .grad = grad, .m = m, .v = v, .segments = segments, .clip = clip, .lr = 0.1},
                     {{"param", &AS::param}, {"grad", &AS::grad}, {"m", &AS::m}, {"v", &AS::v}, {"clip", &AS::clip}});
-  const Floats sink = filled({2, 3, 2, 4}), norms = filled({2, 3, 5}), over = filled({2, 3, 5}), x = filled({3, 5, 4}), selected = filled({2, 3});
-  Array<double> scores({2, 2, 4}), above({2, 2, 4}), first({2, 4}), rest({2}), ratio({2}), sum({4}), count({1}), found({4});
+  const Floats sink = filled({2, 3, 2, 4}), norms = filled({2, 3, 5}), over = filled({2, 3, 5}), x = filled({3, 5, 4}),
+               selected = filled({2, 3});
+  Array<double> scores({2, 2, 4}), above({2, 2, 4}), first({2, 4}), rest({2}), ratio({2}), sum({4}), count({1}),
+      found({4});
   using SS = SinkSums;
   check_rejects<SS>("sink_sums", &Ops::sink_sums, {.sink = sink, .threshold = 0.3F, .scores = scores, .above = above},
                     {{"sink", &SS::sink}, {"scores", &SS::scores}, {"above", &SS::above, Kind::optional}});
   using NS = NormSums;
-  check_rejects<NS>("norm_sums", &Ops::norm_sums, {.norms = norms, .over = over, .first = first, .rest = rest, .ratio = ratio},
-                    {{"norms", &NS::norms, Kind::extent_is_free}, {"over", &NS::over, Kind::optional}, {"first", &NS::first, Kind::extent_is_free},
-                     {"rest", &NS::rest}, {"ratio", &NS::ratio}});
+  check_rejects<NS>("norm_sums", &Ops::norm_sums,
+                    {.norms = norms, .over = over, .first = first, .rest = rest, .ratio = ratio},
+                    {{"norms", &NS::norms, Kind::extent_is_free}, {"over", &NS::over, Kind::optional},
+                     {"first", &NS::first, Kind::extent_is_free}, {"rest", &NS::rest}, {"ratio", &NS::ratio}});
   using RL = RowL2;
   check_rejects<RL>("row_l2", &Ops::row_l2, {.x = x, .first = 3, .out = selected},
                     {{"x", &RL::x, Kind::extent_is_free}, {"out", &RL::out}});

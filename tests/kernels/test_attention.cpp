@@ -16,7 +16,8 @@ const Heads kShapes[] = {{1, 1, 1, 1, 1},   {2, 2, 1, 1, 3},    {1, 7, 3, 1, 5},
 struct Run {
   Floats qkv, out, lse, sink, dout, dqkv, sink_logits, dsink_logits;
   bool with_logits;
-  Run(const Heads& heads, std::int64_t watched, const Doubles& values, const Doubles& gradient, const Doubles& logits = {})
+  Run(const Heads& heads, std::int64_t watched, const Doubles& values, const Doubles& gradient,
+      const Doubles& logits = {})
       : qkv({heads.sequences, heads.length, heads.row_heads(), heads.head_dim}, values),
         out({heads.sequences, heads.length, heads.query_heads, heads.head_dim}),
         lse({heads.sequences, heads.query_heads, heads.length}),
@@ -89,10 +90,15 @@ TEST_CASE("The reference gradient of attention agrees with finite differences") 
     CHECK(relative_error(attention_backward(heads, qkv, dout).dqkv, finite_differences(loss, qkv)) < kDifferences);
 
     const Doubles logits = random.normals(heads.query_heads);
-    const auto with_logits = [&](const Doubles& a, const Doubles& z) { return dot(attention_forward(heads, a, -1, z).out, dout); };
+    const auto with_logits = [&](const Doubles& a, const Doubles& z) {
+      return dot(attention_forward(heads, a, -1, z).out, dout);
+    };
     const AttentionGradients gradients = attention_backward(heads, qkv, dout, logits);
-    CHECK(relative_error(gradients.dqkv, finite_differences([&](const Doubles& a) { return with_logits(a, logits); }, qkv)) < kDifferences);
-    CHECK(relative_error(gradients.dsink_logits, finite_differences([&](const Doubles& z) { return with_logits(qkv, z); }, logits)) < kDifferences);
+    CHECK(relative_error(gradients.dqkv, finite_differences([&](const Doubles& a) { return with_logits(a, logits); },
+                                                            qkv)) < kDifferences);
+    CHECK(relative_error(gradients.dsink_logits,
+                         finite_differences([&](const Doubles& z) { return with_logits(qkv, z); }, logits)) <
+          kDifferences);
   }
 }
 
@@ -126,7 +132,8 @@ TEST_CASE("An isolated query attends to itself alone, and everything else stays"
         forward(*ops, heads, run, with_sink);
         ops->isolate_query({.qkv = run.qkv, .query_heads = static_cast<int>(heads.query_heads),
                             .kv_heads = static_cast<int>(heads.kv_heads), .position = position, .out = run.out,
-                            .lse = run.lse, .sink = with_sink ? run.sink.view() : Tensor{}, .sink_logits = run.logits()});
+                            .lse = run.lse, .sink = with_sink ? run.sink.view() : Tensor{},
+                            .sink_logits = run.logits()});
         const AttentionOut reference = attention_forward(heads, qkv, position, logits);
         CHECK(relative_error(run.out, reference.out) < 4 * kSingle);
         CHECK(relative_error(run.lse, reference.lse) < 2 * kSingle);
@@ -197,7 +204,8 @@ TEST_CASE("Attention statistics follow their definitions and invariants") {
       ops->attention_statistics({.qkv = run.qkv, .query_heads = static_cast<int>(h),
                                  .kv_heads = static_cast<int>(heads.kv_heads), .lse = run.lse, .sink = sink,
                                  .first_mass = first_mass, .first_argmax = first_argmax, .entropy = entropy,
-                                 .key_mass = key_mass, .cos_first = cos_first, .cos_rest = cos_rest, .sink_logits = run.logits(),
+                                 .key_mass = key_mass, .cos_first = cos_first, .cos_rest = cos_rest,
+                                 .sink_logits = run.logits(),
                                  .sink_logit_mass = with_logits ? logit_mass.view() : Tensor{}});
       const AttentionOut reference = attention_forward(heads, qkv, -1, logits);
       const AttentionSummary summary = attention_statistics(heads, qkv, reference.weights);
@@ -217,7 +225,8 @@ TEST_CASE("Attention statistics follow their definitions and invariants") {
         CHECK(on_logit < 1.0);
         CHECK((on_logit > 0.0) == with_logits);
         CHECK(total == Approx(static_cast<double>(t) * (1.0 - on_logit)).epsilon(1e-5));
-        if (!with_logits) CHECK(static_cast<double>(sink[i * watched]) >= (1.0 - 1e-6) / static_cast<double>(t));  // A[0,0] = 1
+        // A[0,0] is 1.
+        if (!with_logits) CHECK(static_cast<double>(sink[i * watched]) >= (1.0 - 1e-6) / static_cast<double>(t));
         CHECK(entropy[i] >= 0.0F);
         CHECK(static_cast<double>(entropy[i]) <= std::log(static_cast<double>(t)));
         CHECK(std::fabs(cos_first[i]) <= 1.00001F);
@@ -241,7 +250,8 @@ TEST_CASE("Attention off by one is exp(s) over 1 plus the sum, by itself where s
       for (std::int64_t t = 0; t < heads.length; ++t)
         for (std::int64_t d = 0; d < heads.head_dim; ++d) {
           sum[static_cast<std::size_t>(d)] += qkv[static_cast<std::size_t>(heads.at(b, t, 3) + d)];
-          const double expected = sum[static_cast<std::size_t>(d)] / static_cast<double>(t + 2);  // t + 1 keys and the 1
+          // There are t + 1 keys, and the 1.
+          const double expected = sum[static_cast<std::size_t>(d)] / static_cast<double>(t + 2);
           CHECK(static_cast<double>(run.out[((b * heads.length + t) * heads.query_heads + h) * heads.head_dim + d]) ==
                 Approx(expected).margin(1e-6));
           CHECK(static_cast<double>(run.lse[(b * heads.query_heads + h) * heads.length + t]) ==
@@ -310,8 +320,8 @@ TEST_CASE("The gradient of the sink logits is optional, and nothing else depends
   forward(*ops, heads, run, false);
   backward(*ops, heads, run);
   Floats dqkv({2, 65, 12, 33});
-  AttentionBackward args{.qkv = run.qkv, .query_heads = 6, .kv_heads = 3, .out = run.out, .dout = run.dout, .lse = run.lse,
-                         .dqkv = dqkv, .sink_logits = run.sink_logits};
+  AttentionBackward args{.qkv = run.qkv, .query_heads = 6, .kv_heads = 3, .out = run.out, .dout = run.dout,
+                         .lse = run.lse, .dqkv = dqkv, .sink_logits = run.sink_logits};
   ops->attention_backward(args);
   CHECK(dqkv.same_bits(run.dqkv));
   // Nor does anything on that of a bias, which is added to.
@@ -341,9 +351,11 @@ TEST_CASE("The gradient of queries and keys that were rotated is rotated back, a
     for (const std::int64_t first_index : {0, 5}) {
       INFO("width " << width << ", position 0 as " << first_index);
       Floats apart({2, 37, 12, D}), dqkv({2, 37, 12, D});
-      AttentionBackward args{.qkv = run.qkv, .query_heads = 6, .kv_heads = 3, .out = run.out, .dout = run.dout, .lse = run.lse, .dqkv = apart};
+      AttentionBackward args{.qkv = run.qkv, .query_heads = 6, .kv_heads = 3, .out = run.out, .dout = run.dout,
+                             .lse = run.lse, .dqkv = apart};
       ops->attention_backward(args);
-      ops->rope({.qkv = apart, .heads = 9, .width = width, .theta = 500.0, .inverse = true, .first_index = first_index});
+      ops->rope(
+          {.qkv = apart, .heads = 9, .width = width, .theta = 500.0, .inverse = true, .first_index = first_index});
       const Doubles before = random.normals(12 * D);
       const Floats sums({12 * D}, before);
       args.dqkv = dqkv;
@@ -357,8 +369,8 @@ TEST_CASE("The gradient of queries and keys that were rotated is rotated back, a
     }
   Floats dqkv({2, 37, 12, D});
   CHECK(message_of<std::invalid_argument>([&] {
-          ops->attention_backward({.qkv = run.qkv, .query_heads = 6, .kv_heads = 3, .out = run.out, .dout = run.dout, .lse = run.lse,
-                                   .dqkv = dqkv, .rotation = Rotation{.width = 7}});
+          ops->attention_backward({.qkv = run.qkv, .query_heads = 6, .kv_heads = 3, .out = run.out, .dout = run.dout,
+                                   .lse = run.lse, .dqkv = dqkv, .rotation = Rotation{.width = 7}});
         }) == "attention_backward: width is 7, expected an even number from 2 to the head dimension 34");
 }
 

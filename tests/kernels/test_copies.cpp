@@ -37,10 +37,15 @@ TEST_CASE("bf16 is the nearest, of two the even one, and comes back as it was") 
       CHECK(std::isnan(from_bf16(to_bf16(value))));
       continue;
     }
-    if (to_bf16(value) != bits || std::bit_cast<std::uint32_t>(from_bf16(static_cast<std::uint16_t>(bits))) != bits << 16) FAIL("value " << value);
+    if (to_bf16(value) != bits ||
+        std::bit_cast<std::uint32_t>(from_bf16(static_cast<std::uint16_t>(bits))) != bits << 16)
+      FAIL("value " << value);
     if (std::isinf(value)) continue;
-    const auto rounded = [&](std::uint32_t low) { return std::uint32_t{to_bf16(std::bit_cast<float>(bits << 16 | low))}; };
-    if (rounded(0x7fff) != bits || rounded(0x8001) != bits + 1 || rounded(0x8000) != bits + bits % 2) FAIL("near " << value);
+    const auto rounded = [&](std::uint32_t low) {
+      return std::uint32_t{to_bf16(std::bit_cast<float>(bits << 16 | low))};
+    };
+    if (rounded(0x7fff) != bits || rounded(0x8001) != bits + 1 || rounded(0x8000) != bits + bits % 2)
+      FAIL("near " << value);
   }
   CHECK(to_bf16(std::numeric_limits<float>::max()) == 0x7f80);  // infinity is nearer
   CHECK(std::isnan(from_bf16(to_bf16(std::bit_cast<float>(0x7f800001U)))));  // whose payload would be lost

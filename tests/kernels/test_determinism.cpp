@@ -69,7 +69,8 @@ Doubles everything(Ops& ops) {
   ops.rope({.qkv = qkv, .heads = heads + groups, .theta = 1e4, .inverse = false});
   Floats attended({kSequences, kLength, kHeads, kDim}), lse({kSequences, kHeads, kLength}),
       sink({kSequences, kHeads, 8});
-  ops.attention_forward({.qkv = qkv, .query_heads = heads, .kv_heads = groups, .out = attended, .lse = lse, .sink = sink});
+  ops.attention_forward(
+      {.qkv = qkv, .query_heads = heads, .kv_heads = groups, .out = attended, .lse = lse, .sink = sink});
   const Floats dattended({kSequences, kLength, kHeads, kDim}, random.normals(kRows * kHeads * kDim));
   ops.attention_backward({.qkv = qkv, .query_heads = heads, .kv_heads = groups, .out = attended, .dout = dattended,
                           .lse = lse, .dqkv = dqkv});
@@ -80,7 +81,8 @@ Doubles everything(Ops& ops) {
   keep(attended), keep(lse), keep(sink), keep(dqkv), keep(dq), keep(dk);
   const Floats logits_of_heads({kHeads}, random.normals(kHeads));
   Floats dlogits_of_heads({kHeads}, random.normals(kHeads)), logit_mass({kSequences, kHeads});
-  ops.attention_forward({.qkv = qkv, .query_heads = heads, .kv_heads = groups, .out = attended, .lse = lse, .sink = sink,
+  ops.attention_forward({.qkv = qkv, .query_heads = heads, .kv_heads = groups, .out = attended, .lse = lse,
+                         .sink = sink,
                          .sink_logits = logits_of_heads});
   ops.attention_backward({.qkv = qkv, .query_heads = heads, .kv_heads = groups, .out = attended, .dout = dattended,
                           .lse = lse, .dqkv = dqkv, .sink_logits = logits_of_heads, .dsink_logits = dlogits_of_heads});
@@ -113,12 +115,16 @@ Doubles everything(Ops& ops) {
   const Doubles zeros(8, 0.0);
   Array<double> scores({1, kHeads, 8}, Doubles(kHeads * 8, 0.0)), above({1, kHeads, 8}, Doubles(kHeads * 8, 0.0)),
       first_norms({1, 8}, zeros), rest_norms({1}, zeros), ratios({1}, zeros);
-  ops.sink_sums({.sink = sink.view().view({1, kSequences, kHeads, 8}), .threshold = 0.3F, .scores = scores, .above = above});
-  ops.norm_sums({.norms = norms.view().view({1, kSequences, kLength}), .first = first_norms, .rest = rest_norms, .ratio = ratios});
+  ops.sink_sums(
+      {.sink = sink.view().view({1, kSequences, kHeads, 8}), .threshold = 0.3F, .scores = scores, .above = above});
+  ops.norm_sums({.norms = norms.view().view({1, kSequences, kLength}), .first = first_norms, .rest = rest_norms,
+                 .ratio = ratios});
   Array<double> direction({kChannels}, Doubles(kChannels, 0.0)), count({1}, {0.0}), magnitudes({4});
-  ops.direction_sums({.x = x.view().view({kSequences, kLength, kChannels}), .position = 3, .sum = direction, .count = count});
+  ops.direction_sums(
+      {.x = x.view().view({kSequences, kLength, kChannels}), .position = 3, .sum = direction, .count = count});
   ops.abs_statistics({.x = x, .out = magnitudes});
-  keep(scores), keep(above), keep(first_norms), keep(rest_norms), keep(ratios), keep(direction), keep(count), keep(magnitudes);
+  keep(scores), keep(above), keep(first_norms), keep(rest_norms), keep(ratios), keep(direction), keep(count),
+      keep(magnitudes);
   keep(sums), keep(clip), keep(param), keep(m), keep(v), keep(norms);
   return all;
 }

@@ -23,10 +23,13 @@ struct Scalings {
     }
   }
   Fp8Linear linear(bool measure = false) const {
-    const auto scaling = [&](std::size_t i) { return Fp8Scaling{.scale = values[i], .inverse = inverses[i], .amax = amax[i]}; };
+    const auto scaling = [&](std::size_t i) {
+      return Fp8Scaling{.scale = values[i], .inverse = inverses[i], .amax = amax[i]};
+    };
     return {.x = scaling(0), .weight = scaling(1), .dout = scaling(2), .measure = measure};
   }
-  std::array<Floats, 3> values = {Floats({1}), Floats({1}), Floats({1})}, inverses = {Floats({1}), Floats({1}), Floats({1})};
+  std::array<Floats, 3> values = {Floats({1}), Floats({1}), Floats({1})},
+                        inverses = {Floats({1}), Floats({1}), Floats({1})};
   std::array<Floats, 3> amax = {Floats({1}), Floats({1}), Floats({1})};
 };
 
@@ -36,7 +39,8 @@ Doubles identity(std::int64_t n) {
   return out;
 }
 
-/// Every number of a format, every middle of two and its neighbours in f32, numbers beyond the ends, and random ones between.
+/// Every number of a format, every middle of two and its neighbours in f32, numbers beyond the ends, and random ones
+/// between.
 Doubles edges(const Doubles& magnitudes, Random& random) {
   Doubles out;
   const auto add = [&](double x) {
@@ -49,7 +53,8 @@ Doubles edges(const Doubles& magnitudes, Random& random) {
     for (const float x : {middle, std::nextafter(middle, 0.0F), std::nextafter(middle, 1e9F)}) add(x);
   }
   for (const double x : {1e6, 1e30, 1e-9, 1e-42}) add(x);
-  while (out.size() % 16 != 0 || out.size() < 2048) out.push_back(std::ldexp(random.normal(), static_cast<int>(random.below(40)) - 20));
+  while (out.size() % 16 != 0 || out.size() < 2048)
+    out.push_back(std::ldexp(random.normal(), static_cast<int>(random.below(40)) - 20));
   for (double& x : out) x = static_cast<double>(static_cast<float>(x));
   return out;
 }
@@ -78,7 +83,8 @@ TEST_CASE("operands of FP8 products are the nearest numbers of their format, tie
     Floats out({rows, 16}), dx({out_rows, 16});
     ops->linear_forward({.out = out, .x = x_single, .weight = weight, .bias = {}, .fp8 = scalings.linear()});
     check_equal(out.doubles(), rounded(e4m3(), x, scale), x);
-    ops->linear_backward({.dout = dout_single, .x = {}, .weight = weight, .dx = dx, .dweight = {}, .dbias = {}, .fp8 = scalings.linear()});
+    ops->linear_backward({.dout = dout_single, .x = {}, .weight = weight, .dx = dx, .dweight = {}, .dbias = {},
+                          .fp8 = scalings.linear()});
     check_equal(dx.doubles(), rounded(e5m2(), dout, scale), dout);
     CHECK(scalings.amax[0].doubles() == Doubles{largest_magnitude(x)});
     CHECK(scalings.amax[1].doubles() == Doubles{1});
@@ -94,11 +100,15 @@ TEST_CASE("a linear map with FP8 products is that of its rounded operands") {
       const auto ops = make_cpu_ops(threads);
       const std::array<double, 3> scales = {0x1p6, 0x1p3, 0x1p14};
       Scalings scalings(scales);
-      const Doubles x = random.normals(n * i), weight = random.normals(o * i, 4.0), bias = random.normals(o), dout = random.normals(n * o, 0.5);
-      const Doubles x8 = rounded(e4m3(), x, scales[0]), weight8 = rounded(e4m3(), weight, scales[1]), dout8 = rounded(e5m2(), dout, scales[2]);
-      const Floats x_single({n, i}, x), weight_single({o, i}, weight), bias_single({o}, bias), dout_single({n, o}, dout);
+      const Doubles x = random.normals(n * i), weight = random.normals(o * i, 4.0), bias = random.normals(o),
+                    dout = random.normals(n * o, 0.5);
+      const Doubles x8 = rounded(e4m3(), x, scales[0]), weight8 = rounded(e4m3(), weight, scales[1]),
+                    dout8 = rounded(e5m2(), dout, scales[2]);
+      const Floats x_single({n, i}, x), weight_single({o, i}, weight), bias_single({o}, bias),
+          dout_single({n, o}, dout);
       Floats out({n, o}), gelu({n, o});
-      ops->linear_forward({.out = out, .x = x_single, .weight = weight_single, .bias = bias_single, .gelu = gelu, .fp8 = scalings.linear()});
+      ops->linear_forward({.out = out, .x = x_single, .weight = weight_single, .bias = bias_single, .gelu = gelu,
+                           .fp8 = scalings.linear()});
       const Doubles z = linear_forward(x8, weight8, bias, i, o);
       CHECK(relative_error(out, z) < kSingle);
       CHECK(relative_error(gelu, gelu_forward(GeluKind::tanh, z)) < 2 * kSingle);
@@ -108,12 +118,14 @@ TEST_CASE("a linear map with FP8 products is that of its rounded operands") {
       const LinearGradients gradients = linear_backward(x8, weight8, dout8, i, o);
       const Doubles dweight0 = random.normals(o * i), dbias0 = random.normals(o), dx0 = random.normals(n * i);
       Floats dx({n, i}), dweight({o, i}, dweight0), dbias({o}, dbias0);
-      LinearBackward args{.dout = dout_single, .x = x_single, .weight = weight_single, .dx = dx, .dweight = dweight, .dbias = dbias,
+      LinearBackward args{.dout = dout_single, .x = x_single, .weight = weight_single, .dx = dx, .dweight = dweight,
+                          .dbias = dbias,
                           .fp8 = scalings.linear()};
       ops->linear_backward(args);
       CHECK(relative_error(dx, gradients.dx) < kSingle);
       CHECK(relative_error(dweight, plus(dweight0, gradients.dweight)) < kSingle);
-      CHECK(relative_error(dbias, plus(dbias0, linear_backward(x, weight, dout, i, o).dbias)) < kSingle);  // of dout as it is
+      // The sums are of dout as it is.
+      CHECK(relative_error(dbias, plus(dbias0, linear_backward(x, weight, dout, i, o).dbias)) < kSingle);
 
       dx.set(dx0);
       dweight.spoil();
@@ -126,17 +138,19 @@ TEST_CASE("a linear map with FP8 products is that of its rounded operands") {
       const Doubles inner = random.normals(n * i, 2.0), sums0 = random.normals(i);
       const Floats inner_single({n, i}, inner);
       Floats dz({n, i}), sums({i}, sums0);
-      args = {.dout = dout_single, .x = {}, .weight = weight_single, .dx = dz, .dweight = {}, .dbias = {}, .gelu_input = inner_single,
-              .dx_sums = sums, .fp8 = scalings.linear()};
+      args = {.dout = dout_single, .x = {}, .weight = weight_single, .dx = dz, .dweight = {}, .dbias = {},
+              .gelu_input = inner_single, .dx_sums = sums, .fp8 = scalings.linear()};
       ops->linear_backward(args);
       const Doubles dz_reference = gelu_backward(GeluKind::tanh, inner, gradients.dx);
       CHECK(relative_error(dz, dz_reference) < 2 * kSingle);
       Doubles sums_reference = sums0;
-      for (std::size_t at = 0; at < dz_reference.size(); ++at) sums_reference[at % static_cast<std::size_t>(i)] += dz_reference[at];
+      for (std::size_t at = 0; at < dz_reference.size(); ++at)
+        sums_reference[at % static_cast<std::size_t>(i)] += dz_reference[at];
       CHECK(relative_error(sums, sums_reference) < 2 * kSingle);
 
       Floats swiglu({n, o / 2}), dgates({n, 2 * i});
-      ops->linear_forward({.out = out, .x = x_single, .weight = weight_single, .bias = bias_single, .swiglu = swiglu, .fp8 = scalings.linear()});
+      ops->linear_forward({.out = out, .x = x_single, .weight = weight_single, .bias = bias_single, .swiglu = swiglu,
+                           .fp8 = scalings.linear()});
       CHECK(relative_error(swiglu, swiglu_forward(z, o / 2)) < 2 * kSingle);
       const Doubles gates = random.normals(n * 2 * i);
       const Floats gates_single({n, 2 * i}, gates);
@@ -151,13 +165,16 @@ TEST_CASE("where magnitudes alone are taken a linear map is as without, and they
   Random random(93);
   const std::int64_t n = 40, i = 32, o = 16;
   Scalings scalings({std::nan(""), std::nan(""), std::nan("")});  // not read
-  const Floats x({n, i}, random.normals(n * i)), weight({o, i}, random.normals(o * i)), dout({n, o}, random.normals(n * o));
+  const Floats x({n, i}, random.normals(n * i)), weight({o, i}, random.normals(o * i)),
+      dout({n, o}, random.normals(n * o));
   Floats out({n, o}), plain({n, o}), dx({n, i}), plain_dx({n, i}), dweight({o, i}), plain_dweight({o, i});
   ops->linear_forward({.out = out, .x = x, .weight = weight, .bias = {}, .fp8 = scalings.linear(true)});
   ops->linear_forward({.out = plain, .x = x, .weight = weight, .bias = {}});
   CHECK(out.same_bits(plain));
-  ops->linear_backward({.dout = dout, .x = x, .weight = weight, .dx = dx, .dweight = dweight, .dbias = {}, .replace = true, .fp8 = scalings.linear(true)});
-  ops->linear_backward({.dout = dout, .x = x, .weight = weight, .dx = plain_dx, .dweight = plain_dweight, .dbias = {}, .replace = true});
+  ops->linear_backward({.dout = dout, .x = x, .weight = weight, .dx = dx, .dweight = dweight, .dbias = {},
+                        .replace = true, .fp8 = scalings.linear(true)});
+  ops->linear_backward(
+      {.dout = dout, .x = x, .weight = weight, .dx = plain_dx, .dweight = plain_dweight, .dbias = {}, .replace = true});
   CHECK(dx.same_bits(plain_dx));
   CHECK(dweight.same_bits(plain_dweight));
   CHECK(scalings.amax[0].doubles() == Doubles{largest_magnitude(x.doubles())});
@@ -169,7 +186,8 @@ TEST_CASE("where magnitudes alone are taken a linear map is as without, and they
 }
 
 TEST_CASE("what is not finite in an FP8 operand shows in the product and in its magnitude") {
-  const auto bad = GENERATE(std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity(), std::nan(""));
+  const auto bad =
+      GENERATE(std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity(), std::nan(""));
   const auto ops = make_cpu_ops(1);
   Scalings scalings({1, 1, 1});
   Doubles values(16 * 16, 0.5);
@@ -184,7 +202,8 @@ TEST_CASE("what is not finite in an FP8 operand shows in the product and in its 
 TEST_CASE("extents and scalings that FP8 products cannot have are refused by name") {
   const auto ops = make_cpu_ops(1);
   Scalings scalings({1, 1, 1});
-  const Floats x({4, 24}, Doubles(96)), weight({16, 24}, Doubles(384)), even({4, 16}, Doubles(64)), square({16, 16}, Doubles(256));
+  const Floats x({4, 24}, Doubles(96)), weight({16, 24}, Doubles(384)), even({4, 16}, Doubles(64)),
+      square({16, 16}, Doubles(256));
   Floats out({4, 16}), bias({2});
   LinearForward args{.out = out, .x = x, .weight = weight, .bias = {}, .fp8 = scalings.linear()};
   CHECK(message_of<std::invalid_argument>([&] { ops->linear_forward(args); }) ==
@@ -193,5 +212,7 @@ TEST_CASE("extents and scalings that FP8 products cannot have are refused by nam
   args.fp8.dout.amax = {};
   CHECK(message_of<std::invalid_argument>([&] { ops->linear_forward(args); }).starts_with("linear_forward: fp8.dout"));
   args.fp8.dout.amax = bias;
-  CHECK(message_of<std::invalid_argument>([&] { ops->linear_forward(args); }).starts_with("linear_forward: fp8.dout is (2) f32"));
+  CHECK(message_of<std::invalid_argument>([&] {
+          ops->linear_forward(args);
+        }).starts_with("linear_forward: fp8.dout is (2) f32"));
 }

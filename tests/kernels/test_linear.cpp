@@ -54,7 +54,8 @@ TEST_CASE("linear_forward and linear_backward follow their formulas") {
 
     // In place of whatever it holds, and of no rows nothing.
     dweight.spoil();
-    LinearBackward replacing{.dout = dout_single, .x = x_single, .weight = {}, .dx = {}, .dweight = dweight, .dbias = {}, .replace = true};
+    LinearBackward replacing{
+        .dout = dout_single, .x = x_single, .weight = {}, .dx = {}, .dweight = dweight, .dbias = {}, .replace = true};
     ops->linear_backward(replacing);
     CHECK(relative_error(dweight, gradients.dweight) < kSingle);
     const Floats no_dout({0, o}), no_x({0, i});
@@ -74,11 +75,13 @@ TEST_CASE("GELU beside a linear map is the GELU of what it gives, and its gradie
     const Doubles x = random.normals(n * i), weight = random.normals(o * i), bias = random.normals(o);
     const Floats x_single({n, i}, x), weight_single({o, i}, weight), bias_single({o}, bias);
     Floats out({n, o}), gelu({n, o});
-    ops->linear_forward({.out = out, .x = x_single, .weight = weight_single, .bias = bias_single, .gelu = gelu, .gelu_kind = kind});
+    ops->linear_forward(
+        {.out = out, .x = x_single, .weight = weight_single, .bias = bias_single, .gelu = gelu, .gelu_kind = kind});
     const Doubles z = linear_forward(x, weight, bias, i, o);
     CHECK(relative_error(out, z) < kSingle);
     CHECK(relative_error(gelu, gelu_forward(kind, z)) < 2 * kSingle);
-    ops->linear_forward({.out = out, .x = x_single, .weight = weight_single, .bias = {}, .gelu = gelu, .gelu_kind = kind});
+    ops->linear_forward(
+        {.out = out, .x = x_single, .weight = weight_single, .bias = {}, .gelu = gelu, .gelu_kind = kind});
     CHECK(relative_error(gelu, gelu_forward(kind, linear_forward(x, weight, {}, i, o))) < 2 * kSingle);
 
     const Doubles dout = random.normals(n * o), inner = random.normals(n * i, 2.0);
@@ -91,7 +94,8 @@ TEST_CASE("GELU beside a linear map is the GELU of what it gives, and its gradie
     const Doubles reference = gelu_backward(kind, inner, linear_backward(x, weight, dout, i, o).dx);
     CHECK(relative_error(dz, reference) < 2 * kSingle);
     Doubles sums = sums0;
-    for (std::int64_t at = 0; at < n * i; ++at) sums[static_cast<std::size_t>(at % i)] += reference[static_cast<std::size_t>(at)];
+    for (std::int64_t at = 0; at < n * i; ++at)
+      sums[static_cast<std::size_t>(at % i)] += reference[static_cast<std::size_t>(at)];
     CHECK(relative_error(dz_sums, sums) < 2 * kSingle);
 
     args.accumulate = true;
@@ -124,14 +128,16 @@ TEST_CASE("SwiGLU beside a linear map is the SwiGLU of what it gives, and its gr
     const Doubles dout = random.normals(n * o), gate_up = random.normals(n * 2 * i), dweight0 = random.normals(o * i);
     const Floats dout_single({n, o}, dout), gate_up_single({n, 2 * i}, gate_up);
     Floats work({n, i}), dgate_up({n, 2 * i}), dweight({o, i}, dweight0);
-    LinearBackward args{.dout = dout_single, .x = x_single, .weight = weight_single, .dx = work, .dweight = dweight, .dbias = {},
-                        .swiglu_input = gate_up_single, .dswiglu_input = dgate_up};
+    LinearBackward args{.dout = dout_single, .x = x_single, .weight = weight_single, .dx = work, .dweight = dweight,
+                        .dbias = {}, .swiglu_input = gate_up_single, .dswiglu_input = dgate_up};
     ops->linear_backward(args);
     const LinearGradients gradients = linear_backward(x, weight, dout, i, o);
     CHECK(relative_error(dgate_up, swiglu_backward(gate_up, gradients.dx, i)) < 2 * kSingle);
     CHECK(relative_error(dweight, plus(dweight0, gradients.dweight)) < kSingle);
 
-    const auto is_refused = [&](LinearBackward wrong) { CHECK_THROWS_AS(ops->linear_backward(wrong), std::invalid_argument); };
+    const auto is_refused = [&](LinearBackward wrong) {
+      CHECK_THROWS_AS(ops->linear_backward(wrong), std::invalid_argument);
+    };
     LinearBackward wrong = args;
     wrong.accumulate = true;
     is_refused(wrong);
@@ -152,7 +158,8 @@ TEST_CASE("SwiGLU beside a linear map is the SwiGLU of what it gives, and its gr
     is_refused(wrong);
   }
   const Floats x({3, 4}), weight({5, 4}), out({3, 5}), half({3, 2});
-  CHECK_THROWS_AS(ops->linear_forward({.out = out, .x = x, .weight = weight, .bias = {}, .swiglu = half}), std::invalid_argument);
+  CHECK_THROWS_AS(ops->linear_forward({.out = out, .x = x, .weight = weight, .bias = {}, .swiglu = half}),
+                  std::invalid_argument);
 }
 
 TEST_CASE("The reference gradients of the linear map agree with finite differences") {
@@ -190,14 +197,18 @@ TEST_CASE("Embeddings are looked up, and their gradients collect in the rows of 
       const Indices ids = indices({b, t}, tokens);
       const Floats wte_single({v, c}, wte), wpe_single({positions, c}, wpe);
       Floats out({b * t, c});
-      ops->embedding_forward({.out = out, .tokens = ids, .wte = wte_single, .wpe = learned ? wpe_single.view() : Tensor{}});
+      ops->embedding_forward(
+          {.out = out, .tokens = ids, .wte = wte_single, .wpe = learned ? wpe_single.view() : Tensor{}});
       CHECK(relative_error(out, embedding_forward(tokens, wte, wpe, t, c)) < kSingle);
       // With the first norm, which is that of the rows.
       for (const NormKind kind : {NormKind::layernorm, NormKind::rmsnorm}) {
-        const Floats rows({out.size() / c, c}), weight({c}, random.normals(c)), normed({out.size() / c, c}), apart({out.size() / c, c});
+        const Floats rows({out.size() / c, c}), weight({c}, random.normals(c)), normed({out.size() / c, c}),
+            apart({out.size() / c, c});
         const Floats mean({out.size() / c}), rstd({out.size() / c});
-        NormForward norm{.kind = kind, .weight = weight, .out = normed, .mean = kind == NormKind::layernorm ? mean.view() : Tensor{}, .rstd = rstd};
-        ops->embedding_forward({.out = rows, .tokens = ids, .wte = wte_single, .wpe = learned ? wpe_single.view() : Tensor{}, .norm = norm});
+        NormForward norm{.kind = kind, .weight = weight, .out = normed,
+                         .mean = kind == NormKind::layernorm ? mean.view() : Tensor{}, .rstd = rstd};
+        ops->embedding_forward({.out = rows, .tokens = ids, .wte = wte_single,
+                                .wpe = learned ? wpe_single.view() : Tensor{}, .norm = norm});
         CHECK(rows.same_bits(out));
         norm.x = rows;
         norm.out = apart;
@@ -210,7 +221,8 @@ TEST_CASE("Embeddings are looked up, and their gradients collect in the rows of 
       const Doubles dwpe0 = random.normals(positions * c);
       const Floats dout_single({b * t, c}, dout);
       Floats dwte({v, c}, dwte0), dwpe({positions, c}, dwpe0);
-      ops->embedding_backward({.dout = dout_single, .tokens = ids, .dwte = dwte, .dwpe = learned ? dwpe.view() : Tensor{}});
+      ops->embedding_backward(
+          {.dout = dout_single, .tokens = ids, .dwte = dwte, .dwpe = learned ? dwpe.view() : Tensor{}});
       const EmbeddingGradients gradients = embedding_backward(tokens, dout, v, positions, t, c);
       CHECK(relative_error(dwte, plus(dwte0, gradients.dwte)) < kSingle);
       CHECK(relative_error(dwpe, plus(dwpe0, gradients.dwpe)) < kSingle);
@@ -225,7 +237,9 @@ TEST_CASE("The reference gradients of the embedding agree with finite difference
   const Doubles wpe = random.normals(positions * c);
   const Doubles dout = random.normals(2 * t * c);
   const EmbeddingGradients gradients = embedding_backward(tokens, dout, v, positions, t, c);
-  const auto loss = [&](const Doubles& a, const Doubles& b) { return dot(embedding_forward(tokens, a, b, t, c), dout); };
+  const auto loss = [&](const Doubles& a, const Doubles& b) {
+    return dot(embedding_forward(tokens, a, b, t, c), dout);
+  };
   CHECK(relative_error(gradients.dwte, finite_differences([&](const Doubles& a) { return loss(a, wpe); }, wte)) <
         kDifferences);
   CHECK(relative_error(gradients.dwpe, finite_differences([&](const Doubles& b) { return loss(wte, b); }, wpe)) <
@@ -250,7 +264,8 @@ TEST_CASE("The norm of rows that are looked up has none of its own") {
   const auto ops = make_cpu_ops(1);
   const Indices ids = indices({1, 3}, {0, 3, 1});
   const Floats wte({4, 2}, Doubles(8, 1.0)), out({3, 2}), normed({3, 2}), rstd({3}), weight({2}, Doubles(2, 1.0));
-  EmbeddingForward args{.out = out, .tokens = ids, .wte = wte, .wpe = {}, .norm = {.weight = weight, .out = normed, .rstd = rstd}};
+  EmbeddingForward args{
+      .out = out, .tokens = ids, .wte = wte, .wpe = {}, .norm = {.weight = weight, .out = normed, .rstd = rstd}};
   ops->embedding_forward(args);
   args.norm.x = out;
   CHECK(message_of<std::invalid_argument>([&] { ops->embedding_forward(args); }) ==

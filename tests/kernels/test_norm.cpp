@@ -84,7 +84,8 @@ TEST_CASE("norm_forward and norm_backward follow their formulas") {
           Doubles sums = dx_sums0;
           const Doubles stored_dx = dx.doubles();
           if (with_delta)
-            for (std::int64_t i = 0; i < n * c; ++i) sums[static_cast<std::size_t>(i % c)] += stored_dx[static_cast<std::size_t>(i)];
+            for (std::int64_t i = 0; i < n * c; ++i)
+              sums[static_cast<std::size_t>(i % c)] += stored_dx[static_cast<std::size_t>(i)];
           CHECK(relative_error(dx_sums, sums) < 4 * kSingle);
         }
 }

@@ -151,7 +151,8 @@ TEST_CASE("row norms and their ratios are summed over sequences, each averaged b
   for (const auto& [R, B, T, K] :
        std::vector<std::array<std::int64_t, 4>>{{1, 1, 2, 1}, {2, 3, 4, 4}, {5, 4, 33, 8}, {9, 40, 200, 3}})
     for (const bool ratios : {false, true}) {
-      const Doubles norms = random.uniforms(R * B * T), over = plus(random.uniforms(R * B * T), Doubles(norms.size(), 0.5));
+      const Doubles norms = random.uniforms(R * B * T),
+                    over = plus(random.uniforms(R * B * T), Doubles(norms.size(), 0.5));
       Doubles values = norms;
       for (std::size_t i = 0; ratios && i < values.size(); ++i) values[i] /= over[i];
       Doubles first(place(R * K), 1.0), rest(place(R), 2.0), ratio(place(R), 3.0);
@@ -165,7 +166,8 @@ TEST_CASE("row norms and their ratios are summed over sequences, each averaged b
       const Floats top({R, B, T}, norms), bottom({R, B, T}, over);
       Array<double> firsts({R, K}, Doubles(place(R * K), 1.0)), rests({R}, Doubles(place(R), 2.0)),
           quotients({R}, Doubles(place(R), 3.0));
-      ops->norm_sums({.norms = top, .over = ratios ? bottom.view() : Tensor{}, .first = firsts, .rest = rests, .ratio = quotients});
+      ops->norm_sums({.norms = top, .over = ratios ? bottom.view() : Tensor{}, .first = firsts, .rest = rests,
+                      .ratio = quotients});
       CHECK(relative_error(firsts.doubles(), first) < kSingle);
       CHECK(relative_error(quotients.doubles(), ratio) < kSingle);
       if (K < T) CHECK(relative_error(rests.doubles(), rest) < kSingle);
@@ -177,8 +179,8 @@ TEST_CASE("row norms and their ratios are summed over sequences, each averaged b
 TEST_CASE("row_l2 gives the norms of the vectors of each row, one vector after the other") {
   const auto ops = make_cpu_ops(2);
   Random random(53);
-  for (const auto& [columns, vectors, first, selected] :
-       std::vector<std::array<std::int64_t, 4>>{{1, 1, 0, 1}, {7, 5, 2, 3}, {128, 3, 0, 3}, {1000, 2, 1, 1}, {4, 2, 2, 0}}) {
+  for (const auto& [columns, vectors, first, selected] : std::vector<std::array<std::int64_t, 4>>{
+           {1, 1, 0, 1}, {7, 5, 2, 3}, {128, 3, 0, 3}, {1000, 2, 1, 1}, {4, 2, 2, 0}}) {
     const std::int64_t rows = 37;
     const Floats x({rows, vectors, columns}, random.normals(rows * vectors * columns));
     Floats out({selected, rows});

@@ -30,11 +30,13 @@ TEST_CASE("GELU of both forms and its gradient follow the formula, far from zero
     CHECK(relative_error(dx, gelu_backward(kind, x, dout)) < kSingle);
     const Doubles sums0 = random.normals(f);
     Floats sums({f}, sums0);
-    ops->gelu_backward({.kind = kind, .x = stored, .dout = gradient, .dx = gradient, .dx_sums = sums});  // dx may alias dout
+    // dx may alias dout.
+    ops->gelu_backward({.kind = kind, .x = stored, .dout = gradient, .dx = gradient, .dx_sums = sums});
     CHECK(gradient.same_bits(dx));
     Doubles summed = sums0;
     const Doubles derivative = gelu_backward(kind, x, dout);
-    for (std::int64_t at = 0; at < n * f; ++at) summed[static_cast<std::size_t>(at % f)] += derivative[static_cast<std::size_t>(at)];
+    for (std::int64_t at = 0; at < n * f; ++at)
+      summed[static_cast<std::size_t>(at % f)] += derivative[static_cast<std::size_t>(at)];
     CHECK(relative_error(sums, summed) < kSingle);
   }
   const Doubles far = {-1e4, -50, -20, -13.3, -10, -8, -5, -3, -1, -1e-20, 0, 1e-20, 1, 3, 5, 10, 50, 1e4};
@@ -152,9 +154,10 @@ TEST_CASE("Rotary embedding turns the first channels of the first heads, and its
   const Doubles in = random.normals(heads.size());
   const Doubles dout = random.normals(heads.size());
   for (const std::int64_t width : {6, 4})
-    CHECK(relative_error(rope(heads, dout, 3, width, 1e4, true), finite_differences([&](const Doubles& a) {
-                                                                    return dot(rope(heads, a, 3, width, 1e4, false), dout);
-                                                                  }, in)) < kDifferences);
+    CHECK(relative_error(rope(heads, dout, 3, width, 1e4, true),
+                         finite_differences(
+                             [&](const Doubles& a) { return dot(rope(heads, a, 3, width, 1e4, false), dout); }, in)) <
+          kDifferences);
 }
 
 TEST_CASE("Rotary embedding rejects widths that are odd or wider than the head") {
@@ -236,6 +239,7 @@ TEST_CASE("A target outside the vocabulary is named") {
     const Indices ids = indices({2}, {0, bad});
     CHECK(message_of<std::invalid_argument>([&] {
             ops->cross_entropy({.logits = logits, .targets = ids, .losses = losses, .gradient = false, .scale = 1.0F});
-          }) == "cross_entropy: targets holds " + std::to_string(bad) + " at index 1, expected -1 or a value in [0, V = 3)");
+          }) ==
+          "cross_entropy: targets holds " + std::to_string(bad) + " at index 1, expected -1 or a value in [0, V = 3)");
   }
 }

@@ -13,10 +13,13 @@ namespace {
 
 // A console of which the tests hold the clock and see every byte.
 struct Console {
-  explicit Console(ConsoleOptions options) { sink = make_console_sink(options, output, "the console", [this] { return now; }); }
+  explicit Console(ConsoleOptions options) {
+    sink = make_console_sink(options, output, "the console", [this] { return now; });
+  }
 
   void step(std::int64_t number, double seconds_later = 1) {
-    now += std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds_later));
+    now +=
+        std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds_later));
     StepRecord record;
     record.step = number;
     record.loss = 3.25;
@@ -277,7 +280,8 @@ TEST_CASE("events are printed above the bar, and make no bar of their own") {
 }
 
 TEST_CASE("a sampled text cannot drive the terminal") {
-  CHECK(printable("plain, \xC3\xA9t\xC3\xA9 \xE2\x82\xAC \xF0\x9F\x98\x80") == "plain, \xC3\xA9t\xC3\xA9 \xE2\x82\xAC \xF0\x9F\x98\x80");
+  CHECK(printable("plain, \xC3\xA9t\xC3\xA9 \xE2\x82\xAC \xF0\x9F\x98\x80") ==
+        "plain, \xC3\xA9t\xC3\xA9 \xE2\x82\xAC \xF0\x9F\x98\x80");
   CHECK(printable("a\nb\tc\r\x1b[2J\x7F") == "a\\nb\\tc\\x0D\\x1B[2J\\x7F");
   CHECK(printable("\xC2\x9B" "31m") == "\\xC2\\x9B31m");                  // CSI as a C1 control character
   CHECK(printable("\x9B\xC3") == "\\x9B\\xC3");                          // no UTF-8

@@ -28,7 +28,8 @@ Read read(const std::string& line) {
 }
 
 TEST_CASE("lists of numbers go apart, and those that nobody wants nowhere") {
-  const Read line = read(R"( { "a" : 1 , "list" : [ 1, -2.5e-3, 0.1 , 1e300 ] , "drop" : [["]", {}], 3], "empty":[], "b" : "x" } )");
+  const Read line =
+      read(R"( { "a" : 1 , "list" : [ 1, -2.5e-3, 0.1 , 1e300 ] , "drop" : [["]", {}], 3], "empty":[], "b" : "x" } )");
   CHECK(line.members.dump() == R"({"a":1,"b":"x"})");
   CHECK(line.lists == std::map<std::string, Numbers>{{"list", {1, -2.5e-3, 0.1, 1e300}}, {"empty", {}}});
   CHECK(read("{}").members.dump() == "{}");
@@ -41,8 +42,10 @@ TEST_CASE("a list that turns out not to hold numbers alone is a member") {
 }
 
 TEST_CASE("every other member is as the whole parser has it") {
-  for (const char* text : {R"({"s":"\\","t":"\"b\":[","u":"\u0062\n"})", R"({"a":{"x":[1,2],"y":{"z":null}},"b":true,"c":false})",
-                           R"({"i":-7,"u":18446744073709551615,"d":-0.0,"z":0,"e":1e-7})", R"({"a":["NaN",1],"b":[[1],[2]],"c":[null]})"}) {
+  for (const char* text :
+       {R"({"s":"\\","t":"\"b\":[","u":"\u0062\n"})", R"({"a":{"x":[1,2],"y":{"z":null}},"b":true,"c":false})",
+        R"({"i":-7,"u":18446744073709551615,"d":-0.0,"z":0,"e":1e-7})",
+        R"({"a":["NaN",1],"b":[[1],[2]],"c":[null]})"}) {
     INFO(text);
     CHECK(read(text).members == parse_json(text));
     CHECK(read(text).members.dump() == parse_json(text).dump());
@@ -54,18 +57,21 @@ TEST_CASE("every other member is as the whole parser has it") {
 
 TEST_CASE("lists may be chosen by the text of a member that stands before") {
   std::vector<std::string> sets;
-  read_members(R"({"other":7,"first":[1],"set":"natural","second":[1]})", [&](std::string_view, const TextOf& text_of) -> Numbers* {
-    sets.emplace_back(text_of("set"));
-    CHECK(text_of("other").empty());
-    CHECK(text_of("absent").empty());
-    return nullptr;
-  });
+  read_members(R"({"other":7,"first":[1],"set":"natural","second":[1]})",
+               [&](std::string_view, const TextOf& text_of) -> Numbers* {
+                 sets.emplace_back(text_of("set"));
+                 CHECK(text_of("other").empty());
+                 CHECK(text_of("absent").empty());
+                 return nullptr;
+               });
   CHECK(sets == std::vector<std::string>{"", "natural"});
 }
 
 TEST_CASE("what is no JSON is refused as by the whole parser") {
-  for (const char* text : {"", "  ", "{", "{\"a\"", "{\"a\":", "{\"a\":1", "{\"a\":1,", "{\"a\":1,}", "{,}", "{\"a\" 1}", "{\"a\":[1}", "{\"drop\":[1}", "{\"a\":[1,]}",
-                           "{\"a\":\"x}", "{\"a\":1}x", "{\"a\":1} {\"b\":2}", "{\"a\":1}]", "{\"a\":1},", "{\"a\":}", "{a:1}", "{\"a\":{\"b\":1}", "{\"a\":[nan]}", "{\"a\":[+1]}"}) {
+  for (const char* text : {"", "  ", "{", "{\"a\"", "{\"a\":", "{\"a\":1", "{\"a\":1,", "{\"a\":1,}", "{,}",
+                           "{\"a\" 1}", "{\"a\":[1}", "{\"drop\":[1}", "{\"a\":[1,]}", "{\"a\":\"x}", "{\"a\":1}x",
+                           "{\"a\":1} {\"b\":2}", "{\"a\":1}]", "{\"a\":1},", "{\"a\":}", "{a:1}", "{\"a\":{\"b\":1}",
+                           "{\"a\":[nan]}", "{\"a\":[+1]}"}) {
     INFO(text);
     std::string expected, found;
     try {

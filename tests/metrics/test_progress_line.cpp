@@ -11,8 +11,9 @@ namespace {
 // A line of which the tests hold the clock and see every byte.
 struct Line {
   explicit Line(bool terminal, int width = 80)
-      : progress(std::make_unique<ProgressLine>(ProgressOptions{.title = "causal tests", .unit = "passes", .terminal = terminal, .width = width},
-                                                output, [this] { return now; })) {}
+      : progress(std::make_unique<ProgressLine>(
+            ProgressOptions{.title = "causal tests", .unit = "passes", .terminal = terminal, .width = width}, output,
+            [this] { return now; })) {}
 
   std::string update(std::int64_t done, double share, int milliseconds_later) {
     now += std::chrono::milliseconds(milliseconds_later);
@@ -36,7 +37,8 @@ TEST_CASE("on a terminal the progress is one line, drawn at most ten times a sec
   Line line(true);
   CHECK(line.update(0, 0, 5000) == "\r\x1b[Kcausal tests: 0 of 40 passes");
   CHECK(line.update(1, 0.01, 50).empty());
-  CHECK(line.update(2, 0.25, 1950) == "\r\x1b[Kcausal tests: 2 of 40 passes, 6 s left");  // 2 s for a quarter of the work
+  // 2 s for a quarter of the work.
+  CHECK(line.update(2, 0.25, 1950) == "\r\x1b[Kcausal tests: 2 of 40 passes, 6 s left");
   CHECK(line.update(3, 0.5, 99).empty());
   CHECK(line.update(40, 1, 8000) == "\r\x1b[Kcausal tests: 40 of 40 passes, 0 s left");
   line.progress.reset();

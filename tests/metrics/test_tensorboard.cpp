@@ -100,7 +100,8 @@ TEST_CASE("A probe pass gives scalars, a histogram of heads, and pictures every 
   CHECK(scalar(values.at("sink/natural/excess_position_0")) == Approx(record.sink_excess[0]).epsilon(1e-6));
   CHECK(scalar(values.at("norm/natural/ratio_layer_01")) == Approx(record.norm_ratio[2]).epsilon(1e-6));
   CHECK(scalar(values.at("norm/natural/step_up_layer")) == 1.0);
-  CHECK(scalar(values.at("sink/natural/rate_late_layers_position_1")) == Approx(record.sink_rate_from[1]).epsilon(1e-6));
+  CHECK(scalar(values.at("sink/natural/rate_late_layers_position_1")) ==
+        Approx(record.sink_rate_from[1]).epsilon(1e-6));
   CHECK(scalar(values.at("sink/natural/logit_mass_layer_01")) == Approx(record.sink_logit_mass[1]).epsilon(1e-6));
   CHECK(scalar(values.at("sink/phase")) == 1.0);  // transition
   CHECK(scalar(values.at("sink/excess_slope")) == *record.excess_slope);

@@ -156,7 +156,8 @@ class Pass {
         if (config_.qk_norm)
           normalize_head(vector, find(prefix + (head < config_.heads ? "q_norm.weight" : "k_norm.weight")));
         if (config_.position == PositionEncoding::rope)
-          rotate(vector.first(at(config_.rotary_dim == 0 ? size : config_.rotary_dim)), n % length_ == 0 ? edits_.first_rotary_index : n % length_);
+          rotate(vector.first(at(config_.rotary_dim == 0 ? size : config_.rotary_dim)),
+                 n % length_ == 0 ? edits_.first_rotary_index : n % length_);
       }
     return qkv;
   }

@@ -149,7 +149,8 @@ TEST_CASE("a step that does not ask for attention sums pays nothing for them, an
   CountingOps ops(make_cpu_ops(1));
   Random random(96);
   const Batch batch = random_batch(random, config, 2, 8);
-  Decoder decoder = make_decoder(ops, config, options_for(2, 8, Recompute::block), strong_parameters(ParameterLayout(config), 97));
+  Decoder decoder =
+      make_decoder(ops, config, options_for(2, 8, Recompute::block), strong_parameters(ParameterLayout(config), 97));
   Values losses(batch.targets.size());
   const auto reads_of = [&](bool measured) {
     ops.reads = ops.attention_statistics_calls = ops.zeros = 0;
@@ -189,14 +190,16 @@ TEST_CASE("attention sums need no sink positions, and only a decoder that trains
   CHECK(sums.entropy.size() == at(config.layers * config.heads));
 
   const auto planned = [&](bool attention, bool training) {
-    const DecoderOptions options{.max_sequences = 20, .max_length = 10, .attention_sums = attention, .training = training};
+    const DecoderOptions options{
+        .max_sequences = 20, .max_length = 10, .attention_sums = attention, .training = training};
     std::size_t bytes = 0;
     for (const MemoryLine& line : Decoder::memory_plan(config, options, DType::f32)) bytes += line.bytes;
     return bytes;
   };
   const auto whole = [](std::size_t bytes) { return (bytes + 255) / 256 * 256; };
   const std::size_t L = 2, H = 3;
-  CHECK(planned(true, true) - planned(false, true) == whole(L * (H + 10) * 8) + whole(6 * 20 * H * 4) + whole(200 * H * 4));
+  CHECK(planned(true, true) - planned(false, true) ==
+        whole(L * (H + 10) * 8) + whole(6 * 20 * H * 4) + whole(200 * H * 4));
   CHECK(planned(true, false) == planned(false, false));
 }
 
@@ -214,7 +217,8 @@ TEST_CASE("attention sums that cannot be taken are refused before the backward p
     decoder.backward();  // still to be had
     return message;
   };
-  Decoder decoder = make_decoder(*ops, config, {.max_sequences = 2, .max_length = 8, .attention_sums = true}, parameters);
+  Decoder decoder =
+      make_decoder(*ops, config, {.max_sequences = 2, .max_length = 8, .attention_sums = true}, parameters);
   CHECK(refusal(decoder, 2, 1) == "Decoder::backward_with_attention_sums: a batch of 2 x 1 tokens; expected at most 2 "
                                   "sequences of at least 2");
   CHECK(refusal(decoder, 4, 4) == "Decoder::backward_with_attention_sums: a batch of 4 x 4 tokens; expected at most 2 "
@@ -227,5 +231,6 @@ TEST_CASE("attention sums that cannot be taken are refused before the backward p
   CHECK(message_of<std::logic_error>([&] { decoder.backward_with_attention_sums(); }) ==
         "Decoder::backward: no loss with a gradient scale came before it");
   Decoder without = make_decoder(*ops, config, {.max_sequences = 2, .max_length = 8}, parameters);
-  CHECK(refusal(without, 2, 8) == "Decoder::backward_with_attention_sums: the decoder's options ask for no attention sums");
+  CHECK(refusal(without, 2, 8) ==
+        "Decoder::backward_with_attention_sums: the decoder's options ask for no attention sums");
 }

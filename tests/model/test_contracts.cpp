@@ -95,7 +95,8 @@ TEST_CASE("a step gives the same bits every time, on one thread and on two") {
   }
 }
 
-TEST_CASE("gradients that replace what is there are those that are added to zeros, and those of the next pass are added") {
+TEST_CASE(
+    "gradients that replace what is there are those that are added to zeros, and those of the next pass are added") {
   std::vector<ModelConfig> configs = tiny_presets();
   Random variants(71);
   for (int i = 0; i < 12; ++i) configs.push_back(random_model(variants));
@@ -105,7 +106,8 @@ TEST_CASE("gradients that replace what is there are those that are added to zero
     Random random(72);
     const Batch batch = random_batch(random, config, 4, 12);  // 48 rows: two chunks of logits
     const auto decoder_of = [&](bool by_section) {
-      return make_decoder(*ops, config, {.max_sequences = 4, .max_length = 12, .gradients_by_section = by_section, .logits_bytes = 0},
+      return make_decoder(*ops, config,
+                          {.max_sequences = 4, .max_length = 12, .gradients_by_section = by_section, .logits_bytes = 0},
                           strong_parameters(ParameterLayout(config), 73));
     };
     Decoder decoder = decoder_of(false);
@@ -116,7 +118,9 @@ TEST_CASE("gradients that replace what is there are those that are added to zero
       of.backward(hooks);
     };
     const auto gradients = [&] { return to_host(*ops, decoder.gradients()); };
-    const auto spoil = [&](const Tensor& x) { std::fill_n(x.as<float>(), x.size(), std::numeric_limits<float>::quiet_NaN()); };
+    const auto spoil = [&](const Tensor& x) {
+      std::fill_n(x.as<float>(), x.size(), std::numeric_limits<float>::quiet_NaN());
+    };
     decoder.zero_gradients();
     pass(decoder, {});
     const Values once = gradients();
@@ -139,7 +143,8 @@ TEST_CASE("gradients that replace what is there are those that are added to zero
     pass(sections, {.open = [&](std::int64_t section) { sections.zero_added(section); },
                     .close = [&](std::int64_t section) {
                       const Tensor values = sections.section_gradients(section);
-                      std::copy_n(values.as<float>(), values.size(), found.begin() + all[static_cast<std::size_t>(section)].begin);
+                      std::copy_n(values.as<float>(), values.size(),
+                                  found.begin() + all[static_cast<std::size_t>(section)].begin);
                       if (section > 0 && section + 1 < std::ssize(all)) spoil(values);
                     }});
     CHECK(found == once);
@@ -348,7 +353,8 @@ TEST_CASE("calls out of order are refused") {
   Decoder decoder(*ops, config, {.max_sequences = 1, .max_length = 4, .sink_positions = 1, .residual_norms = true});
   CHECK(decoder.sink_scores().empty());
   CHECK(decoder.residual_norms().empty());
-  check_refusal<std::logic_error>("Decoder::add_step_sums: no forward pass came before", [&] { decoder.add_step_sums(0.3); });
+  check_refusal<std::logic_error>("Decoder::add_step_sums: no forward pass came before",
+                                  [&] { decoder.add_step_sums(0.3); });
   check_refusal<std::logic_error>("Decoder::loss: no forward pass came before",
                                   [&] { decoder.loss(batch.targets.data(), losses.data()); });
   check_refusal<std::logic_error>("Decoder::logits: no forward pass came before",

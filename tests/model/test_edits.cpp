@@ -16,8 +16,10 @@ struct Model {
         layout(config_in),
         ops(make_cpu_ops(1)),
         parameters(strong_parameters(layout, seed)),
-        decoder(make_decoder(*ops, config, {.max_sequences = 2, .max_length = 9, .sink_positions = 6, .residual_norms = true,
-                                            .training = false}, parameters)),
+        decoder(make_decoder(
+            *ops, config,
+            {.max_sequences = 2, .max_length = 9, .sink_positions = 6, .residual_norms = true, .training = false},
+            parameters)),
         random(seed),
         batch(random_batch(random, config, 2, 9)),
         vector({config.channels}, random.normals(config.channels, 5.0)) {}
@@ -96,7 +98,8 @@ TEST_CASE("An edit that names no place of the batch is refused, and the decoder 
   CHECK(refused({.transplant = {0, 1, {}}}).find("expected " + std::to_string(model.config.channels) + " channels") !=
         std::string::npos);
   CHECK(refused({.isolation = {-1, 1}}).find("isolation: position -1") != std::string::npos);
-  CHECK(refused({.isolation = {0, L + 1}}).find("isolation: " + std::to_string(L + 1) + " layers, expected 1 to") != std::string::npos);
+  CHECK(refused({.isolation = {0, L + 1}}).find("isolation: " + std::to_string(L + 1) + " layers, expected 1 to") !=
+        std::string::npos);
   CHECK(refused({.isolation = {3, 0}}).find("isolation: 0 layers, expected 1 to") != std::string::npos);
   CHECK(refused({.first_rotary_index = 9}).find("rotary shift: index 9") != std::string::npos);
   CHECK(same_bits(model.decoder.sink_scores(), before));

@@ -54,11 +54,13 @@ void check_step_sums(const ModelConfig& config) {
   const std::int64_t K = 3, T = 7, L = config.layers, HK = config.heads * K;
   const auto ops = make_cpu_ops(2);
   const ParameterLayout layout(config);
-  Decoder decoder = make_decoder(*ops, config, {.max_sequences = 4, .max_length = T, .sink_positions = K, .residual_norms = true},
-                                 strong_parameters(layout, 5));
+  Decoder decoder =
+      make_decoder(*ops, config, {.max_sequences = 4, .max_length = T, .sink_positions = K, .residual_norms = true},
+                   strong_parameters(layout, 5));
   Random random(17);
   const double threshold = 0.25;
-  Doubles scores(at(L * HK), 0.0), above(at(L * HK), 0.0), first(at((L + 1) * K), 0.0), rest(at(L + 1), 0.0), ratio(at(L + 1), 0.0);
+  Doubles scores(at(L * HK), 0.0), above(at(L * HK), 0.0), first(at((L + 1) * K), 0.0), rest(at(L + 1), 0.0),
+      ratio(at(L + 1), 0.0);
   for (const bool again : {false, true}) {  // zeroed sums begin anew
     decoder.zero_step_sums();
     for (const std::int64_t sequences : {4, 3}) {

@@ -15,10 +15,14 @@ namespace {
 
 /// Of every kind of MLP and norm, at sizes that FP8 allows.
 std::vector<ModelConfig> models() {
-  return {resolved_model(R"({"preset": "llama", "layers": 2, "channels": 32, "heads": 2, "hidden": 48})", 13, 12),
-          resolved_model(R"({"preset": "gpt2", "layers": 2, "channels": 32, "heads": 4})", 13, 12),
-          resolved_model(R"({"preset": "qwen3", "layers": 2, "channels": 32, "heads": 4, "kv_heads": 2, "head_dim": 16, "hidden": 48})", 13, 12),
-          resolved_model(R"({"preset": "gpt_neox", "layers": 2, "channels": 32, "heads": 2, "hidden": 64})", 13, 12)};
+  return {
+      resolved_model(R"({"preset": "llama", "layers": 2, "channels": 32, "heads": 2, "hidden": 48})", 13, 12),
+      resolved_model(R"({"preset": "gpt2", "layers": 2, "channels": 32, "heads": 4})", 13, 12),
+      resolved_model(
+          R"({"preset": "qwen3", "layers": 2, "channels": 32, "heads": 4, "kv_heads": 2, "head_dim": 16, )"
+          R"("hidden": 48})",
+          13, 12),
+      resolved_model(R"({"preset": "gpt_neox", "layers": 2, "channels": 32, "heads": 2, "hidden": 64})", 13, 12)};
 }
 
 constexpr std::int64_t kOperands = 2 * kBlockMaps * kFp8Operands;
@@ -36,7 +40,8 @@ TEST_CASE("until scales are set a decoder computes as without FP8 products, and 
     const auto ops = make_cpu_ops(2);
     const Values parameters = strong_parameters(ParameterLayout(config), 5);
     const Batch batch = random_batch(random, config, 3, 12), other = random_batch(random, config, 2, 9);
-    Decoder plain = make_decoder(*ops, config, options_with(false), parameters), decoder = make_decoder(*ops, config, options_with(true), parameters);
+    Decoder plain = make_decoder(*ops, config, options_with(false), parameters),
+            decoder = make_decoder(*ops, config, options_with(true), parameters);
     const Step expected = run_step(*ops, plain, batch, 0.25F);
     decoder.zero_step_sums();
     CHECK(same_bits(run_step(*ops, decoder, batch, 0.25F), expected));

@@ -148,8 +148,8 @@ TEST_CASE("the gradients of two micro-batches add up to those of one of twice th
     for (const ParameterSpec& spec : layout.specs()) {
       INFO(spec.name);
       const auto part = [&](const Values& values) { return slice(doubles(values), spec); };
-      // Of the same products the sum alone is rounded; a matrix of twice the rows rounds the products otherwise too. Where
-      // the halves cancel, their rounding is more of the sum than of either.
+      // Of the same products the sum alone is rounded; a matrix of twice the rows rounds the products otherwise too.
+      // Where the halves cancel, their rounding is more of the sum than of either.
       const Doubles halves = plus(part(one.gradients), part(alone));
       const double terms = norm(part(one.gradients)) + norm(part(alone));
       CHECK(distance(part(two.gradients), halves) < kSingle / 4 * terms);

@@ -200,7 +200,8 @@ TEST_CASE("published models have their published parameter counts") {
               151936, 4096) == 596049920);  // Qwen3 0.6B
   CHECK(count(R"({"preset": "qwen2", "layers": 24, "channels": 896, "heads": 14, "kv_heads": 2, "hidden": 4864})",
               151936, 4096) == 494032768);  // Qwen2 0.5B
-  CHECK(count(R"({"preset": "gpt_neox", "layers": 6, "channels": 512, "heads": 8})", 50304, 2048) == 70426624);  // Pythia 70M
+  // Pythia 70M.
+  CHECK(count(R"({"preset": "gpt_neox", "layers": 6, "channels": 512, "heads": 8})", 50304, 2048) == 70426624);
 }
 
 TEST_CASE("random bits are SplitMix64's, and uniforms and normals are what they say") {

@@ -100,7 +100,8 @@ TEST_CASE("recomputing is bitwise the same at sizes that are cut into parts, on 
         R"({"layers": 4, "channels": 48, "heads": 4, "head_dim": 16, "hidden": 100, "preset": ")" + preset + "\"}", 211,
         130);
     for (const int threads : {1, 2})
-      check_same(threads, config, {.max_sequences = 2, .max_length = 130, .sink_positions = 5, .residual_norms = true}, 82);
+      check_same(threads, config, {.max_sequences = 2, .max_length = 130, .sink_positions = 5, .residual_norms = true},
+                 82);
   }
 }
 
@@ -108,10 +109,10 @@ TEST_CASE("what is recomputed is planned for once, not once a block") {
   for (const DType compute : {DType::f32, DType::bf16})
     for (const std::string preset : {"gpt2", "llama", "qwen3", "qwen2", "gpt_neox"}) {
       INFO(preset << ", " << name_of(compute));
-      const ModelConfig config = resolved_model(
-          R"({"layers": 5, "channels": 48, "heads": 4, "kv_heads": )" + std::string(preset.starts_with("gpt") ? "4" : "2") +
-              R"(, "head_dim": 24, "hidden": 100, "preset": ")" + preset + "\"}",
-          211, 40);
+      const ModelConfig config = resolved_model(R"({"layers": 5, "channels": 48, "heads": 4, "kv_heads": )" +
+                                                    std::string(preset.starts_with("gpt") ? "4" : "2") +
+                                                    R"(, "head_dim": 24, "hidden": 100, "preset": ")" + preset + "\"}",
+                                                211, 40);
       const DecoderOptions options{.max_sequences = 7, .max_length = 40, .sink_positions = 4, .residual_norms = true};
       const std::size_t N = 7 * 40, C = 48, H = 4, G = static_cast<std::size_t>(config.kv_heads), D = 24, F = 100;
       const auto real = [&](std::size_t width) { return (N * width * size_of(compute) + 255) / 256 * 256; };
@@ -140,5 +141,6 @@ TEST_CASE("a decoder that is not for training keeps what it is told to, whatever
   const ModelConfig config = tiny_presets()[2];
   const DecoderOptions options{.max_sequences = 2, .max_length = 9, .training = false};
   for (const Recompute mode : kModes)
-    CHECK(bytes_by_arena(config, options, mode, DType::f32) == bytes_by_arena(config, options, Recompute::none, DType::f32));
+    CHECK(bytes_by_arena(config, options, mode, DType::f32) ==
+          bytes_by_arena(config, options, Recompute::none, DType::f32));
 }

@@ -56,12 +56,14 @@ class Looker final : public ActivationObserver {
 }  // namespace
 
 TEST_CASE("passes that do the same operations again are one piece of repeated work, and no others are") {
-  const ModelConfig config = resolved_model(R"({"preset": "llama", "layers": 2, "channels": 32, "heads": 2, "hidden": 48})", 13, 12);
+  const ModelConfig config =
+      resolved_model(R"({"preset": "llama", "layers": 2, "channels": 32, "heads": 2, "hidden": 48})", 13, 12);
   DecoderOptions options{.max_sequences = 3, .max_length = 12, .attention_sums = true, .fp8 = true, .recorded = true};
   const auto cpu = make_cpu_ops(1);
   Random random(75);
   const Values parameters = strong_parameters(ParameterLayout(config), 8);
-  const Batch batch = random_batch(random, config, 3, 12), fewer = random_batch(random, config, 2, 12), shorter = random_batch(random, config, 3, 11);
+  const Batch batch = random_batch(random, config, 3, 12), fewer = random_batch(random, config, 2, 12),
+              shorter = random_batch(random, config, 3, 11);
 
   RepeatingOps ops(*cpu);
   Decoder decoder = make_decoder(ops, config, options, parameters);
@@ -100,7 +102,8 @@ TEST_CASE("passes that do the same operations again are one piece of repeated wo
   back([&] { decoder.backward_with_attention_sums(); });
   expect(9, 21);
 
-  decoder.set_fp8_scales(std::vector<float>(static_cast<std::size_t>(2 * 4 * 3), 8.0F));  // other operations from here on
+  // There are other operations from here on.
+  decoder.set_fp8_scales(std::vector<float>(static_cast<std::size_t>(2 * 4 * 3), 8.0F));
   run_step(ops, decoder, batch, 0.25F);
   expect(12, 24);
 

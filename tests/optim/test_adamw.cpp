@@ -160,7 +160,9 @@ TEST_CASE("of gradients that are not finite the first in backward order is named
   }
 }
 
-TEST_CASE("shares update from their own gradients and the norms of all as one optimizer does, to the bit where nothing is clipped") {
+TEST_CASE(
+    "shares update from their own gradients and the norms of all as one optimizer does, to the bit where nothing is "
+    "clipped") {
   const auto ops = make_cpu_ops(1);
   const ParameterLayout layout(small_model());
   OptimizerConfig config;
@@ -184,18 +186,21 @@ TEST_CASE("shares update from their own gradients and the norms of all as one op
       for (std::size_t rank = 0; rank < several.size(); ++rank) {
         std::vector<float> unused = parameters[rank];
         others[rank].step_later(view(unused), view(gradients[rank]), 0.01, step, [&](const Tensor& sums) {
-          for (std::size_t i = 0; i < norms.size(); ++i) norms[i] += std::exchange(sums.as<double>()[i], 7.0);  // as of all ranks
+          // These become sums of all ranks.
+          for (std::size_t i = 0; i < norms.size(); ++i) norms[i] += std::exchange(sums.as<double>()[i], 7.0);
         })();
       }
       const UpdateResult expected = one.step(whole.parameters(), whole.gradients(), 0.01, step);
       for (std::size_t rank = 0; rank < several.size(); ++rank) {
-        const UpdateResult result = several[rank].step_later(view(parameters[rank]), view(gradients[rank]), 0.01, step, [&](const Tensor& sums) {
-          std::copy(norms.begin(), norms.end(), sums.as<double>());
-        })();
+        const UpdateResult result = several[rank].step_later(
+            view(parameters[rank]), view(gradients[rank]), 0.01, step,
+            [&](const Tensor& sums) { std::copy(norms.begin(), norms.end(), sums.as<double>()); })();
         CHECK(result.gradient_norm == Approx(expected.gradient_norm).epsilon(1e-12));
-        for (std::size_t i = 0; i < norms.size(); ++i) CHECK(result.squared_norms[i] == Approx(expected.squared_norms[i]).epsilon(1e-12));
+        for (std::size_t i = 0; i < norms.size(); ++i)
+          CHECK(result.squared_norms[i] == Approx(expected.squared_norms[i]).epsilon(1e-12));
         const OptimizerShare& share = several[rank].share();
-        const std::vector<float> values = kept_of(share, whole.parameters()), first = kept_of(share, one.first_moment());
+        const std::vector<float> values = kept_of(share, whole.parameters()),
+                                 first = kept_of(share, one.first_moment());
         const auto* found = several[rank].first_moment().as<float>();
         if (config.clip_norm == 0.0) {
           CHECK(parameters[rank] == values);

@@ -51,7 +51,8 @@ TEST_CASE("blocks are dealt in equal parts of whole lines, and cover every secti
   CHECK(blocks == share.blocks().size());
   CHECK(OptimizerShare(1000).size() == 1000);
   CHECK(OptimizerShare(1000).whole());
-  CHECK_THROWS_AS(OptimizerShare({{.begin = 0, .size = 10, .part = 5}, {.begin = 20, .size = 10, .part = 5}}, 0), std::invalid_argument);
+  CHECK_THROWS_AS(OptimizerShare({{.begin = 0, .size = 10, .part = 5}, {.begin = 20, .size = 10, .part = 5}}, 0),
+                  std::invalid_argument);
   CHECK_THROWS_AS(share.piece(DealtBlock{}), std::logic_error);
 }
 

@@ -13,7 +13,8 @@ ScheduleConfig schedule(ScheduleType type, std::int64_t warmup, double final_fra
 }
 
 TEST_CASE("warm-up rises linearly to the peak at its last step") {
-  for (const ScheduleType type : {ScheduleType::cosine, ScheduleType::linear, ScheduleType::wsd, ScheduleType::constant}) {
+  for (const ScheduleType type :
+       {ScheduleType::cosine, ScheduleType::linear, ScheduleType::wsd, ScheduleType::constant}) {
     const ScheduleConfig config = schedule(type, 10, 0.1);
     for (std::int64_t step = 1; step <= 10; ++step)
       CHECK(learning_rate(config, 3e-3, step, 100) == 3e-3 * static_cast<double>(step) / 10.0);
@@ -32,7 +33,8 @@ TEST_CASE("wsd reaches its final rate however few its steps") {
   const ScheduleConfig config = schedule(ScheduleType::wsd, 0, 0.1, 0.2);
   CHECK(learning_rate(config, 1e-3, 1, 2) == 1e-3);
   CHECK(learning_rate(config, 1e-3, 2, 2) == 1e-3 * 0.1);
-  for (const std::int64_t steps : {1, 3, 100}) CHECK(learning_rate(schedule(ScheduleType::wsd, 0, 0.1, 1e-9), 1.0, steps, steps) == 0.1);
+  for (const std::int64_t steps : {1, 3, 100})
+    CHECK(learning_rate(schedule(ScheduleType::wsd, 0, 0.1, 1e-9), 1.0, steps, steps) == 0.1);
 }
 
 TEST_CASE("a constant schedule and wsd without decay stay at the peak") {
@@ -68,7 +70,8 @@ TEST_CASE("steps outside the run are refused") {
 }
 
 TEST_CASE("what remains of the peak is all of it until warm-up ends, and the schedule's share after") {
-  for (const ScheduleType type : {ScheduleType::constant, ScheduleType::linear, ScheduleType::cosine, ScheduleType::wsd})
+  for (const ScheduleType type :
+       {ScheduleType::constant, ScheduleType::linear, ScheduleType::cosine, ScheduleType::wsd})
     for (const std::int64_t warmup : {0, 1, 40, 100}) {
       ScheduleConfig schedule;
       schedule.type = type;

@@ -215,7 +215,8 @@ ProbeRecord expected_record(const ModelConfig& model, const ParameterLayout& lay
     norms_of(layer.mlp_output, out.mlp_output_norm, out.mlp_output_norm_rest);
     const auto gain = [&](std::int64_t b, std::int64_t t) {
       std::vector<double> sum(at(C));
-      for (std::int64_t c = 0; c < C; ++c) sum[at(c)] = row(layer.middle, b, t)[at(c)] + row(layer.mlp_output, b, t)[at(c)];
+      for (std::int64_t c = 0; c < C; ++c)
+        sum[at(c)] = row(layer.middle, b, t)[at(c)] + row(layer.mlp_output, b, t)[at(c)];
       return norm(sum) / norm(row(layer.middle, b, t));
     };
     out.mlp_amplification.push_back(mean(0, B, [&](std::int64_t b) {

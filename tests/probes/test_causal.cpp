@@ -1,5 +1,5 @@
-// The causal tests: every number against the double-precision reference that makes the same edits, and a circuit built by
-// hand whose answers are known.
+// The causal tests: every number against the double-precision reference that makes the same edits, and a circuit built
+// by hand whose answers are known.
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -34,13 +34,14 @@ CausalOptions test_options() {
 
 std::vector<ProbeSet> some_sets() {
   const MemoryStream stream = random_stream(1000, kVocab, kEos);
-  return build_probe_sets(stream, {.length = kLength, .short_length = 12, .sequences = 5, .vocab_size = kVocab, .bos_id = kBos,
-                                   .eos_id = kEos, .seed = 3});
+  return build_probe_sets(stream, {.length = kLength, .short_length = 12, .sequences = 5, .vocab_size = kVocab,
+                                   .bos_id = kBos, .eos_id = kEos, .seed = 3});
 }
 
 Decoder make_decoder(Ops& ops, const ModelConfig& model, std::int64_t sequences, std::span<const float> parameters) {
-  Decoder decoder(ops, model, {.max_sequences = sequences, .max_length = kLength, .sink_positions = 6, .residual_norms = true,
-                               .training = false});
+  Decoder decoder(ops, model,
+                  {.max_sequences = sequences, .max_length = kLength, .sink_positions = 6, .residual_norms = true,
+                   .training = false});
   ops.copy_from_host(decoder.parameters(), parameters.data());
   return decoder;
 }
@@ -67,14 +68,16 @@ Expected measure(const ModelConfig& model, const ProbeSet& set, const reference:
       for (std::int64_t l = 0; l < L; ++l) {
         for (std::int64_t h = 0; h < H; ++h) {
           double sum = 0;
-          for (std::int64_t t = places[i]; t < T; ++t) sum += run.layers[at(l)].attention[at(((b * H + h) * T + t) * T + places[i])];
+          for (std::int64_t t = places[i]; t < T; ++t)
+            sum += run.layers[at(l)].attention[at(((b * H + h) * T + t) * T + places[i])];
           const double score = sum / static_cast<double>(T - places[i]);
           out.score[i] += score / static_cast<double>(B * L * H);
           if (score > threshold) out.rate[i] += 1 / static_cast<double>(B * L * H);
         }
         double rest = 0;
         for (std::int64_t t = 0; t < T; ++t)
-          if (t != 0 && t != kPosition) rest += length_of(run.layers[at(l)].output, b * T + t, C) / static_cast<double>(T - 2);
+          if (t != 0 && t != kPosition)
+            rest += length_of(run.layers[at(l)].output, b * T + t, C) / static_cast<double>(T - 2);
         largest = std::max(largest, length_of(run.layers[at(l)].output, b * T + places[i], C) / rest);
       }
       out.ratio[i] += largest / static_cast<double>(B);
@@ -93,7 +96,8 @@ Expected measure(const ModelConfig& model, const ProbeSet& set, const reference:
 }
 
 /// h^l_0 of the reference: mean direction at a norm.
-std::vector<double> first_state(const ModelConfig& model, const reference::Activations& run, std::int64_t layer, double* mean_norm) {
+std::vector<double> first_state(const ModelConfig& model, const reference::Activations& run, std::int64_t layer,
+                                double* mean_norm) {
   const std::int64_t C = model.channels, T = run.length;
   std::vector<double> direction(at(C), 0.0);
   double norm = 0;
@@ -158,7 +162,8 @@ struct BuiltCircuit {
     const ParameterSpec& tokens = layout.find("embed.token.weight");
     for (std::int64_t v = 0; v < kVocab; ++v)
       for (std::int64_t c = 4; c < 8; ++c)
-        parameters[at(tokens.offset + v * 8 + c)] = static_cast<float>(random_normal(1, static_cast<std::uint64_t>(v * 8 + c)));
+        parameters[at(tokens.offset + v * 8 + c)] =
+            static_cast<float>(random_normal(1, static_cast<std::uint64_t>(v * 8 + c)));
     put("embed.position.weight", 0, 8);                  // position 0, channel 0
     put("blocks.0.mlp.up.weight", 0, 4);                 // hidden 0 reads channel 0,
     put("blocks.0.mlp.up.bias", 0, -6);                  // and only where it is large
@@ -166,7 +171,9 @@ struct BuiltCircuit {
     put("blocks.1.attention.qkv.bias", 0, 10);           // every query of layer 1 is 10 in dimension 0,
     put("blocks.1.attention.qkv.weight", (8 + 0) * 8 + 1, 1);  // where its keys hold channel 1
   }
-  void put(const std::string& name, std::int64_t place, double value) { parameters[at(layout.find(name).offset + place)] = static_cast<float>(value); }
+  void put(const std::string& name, std::int64_t place, double value) {
+    parameters[at(layout.find(name).offset + place)] = static_cast<float>(value);
+  }
   void set_all(const std::string& ending, float value) {
     for (const ParameterSpec& spec : layout.specs())
       if (spec.name.ends_with(ending)) std::fill_n(parameters.begin() + spec.offset, spec.size, value);
@@ -213,8 +220,13 @@ TEST_CASE("Every number of every causal test is that of the reference with the s
       check_estimate(test.score_change, after.score[0] - before.score[0]);
       check_estimate(test.other_score_change, after.score[1] - before.score[1]);
       check_estimate(test.loss_change, after.loss - before.loss);
-      CHECK(test.removed.value == Approx((before.score[0] - after.score[0]) / (before.score[0] - uniform.front())).epsilon(2e-3).margin(2e-3));
-      CHECK(test.moved.value == Approx((after.score[1] - before.score[1]) / uniform.back() / (before.score[0] / uniform.front() - 1)).epsilon(2e-3).margin(2e-3));
+      CHECK(
+          test.removed.value ==
+          Approx((before.score[0] - after.score[0]) / (before.score[0] - uniform.front())).epsilon(2e-3).margin(2e-3));
+      CHECK(test.moved.value ==
+            Approx((after.score[1] - before.score[1]) / uniform.back() / (before.score[0] / uniform.front() - 1))
+                .epsilon(2e-3)
+                .margin(2e-3));
       ++checked;
     };
     check("none", -1, {});
@@ -225,19 +237,26 @@ TEST_CASE("Every number of every causal test is that of the reference with the s
     double norm = 0;
     for (std::int64_t l = 0; l + 1 < L; ++l) {
       const std::vector<double> direction = first_state(model, plain, l, &norm);
-      check("transplant", l, {.transplant_layer = l, .transplant_position = kPosition, .transplant = at_norm(direction, norm)});
+      check("transplant", l,
+            {.transplant_layer = l, .transplant_position = kPosition, .transplant = at_norm(direction, norm)});
     }
     const std::vector<double> direction = first_state(model, plain, source, &norm);
     std::vector<double> random(at(model.channels));
-    for (std::size_t c = 0; c < random.size(); ++c) random[c] = random_normal(random_key(options.seed, "causal.direction"), c);
-    check("transplant_random_direction", source, {.transplant_layer = source, .transplant_position = kPosition, .transplant = at_norm(random, norm)});
+    for (std::size_t c = 0; c < random.size(); ++c)
+      random[c] = random_normal(random_key(options.seed, "causal.direction"), c);
+    check("transplant_random_direction", source,
+          {.transplant_layer = source, .transplant_position = kPosition, .transplant = at_norm(random, norm)});
     double ratio = 0;
     for (std::int64_t b = 0; b < set.sequences; ++b) {
       double rest = 0;
-      for (std::int64_t t = 1; t < kLength; ++t) rest += length_of(plain.layers[at(source)].output, b * kLength + t, model.channels);
-      ratio += length_of(plain.layers[at(source)].output, b * kLength, model.channels) / (rest / (kLength - 1)) / static_cast<double>(set.sequences);
+      for (std::int64_t t = 1; t < kLength; ++t)
+        rest += length_of(plain.layers[at(source)].output, b * kLength + t, model.channels);
+      ratio += length_of(plain.layers[at(source)].output, b * kLength, model.channels) / (rest / (kLength - 1)) /
+               static_cast<double>(set.sequences);
     }
-    check("transplant_small", source, {.transplant_layer = source, .transplant_position = kPosition, .transplant = at_norm(direction, norm / ratio)});
+    check(
+        "transplant_small", source,
+        {.transplant_layer = source, .transplant_position = kPosition, .transplant = at_norm(direction, norm / ratio)});
     for (const std::int64_t layers : std::set<std::int64_t>{2, source + 1, L})
       check("isolate", layers, {.isolated_position = kPosition, .isolated_layers = layers});
     if (model.position == PositionEncoding::rope) check("rotary_shift", 7, {.first_rotary_index = 7});
@@ -245,9 +264,11 @@ TEST_CASE("Every number of every causal test is that of the reference with the s
 
     REQUIRE(record.controls.size() == sets.size());
     for (const CausalControl& control : record.controls) {
-      const auto found = std::find_if(sets.begin(), sets.end(), [&](const ProbeSet& s) { return s.name == control.set; });
+      const auto found =
+          std::find_if(sets.begin(), sets.end(), [&](const ProbeSet& s) { return s.name == control.set; });
       REQUIRE(found != sets.end());
-      const reference::Activations activations = reference::forward(model, layout, flat, found->sequences, found->length, found->inputs);
+      const reference::Activations activations =
+          reference::forward(model, layout, flat, found->sequences, found->length, found->inputs);
       const Expected expected = measure(model, *found, activations, options.sink_threshold);
       check_estimate(control.first.score, expected.score[0]);
       check_estimate(control.loss, expected.loss);
@@ -272,7 +293,8 @@ TEST_CASE("A circuit built by hand: the tests name the MLP that makes it, and mo
   // Without the MLP of layer 0 nothing is left; nothing else is needed.
   CHECK(find(record, "knock_out_mlp", 0).removed.low > 0.95);
   for (const std::int64_t layer : {1, 2}) CHECK(std::abs(find(record, "knock_out_mlp", layer).removed.value) < 1e-6);
-  for (const std::int64_t layer : {0, 1, 2}) CHECK(std::abs(find(record, "knock_out_attention", layer).removed.value) < 1e-6);
+  for (const std::int64_t layer : {0, 1, 2})
+    CHECK(std::abs(find(record, "knock_out_attention", layer).removed.value) < 1e-6);
 
   // Its product makes a sink anywhere, before the layer that reads it; its direction and its norm both matter.
   CHECK(find(record, "transplant", 0).moved.low > 0.3);
@@ -287,11 +309,13 @@ TEST_CASE("A circuit built by hand: the tests name the MLP that makes it, and mo
 
   const std::vector<std::string> reading = causal_reading(record);
   CHECK(reading.front().find("stepping up in layer 0") != std::string::npos);
-  CHECK(reading.at(1).find("MLP's output at position 0 of one layer the sink loses most in layer 0: 1") != std::string::npos);
+  CHECK(reading.at(1).find("MLP's output at position 0 of one layer the sink loses most in layer 0: 1") !=
+        std::string::npos);
   std::string isolated;
   for (const std::string& statement : reading)
     if (statement.find("in the layers below 3") != std::string::npos) isolated = statement;
-  // What isolation adds by itself is told in the unit of what it moves: at most 1/16 of a score over u_4 and the excess.
+  // What isolation adds by itself is told in the unit of what it moves: at most 1/16 of a score over u_4 and the
+  // excess.
   char share[32];
   std::snprintf(share, sizeof share, "up to %.0f %% of the sink at 0.", 100 * own);
   CHECK(isolated.find(share) != std::string::npos);
@@ -309,7 +333,8 @@ TEST_CASE("States are written where attention still follows, and their memory is
     std::vector<float> parameters = strong_parameters(layout, 3);
     const std::string last = "blocks." + std::to_string(layers - 1) + ".mlp.";
     for (const ParameterSpec& spec : layout.specs())
-      if (spec.name.starts_with("blocks.")) std::fill_n(parameters.begin() + spec.offset, spec.size, spec.name.ends_with("norm2.weight") ? 1.0F : 0.0F);
+      if (spec.name.starts_with("blocks."))
+        std::fill_n(parameters.begin() + spec.offset, spec.size, spec.name.ends_with("norm2.weight") ? 1.0F : 0.0F);
     parameters[at(layout.find("embed.position.weight").offset)] = 100;
     parameters[at(layout.find(last + "up.weight").offset)] = 4;
     parameters[at(layout.find(last + "up.bias").offset)] = -6;
@@ -370,12 +395,15 @@ TEST_CASE("Progress goes over every pass, by its tokens, from none to all") {
   const std::vector<ProbeSet> sets = some_sets();
   std::vector<CausalProgress> told;
   CausalTests tests(*ops, decoder, test_options());
-  const CausalRecord record = tests.run(sets.front(), sets, [&](const CausalProgress& progress) { told.push_back(progress); });
+  const CausalRecord record =
+      tests.run(sets.front(), sets, [&](const CausalProgress& progress) { told.push_back(progress); });
   const auto passes = static_cast<std::int64_t>(record.tests.size() - 1 + record.controls.size() - 1);
   REQUIRE(static_cast<std::int64_t>(told.size()) == passes + 1);
-  double tokens = static_cast<double>((record.tests.size() - 1) * at(sets.front().sequences * sets.front().length)), last = 0;
+  double tokens = static_cast<double>((record.tests.size() - 1) * at(sets.front().sequences * sets.front().length)),
+         last = 0;
   for (const CausalControl& control : record.controls)
-    if (control.set != record.set) tokens += static_cast<double>(last = static_cast<double>(control.sequences * control.length));
+    if (control.set != record.set)
+      tokens += static_cast<double>(last = static_cast<double>(control.sequences * control.length));
   for (std::size_t i = 0; i < told.size(); ++i) {
     CHECK(told[i].done == static_cast<std::int64_t>(i));
     CHECK(told[i].passes == passes);
@@ -402,7 +430,8 @@ TEST_CASE("Options that do not fit are refused by name") {
     return {};
   };
   CHECK(refused([](CausalOptions& o) { o.position = 0; }) == "CausalTests: position 0, expected at least 1");
-  CHECK(refused([](CausalOptions& o) { o.position = 6; }) == "CausalTests: position 6, expected one below the decoder's 6 sink positions");
+  CHECK(refused([](CausalOptions& o) { o.position = 6; }) ==
+        "CausalTests: position 6, expected one below the decoder's 6 sink positions");
   CHECK(refused([](CausalOptions& o) { o.isolated_layers = 0; }).find("isolated_layers 0") != std::string::npos);
   CHECK(refused([](CausalOptions& o) { o.rotary_shift = 0; }).find("rotary_shift 0") != std::string::npos);
   CausalTests tests(*ops, decoder, test_options());

@@ -281,7 +281,8 @@ TEST_CASE("a lead that another position takes is lost once it has a fifth of the
     const std::vector<Change> back = changes_of(config, lost + flat(60, level));
     REQUIRE(back.back().to == Phase::stable);
     // It leaves wandering when all but `most` of the window are its own again.
-    const auto left = std::find(back.begin(), back.end(), Change{alive + most + config.confirm - 1, Phase::wandering}) + 1;
+    const auto left =
+        std::find(back.begin(), back.end(), Change{alive + most + config.confirm - 1, Phase::wandering}) + 1;
     REQUIRE(left->at == static_cast<std::int64_t>(lost.size()) + config.window - most - 1 + config.confirm - 1);
   }
 }

@@ -277,7 +277,8 @@ TEST_CASE("what differs between log and replay is named") {
 
   // Last digits beyond float are told apart from a difference; a log without signals has none to compare.
   changed = logs;
-  first_event(changed, "sink_excess", nlohmann::ordered_json::parse(logs.events.front().data)["sink_excess"].get<double>() + 1e-8);
+  first_event(changed, "sink_excess",
+              nlohmann::ordered_json::parse(logs.events.front().data)["sink_excess"].get<double>() + 1e-8);
   CHECK(check(changed).differences.empty());
   CHECK(check(changed).rounded == 1);
   changed = logs;

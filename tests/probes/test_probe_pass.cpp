@@ -146,7 +146,8 @@ TEST_CASE("every field of a probe record follows its definition") {
           CHECK(std::accumulate(mass, mass + sets[i].length, 0.0) ==
                 Approx((1 - on_logits) * static_cast<double>(sets[i].length)).epsilon(1e-5));
         }
-        for (std::size_t head = 0; !sink_logits && head < records[i].first_token_mass.size(); ++head)  // and A[0,0] is one
+        // And A[0,0] is one.
+        for (std::size_t head = 0; !sink_logits && head < records[i].first_token_mass.size(); ++head)
           CHECK(records[i].sink_score[head * 4] >= (1 - 1e-6) / static_cast<double>(sets[i].length));
         circuits += expected.step_up_layer.has_value() ? 1 : 0;
       }

@@ -177,8 +177,9 @@ TEST_CASE("a short text gives the windows it has, none is an error") {
   CHECK(sets[2].sequences == 6);
   CHECK(sets[4].sequences == 6);
   const MemoryStream torn = random_stream(32, 57, kSetEos);
-  CHECK_THROWS_WITH(build_probe_sets(torn, options()),
-                    "the token stream: is shorter than one window: train.sequence_length (32) takes 33 tokens, found 32");
+  CHECK_THROWS_WITH(
+      build_probe_sets(torn, options()),
+      "the token stream: is shorter than one window: train.sequence_length (32) takes 33 tokens, found 32");
 }
 
 TEST_CASE("probe set options out of range are named") {

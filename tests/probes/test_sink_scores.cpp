@@ -94,10 +94,13 @@ TEST_CASE("step probes are means over the sequences of a step") {
   CHECK(record.norm_ratio == std::vector<double>{1.5, 3.5, 1});
 }
 
-TEST_CASE("attention entropy and key mass of a step are means over the sequences that gave them, the mass over heads too") {
+TEST_CASE(
+    "attention entropy and key mass of a step are means over the sequences that gave them, the mass over heads too") {
   // One layer of two heads, T = 3.
   StepRecord record;
-  fill_step({.layers = 1, .heads = 2, .sequences = 7, .attention_sequences = 4, .entropy = {2, 1.0 / 3}, .key_mass = {16, 6, 2}}, record);
+  fill_step({.layers = 1, .heads = 2, .sequences = 7, .attention_sequences = 4, .entropy = {2, 1.0 / 3},
+             .key_mass = {16, 6, 2}},
+            record);
   CHECK(record.entropy == std::vector<double>{0.5, as_logged(1.0 / 12)});
   CHECK(record.entropy[1] == 0.083333336);  // to the precision of float
   CHECK(record.key_mass == std::vector<double>{2, 0.75, 0.25});

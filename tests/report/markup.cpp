@@ -6,7 +6,9 @@
 namespace sinkscope::test {
 namespace {
 
-bool is_name(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == ':'; }
+bool is_name(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == ':';
+}
 
 /// The attributes of an element from `at` up to its '>'; moves `at` behind it. Empty when they are well formed.
 std::string attributes_fault(const std::string& text, std::size_t& at, bool& closed) {
@@ -71,7 +73,8 @@ std::string markup_fault(const std::string& text, bool html) {
     while (at < text.size() && is_name(text[at])) name += text[at++];
     if (name.empty()) return "'<' without an element";
     if (closing) {
-      if (open.empty() || open.back() != name) return "</" + name + "> closes " + (open.empty() ? "nothing" : "<" + open.back() + ">");
+      if (open.empty() || open.back() != name)
+        return "</" + name + "> closes " + (open.empty() ? "nothing" : "<" + open.back() + ">");
       if (text.compare(at, 1, ">") != 0) return "</" + name + " without '>'";
       ++at;
       open.pop_back();

@@ -115,10 +115,14 @@ TEST_CASE("a causal event that cannot be read names file, step and key") {
   CHECK(message([](auto& json) { json.erase("source_layer"); }) == start + "key 'source_layer' is missing");
   CHECK(contains(message([](auto& json) { json["set"] = 3; }), start + "key 'set': "));
   CHECK(contains(message([](auto& json) { json["tests"] = 3; }), "key 'tests': expected an array, found number"));
-  CHECK(contains(message([](auto& json) { json["tests"].clear(); }), "key 'tests': expected the pass without edit first"));
-  CHECK(contains(message([](auto& json) { json["tests"][1]["layer"] = nullptr; }), "key 'layer': expected an integer, found null"));
-  CHECK(contains(message([](auto& json) { json["tests"][1]["removed"]["low"] = "x"; }), "key 'low': expected a number"));
-  CHECK(contains(message([](auto& json) { json["tests"][1]["removed"] = 1; }), "expected an object with the key 'value', found number"));
+  CHECK(contains(message([](auto& json) { json["tests"].clear(); }),
+                 "key 'tests': expected the pass without edit first"));
+  CHECK(contains(message([](auto& json) { json["tests"][1]["layer"] = nullptr; }),
+                 "key 'layer': expected an integer, found null"));
+  CHECK(
+      contains(message([](auto& json) { json["tests"][1]["removed"]["low"] = "x"; }), "key 'low': expected a number"));
+  CHECK(contains(message([](auto& json) { json["tests"][1]["removed"] = 1; }),
+                 "expected an object with the key 'value', found number"));
 }
 
 TEST_CASE("the table tells the first test with a sink and the last") {
@@ -146,16 +150,23 @@ TEST_CASE("the reading says what the sink needs and when that began") {
   TemporaryFolder folder;
   const RunData run = tested_run(folder);
   const std::string text = sentence(run);
-  CHECK(contains(text, " At its last causal test, step 80, the sink needs the MLP of layer 1: without it at position 0 90 % [80, 100] of the "
-                       "excess over uniform is gone; so in every test since step 60 (60 k tokens); at step 40 that was not clear."));
-  CHECK(contains(text, "Position 0's state after layer 1, written to position 4, makes 60 % [50, 70] of that sink there, a random "
-                       "direction of its norm 5 % [-5, 15]."));
+  CHECK(contains(
+      text,
+      " At its last causal test, step 80, the sink needs the MLP of layer 1: without it at position 0 90 % [80, 100] "
+      "of the excess over uniform is gone; so in every test since step 60 (60 k tokens); at step 40 that was not "
+      "clear."));
+  CHECK(contains(
+      text,
+      "Position 0's state after layer 1, written to position 4, makes 60 % [50, 70] of that sink there, a random "
+      "direction of its norm 5 % [-5, 15]."));
   CHECK(contains(plain_summary({run}), text));
 
   RunData begun = example(folder, "b", {});
   log(begun, 20, record_of(7, 7, false));
   log(begun, 40, record_of(0.9, 0.7));
-  CHECK(contains(sentence(begun), "is gone; it is the first test with a sink. It also needs the attention of layer 2: without it at position 0 70 % [60, 80]"));
+  CHECK(contains(sentence(begun),
+                 "is gone; it is the first test with a sink. It also needs the attention of layer 2: without it at "
+                 "position 0 70 % [60, 80]"));
   log(begun, 60, record_of(0.9, 0.7));
   CHECK(contains(sentence(begun), "; so in every test since step 40 (40 k tokens), the first with a sink."));
   // A break begins anew: without a sink, and without a clear need.
@@ -173,14 +184,19 @@ TEST_CASE("what the intervals leave open is not claimed") {
   log(run, 20, record_of(7, 7, false));
   CHECK(sentence(run) == " At its last causal test, step 20, there was no sink to take away, nor before.");
   log(run, 40, record_of(0.55));
-  CHECK(contains(sentence(run), "step 40, no single layer clearly carries half of the sink: the MLP of layer 1 matters most, without it at position 0 55 % [45, 65]"));
+  CHECK(contains(sentence(run),
+                 "step 40, no single layer clearly carries half of the sink: the MLP of layer 1 matters most, without "
+                 "it at position 0 55 % [45, 65]"));
   CausalRecord weak = record_of(0.05, 0.05);
   for (CausalTest& test : weak.tests) test.removed = around(0.05);
   for (CausalTest& test : weak.tests)
     if (test.kind == "transplant") test.moved = around(0.2);
   log(run, 60, weak);
-  CHECK(contains(sentence(run), "step 60, no knock-out of one layer at position 0 clearly takes any of the sink away."));
-  CHECK(contains(sentence(run), "makes no sink there that is clearly more than that of a random direction of its norm (20 % [10, 30] and 5 % [-5, 15] of that at 0)."));
+  CHECK(
+      contains(sentence(run), "step 60, no knock-out of one layer at position 0 clearly takes any of the sink away."));
+  CHECK(contains(sentence(run),
+                 "makes no sink there that is clearly more than that of a random direction of its norm (20 % [10, 30] "
+                 "and 5 % [-5, 15] of that at 0)."));
   const std::vector<RunData> runs = {run};
   CHECK(contains(plain_summary(runs), "Causal tests edit passes over 5 sequences of natural_short_bos (T = 64)"));
   CHECK(contains(plain_summary(runs), "Intervals (95 %) are over those sequences"));
@@ -230,7 +246,8 @@ TEST_CASE("the page has the shares over the steps with their intervals, and none
   const Json& mlp = by_id(payload["heatmaps"], "removed_mlp_map");
   REQUIRE(mlp["maps"].size() == 1);
   CHECK(mlp["maps"][0]["arm"] == 1);
-  CHECK(mlp["maps"][0]["values"] == Json::array({{nullptr, 0.2, 0.2, 0.2}, {nullptr, 0.55, 0.8, 0.9}, {nullptr, 0.2, 0.2, 0.2}}));
+  CHECK(mlp["maps"][0]["values"] ==
+        Json::array({{nullptr, 0.2, 0.2, 0.2}, {nullptr, 0.55, 0.8, 0.9}, {nullptr, 0.2, 0.2, 0.2}}));
   CHECK(mlp["maps"][0]["to"] == Json::array({20, 40, 60, 80}));
   const Json& attention = by_id(payload["heatmaps"], "removed_attention_map");
   CHECK(attention["maps"][0]["values"][2][3] == 0.1);

@@ -65,7 +65,10 @@ TEST_CASE("compare draws a figure beside the page or alone") {
 
   write_file(figure, "notes");
   // Before the runs are read, so that a long wait does not end in a refusal.
-  REQUIRE(contains(message_of([&] { compare({"nowhere", "--no-html", "--figure", figure}); }), "--figure " + figure + ": exists"));
+  REQUIRE(contains(message_of([&] {
+                     compare({"nowhere", "--no-html", "--figure", figure});
+                   }),
+                   "--figure " + figure + ": exists"));
   REQUIRE(read_file(figure) == "notes");
   REQUIRE(contains(message_of([&] { compare({a, "--no-html", "--figure", ""}); }), "a file name is expected"));
 }

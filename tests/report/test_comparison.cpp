@@ -61,7 +61,8 @@ bool has_number(const ArmPair& pair, const std::string& name) {
 TEST_CASE("what runs of one seed share on other data is not claimed") {
   TemporaryFolder folder;
   const std::string other = R"({"run": {"dataset_fingerprint": "other"}})";
-  const Compared result(folder, {run_of("a-1", 1, 0.0), run_of("a-2", 2, 0.1), run_of("b-1", 1, 0.2, other), run_of("b-2", 2, 0.4, other)});
+  const Compared result(folder, {run_of("a-1", 1, 0.0), run_of("a-2", 2, 0.1), run_of("b-1", 1, 0.2, other),
+                                 run_of("b-2", 2, 0.4, other)});
   REQUIRE(result.comparison.pairs.size() == 1);
   CHECK_FALSE(result.statement("not the data order, since their data differ").good);
   CHECK_FALSE(result.statement("a difference between arms is also one between texts").good);
@@ -230,10 +231,13 @@ TEST_CASE("runs that differ in more than what was to vary are not called compara
 }
 
 TEST_CASE("what a setting can do to the numbers goes by its key") {
-  for (const char* key : {"name", "output", "log.every", "alerts.command", "checkpoint.keep", "sample.every",
-                          "ablation.data.bos", "train.recompute", "train.cuda_graph", "probes.causal_every", "ranks.timeout"})
+  for (const char* key :
+       {"name", "output", "log.every", "alerts.command", "checkpoint.keep", "sample.every", "ablation.data.bos",
+        "train.recompute", "train.cuda_graph", "probes.causal_every", "ranks.timeout"})
     CHECK(influence_of(key) == Influence::none);
-  for (const char* key : {"threads", "device", "ranks.gpus", "ranks.shard", "ranks.reduce_dtype", "ranks.copy_engines", "run.build"}) CHECK(influence_of(key) == Influence::rounding);
+  for (const char* key :
+       {"threads", "device", "ranks.gpus", "ranks.shard", "ranks.reduce_dtype", "ranks.copy_engines", "run.build"})
+    CHECK(influence_of(key) == Influence::rounding);
   for (const char* key : {"probes.every", "evaluation.batches", "data.common_targets"})
     CHECK(influence_of(key) == Influence::measured);
   for (const char* key : {"train.steps", "precision", "model.heads", "run.dataset_fingerprint"})
@@ -244,7 +248,8 @@ TEST_CASE("what cannot influence the numbers, or follows from the rest, is told 
   TemporaryFolder folder;
   const std::string more =
       R"({"output": "elsewhere", "log": {"every": 5}, "checkpoint": {"every": 9}, "sample": {"every": 3}, "threads": 3,
-      "data": {"path": "moved"}, "probes": {"causal_every": 10}, "run": {"device": "fp32, 3 threads", "parameters": 9}})";
+      "data": {"path": "moved"}, "probes": {"causal_every": 10},
+      "run": {"device": "fp32, 3 threads", "parameters": 9}})";
   const Compared result(folder, {run_of("a", 1, 0.0), run_of("b", 2, 0.1, more)});
   CHECK(result.comparison.arms.size() == 1);
   CHECK(result.comparison.pairs.empty());
@@ -278,18 +283,22 @@ TEST_CASE("what cannot influence the numbers, or follows from the rest, is told 
     return R"({"precision": ")" + precision + R"(", "run": {"device": ")" + device + R"(, x"}})";
   };
   TemporaryFolder set;
-  const Compared as_set(set, {run_of("a", 1, 0.0, computed("bf16", "bf16")), run_of("b", 1, 0.1, computed("fp8", "bf16 with FP8 products"))});
+  const Compared as_set(set, {run_of("a", 1, 0.0, computed("bf16", "bf16")),
+                              run_of("b", 1, 0.1, computed("fp8", "bf16 with FP8 products"))});
   REQUIRE(as_set.comparison.pairs.size() == 1);
   CHECK(as_set.comparison.pairs[0].factor == "precision");
   const auto device_follows = [](const Compared& compared) {
     const auto& settings = compared.comparison.settings;
-    return std::find_if(settings.begin(), settings.end(), [](const auto& setting) { return setting.key == "run.device"; })->follows;
+    return std::find_if(settings.begin(), settings.end(),
+                        [](const auto& setting) { return setting.key == "run.device"; })
+        ->follows;
   };
   CHECK(device_follows(as_set));
   CHECK_FALSE(device_follows(precisions));
   TemporaryFolder otherwise;
-  const Compared unlike(otherwise, {run_of("a", 1, 0.0, computed("auto", "fp32")), run_of("b", 1, 0.1, computed("auto", "bf16")),
-                                    run_of("c", 1, 0.1, computed("fp8", "bf16 with FP8 products"))});
+  const Compared unlike(otherwise,
+                        {run_of("a", 1, 0.0, computed("auto", "fp32")), run_of("b", 1, 0.1, computed("auto", "bf16")),
+                         run_of("c", 1, 0.1, computed("fp8", "bf16 with FP8 products"))});
   CHECK_FALSE(device_follows(unlike));
 
   // Sizes that a config leaves open follow from those that it names.

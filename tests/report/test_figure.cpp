@@ -16,15 +16,17 @@ std::string figure_of(const std::vector<RunData>& runs) { return figure_svg(runs
 
 TEST_CASE("the figure shows the curves, phases and labels of every run") {
   TemporaryFolder folder;
-  const std::vector<RunData> runs = {example(folder, "a", {"sweep/bos-1"}), example(folder, "b", {"sweep/none-1", "none", 100, 0.0})};
+  const std::vector<RunData> runs = {example(folder, "a", {"sweep/bos-1"}),
+                                     example(folder, "b", {"sweep/none-1", "none", 100, 0.0})};
   const std::string figure = figure_of(runs);
   INFO(figure);
   CHECK(markup_fault(figure, false).empty());
   CHECK(figure.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 900 "));
   CHECK(contains(figure, "<!-- sinkscope compare figure -->"));
-  for (const char* text : {">bos-1</text>", ">none-1</text>", "Sink excess of position 0", "Step-up layer l*", "Validation loss on common targets",
-                           ">onset 1.5</text>", "bos-1: onset at step 50", "bos-1: transition, steps 60 to 100", "none-1: wandering, steps 0 to 100",
-                           ">100 k</text>", ">transition</text>", "learning rate under 1/10"})
+  for (const char* text : {">bos-1</text>", ">none-1</text>", "Sink excess of position 0", "Step-up layer l*",
+                           "Validation loss on common targets", ">onset 1.5</text>", "bos-1: onset at step 50",
+                           "bos-1: transition, steps 60 to 100", "none-1: wandering, steps 0 to 100", ">100 k</text>",
+                           ">transition</text>", "learning rate under 1/10"})
     CHECK(contains(figure, text));
   // Two runs in four panels.
   CHECK(count_of(figure, "<path d=\"M") == 9);  // and the hatching's
@@ -50,9 +52,13 @@ TEST_CASE("seeds of one setting share a colour") {
 
 TEST_CASE("what was not measured has no panel, and values that are no numbers break a curve only") {
   TemporaryFolder folder;
-  CHECK(count_of(figure_of({example(folder, "a", {"steps", "none", 100, 0.01, false})}), "<clipPath") == 2);  // R of the steps, and the loss
+  // Those are R of the steps, and the loss.
+  CHECK(count_of(figure_of({example(folder, "a", {"steps", "none", 100, 0.01, false})}), "<clipPath") == 2);
   CHECK(count_of(figure_of({example(folder, "b", {"off", "none", 100, 0.01, false, false})}), "<clipPath") == 1);
-  CHECK(contains(message_of([&] { figure_of({example(folder, "c", {"short", "none", 5, 0.01, false, false})}); }), "nothing to draw"));
+  CHECK(contains(message_of([&] {
+                   figure_of({example(folder, "c", {"short", "none", 5, 0.01, false, false})});
+                 }),
+                 "nothing to draw"));
 
   RunData broken = example(folder, "d", {"broken<&\x1b"});
   const double nan = std::numeric_limits<double>::quiet_NaN();
@@ -130,6 +136,8 @@ TEST_CASE("a figure replaces a figure and no other file") {
   }
   CHECK(contains(message_of([&] { write_figure(runs, folder.path()); }), "--figure " + folder.path().string()));
   CHECK(contains(message_of([&] { write_figure(runs, folder / "nowhere" / "x.svg"); }), "nowhere"));
-  CHECK(contains(message_of([&] { write_figure({example(folder, "b", {"x", "none", 5, 0, false, false})}, folder / "y.svg"); }),
+  CHECK(contains(message_of([&] {
+                   write_figure({example(folder, "b", {"x", "none", 5, 0, false, false})}, folder / "y.svg");
+                 }),
                  "--figure " + (folder / "y.svg").string() + ": there is nothing to draw"));
 }

@@ -75,7 +75,8 @@ TEST_CASE("the page holds every curve, map and band of every arm") {
   REQUIRE(chart_of(payload, "excess")["series"][0]["y"][0] == 1.05);
   // Per arm and kind of target: each step, its mean, validation.
   REQUIRE(chart_of(payload, "loss")["series"].size() == 12);
-  REQUIRE(contains(chart_of(payload, "loss")["note"], "Curves are the training loss: the bold one its mean over about a fiftieth"));
+  REQUIRE(contains(chart_of(payload, "loss")["note"],
+                   "Curves are the training loss: the bold one its mean over about a fiftieth"));
   REQUIRE(chart_of(payload, "layers")["series"].size() == 6);
   REQUIRE(chart_of(payload, "layers")["series"][0]["y"] == Json::array({20, 40}));
   REQUIRE(chart_of(payload, "ratio")["series"].size() == 2);
@@ -90,7 +91,8 @@ TEST_CASE("the page holds every curve, map and band of every arm") {
     REQUIRE(heatmap["maps"][0]["values"][0].size() == heatmap["maps"][0]["from"].size());
   }
   REQUIRE(payload["heatmaps"][1]["high"] == 4);
-  for (const char* text : {"3.990 → 3.020", "Settings that differ", "data.bos", "May the arms be compared?", "formed at step 50"})
+  for (const char* text :
+       {"3.990 → 3.020", "Settings that differ", "data.bos", "May the arms be compared?", "formed at step 50"})
     REQUIRE(contains(page, text));
   REQUIRE_FALSE(std::filesystem::exists(folder.path() / "report.html.partial"));
 }
@@ -105,8 +107,10 @@ TEST_CASE("the page loads nothing") {
 
 TEST_CASE("the events are the last of all runs, the newest first") {
   TemporaryFolder folder;
-  std::vector<RunData> runs = {example(folder, "a", {}), example(folder, "b", {"sweep/b", "none", 100, 0.0, true, true, 0, 1})};
-  for (int i = 0; i < 300; ++i) runs[1].events.push_back({100 + i / 2, 0, "warning", std::string(1000, 'x') + std::to_string(i), "{}"});
+  std::vector<RunData> runs = {example(folder, "a", {}),
+                               example(folder, "b", {"sweep/b", "none", 100, 0.0, true, true, 0, 1})};
+  for (int i = 0; i < 300; ++i)
+    runs[1].events.push_back({100 + i / 2, 0, "warning", std::string(1000, 'x') + std::to_string(i), "{}"});
   const Json list = Json::parse(page_payload(runs, summarize(runs)))["events"];
   REQUIRE(list.size() == 200);
   REQUIRE(list[0]["step"] == 249);
@@ -153,7 +157,8 @@ TEST_CASE("runs without probes, with NaN losses, one arm or eight make a page") 
   }
   SECTION("eight arms") {
     std::vector<ExampleRun> runs;
-    for (int i = 0; i < 8; ++i) runs.push_back({std::string("arm").append(std::to_string(i)), "none", 20 + i, 0.0, true, true, 0, i});
+    for (int i = 0; i < 8; ++i)
+      runs.push_back({std::string("arm").append(std::to_string(i)), "none", 20 + i, 0.0, true, true, 0, i});
     REQUIRE(payload_of(page_of(folder, runs))["arms"].size() == 8);
   }
 }
@@ -184,7 +189,8 @@ TEST_CASE("the page's scripts select, align and colour") {
   }
   TemporaryFolder folder;
   const std::string report = SINKSCOPE_SOURCE_DIR "/tools/report/";
-  write_file(folder.path() / "run.js", "for (const name of ['heatmap', 'export', 'page']) require('" + report + "' + name + '.js');" + R"(
+  write_file(folder.path() / "run.js",
+             "for (const name of ['heatmap', 'export', 'page']) require('" + report + "' + name + '.js');" + R"(
 const assert = require('assert'), page = globalThis.SinkscopePage, heat = globalThis.SinkscopeHeatmap;
 const series = [{arm: 0, group: 0, x: [1, 2, 4], y: [5, null, 7]}, {arm: 1, group: 0, x: [2, 3], y: [8, 9]},
                 {arm: 0, group: 1, x: [1], y: [1]}];
@@ -194,7 +200,8 @@ assert.equal(page.select({series}, 0, [false, true]).length, 1);
 const u = undefined;
 assert.deepStrictEqual(page.align(picked), [[1, 2, 3, 4], [5, null, u, 7], [u, 8, 9, u]]);
 assert.equal(page.nearest([u, 8, null, u, 9], 0), 1);
-assert.deepStrictEqual(page.intervals({x: [1, 2, 3], y: [5, null, 7], low: [4, null, 6], high: [6, null, 9]}), [[1, 4, 6], [3, 6, 9]]);
+assert.deepStrictEqual(page.intervals({x: [1, 2, 3], y: [5, null, 7], low: [4, null, 6], high: [6, null, 9]}),
+    [[1, 4, 6], [3, 6, 9]]);
 assert.deepStrictEqual(page.intervals(series[0]), []);
 assert.equal(page.nearest([u, null], 0), null);
 assert.equal(page.format(null), '-');

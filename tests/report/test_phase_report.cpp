@@ -66,8 +66,10 @@ TEST_CASE("a phase report states set, thresholds, changes, onset, bands and the 
   CHECK(contains(text, "natural_bos (data.bos sequence): 4 sequences of 128 tokens, 20 passes, steps 5 to 100\n"));
   CHECK(contains(text, "onset 1.500, plateau 5.000 %, window 3, confirm 3 (the run's own)\n"));
   // 1.5 is reached at step 50, and held for the third time at 60; the fit over three passes rises by 0.1 of about 1.6.
-  CHECK(contains(text, "\n60    60 k    wandering → transition  3.650  1.600   +6.452 %  100 %     1   0.5000  0.2500     no\n"));
-  CHECK(contains(text, "onset        step 50 (50 k tokens): from there the excess is 1.500 or more for 3 passes in a row\n"));
+  CHECK(contains(
+      text, "\n60    60 k    wandering → transition  3.650  1.600   +6.452 %  100 %     1   0.5000  0.2500     no\n"));
+  CHECK(contains(text,
+                 "onset        step 50 (50 k tokens): from there the excess is 1.500 or more for 3 passes in a row\n"));
   CHECK(contains(text, "phases       wandering 0-60 (60.00 %), transition 60-"));
   CHECK(contains(text, "at the end   "));
 }

@@ -17,7 +17,8 @@ namespace {
 constexpr std::int64_t kLayers = 3, kHeads = 2, kPositions = 4, kLength = 16;
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-/// Scores 0.1 * (layer + 1) + 0.01 * head at position 0 and 0.05 elsewhere; norms of position 0 are 2, 4, 8 times the others'.
+/// Scores 0.1 * (layer + 1) + 0.01 * head at position 0 and 0.05 elsewhere; norms of position 0 are 2, 4, 8 times the
+/// others'.
 ProbeRecord probe_record(const std::string& set) {
   const std::size_t L = kLayers, H = kHeads, K = kPositions, T = kLength;
   ProbeRecord record;
@@ -31,7 +32,8 @@ ProbeRecord probe_record(const std::string& set) {
   record.positions = kPositions;
   record.sink_score.assign(L * H * K, 0.05);
   for (std::size_t l = 0; l < L; ++l)
-    for (std::size_t h = 0; h < H; ++h) record.sink_score[(l * H + h) * K] = 0.1 * static_cast<double>(l + 1) + 0.01 * static_cast<double>(h);
+    for (std::size_t h = 0; h < H; ++h)
+      record.sink_score[(l * H + h) * K] = 0.1 * static_cast<double>(l + 1) + 0.01 * static_cast<double>(h);
   record.sink_rate = {0.125, 0, 0, 0};
   record.sink_rate_layer.assign(L * K, 0.25);
   record.sink_rate_from = {0.375, 0, 0, 0};
@@ -92,7 +94,8 @@ CausalRecord causal_record() {
   record.step_up_layer = 1;
   record.source_layer = 1;
   record.tests.push_back(causal_test("none", std::nullopt, 0, 0));
-  for (std::int64_t l = 0; l < kLayers; ++l) record.tests.push_back(causal_test("knock_out_mlp", l, l == 1 ? 0.9 : 0.2, 0));
+  for (std::int64_t l = 0; l < kLayers; ++l)
+    record.tests.push_back(causal_test("knock_out_mlp", l, l == 1 ? 0.9 : 0.2, 0));
   for (std::int64_t l = 0; l < kLayers; ++l) record.tests.push_back(causal_test("knock_out_attention", l, 0.02, 0));
   for (std::int64_t l = 0; l + 1 < kLayers; ++l) record.tests.push_back(causal_test("transplant", l, 0, 0.6));
   record.tests.push_back(causal_test("transplant_random_direction", 1, 0, 0.03));
@@ -134,18 +137,23 @@ TEST_CASE("the page of a probed model shows every table, map and chart") {
   const ProbeReport probed = report();
   const std::string page = probe_page(probed);
   check_page(page);
-  for (const char* text : {"<title>Attention sinks in runs/small</title>", "Step 1200. 41 M parameters, 3 layers of 2 heads. On fp32 CPU, by sinkscope 1.2.",
-                           "prefers-color-scheme: dark", "title=\"layer 2, head 1: 0.3100\"", "title=\"layer 2, position 0: 0.3050\"",
-                           "title=\"layer 0, position 3: 0.0500\"", ">0.310</span>", "<title>layer 2: 8.000</title>", "<title>layer 1: 2.500</title>",
-                           "layer 1, MLP: 90 % [80, 100]", "layer 1, attention: 2 % [-8, 12]", "after layer 0: 60 % [50, 70]",
-                           "random direction, layer 1: 3 % [-7, 13]", "small norm, layer 1: 4 % [-6, 14]", "isolated below layer 2: 70 % [60, 80]",
-                           "95 % bootstrap over sequences, 2000 resamples", "What the numbers mean"})
+  for (const char* text :
+       {"<title>Attention sinks in runs/small</title>",
+        "Step 1200. 41 M parameters, 3 layers of 2 heads. On fp32 CPU, by sinkscope 1.2.", "prefers-color-scheme: dark",
+        "title=\"layer 2, head 1: 0.3100\"", "title=\"layer 2, position 0: 0.3050\"",
+        "title=\"layer 0, position 3: 0.0500\"", ">0.310</span>", "<title>layer 2: 8.000</title>",
+        "<title>layer 1: 2.500</title>", "layer 1, MLP: 90 % [80, 100]", "layer 1, attention: 2 % [-8, 12]",
+        "after layer 0: 60 % [50, 70]", "random direction, layer 1: 3 % [-7, 13]", "small norm, layer 1: 4 % [-6, 14]",
+        "isolated below layer 2: 70 % [60, 80]", "95 % bootstrap over sequences, 2000 resamples",
+        "What the numbers mean"})
     CHECK(contains(page, text));
   CHECK(count_of(page, "<svg") == 5);  // R, G, key mass, removed, moved
   for (const ProbeTable& table : {probe_set_table(probed), probe_layer_table(probed), causal_table(*probed.causal)})
     for (const auto& row : table)
-      for (const std::string& cell : row) CHECK((contains(page, ">" + escape_html(cell) + "</td>") || contains(page, ">" + escape_html(cell) + "</th>")));
-  for (const std::string& sentence : causal_reading(*probed.causal)) CHECK(contains(page, "<p>" + escape_html(sentence) + "</p>"));
+      for (const std::string& cell : row)
+        CHECK((contains(page, ">" + escape_html(cell) + "</td>") || contains(page, ">" + escape_html(cell) + "</th>")));
+  for (const std::string& sentence : causal_reading(*probed.causal))
+    CHECK(contains(page, "<p>" + escape_html(sentence) + "</p>"));
 }
 
 TEST_CASE("a page without causal tests has none of their sections") {
@@ -185,10 +193,11 @@ TEST_CASE("the mass on sink logits is a column of models that have them") {
 TEST_CASE("what is not defined is a dash on the page and in the text") {
   ProbeReport probed = report();
   for (ProbeRecord& set : probed.sets) {
-    for (std::vector<double>* values : {&set.sink_score, &set.sink_rate, &set.sink_rate_layer, &set.sink_rate_from, &set.sink_excess, &set.entropy, &set.key_mass,
-                                        &set.residual_norm, &set.residual_norm_rest, &set.norm_ratio, &set.attention_output_norm,
-                                        &set.attention_output_norm_rest, &set.mlp_output_norm, &set.mlp_output_norm_rest, &set.mlp_amplification,
-                                        &set.key_norm_first, &set.value_norm_first, &set.massive_ratio, &set.direction_stability})
+    for (std::vector<double>* values :
+         {&set.sink_score, &set.sink_rate, &set.sink_rate_layer, &set.sink_rate_from, &set.sink_excess, &set.entropy,
+          &set.key_mass, &set.residual_norm, &set.residual_norm_rest, &set.norm_ratio, &set.attention_output_norm,
+          &set.attention_output_norm_rest, &set.mlp_output_norm, &set.mlp_output_norm_rest, &set.mlp_amplification,
+          &set.key_norm_first, &set.value_norm_first, &set.massive_ratio, &set.direction_stability})
       values->assign(values->size(), kNan);
     set.step_up_layer.reset();
     set.concentration.reset();
@@ -230,7 +239,8 @@ TEST_CASE("many heads still fit, with their values where a reader or a hand find
   ProbeRecord& set = probed.sets[0];
   set.heads = 64;
   set.sink_score.assign(static_cast<std::size_t>(kLayers * 64 * kPositions), 0.5);
-  for (std::vector<double>* values : {&set.entropy, &set.first_token_mass}) values->assign(static_cast<std::size_t>(kLayers) * 64, 1);
+  for (std::vector<double>* values : {&set.entropy, &set.first_token_mass})
+    values->assign(static_cast<std::size_t>(kLayers) * 64, 1);
   const std::string page = probe_page(probed);
   check_page(page);
   CHECK(count_of(page, "class=\"scroll heat dense\"") == 1);
@@ -240,7 +250,8 @@ TEST_CASE("many heads still fit, with their values where a reader or a hand find
 TEST_CASE("the text and the JSON of a report hold its numbers") {
   const ProbeReport probed = report();
   const std::string text = probe_text(probed);
-  for (const char* part : {"runs/small, step 1200: 41 M parameters", "natural", "4.50", "no MLP at P0, layer 1", "90 [80, 100]", "position 4"})
+  for (const char* part : {"runs/small, step 1200: 41 M parameters", "natural", "4.50", "no MLP at P0, layer 1",
+                           "90 [80, 100]", "position 4"})
     CHECK(contains(text, part));
   const nlohmann::ordered_json json = to_json(probed);
   CHECK(json["sets"].size() == 2);

@@ -50,7 +50,8 @@ TEST_CASE("a reading says from when its sink is, where probe passes end early") 
   std::erase_if(run.probes, [](const ProbeRecord& probe) { return probe.step > 60; });
   const std::vector<RunData> cut = {run};
   bool said = false;
-  for (const std::string& paragraph : reading(summarize(cut))) said = said || contains(paragraph, "At step 60, its last probe pass, position 0 draws ");
+  for (const std::string& paragraph : reading(summarize(cut)))
+    said = said || contains(paragraph, "At step 60, its last probe pass, position 0 draws ");
   REQUIRE(said);
 }
 
@@ -61,7 +62,8 @@ TEST_CASE("a reading says that a run ended on what is not finite, unless it went
     if (key == "train.steps") value = "1000";
   const auto told = [&run](const char* text) {
     bool said = false;
-    for (const std::string& paragraph : reading(summarize(std::vector<RunData>{run}))) said = said || contains(paragraph, text);
+    for (const std::string& paragraph : reading(summarize(std::vector<RunData>{run})))
+      said = said || contains(paragraph, text);
     return said;
   };
   REQUIRE(told("; it is unfinished."));
@@ -234,7 +236,8 @@ TEST_CASE("notes say what the losses are means of, and how far one seed goes") {
   REQUIRE(contains(plain_summary({bos, none}), same));
   REQUIRE_FALSE(contains(plain_summary({bos, none}), one));
   REQUIRE_FALSE(contains(plain_summary({bos, other_seed}), "seed, so that"));
-  REQUIRE(contains(plain_summary({bos}), "A training loss in the table is that of the first logged step → the mean over the last"));
+  REQUIRE(contains(plain_summary({bos}),
+                   "A training loss in the table is that of the first logged step → the mean over the last"));
 }
 
 TEST_CASE("an undefined l* is a dash in the table and said in the sentences, one that was not measured is not") {

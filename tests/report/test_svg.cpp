@@ -24,8 +24,9 @@ void check_ticks(const std::vector<double>& ticks, const std::vector<double>& ex
 TEST_CASE("the markup check finds faults") {
   CHECK(markup_fault("<a><b x=\"1\"/></a>\n", false).empty());
   CHECK(markup_fault("<!doctype html><html><meta charset=\"utf-8\"></html>", true).empty());
-  for (const char* text : {"<a><b></a></b>", "<a>", "<a></a></a>", "<a x=1></a>", "<a x=\"1\" x=\"2\"></a>", "<a>&</a>", "<a>\x1b</a>",
-                           "<a><!-- x -- y --></a>", "<a>< b</a>", "text", "<a x=\"<\"></a>", "<a x=\"1></a>"}) {
+  for (const char* text :
+       {"<a><b></a></b>", "<a>", "<a></a></a>", "<a x=1></a>", "<a x=\"1\" x=\"2\"></a>", "<a>&</a>", "<a>\x1b</a>",
+        "<a><!-- x -- y --></a>", "<a>< b</a>", "text", "<a x=\"<\"></a>", "<a x=\"1></a>"}) {
     INFO(text);
     CHECK_FALSE(markup_fault(text, false).empty());
   }
@@ -99,7 +100,8 @@ TEST_CASE("a drawing escapes text and leaves out what is no number") {
   const std::string empty = drawing.finish("nothing", true, "mark");
   CHECK(markup_fault(empty, false).empty());
   CHECK(contains(empty, "<!-- mark -->"));
-  for (const char* element : {"<line", "<rect", "<circle", "<text", "<path", "nan", "inf"}) CHECK_FALSE(contains(empty, element));
+  for (const char* element : {"<line", "<rect", "<circle", "<text", "<path", "nan", "inf"})
+    CHECK_FALSE(contains(empty, element));
 
   drawing.text(1.25, -0.01, "a<b>&\"\x1b", svg_attribute("fill", "\"><script>"));
   drawing.circle(1, 2, 3, "", "<title>");

@@ -15,7 +15,8 @@
 namespace sinkscope::test {
 
 std::filesystem::path make_dataset(const std::filesystem::path& folder, double validation_fraction) {
-  const std::vector<std::string> words = {"the", "whale", "and", "ship", "sea", "nation", "of", "a", "white", "captain"};
+  const std::vector<std::string> words = {"the",    "whale", "and", "ship",  "sea",
+                                          "nation", "of",    "a",   "white", "captain"};
   const std::uint64_t key = random_key(7, "words");
   std::ofstream out(folder / "text.txt");
   for (std::uint64_t i = 0; i < 4000; ++i) {

@@ -29,7 +29,8 @@ AlertConfig config_of(std::vector<std::string> command, double timeout = 20) {
 AlertConfig script(const std::string& text, double timeout = 20) { return config_of({"/bin/sh", "-c", text}, timeout); }
 
 Alert example(std::int64_t step = 7) {
-  return {.step = step, .tokens = 448, .name = "loss_spike", .value = 5.25, .threshold = 4.5, .message = "a \"loss\" $HOME\nspike"};
+  return {.step = step, .tokens = 448, .name = "loss_spike", .value = 5.25, .threshold = 4.5,
+          .message = "a \"loss\" $HOME\nspike"};
 }
 
 /// A pause that ends early when `done` holds.
@@ -46,7 +47,8 @@ TEST_CASE("the command of an alert has it in its environment and on standard inp
   const test::TemporaryFolder folder;
   setenv("SINKSCOPE_ALERT_NAME", "of somebody else", 1);
   AlertCommand command(script("for n in RUN NAME STEP TOKENS VALUE THRESHOLD MESSAGE; do "
-                              "eval \"echo $n=\\\"\\$SINKSCOPE_ALERT_$n\\\"\"; done; cat; echo to stderr >&2"), folder.path());
+                              "eval \"echo $n=\\\"\\$SINKSCOPE_ALERT_$n\\\"\"; done; cat; echo to stderr >&2"),
+                       folder.path());
   command.start(example());
   command.finish();
   unsetenv("SINKSCOPE_ALERT_NAME");
@@ -101,7 +103,8 @@ TEST_CASE("the command has no open file but its own three, a session of its own 
 
 TEST_CASE("commands run one at a time, in order") {
   const test::TemporaryFolder folder;
-  AlertCommand command(script("echo begin $SINKSCOPE_ALERT_STEP; sleep 0.05; echo end $SINKSCOPE_ALERT_STEP"), folder.path());
+  AlertCommand command(script("echo begin $SINKSCOPE_ALERT_STEP; sleep 0.05; echo end $SINKSCOPE_ALERT_STEP"),
+                       folder.path());
   std::string expected;
   for (std::int64_t step = 1; step <= 5; ++step) {
     command.start(example(step));
@@ -149,7 +152,8 @@ TEST_CASE("a command that hangs holds up nothing, and is killed with its childre
   CHECK(Clock::now() - begin >= std::chrono::seconds(1));
   CHECK(*failure == "alerts.command /bin/sh: was killed after 1.0 s (alerts.command_timeout)");
   const pid_t child = std::stoi(read_file(folder / "alerts.log"));
-  CHECK(soon([&] { return kill(child, 0) != 0 || contains(read_file("/proc/" + std::to_string(child) + "/stat"), ") Z "); }));
+  CHECK(soon(
+      [&] { return kill(child, 0) != 0 || contains(read_file("/proc/" + std::to_string(child) + "/stat"), ") Z "); }));
 }
 
 TEST_CASE("at the end a command that hangs is waited for as long as its time, and those behind it are told of") {
@@ -170,7 +174,8 @@ TEST_CASE("alerts that come faster than the command are dropped beyond a bound, 
   AlertCommand command(script("echo $SINKSCOPE_ALERT_STEP; [ $SINKSCOPE_ALERT_STEP -gt 1 ] || while [ ! -e " +
                               (folder / "go").string() + " ]; do sleep 0.01; done"), folder.path());
   command.start(example(1));
-  REQUIRE(soon([&] { return std::filesystem::exists(folder / "alerts.log") && read_file(folder / "alerts.log") == "1\n"; }));
+  REQUIRE(soon(
+      [&] { return std::filesystem::exists(folder / "alerts.log") && read_file(folder / "alerts.log") == "1\n"; }));
   for (std::int64_t step = 2; step <= 100; ++step) command.start(example(step));
   test::write_file(folder / "go", "");
   command.finish();

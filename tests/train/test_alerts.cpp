@@ -95,7 +95,8 @@ TEST_CASE("a slow drift upwards is no loss spike, nor is a steep one that does n
     for (const double slope : {1e-4, 1e-3, 0.03, 1.0})
       for (const double deviation : {0.0, 0.05}) {
         INFO(seed << ", " << slope << ", " << deviation);
-        CHECK(places(default_spikes(), noisy(seed, 1000, deviation, [&](double step) { return 3 + slope * step; })).empty());
+        CHECK(places(default_spikes(), noisy(seed, 1000, deviation, [&](double step) { return 3 + slope * step; }))
+                  .empty());
       }
 }
 
@@ -277,8 +278,8 @@ std::vector<std::string> told(AlertDetector detector) {
 }
 
 TEST_CASE("every alert is told by name, and each can be off") {
-  const std::vector<std::string> all = {"phase_change 100", "loss_spike 150", "sink_collapse 160", "throughput_drop 180",
-                                        "non_finite 200"};
+  const std::vector<std::string> all = {"phase_change 100", "loss_spike 150", "sink_collapse 160",
+                                        "throughput_drop 180", "non_finite 200"};
   CHECK(told(AlertDetector(Config{})) == all);
   const std::vector<std::function<void(AlertConfig&)>> off = {
       [](AlertConfig& c) { c.phase_change = false; }, [](AlertConfig& c) { c.loss_spike = 0; },
@@ -295,7 +296,8 @@ TEST_CASE("every alert is told by name, and each can be off") {
 
 TEST_CASE("an alert's event holds its name, value and threshold, and says them in words") {
   AlertDetector detector{Config{}};
-  for (std::int64_t step = 1; step <= 100; ++step) REQUIRE(detector.step(step_of(step, step % 2 == 0 ? 2.9 : 3.1)).empty());
+  for (std::int64_t step = 1; step <= 100; ++step)
+    REQUIRE(detector.step(step_of(step, step % 2 == 0 ? 2.9 : 3.1)).empty());
   const auto spikes = detector.step(step_of(101, 5.25));
   REQUIRE(spikes.size() == 1);
   const EventRecord event = alert_event(spikes[0]);
@@ -317,7 +319,8 @@ TEST_CASE("an alert's event holds its name, value and threshold, and says them i
   CHECK(both[0].threshold == 4.0);
   CHECK(both[1].message == "sink phase: wandering -> transition");
   CHECK(Json::parse(alert_event(both[1]).data) ==
-        Json::parse(R"({"name": "phase_change", "value": 2.5, "threshold": 2.0, "from": "wandering", "to": "transition"})"));
+        Json::parse(
+            R"({"name": "phase_change", "value": 2.5, "threshold": 2.0, "from": "wandering", "to": "transition"})"));
 
   const auto stop = detector.non_finite(7, 8, std::numeric_limits<double>::quiet_NaN(), "stops", "head.weight");
   REQUIRE(stop);
@@ -332,7 +335,8 @@ TEST_CASE("a detector restored at any step alerts as one that was never stopped"
   config.alerts.loss_spike = 2;       // so that noise makes many
   config.alerts.sink_collapse = 0.9;
   config.probes.phase.onset = 0.5;
-  const Series losses = noisy(3, 300, 0.05, [](double) { return 3.0; }), excess = noisy(4, 300, 0.3, [](double) { return 2.0; });
+  const Series losses = noisy(3, 300, 0.05, [](double) { return 3.0; }),
+               excess = noisy(4, 300, 0.3, [](double) { return 2.0; });
   const auto run = [&](AlertDetector& detector, std::size_t from, std::size_t to) {
     std::vector<std::string> lines;
     for (std::size_t i = from; i < to; ++i) {
@@ -345,8 +349,10 @@ TEST_CASE("a detector restored at any step alerts as one that was never stopped"
   };
   AlertDetector whole(config);
   const auto expected = run(whole, 0, losses.size());
-  CHECK(std::count_if(expected.begin(), expected.end(), [](const auto& l) { return test::contains(l, "loss_spike"); }) > 2);
-  CHECK(std::count_if(expected.begin(), expected.end(), [](const auto& l) { return test::contains(l, "sink_coll"); }) > 3);
+  CHECK(std::count_if(expected.begin(), expected.end(), [](const auto& l) { return test::contains(l, "loss_spike"); }) >
+        2);
+  CHECK(std::count_if(expected.begin(), expected.end(), [](const auto& l) { return test::contains(l, "sink_coll"); }) >
+        3);
   for (std::size_t stop = 0; stop < losses.size(); ++stop) {
     AlertDetector first(config), second(config);
     auto lines = run(first, 0, stop);

@@ -11,7 +11,8 @@ namespace sinkscope {
 namespace {
 
 bool same_batch(const Batch& a, const Batch& b) {
-  return a.sequences == b.sequences && a.length == b.length && a.inputs == b.inputs && a.targets == b.targets && a.common == b.common;
+  return a.sequences == b.sequences && a.length == b.length && a.inputs == b.inputs && a.targets == b.targets &&
+         a.common == b.common;
 }
 
 TEST_CASE("a queue gives the batches that are asked for, fetched before or not") {

@@ -112,7 +112,8 @@ TEST_CASE("timing that fails leaves no entry, and the next in line gets its turn
   const test::TemporaryFolder folder;
   const std::filesystem::path file = folder.path() / "products.json";
   ProductRecord record = opened(file);
-  CHECK_THROWS_WITH(record.choose("one", []() -> std::string { throw std::runtime_error("no GPU any more"); }), "no GPU any more");
+  CHECK_THROWS_WITH(record.choose("one", []() -> std::string { throw std::runtime_error("no GPU any more"); }),
+                    "no GPU any more");
   CHECK_FALSE(std::filesystem::exists(file));
   CHECK(ProductRecord(file).choose("one", [] { return std::string("1a"); }) == "1a");
 }
@@ -128,17 +129,18 @@ TEST_CASE("a product on record waits for nobody, not even for who is timing anot
 TEST_CASE("timing that names no algorithm is not put on record") {
   const test::TemporaryFolder folder;
   const std::filesystem::path file = folder.path() / "products.json";
-  CHECK_THROWS_WITH(opened(file).choose("one", [] { return std::string(); }), "ProductRecord: timing \"one\" gave no algorithm");
+  CHECK_THROWS_WITH(opened(file).choose("one", [] { return std::string(); }),
+                    "ProductRecord: timing \"one\" gave no algorithm");
   CHECK_FALSE(std::filesystem::exists(file));
 }
 
 TEST_CASE("a damaged record is an error that names it, and stays as it is") {
-  const auto [content, what] = GENERATE(table<std::string, std::string>({{"{\"one\": \"1a\"", ":1:13: "},
-                                                                         {"[1]", ": is a list, expected an object"},
-                                                                         {"", ":1:1: "},
-                                                                         {"{\"one\": \"1a\", \"one\": \"2b\"}", ": "},
-                                                                         {"{\"one\": 3}", ": \"one\" is the integer 3, expected"},
-                                                                         {"{\"two\": \"\"}", ": \"two\" is the string \"\", expected"}}));
+  const auto [content, what] =
+      GENERATE(table<std::string, std::string>({{"{\"one\": \"1a\"", ":1:13: "},
+                                                {"[1]", ": is a list, expected an object"}, {"", ":1:1: "},
+                                                {"{\"one\": \"1a\", \"one\": \"2b\"}", ": "},
+                                                {"{\"one\": 3}", ": \"one\" is the integer 3, expected"},
+                                                {"{\"two\": \"\"}", ": \"two\" is the string \"\", expected"}}));
   const test::TemporaryFolder folder;
   const std::filesystem::path file = folder.path() / "products.json";
   std::ofstream(file) << content;
@@ -155,7 +157,9 @@ TEST_CASE("a record that cannot be kept is an error of the folder, after which n
   const test::TemporaryFolder folder;
   const std::filesystem::path place = folder.path() / "file";
   std::ofstream(place) << "x";
-  CHECK(error_of([&] { ProductRecord(place / "products.json").expect_writable(); }).find(place.string() + ": cannot make the folder") == 0);
+  CHECK(error_of([&] {
+          ProductRecord(place / "products.json").expect_writable();
+        }).find(place.string() + ": cannot make the folder") == 0);
   const Variables variables;
   setenv("SINKSCOPE_CACHE", place.c_str(), 1);
   CHECK_FALSE(choose_by_record(false));

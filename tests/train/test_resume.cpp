@@ -53,8 +53,8 @@ TEST_CASE("a run that crashed anywhere and was resumed equals one that was not, 
   const auto named = [&](const std::string& name) {
     return small_config(folder.path(),
                         {"name=" + name, "evaluation.every=2", "log.heatmap_every=3", "probes.phase.window=4",
-                         "alerts.window=4", "alerts.loss_spike=0.01", "probes.phase.onset=0.1", "alerts.sink_collapse=0.6",
-                         "train.optimizer.learning_rate=0.1"});
+                         "alerts.window=4", "alerts.loss_spike=0.01", "probes.phase.onset=0.1",
+                         "alerts.sink_collapse=0.6", "train.optimizer.learning_rate=0.1"});
   };
   const fs::path whole = train_quietly(named("whole")).run_directory;
   std::set<std::string> alerts;
@@ -115,14 +115,18 @@ TEST_CASE("a run with FP8 products that crashed and was resumed equals one that 
     const std::string name = "crashed-" + std::to_string(step);
     crash_at(named(name), step);
     const fs::path resumed = train_quietly(named(name), true).run_directory;
-    for (const char* log : {"metrics.jsonl", "probes.jsonl"}) CHECK(timeless_lines(resumed / log) == timeless_lines(whole / log));
+    for (const char* log : {"metrics.jsonl", "probes.jsonl"})
+      CHECK(timeless_lines(resumed / log) == timeless_lines(whole / log));
     for (const char* file : {"model.safetensors", "optimizer.safetensors", "state.json"})
-      CHECK(test::read_file(resumed / "checkpoints/step_00000012" / file) == test::read_file(whole / "checkpoints/step_00000012" / file));
+      CHECK(test::read_file(resumed / "checkpoints/step_00000012" / file) ==
+            test::read_file(whole / "checkpoints/step_00000012" / file));
   }
   CHECK(test::contains(test::read_file(whole / "config.json"), "\"device\": \"fp32 with FP8 products, "));
-  CHECK(nlohmann::json::parse(test::read_file(whole / "checkpoints/step_00000012/state.json")).at("fp8_amax").size() == 12);
+  CHECK(nlohmann::json::parse(test::read_file(whole / "checkpoints/step_00000012/state.json")).at("fp8_amax").size() ==
+        12);
   // The first step is that of fp32; later ones are near it.
-  const std::vector<StepRecord> exact = read_step_records(train_quietly(named("exact", "fp32")).run_directory), rounded = read_step_records(whole);
+  const std::vector<StepRecord> exact = read_step_records(train_quietly(named("exact", "fp32")).run_directory),
+                                rounded = read_step_records(whole);
   CHECK(rounded[0].loss == exact[0].loss);
   CHECK(rounded[0].gradient_norm == exact[0].gradient_norm);
   for (std::size_t i = 1; i < exact.size(); ++i) {
@@ -146,7 +150,8 @@ TEST_CASE("a checkpoint whose FP8 magnitudes do not fit the model is refused by 
   CHECK(error(", \"fp8_amax\": [" + twelve + ", " + twelve + "]").empty());
   std::string seventeen = twelve;
   for (int i = 1; i < 17; ++i) seventeen += ", " + twelve;
-  for (const std::string& amax : {"[" + twelve + ", [3]]", std::string("[]"), std::string("[1]"), std::string("[[null]]"), "[" + seventeen + "]"}) {
+  for (const std::string& amax : {"[" + twelve + ", [3]]", std::string("[]"), std::string("[1]"),
+                                  std::string("[[null]]"), "[" + seventeen + "]"}) {
     INFO(amax);
     CHECK(error(", \"fp8_amax\": " + amax).starts_with("state.json: fp8_amax"));
   }
@@ -312,7 +317,8 @@ TEST_CASE("a resume with another config or without a run is refused") {
   CHECK(train_error(small_config(folder.path(), {"train.optimizer.beta2=0.9"}), true) ==
         file + ": the run was begun with train.optimizer.beta2 = 0.95, not 0.9; give the config it was begun with, or "
                "another name");
-  CHECK(train_error(small_config(folder.path(), {"checkpoint.every=3", "threads=1", "alerts.loss_spike=9"}), true).empty());
+  CHECK(train_error(small_config(folder.path(), {"checkpoint.every=3", "threads=1", "alerts.loss_spike=9"}), true)
+            .empty());
   const auto events = read_event_records(folder.path() / "runs/small");
   const auto resumed =
       std::find_if(events.begin(), events.end(), [](const EventRecord& e) { return e.kind == "resume"; });

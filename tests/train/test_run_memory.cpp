@@ -74,11 +74,12 @@ TEST_CASE("GPT-2 124M at 64 x 1024 takes less than the 28.5 GB of PyTorch, with 
   CHECK(bytes["gradients"] == 4 * P);
   const std::size_t step_sums = (8 * (2 * L * 12 * 8 + (L + 1) * (8 + 2)) + 255) / 256 * 256;  // of 8 positions
   // Five rows of C, qkv of 3C, up and activation of 4C each in bf16; lse of 12 heads and two norms' statistics in f32.
-  CHECK(bytes["activations"] == N * (L * (16 * C * 2 + 12 * 4 + 4 * 4) + 2 * C * 2 + 2 * 4 + L * 12 * 4 + (L + 1) * 4) + step_sums +
-                                    (8 * L * (12 + 1024) + 255) / 256 * 256);  // attention sums
+  CHECK(bytes["activations"] == N * (L * (16 * C * 2 + 12 * 4 + 4 * 4) + 2 * C * 2 + 2 * 4 + L * 12 * 4 + (L + 1) * 4) +
+                                    step_sums + (8 * L * (12 + 1024) + 255) / 256 * 256);  // attention sums
   const std::size_t head_rows = 8192;  // a power of two; a GiB of logits has room for 10672
+  // The last terms are statistics and key mass.
   CHECK(bytes["scratch"] == N * 3 * 4 + (head_rows * 50304 * 2 + 255) / 256 * 256 + 50304 * 4 +
-                                N * (2 * C + 3 * C + 4 * C + C + 3 * C) * 2 + (6 * 64 + N) * 12 * 4);  // statistics, key mass
+                                N * (2 * C + 3 * C + 4 * C + C + 3 * C) * 2 + (6 * 64 + N) * 12 * 4);
   CHECK(bytes["optimizer"] / P == 12);
   CHECK(bytes["backend"] < std::size_t{600} << 20);
 
@@ -94,34 +95,39 @@ TEST_CASE("GPT-2 124M at 64 x 1024 takes less than the 28.5 GB of PyTorch, with 
 TEST_CASE("what is sharded over ranks is planned once a rank") {
   const Config whole = small({"ranks.shard=none"});
   const auto plan = [](const Config& config, int ranks) {
-    return by_arena(run_memory(config, set_extents(config), {.device = Device::cuda, .compute = DType::bf16, .ranks = ranks}));
+    return by_arena(
+        run_memory(config, set_extents(config), {.device = Device::cuda, .compute = DType::bf16, .ranks = ranks}));
   };
   const ParameterLayout layout(whole.model);
   const auto P = static_cast<std::size_t>(layout.flat_size());
-  const auto all = plan(whole, 4), optimizer = plan(small({"ranks.shard=optimizer"}), 4), gradients = plan(small({"ranks.shard=gradients"}), 4);
+  const auto all = plan(whole, 4), optimizer = plan(small({"ranks.shard=optimizer"}), 4),
+             gradients = plan(small({"ranks.shard=gradients"}), 4);
   CHECK(all.at("gradients") == 4 * P);
   const auto part = static_cast<std::size_t>(share_of(small({}).ranks, layout, 0, 4).size());
   CHECK(part >= P / 4);
   CHECK(part <= P / 4 + 64 * layout.sections().size());
-  CHECK(optimizer.at("gradients") == Approx(static_cast<double>(4 * (P + part))).epsilon(1e-2));  // its sums beside those of its own passes
+  // Its sums beside those of its own passes.
+  CHECK(optimizer.at("gradients") == Approx(static_cast<double>(4 * (P + part))).epsilon(1e-2));
   CHECK(optimizer.at("parameters") == Approx(static_cast<double>(2 * (P + part))).epsilon(2e-2));
   const std::size_t moments = all.at("optimizer") - optimizer.at("optimizer");
   CHECK(moments == Approx(12.0 * static_cast<double>(P - part)).epsilon(1e-2));
   CHECK(gradients.at("optimizer") == optimizer.at("optimizer"));
   for (const int rank : {0, 3}) {  // what the optimizer asks of the backend is of the rank's share
-    const BackendExtents extents = backend_extents(small({}), {}, {.device = Device::cuda, .compute = DType::bf16, .ranks = 4}, rank);
+    const BackendExtents extents =
+        backend_extents(small({}), {}, {.device = Device::cuda, .compute = DType::bf16, .ranks = 4}, rank);
     const OptimizerShare share = share_of(small({}).ranks, layout, rank, 4);
     CHECK(extents.flat_size == share.size());
     REQUIRE(extents.segments.size() == layout.specs().size());
     CHECK(extents.segments.back().begin == share.before(layout.specs().back().offset));
   }
   const std::vector<Section>& sections = layout.sections();
-  std::size_t kept = static_cast<std::size_t>(sections.front().size + 2 * sections[1].size + sections.back().size) + part;
+  std::size_t kept =
+      static_cast<std::size_t>(sections.front().size + 2 * sections[1].size + sections.back().size) + part;
   CHECK(gradients.at("gradients") == Approx(4.0 * static_cast<double>(kept)).epsilon(1e-2));
   CHECK(plan(small({"ranks.shard=gradients"}), 1) == plan(whole, 1));
   const Config config = small({"ranks.shard=gradients"});
-  const std::string table =
-      memory_table(run_memory(config, set_extents(config), {.device = Device::cuda, .compute = DType::bf16, .ranks = 4}));
+  const std::string table = memory_table(
+      run_memory(config, set_extents(config), {.device = Device::cuda, .compute = DType::bf16, .ranks = 4}));
   const std::size_t sum = table.find("\ngradients      = all of it ");
   REQUIRE(sum != std::string::npos);
   CHECK(table.find("\ngradients ", sum + 1) == std::string::npos);  // of all its rows
@@ -129,25 +135,33 @@ TEST_CASE("what is sharded over ranks is planned once a rank") {
   const auto wire = plan(small({"ranks.shard=none", "ranks.reduce_dtype=bf16", "ranks.bucket_megabytes=0.04"}), 4);
   CHECK(wire.at("backend") == all.at("backend") + 2 * 2 * 10000);
   const auto kernels = plan(small({"ranks.shard=gradients", "ranks.copy_engines=false"}), 4);
-  const auto dealt = plan(small({"ranks.shard=gradients", "ranks.copy_engines=false", "ranks.reduce_dtype=bf16", "ranks.bucket_megabytes=0.004"}), 4);
-  CHECK(dealt.at("backend") - kernels.at("backend") == 2 * 2 * 1024);  // 1000 elements, as whole lines of each of four ranks
-  // Copy engines carry the largest section: its gradients, there and here, and its parameters; of each rank's parts whole lines.
+  const auto dealt = plan(small({"ranks.shard=gradients", "ranks.copy_engines=false", "ranks.reduce_dtype=bf16",
+                                 "ranks.bucket_megabytes=0.004"}),
+                          4);
+  // 1000 elements, as whole lines of each of four ranks.
+  CHECK(dealt.at("backend") - kernels.at("backend") == 2 * 2 * 1024);
+  // Copy engines carry the largest section: its gradients, there and here, and its parameters; of each rank's parts
+  // whole lines.
   const auto largest = static_cast<std::size_t>(std::ranges::max(sections, {}, &Section::size).size);
   const auto expect = [&](const char* overrides, const Backend& backend, std::size_t bytes) {
     INFO(overrides);
-    const Config carried = small({"ranks.shard=parameters", overrides}), by_kernels = small({"ranks.shard=parameters", "ranks.copy_engines=false"});
-    const auto found = by_arena(run_memory(carried, set_extents(carried), backend)), without = by_arena(run_memory(by_kernels, set_extents(config), backend));
+    const Config carried = small({"ranks.shard=parameters", overrides}),
+                 by_kernels = small({"ranks.shard=parameters", "ranks.copy_engines=false"});
+    const auto found = by_arena(run_memory(carried, set_extents(carried), backend)),
+               without = by_arena(run_memory(by_kernels, set_extents(config), backend));
     const std::size_t more = found.at("backend") - without.at("backend"), lines = bytes * 64 * 4 * 4;
     CHECK(more >= bytes * largest);
     CHECK(more <= bytes * largest + lines);
   };
-  const Backend half{.device = Device::cuda, .compute = DType::bf16, .ranks = 4}, whole_numbers{.device = Device::cuda, .compute = DType::f32, .ranks = 4};
+  const Backend half{.device = Device::cuda, .compute = DType::bf16, .ranks = 4},
+      whole_numbers{.device = Device::cuda, .compute = DType::f32, .ranks = 4};
   expect("ranks.reduce_dtype=fp32", half, 2 * 4 + 2);
   expect("ranks.reduce_dtype=bf16", half, 2 * 2 + 2);
   expect("ranks.reduce_dtype=fp32", whole_numbers, 2 * 4 + 4);
   const ParameterLayout tied(small({"model.tied_embedding=true"}).model);  // whose first section is the largest
   CHECK(tied.sections().front().size > 2 * tied.sections().back().size);
-  CHECK(carried_bytes(tied, small({}).ranks, 4, DType::bf16).shared >= 2 * static_cast<std::size_t>(tied.sections().front().size));
+  CHECK(carried_bytes(tied, small({}).ranks, 4, DType::bf16).shared >=
+        2 * static_cast<std::size_t>(tied.sections().front().size));
   const Backend hosts{.device = Device::cuda, .compute = DType::bf16, .ranks = 4, .one_host = false};
   const Config across = small({"ranks.shard=gradients"});
   CHECK(by_arena(run_memory(across, set_extents(across), hosts)).at("backend") == kernels.at("backend"));
@@ -180,7 +194,9 @@ TEST_CASE("a run is planned for a device without one: the CPU's in fp32, a GPU's
   const RunPlan on_cpu = plan_run(test::small_config(folder.path(), {"device=cpu"}));
   CHECK(on_cpu.backend.compute == DType::f32);
   CHECK(on_cpu.memory_available.value() > std::size_t{16} << 20);
-  CHECK(test::message_of([&] { expect_fit(config, sets, kCpu, 1000); }).find(" MiB of this machine's memory, and 0 MiB are free; not even 1 fits") != std::string::npos);
+  CHECK(test::message_of([&] {
+          expect_fit(config, sets, kCpu, 1000);
+        }).find(" MiB of this machine's memory, and 0 MiB are free; not even 1 fits") != std::string::npos);
   CHECK(on_cpu.no_gpu.empty());
   CHECK(by_arena(on_cpu.memory).count("backend") == 0);
 }
@@ -238,8 +254,9 @@ TEST_CASE("what the backend asks for follows from what the run does") {
   CHECK(scratch(wide, false) > without);
   // Attention backward on Hopper beside its own sums: partial ones of the bias of qkv, unless QK-norm comes between.
   const auto attended = [&](const char* setting, const char* bias) {
-    return scratch({"model.heads=512", "model.kv_heads=512", "model.head_dim=64", "train.micro_batch=8", "train.sequence_length=128",
-                    setting, std::string("model.qkv_bias=") + bias}, false);
+    return scratch({"model.heads=512", "model.kv_heads=512", "model.head_dim=64", "train.micro_batch=8",
+                    "train.sequence_length=128", setting, std::string("model.qkv_bias=") + bias},
+                   false);
   };
   for (const char* position : {"model.position=learned", "model.position=rope"})
     CHECK(attended(position, "true") - attended(position, "false") >= std::size_t{8 * 128 / 16 * 4} * 3 * 512 * 64);

@@ -91,7 +91,9 @@ TEST_CASE("probes change no bit of the losses or the parameters") {
   CHECK(test::read_file(on.run_directory / model) == test::read_file(off.run_directory / model));
 }
 
-TEST_CASE("the steps before probe passes measure the attention of their own batch, no other does, and no loss depends on it") {
+TEST_CASE(
+    "the steps before probe passes measure the attention of their own batch, no other does, and no loss depends on "
+    "it") {
   TemporaryFolder folder;
   test::make_dataset(folder.path());
   const auto config = [&](const std::string& name, const std::vector<std::string>& more = {}) {
@@ -149,10 +151,11 @@ TEST_CASE("what a step measures of its batch does not depend on how that is cut 
   TemporaryFolder folder;
   test::make_dataset(folder.path());
   const auto records = [&](const std::string& rows, const std::string& passes) {
-    return read_step_records(train_quietly(small_config(folder.path(), {"name=rows-" + rows, "train.optimizer.learning_rate=0",
-                                                                        "train.steps=7", "train.micro_batch=" + rows,
-                                                                        "train.gradient_accumulation=" + passes}))
-                                 .run_directory);
+    return read_step_records(
+        train_quietly(
+            small_config(folder.path(), {"name=rows-" + rows, "train.optimizer.learning_rate=0", "train.steps=7",
+                                         "train.micro_batch=" + rows, "train.gradient_accumulation=" + passes}))
+            .run_directory);
   };
   const auto whole = records("6", "1");
   REQUIRE(whole.size() == 7);
@@ -163,7 +166,8 @@ TEST_CASE("what a step measures of its batch does not depend on how that is cut 
       REQUIRE(parts[i].entropy.size() == 4);
       REQUIRE(parts[i].key_mass.size() == 2 * 24);
       for (std::size_t h = 0; h < 4; ++h) CHECK(parts[i].entropy[h] == Approx(whole[i].entropy[h]).epsilon(1e-6));
-      for (std::size_t k = 0; k < 2 * 24; ++k) CHECK(parts[i].key_mass[k] == Approx(whole[i].key_mass[k]).epsilon(1e-6));
+      for (std::size_t k = 0; k < 2 * 24; ++k)
+        CHECK(parts[i].key_mass[k] == Approx(whole[i].key_mass[k]).epsilon(1e-6));
     }
   }
   CHECK(whole[2].key_mass != whole[5].key_mass);  // other batches
@@ -189,7 +193,8 @@ TEST_CASE("recomputing activations changes no bit of what a run measures and lea
       }
     };
     REQUIRE(test::timeless_lines(kept / "metrics.jsonl").size() == 10);
-    for (const char* recompute : {"mlp", "block"}) check_same(train_quietly(config(recompute, recompute)).run_directory);
+    for (const char* recompute : {"mlp", "block"})
+      check_same(train_quietly(config(recompute, recompute)).run_directory);
 
     const std::atomic<bool> stop = true;
     TrainOptions options;
@@ -259,8 +264,8 @@ TEST_CASE("accumulated micro-batches make the step of one large batch") {
 /// vocabulary are next to impossible.
 double fixed_logit(std::int64_t v) { return v < 258 ? static_cast<double>(v * 37 % 258) / 50 : -1000; }
 
-/// Puts weights into the run's checkpoint that make every prediction softmax(fixed_logit): all embeddings
-/// are ones, the blocks add nothing, and row v of the head is fixed_logit(v) and zeros: sums that no order rounds otherwise.
+/// Puts weights into the run's checkpoint that make every prediction softmax(fixed_logit): all embeddings are ones, the
+/// blocks add nothing, and row v of the head is fixed_logit(v) and zeros: sums that no order rounds otherwise.
 void fix_predictions(const std::filesystem::path& checkpoint, const Config& config) {
   const ParameterLayout layout(config.model);
   std::vector<float> values(static_cast<std::size_t>(layout.flat_size()), 0.0F), moments(values.size(), 0.0F);
@@ -268,8 +273,10 @@ void fix_predictions(const std::filesystem::path& checkpoint, const Config& conf
   const std::string state = load_checkpoint(checkpoint, config.model, ignored, {}, {});
   const std::int64_t channels = config.model.channels;
   for (const ParameterSpec& spec : layout.specs()) {
-    const auto part = std::span(values).subspan(static_cast<std::size_t>(spec.offset), static_cast<std::size_t>(spec.size));
-    if (spec.name == "embed.token.weight" || spec.group == ParameterGroup::norm) std::fill(part.begin(), part.end(), 1.0F);
+    const auto part =
+        std::span(values).subspan(static_cast<std::size_t>(spec.offset), static_cast<std::size_t>(spec.size));
+    if (spec.name == "embed.token.weight" || spec.group == ParameterGroup::norm)
+      std::fill(part.begin(), part.end(), 1.0F);
     if (spec.name != "head.weight") continue;
     for (std::int64_t v = 0; v * channels < spec.size; ++v)
       part[static_cast<std::size_t>(v * channels)] = static_cast<float>(fixed_logit(v));
@@ -287,10 +294,11 @@ TEST_CASE("arms with and without BOS see the same text and count the same target
   for (std::int64_t v = 0; v < 258; ++v) normalizer += std::exp(fixed_logit(v));
   std::vector<std::vector<StepRecord>> arms;
   for (const char* bos : {"none", "sequence"}) {
-    const Config config = plan_run(small_config(folder.path(), {"train.optimizer.learning_rate=0", "train.steps=9",
-                                                                "data.common_targets=[\"none\",\"sequence\"]",
-                                                                std::string("name=") + bos, std::string("data.bos=") + bos}))
-                              .config;
+    const Config config =
+        plan_run(small_config(folder.path(), {"train.optimizer.learning_rate=0", "train.steps=9",
+                                              "data.common_targets=[\"none\",\"sequence\"]", std::string("name=") + bos,
+                                              std::string("data.bos=") + bos}))
+            .config;
     const std::atomic<bool> stop = true;
     TrainOptions options;
     options.stop = &stop;
@@ -354,8 +362,9 @@ TEST_CASE("a run directory that holds a run is not overwritten") {
   const Config config = small_config(folder.path(), {"train.steps=3"});
   train_quietly(config);
   const std::string before = test::read_file(folder.path() / "runs/small/metrics.jsonl");
-  CHECK(train_error(config) == (folder.path() / "runs/small").string() +
-                                   ": holds a run already; resume it with --resume, or give another name with --set name=...");
+  CHECK(train_error(config) ==
+        (folder.path() / "runs/small").string() +
+            ": holds a run already; resume it with --resume, or give another name with --set name=...");
   CHECK(test::read_file(folder.path() / "runs/small/metrics.jsonl") == before);
 }
 
@@ -391,8 +400,10 @@ TEST_CASE("the command of the alert that stops a run is run to its end, with the
   TemporaryFolder folder;
   test::make_dataset(folder.path());
   const std::string run = (folder.path() / "runs/small").string();
-  train_error(small_config(folder.path(), {"train.optimizer.learning_rate=1e38", "train.schedule.warmup_steps=0",
-                                           R"(alerts.command=["/bin/sh","-c","sleep 0.2; cat; tail -n 1 $SINKSCOPE_ALERT_RUN/events.jsonl"])"}));
+  train_error(small_config(
+      folder.path(),
+      {"train.optimizer.learning_rate=1e38", "train.schedule.warmup_steps=0",
+       R"(alerts.command=["/bin/sh","-c","sleep 0.2; cat; tail -n 1 $SINKSCOPE_ALERT_RUN/events.jsonl"])"}));
   const std::string log = test::read_file(folder.path() / "runs/small/alerts.log");
   const std::string line = log.substr(0, log.find('\n') + 1);
   CHECK(test::contains(line, "non_finite"));
@@ -402,8 +413,9 @@ TEST_CASE("the command of the alert that stops a run is run to its end, with the
 TEST_CASE("a command that fails or hangs changes nothing of a run but for one warning") {
   TemporaryFolder folder;
   test::make_dataset(folder.path());
-  const std::vector<std::string> many = {"alerts.window=4", "alerts.loss_spike=0.01", "train.optimizer.learning_rate=0.1",
-                                         "probes.phase.onset=0.1", "alerts.sink_collapse=0.6", "alerts.command_timeout=0.3"};
+  const std::vector<std::string> many = {
+      "alerts.window=4",        "alerts.loss_spike=0.01",   "train.optimizer.learning_rate=0.1",
+      "probes.phase.onset=0.1", "alerts.sink_collapse=0.6", "alerts.command_timeout=0.3"};
   const auto run_of = [&](const std::string& name, const std::string& command) {
     std::vector<std::string> overrides = many;
     overrides.push_back("name=" + name);
@@ -493,7 +505,8 @@ TEST_CASE("a run that diverges keeps its last good checkpoint, and goes on from 
   REQUIRE(test::contains(config, rate));
   std::string changed = config;
   test::write_file(run / "config.json", changed.replace(config.find(rate), rate.size(), "\"learning_rate\": 1e38"));
-  CHECK(test::contains(train_error(small_config(folder.path(), large_steps), true), "step 2: the model to save is not finite"));
+  CHECK(test::contains(train_error(small_config(folder.path(), large_steps), true),
+                       "step 2: the model to save is not finite"));
   CHECK(newest_checkpoint(run / "checkpoints") == run / "checkpoints/step_00000001");
 
   test::write_file(run / "config.json", config);

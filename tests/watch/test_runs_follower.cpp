@@ -42,7 +42,8 @@ TEST_CASE("a followed run has the page and the summary that a loaded one has") {
   test::write_run(folder / "bos", {});
   test::write_run(folder / "none", {"sweep/none", "none", 80, 0.0, true, true, 7, 1});
   test::write_run(folder / "batches", {"sweep/batches", "none", 40, 0.0, false, true, 0, 1});
-  const std::vector<std::string> names = {(folder / "bos").string(), (folder / "none").string(), (folder / "batches").string()};
+  const std::vector<std::string> names = {(folder / "bos").string(), (folder / "none").string(),
+                                          (folder / "batches").string()};
   std::vector<RunData> loaded;
   for (const std::string& name : names) loaded.push_back(load_run(name));
   RunsFollower follower(names);
@@ -149,7 +150,8 @@ struct Twins {
     while (look(3000) || !sampled.caught_up() || !plain.caught_up()) {}
     CHECK_FALSE(sampled.status()[0].sampled_steps);
     CHECK_FALSE(sampled.status()[0].sampled_passes);
-    CHECK(page_payload(sampled.runs(), summarize(sampled.runs())) == page_payload(plain.runs(), summarize(plain.runs())));
+    CHECK(page_payload(sampled.runs(), summarize(sampled.runs())) ==
+          page_payload(plain.runs(), summarize(plain.runs())));
     CHECK(summary_table(sampled.runs()) == summary_table(plain.runs()));
     CHECK(sampled.status()[0].problem == plain.status()[0].problem);
   }
@@ -185,14 +187,16 @@ TEST_CASE("a sampled run has its first and last records at once, and at the end 
       CHECK(run.probes.back().step == 100);
       CHECK(run.probes.back().set == "random");
       const auto of_set = [&](const std::string& set) {
-        return std::count_if(run.probes.begin(), run.probes.end(), [&](const ProbeRecord& pass) { return pass.set == set; });
+        return std::count_if(run.probes.begin(), run.probes.end(),
+                             [&](const ProbeRecord& pass) { return pass.set == set; });
       };
       CHECK(of_set("natural") >= 4);
       CHECK(of_set("random") >= 4);
       CHECK(run.probes.size() < 20);
     }
-    const std::int64_t bytes = static_cast<std::int64_t>(std::filesystem::file_size(place / "metrics.jsonl")) +
-                               (probes ? static_cast<std::int64_t>(std::filesystem::file_size(place / "probes.jsonl")) : 0);
+    const std::int64_t bytes =
+        static_cast<std::int64_t>(std::filesystem::file_size(place / "metrics.jsonl")) +
+        (probes ? static_cast<std::int64_t>(std::filesystem::file_size(place / "probes.jsonl")) : 0);
     CHECK(status.unread_bytes > bytes - 10000);  // of both logs
     CHECK(status.unread_bytes < bytes);
     const std::int64_t version = twins.sampled.records_version();
@@ -280,7 +284,8 @@ TEST_CASE("records made by two threads come in the order of the log, and what is
     const auto sink = make_jsonl_sink(folder / "more", std::nullopt);
     for (int step = 4001; step <= 8000; ++step) sink->write(step_record(step));
   }
-  std::ofstream(place / "metrics.jsonl", std::ios::app | std::ios::binary) << test::read_file(folder / "more" / "metrics.jsonl");
+  std::ofstream(place / "metrics.jsonl", std::ios::app | std::ios::binary)
+      << test::read_file(folder / "more" / "metrics.jsonl");
   follower.look(kAll, kBegin);
   CHECK(contains(follower.status()[0].problem, "metrics.jsonl:4001: "));
   REQUIRE(follower.runs()[0].steps.size() == 8000);

@@ -108,7 +108,8 @@ TEST_CASE("every state is told, and what is wrong") {
 
   Place nan;
   nan.add({"nan", "sequence", 80, 0.01, true, true, 0, 1}, training());
-  nan.runs[0].events.push_back({81, 0, "alert", "the loss is not finite; the first\x1b[2J", R"({"name":"non_finite"})"});
+  nan.runs[0].events.push_back(
+      {81, 0, "alert", "the loss is not finite; the first\x1b[2J", R"({"name":"non_finite"})"});
   CHECK(contains(nan.view({.width = 120}), "nan   training\n"));  // is about to end, or goes on
   CHECK(contains(nan.view({.width = 120}), "left 40 s"));
   nan.status[0].state = RunState::quiet;

@@ -18,10 +18,12 @@ using Json = nlohmann::json;
 constexpr std::int64_t kWhole = std::numeric_limits<std::int64_t>::max();
 
 TEST_CASE("a Host header is this machine's name, with or without a port, and no other") {
-  for (const char* host : {"localhost", "LocalHost:80", "127.0.0.1", "127.0.0.1:8080", "[::1]", "[::1]:65535", "localhost:"})
+  for (const char* host :
+       {"localhost", "LocalHost:80", "127.0.0.1", "127.0.0.1:8080", "[::1]", "[::1]:65535", "localhost:"})
     CHECK(is_local_host_header(host));
-  for (const char* host : {"", "evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "localhost:80@evil",
-                           "::1", "[::1", "[::1]x", "[::2]", ":80", "localhost:8x", "127.0.0.2.example", "a localhost"})
+  for (const char* host : {"", "evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example",
+                           "localhost:80@evil", "::1", "[::1", "[::1]x", "[::2]", ":80", "localhost:8x",
+                           "127.0.0.2.example", "a localhost"})
     CHECK_FALSE(is_local_host_header(host));
 }
 
@@ -70,7 +72,8 @@ std::shared_ptr<const Snapshot> newer_than(LiveState& state, const std::shared_p
     if (const auto snapshot = state.snapshot(); !shown || snapshot->tag != shown->tag) return snapshot;
 }
 
-TEST_CASE("a sampled run is shown from its first step to its last, without what a sample does not tell, then as it is") {
+TEST_CASE(
+    "a sampled run is shown from its first step to its last, without what a sample does not tell, then as it is") {
   const TemporaryFolder folder;
   const auto place = folder / "run";
   test::write_run(place, {"run", "sequence", 400, 0.03, true, true, 0, 1});

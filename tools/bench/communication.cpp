@@ -75,7 +75,8 @@ OverlapTime time_overlap(Communicator& ranks, Ops& ops, const Config& config, in
                   share_of(own.ranks, decoder.layout(), ranks.rank(), ranks.size()));
   GradientSums gradients(ops, decoder, ranks, own.ranks);
   RankParameters parameters(ops, decoder, ranks, own.ranks);
-  RankWeights(ops, decoder, optimizer, parameters, ranks).spread({.parameters = values, .first_moment = {}, .second_moment = {}}, false);
+  RankWeights(ops, decoder, optimizer, parameters, ranks)
+      .spread({.parameters = values, .first_moment = {}, .second_moment = {}}, false);
   const std::int64_t B = own.train.micro_batch, T = own.train.sequence_length;
   const std::vector<std::int32_t> tokens = random_tokens(random_key(2, "bench"), B * T + 1, own.model.vocab_size);
   std::vector<float> losses(static_cast<std::size_t>(B * T));
@@ -100,7 +101,8 @@ OverlapTime time_overlap(Communicator& ranks, Ops& ops, const Config& config, in
     forward();
     const double alone = slowest(ranks, ops, [&] { decoder.backward({.open = hooks.open}); });
     const double summed = slowest(ranks, ops, [&] {
-      for (std::int64_t section = std::ssize(decoder.layout().sections()) - 1; section >= 0; --section) hooks.close(section);
+      for (std::int64_t section = std::ssize(decoder.layout().sections()) - 1; section >= 0; --section)
+        hooks.close(section);
       gradients.finish();
     });
     forward();

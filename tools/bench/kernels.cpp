@@ -38,7 +38,8 @@ class Cases : public std::enable_shared_from_this<Cases> {
     bool dx_sums = false;                   // with its input's gradient, that of the bias before the GELU
     bool in_block = true;
   };
-  void linear(const std::string& name, std::int64_t O, std::int64_t I, std::int64_t rows, double calls, const LinearParts& parts);
+  void linear(const std::string& name, std::int64_t O, std::int64_t I, std::int64_t rows, double calls,
+              const LinearParts& parts);
   void linears();
   void heads();
   void attention();
@@ -62,7 +63,9 @@ class Cases : public std::enable_shared_from_this<Cases> {
   Fp8Linear fp8_scales(ArraySet& set) const {
     constexpr float kOne = 1;
     const auto scaling = [&] {
-      const Fp8Scaling made{.scale = set.zeros({1}, DType::f32), .inverse = set.zeros({1}, DType::f32), .amax = set.zeros({1}, DType::f32)};
+      const Fp8Scaling made{.scale = set.zeros({1}, DType::f32),
+                            .inverse = set.zeros({1}, DType::f32),
+                            .amax = set.zeros({1}, DType::f32)};
       for (const Tensor& factor : {made.scale, made.inverse}) ops_.copy_from_host(factor, &kOne);
       return made;
     };
@@ -150,15 +153,16 @@ void Cases::rows() {
   };
   const bool probed = config_.probes.enabled;
   add("embedding forward, " + name + (probed ? ", row norms" : ""), passes_,
-      s_ * d(C) * (used + positions + 2 * d(N)) + 4 * d(N) + statistics + (probed ? 4 * d(N) : 0), 0, [=, this](ArraySet& set) {
-    NormForward norm = forward(set, false, probed);
-    norm.x = Tensor{};
-    return call<&Ops::embedding_forward>(EmbeddingForward{.out = set.zeros({N, C}),
-                                                          .tokens = set.tokens({B, T}, tokens_),
-                                                          .wte = set.normal({V, C}),
-                                                          .wpe = learned ? set.normal({T, C}) : Tensor{},
-                                                          .norm = norm});
-  });
+      s_ * d(C) * (used + positions + 2 * d(N)) + 4 * d(N) + statistics + (probed ? 4 * d(N) : 0), 0,
+      [=, this](ArraySet& set) {
+        NormForward norm = forward(set, false, probed);
+        norm.x = Tensor{};
+        return call<&Ops::embedding_forward>(EmbeddingForward{.out = set.zeros({N, C}),
+                                                              .tokens = set.tokens({B, T}, tokens_),
+                                                              .wte = set.normal({V, C}),
+                                                              .wpe = learned ? set.normal({T, C}) : Tensor{},
+                                                              .norm = norm});
+      });
   const auto add_forward = [&](const std::string& with, bool residual, bool measured, double calls) {
     add(name + " forward" + with, calls, s_ * d(N * C) * (residual ? 4 : 2) + statistics + (measured ? 4 * d(N) : 0), 0,
         [=, this](ArraySet& set) { return call<&Ops::norm_forward>(forward(set, residual, measured)); });
@@ -170,20 +174,16 @@ void Cases::rows() {
   add_forward(", residual add", true, false, passes_ * d(probed ? adding : L + adding));
   add_forward(", residual add, row norms", true, true, passes_ * d(probed ? L : 0));
   const auto add_backward = [&](const std::string& with, bool bias_of_branch, double calls) {
-    add(name + " backward" + with, calls, 4 * s_ * d(N * C) + statistics + (bias_of_branch ? 8 * d(C) : 0), 0, [=, this](ArraySet& set) {
-      const NormForward f = forward(set, false, false);
-      ops_.norm_forward(f);
-      return call<&Ops::norm_backward>(NormBackward{.kind = kind,
-                                                    .x = f.x,
-                                                    .dout = set.normal({N, C}),
-                                                    .weight = f.weight,
-                                                    .mean = f.mean,
-                                                    .rstd = f.rstd,
-                                                    .dx = set.zeros({N, C}),
-                                                    .dweight = set.zeros({C}, DType::f32),
-                                                    .dbias = layernorm ? set.zeros({C}, DType::f32) : Tensor{},
-                                                    .dx_sums = bias_of_branch ? set.zeros({C}, DType::f32) : Tensor{}});
-    });
+    add(name + " backward" + with, calls, 4 * s_ * d(N * C) + statistics + (bias_of_branch ? 8 * d(C) : 0), 0,
+        [=, this](ArraySet& set) {
+          const NormForward f = forward(set, false, false);
+          ops_.norm_forward(f);
+          return call<&Ops::norm_backward>(
+              NormBackward{.kind = kind, .x = f.x, .dout = set.normal({N, C}), .weight = f.weight, .mean = f.mean,
+                           .rstd = f.rstd, .dx = set.zeros({N, C}), .dweight = set.zeros({C}, DType::f32),
+                           .dbias = layernorm ? set.zeros({C}, DType::f32) : Tensor{},
+                           .dx_sums = bias_of_branch ? set.zeros({C}, DType::f32) : Tensor{}});
+        });
   };
   // Every norm but the first stands behind a branch.
   add_backward(", bias of a branch", true, passes_ * d(norms_sum_biases() ? 2 * L : 0));
@@ -195,7 +195,8 @@ void Cases::rows() {
 }
 
 /// out (rows, O) = x (rows, I) weight^T, and its two gradients apart.
-void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std::int64_t rows, double calls, const LinearParts& parts) {
+void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std::int64_t rows, double calls,
+                   const LinearParts& parts) {
   const double flops = 2 * d(rows) * d(O) * d(I), biases = parts.bias ? d(O) : 0, summed = parts.dbias ? d(O) : 0;
   const double operands = s_ * (d(rows * I) + d(O * I) + d(rows * O));
   const bool fp8 = config_.precision == Precision::fp8 && parts.in_block;
@@ -205,33 +206,32 @@ void Cases::linear(const std::string& name, std::int64_t O, std::int64_t I, std:
   const double activated = gelu ? d(rows * O) : swiglu ? d(rows * O) / 2 : 0;
   // Read beside the operands, and written beside dx or instead of it.
   const double before = gelu_input ? d(rows * I) : swiglu_input ? 3 * d(rows * I) : 0;
-  grows(add("linear " + name + " forward" + (activation.empty() ? "" : ", " + activation), calls, operands + s_ * (biases + activated),
-      flops, [=, this](ArraySet& set) {
-    return call<&Ops::linear_forward>(LinearForward{.out = set.zeros({rows, O}),
-                                                    .x = set.normal({rows, I}),
-                                                    .weight = set.normal({O, I}),
-                                                    .bias = parts.bias ? set.normal({O}) : Tensor{},
-                                                    .gelu = gelu ? set.zeros({rows, O}) : Tensor{},
-                                                    .gelu_kind = gelu_kind(),
-                                                    .swiglu = swiglu ? set.zeros({rows, O / 2}) : Tensor{},
-                                                    .fp8 = fp8 ? fp8_scales(set) : Fp8Linear{}});
-  }), rows, s_ * (d(O * I) + biases), fp8);
-  const std::string dx = (input_activation.empty() ? " dx" : " dx, " + input_activation + " gradient") + (parts.dx_sums ? ", bias" : "");
-  grows(add("linear " + name + dx, calls, operands + s_ * before,
-      flops, [=, this](ArraySet& set) {
-    return call<&Ops::linear_backward>(LinearBackward{.dout = set.normal({rows, O}),
-                                                      .x = {},
-                                                      .weight = set.normal({O, I}),
-                                                      .dx = set.zeros({rows, I}),
-                                                      .dweight = {},
-                                                      .dbias = {},
-                                                      .gelu_input = gelu_input ? set.normal({rows, I}) : Tensor{},
-                                                      .gelu_kind = gelu_kind(),
-                                                      .dx_sums = parts.dx_sums ? set.zeros({I}, DType::f32) : Tensor{},
-                                                      .swiglu_input = swiglu_input ? set.normal({rows, 2 * I}) : Tensor{},
-                                                      .dswiglu_input = swiglu_input ? set.zeros({rows, 2 * I}) : Tensor{},
-                                                      .fp8 = fp8 ? fp8_scales(set) : Fp8Linear{}});
-  }), rows, s_ * d(O * I), fp8);
+  grows(add("linear " + name + " forward" + (activation.empty() ? "" : ", " + activation), calls,
+            operands + s_ * (biases + activated), flops,
+            [=, this](ArraySet& set) {
+              return call<&Ops::linear_forward>(LinearForward{.out = set.zeros({rows, O}), .x = set.normal({rows, I}),
+                                                              .weight = set.normal({O, I}),
+                                                              .bias = parts.bias ? set.normal({O}) : Tensor{},
+                                                              .gelu = gelu ? set.zeros({rows, O}) : Tensor{},
+                                                              .gelu_kind = gelu_kind(),
+                                                              .swiglu = swiglu ? set.zeros({rows, O / 2}) : Tensor{},
+                                                              .fp8 = fp8 ? fp8_scales(set) : Fp8Linear{}});
+            }),
+        rows, s_ * (d(O * I) + biases), fp8);
+  const std::string dx =
+      (input_activation.empty() ? " dx" : " dx, " + input_activation + " gradient") + (parts.dx_sums ? ", bias" : "");
+  grows(add("linear " + name + dx, calls, operands + s_ * before, flops,
+            [=, this](ArraySet& set) {
+              return call<&Ops::linear_backward>(
+                  LinearBackward{.dout = set.normal({rows, O}), .x = {}, .weight = set.normal({O, I}),
+                                 .dx = set.zeros({rows, I}), .dweight = {}, .dbias = {},
+                                 .gelu_input = gelu_input ? set.normal({rows, I}) : Tensor{}, .gelu_kind = gelu_kind(),
+                                 .dx_sums = parts.dx_sums ? set.zeros({I}, DType::f32) : Tensor{},
+                                 .swiglu_input = swiglu_input ? set.normal({rows, 2 * I}) : Tensor{},
+                                 .dswiglu_input = swiglu_input ? set.zeros({rows, 2 * I}) : Tensor{},
+                                 .fp8 = fp8 ? fp8_scales(set) : Fp8Linear{}});
+            }),
+        rows, s_ * d(O * I), fp8);
   grows(add("linear " + name + (parts.dbias ? " dweight, dbias" : " dweight"), calls,
       s_ * (d(rows * I) + d(rows * O)) + 8 * (d(O * I) + summed), flops, [=, this](ArraySet& set) {
     return call<&Ops::linear_backward>(LinearBackward{.dout = set.normal({rows, O}),
@@ -250,8 +250,10 @@ void Cases::linears() {
   const bool own = bias && !norms_sum_biases();  // the branches' outputs go to the residual stream
   linear("qkv", row_heads() * D, C, N, calls, {.bias = qkv_bias, .dbias = qkv_bias && !attention_sums_bias()});
   linear("attention out", C, H * D, N, calls, {.bias = bias, .dbias = own});
-  linear(gated ? "gate and up" : "up", gated ? 2 * F : F, C, N, calls, {.bias = bias, .dbias = bias && gated, .activation = gated ? "swiglu" : "gelu"});
-  linear("down", C, F, N, calls, {.bias = bias, .dbias = own, .input_activation = gated ? "swiglu" : "gelu", .dx_sums = bias && !gated});
+  linear(gated ? "gate and up" : "up", gated ? 2 * F : F, C, N, calls,
+         {.bias = bias, .dbias = bias && gated, .activation = gated ? "swiglu" : "gelu"});
+  linear("down", C, F, N, calls,
+         {.bias = bias, .dbias = own, .input_activation = gated ? "swiglu" : "gelu", .dx_sums = bias && !gated});
   linear("head", V, C, head_rows_, passes_ * d(N) / d(head_rows_), {.in_block = false});
 }
 
@@ -323,15 +325,11 @@ void Cases::attention() {
     add(name, of_step, 2 * qkv + 2 * out + lse, 2.5 * flops, [=, this](ArraySet& set) {
       const AttentionForward f = forward(set, false);
       ops_.attention_forward(f);
-      return call<&Ops::attention_backward>(AttentionBackward{.qkv = f.qkv,
-                                                              .query_heads = f.query_heads,
-                                                              .kv_heads = f.kv_heads,
-                                                              .out = f.out,
-                                                              .dout = set.normal({B, T, H, D}),
-                                                              .lse = f.lse,
-                                                              .dqkv = set.zeros({B, T, row_heads(), D}),
-                                                              .dqkv_sums = summed ? set.zeros({row_heads() * D}, DType::f32) : Tensor{},
-                                                              .rotation = rotation});
+      return call<&Ops::attention_backward>(
+          AttentionBackward{.qkv = f.qkv, .query_heads = f.query_heads, .kv_heads = f.kv_heads, .out = f.out,
+                            .dout = set.normal({B, T, H, D}), .lse = f.lse, .dqkv = set.zeros({B, T, row_heads(), D}),
+                            .dqkv_sums = summed ? set.zeros({row_heads() * D}, DType::f32) : Tensor{},
+                            .rotation = rotation});
     });
   };
   const bool more = attention_rotation() || attention_sums_bias();

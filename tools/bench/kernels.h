@@ -28,8 +28,8 @@ struct KernelCase {
 /// `config` must be complete; `ops` must outlive the result.
 std::vector<KernelCase> kernel_cases(Ops& ops, const Config& config);
 
-/// Milliseconds of a call of each: medians of `repeats` windows of several calls, taken in turns (fewer windows for calls
-/// beyond 100 ms). Calls go round enough sets of arrays that no cache holds what the next one reads.
+/// Milliseconds of a call of each: medians of `repeats` windows of several calls, taken in turns (fewer windows for
+/// calls beyond 100 ms). Calls go round enough sets of arrays that no cache holds what the next one reads.
 std::vector<double> time_in_turns(Ops& ops, RandomSource& source, std::span<const KernelCase> kernels, int repeats);
 
 }  // namespace sinkscope

@@ -96,7 +96,8 @@ double StepBench::step(bool measured) {
 double StepBench::probe_pass() {
   if (!probes_) {
     const RandomText text((config_.probes.sequences + 1) * config_.train.sequence_length, config_.model.vocab_size);
-    probes_.emplace(ops_, decoder_, config_.probes, build_probe_sets(text, probe_set_options(config_, config_.model.vocab_size)));
+    probes_.emplace(ops_, decoder_, config_.probes,
+                    build_probe_sets(text, probe_set_options(config_, config_.model.vocab_size)));
   }
   const auto begin = std::chrono::steady_clock::now();
   const StageRange range(ops_, "probes");

@@ -27,8 +27,8 @@ class StepBench {
   void initialize();
   void copy_weights(const StepBench& other);
   /// Seconds of one step as a run's loop sees it: until the host has its numbers, while the device still updates the
-  /// weights, which the next step's time holds. `measured`: it also takes attention entropy and key mass of its batch, as
-  /// a step before a probe pass does.
+  /// weights, which the next step's time holds. `measured`: it also takes attention entropy and key mass of its batch,
+  /// as a step before a probe pass does.
   double step(bool measured = false);
   /// Seconds of one probe pass over all probe sets; the first call also allocates it.
   double probe_pass();

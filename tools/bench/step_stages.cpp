@@ -29,7 +29,8 @@ class Floors {
       if (found == cases_.end()) throw std::logic_error("time_stages: a step does what no kernel case is: " + name);
       const KernelCase& kernel = found->second;
       const double part = kernel.rows == 0 ? 1 : static_cast<double>(call.rows) / static_cast<double>(kernel.rows);
-      sum += floor_ms(ceilings_, kernel.fixed_bytes + part * (kernel.bytes - kernel.fixed_bytes), part * kernel.flops / kernel.product_rate);
+      sum += floor_ms(ceilings_, kernel.fixed_bytes + part * (kernel.bytes - kernel.fixed_bytes),
+                      part * kernel.flops / kernel.product_rate);
     }
     return sum;
   }

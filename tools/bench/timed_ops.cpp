@@ -32,9 +32,9 @@ constexpr std::array kLinearWeights = {
 }  // namespace
 
 const char* name_of(Stage stage) {
-  constexpr std::array<const char*, kStages> names = {"embedding", "norms and residual", "attention projections",
-                                                      "attention", "MLP", "head and loss", "optimizer", "per-step probes",
-                                                      "copies"};
+  constexpr std::array<const char*, kStages> names = {
+      "embedding",     "norms and residual", "attention projections", "attention", "MLP",
+      "head and loss", "optimizer",          "per-step probes",       "copies"};
   return names.at(static_cast<std::size_t>(stage));
 }
 
@@ -125,10 +125,13 @@ void TimedOps::convert(const Tensor& dst, const Tensor& src) {
 // ---- rows ----
 
 void TimedOps::embedding_forward(const EmbeddingForward& args) {
-  timed([&] {
-    const std::string name = "embedding forward" + (args.norm.out ? ", " + name_of(args.norm.kind) : "") + (args.norm.l2 ? ", row norms" : "");
-    return TimedCall{.stage = Stage::embedding, .name = name, .kernels = {name}};
-  }, [&] { inner_.embedding_forward(args); });
+  timed(
+      [&] {
+        const std::string name = "embedding forward" + (args.norm.out ? ", " + name_of(args.norm.kind) : "") +
+                                 (args.norm.l2 ? ", row norms" : "");
+        return TimedCall{.stage = Stage::embedding, .name = name, .kernels = {name}};
+      },
+      [&] { inner_.embedding_forward(args); });
 }
 
 void TimedOps::embedding_backward(const EmbeddingBackward& args) {
@@ -168,7 +171,11 @@ void TimedOps::linear_backward(const LinearBackward& args) {
   timed([&] {
     const LinearMap& map = linear_map(args.weight);
     const std::string linear = "linear " + map.name + " ";
-    const std::string dx = args.dx ? std::string(args.gelu_input ? "dx, gelu gradient" : args.swiglu_input ? "dx, swiglu gradient" : "dx") + (args.dx_sums ? ", bias" : "") : "";
+    const std::string dx = args.dx ? std::string(args.gelu_input     ? "dx, gelu gradient"
+                                                 : args.swiglu_input ? "dx, swiglu gradient"
+                                                                     : "dx") +
+                                         (args.dx_sums ? ", bias" : "")
+                                   : "";
     const std::string dweight = args.dweight ? args.dbias ? "dweight, dbias" : "dweight" : "";
     TimedCall call{.stage = map.stage, .name = linear, .rows = args.dout.extent(0)};
     for (const std::string& part : {dx, dweight})
@@ -208,10 +215,13 @@ void TimedOps::attention_forward(const AttentionForward& args) {
 }
 
 void TimedOps::attention_backward(const AttentionBackward& args) {
-  timed([&] {
-    const std::string name = std::string("attention backward") + (args.rotation ? ", rope" : "") + (args.dqkv_sums ? ", bias" : "");
-    return TimedCall{.stage = Stage::attention, .name = name, .kernels = {name}};
-  }, [&] { inner_.attention_backward(args); });
+  timed(
+      [&] {
+        const std::string name =
+            std::string("attention backward") + (args.rotation ? ", rope" : "") + (args.dqkv_sums ? ", bias" : "");
+        return TimedCall{.stage = Stage::attention, .name = name, .kernels = {name}};
+      },
+      [&] { inner_.attention_backward(args); });
 }
 
 // ---- MLP and loss ----

@@ -56,7 +56,8 @@ ChartLibrary load_chart_library() {
     return library;
   }
   throw std::runtime_error("the page's chart library (uPlot) is not installed; run scripts/fetch_assets " +
-                           std::string(SINKSCOPE_ASSET_DIR) + " once (it needs npm), or leave the page out with --no-html. Looked in:" + tried);
+                           std::string(SINKSCOPE_ASSET_DIR) +
+                           " once (it needs npm), or leave the page out with --no-html. Looked in:" + tried);
 }
 
 }  // namespace sinkscope

@@ -35,12 +35,15 @@ const CausalTest* source_test(const CausalRecord& record, const std::string& kin
 const CausalTest* most_removing(const CausalRecord& record, const std::string& kind) {
   const CausalTest* most = nullptr;
   for (const CausalTest& test : record.tests)
-    if ((kind.empty() ? is_knock_out(test) : test.kind == kind) && (most == nullptr || test.removed.value > most->removed.value)) most = &test;
+    if ((kind.empty() ? is_knock_out(test) : test.kind == kind) &&
+        (most == nullptr || test.removed.value > most->removed.value))
+      most = &test;
   return most;
 }
 
 std::int64_t layers_of(const CausalRecord& record) {
-  return std::count_if(record.tests.begin(), record.tests.end(), [](const CausalTest& test) { return test.kind == kMlp; });
+  return std::count_if(record.tests.begin(), record.tests.end(),
+                       [](const CausalTest& test) { return test.kind == kMlp; });
 }
 
 std::string name_of(const CausalTest& test) {
@@ -58,7 +61,8 @@ bool needs(const CausalPoint& point, const CausalTest& knock_out) {
 }
 
 const CausalPoint* first_with_sink(const std::vector<CausalPoint>& points) {
-  const auto found = std::find_if(points.begin(), points.end(), [](const CausalPoint& point) { return point.record.sink_formed; });
+  const auto found =
+      std::find_if(points.begin(), points.end(), [](const CausalPoint& point) { return point.record.sink_formed; });
   return found == points.end() ? nullptr : &*found;
 }
 
@@ -68,10 +72,11 @@ std::string since(const std::vector<CausalPoint>& points, const CausalTest& knoc
   while (begin > 0 && needs(points[begin - 1], knock_out)) --begin;
   const bool is_last = begin + 1 == points.size();
   if (&points[begin] == first_with_sink(points))
-    return is_last ? "; it is the first test with a sink" : "; so in every test since " + at_step(points[begin]) + ", the first with a sink";
+    return is_last ? "; it is the first test with a sink"
+                   : "; so in every test since " + at_step(points[begin]) + ", the first with a sink";
   const CausalPoint& before = points[begin - 1];
-  return (is_last ? "" : "; so in every test since " + at_step(points[begin])) + std::string("; at step ") + std::to_string(before.step) +
-         (before.record.sink_formed ? " that was not clear" : " there was no sink");
+  return (is_last ? "" : "; so in every test since " + at_step(points[begin])) + std::string("; at step ") +
+         std::to_string(before.step) + (before.record.sink_formed ? " that was not clear" : " there was no sink");
 }
 
 std::string need_sentences(const std::vector<CausalPoint>& points) {
@@ -79,19 +84,24 @@ std::string need_sentences(const std::vector<CausalPoint>& points) {
   std::vector<const CausalTest*> needed;
   for (const CausalTest& test : last.record.tests)
     if (is_knock_out(test) && is_needed(&test)) needed.push_back(&test);
-  std::stable_sort(needed.begin(), needed.end(), [](const auto* a, const auto* b) { return a->removed.value > b->removed.value; });
+  std::stable_sort(needed.begin(), needed.end(),
+                   [](const auto* a, const auto* b) { return a->removed.value > b->removed.value; });
   const std::string when = " At its last causal test, step " + std::to_string(last.step) + ", ";
   if (needed.empty()) {
     const CausalTest* most = most_removing(last.record, "");
-    if (most == nullptr || most->removed.low <= 0) return when + "no knock-out of one layer at position 0 clearly takes any of the sink away.";
-    return when + "no single layer clearly carries half of the sink: " + name_of(*most) + " matters most, without it at position 0 " +
-           share_text(most->removed) + " of the excess over uniform is gone.";
+    if (most == nullptr || most->removed.low <= 0)
+      return when + "no knock-out of one layer at position 0 clearly takes any of the sink away.";
+    return when + "no single layer clearly carries half of the sink: " + name_of(*most) +
+           " matters most, without it at position 0 " + share_text(most->removed) +
+           " of the excess over uniform is gone.";
   }
   std::string text;
   for (std::size_t i = 0; i < std::min(needed.size(), kNamedNeeds); ++i)
-    text += (i == 0 ? when + "the sink needs " : std::string(" It also needs ")) + name_of(*needed[i]) + ": without it at position 0 " +
-            share_text(needed[i]->removed) + " of the excess over uniform is gone" + since(points, *needed[i]) + ".";
-  if (needed.size() > kNamedNeeds) text += " So it does " + std::to_string(needed.size() - kNamedNeeds) + " more outputs of layers.";
+    text += (i == 0 ? when + "the sink needs " : std::string(" It also needs ")) + name_of(*needed[i]) +
+            ": without it at position 0 " + share_text(needed[i]->removed) + " of the excess over uniform is gone" +
+            since(points, *needed[i]) + ".";
+  if (needed.size() > kNamedNeeds)
+    text += " So it does " + std::to_string(needed.size() - kNamedNeeds) + " more outputs of layers.";
   return text;
 }
 
@@ -99,12 +109,13 @@ std::string move_sentence(const CausalRecord& record) {
   const CausalTest* state = source_test(record, "transplant");
   const CausalTest* random = source_test(record, "transplant_random_direction");
   if (state == nullptr || random == nullptr) return "";
-  const std::string start = " Position 0's state after layer " + std::to_string(record.source_layer) + ", written to position " +
-                            std::to_string(record.position) + ", makes ";
+  const std::string start = " Position 0's state after layer " + std::to_string(record.source_layer) +
+                            ", written to position " + std::to_string(record.position) + ", makes ";
   if (state->moved.low > 0 && state->moved.low > random->moved.high)
-    return start + share_text(state->moved) + " of that sink there, a random direction of its norm " + share_text(random->moved) + ".";
-  return start + "no sink there that is clearly more than that of a random direction of its norm (" + share_text(state->moved) + " and " +
-         share_text(random->moved) + " of that at 0).";
+    return start + share_text(state->moved) + " of that sink there, a random direction of its norm " +
+           share_text(random->moved) + ".";
+  return start + "no sink there that is clearly more than that of a random direction of its norm (" +
+         share_text(state->moved) + " and " + share_text(random->moved) + " of that at 0).";
 }
 
 /// `text` of the first test with a sink -> of the last test.
@@ -150,7 +161,8 @@ std::vector<CausalPoint> causal_series(const RunData& run) {
     try {
       points.push_back({event.step, event.tokens, causal_record_from_json(parse_json(event.data))});
     } catch (const std::runtime_error& error) {
-      throw std::runtime_error((run.directory / "events.jsonl").string() + ": the causal tests of step " + std::to_string(event.step) + ": " + error.what());
+      throw std::runtime_error((run.directory / "events.jsonl").string() + ": the causal tests of step " +
+                               std::to_string(event.step) + ": " + error.what());
     }
   }
   return points;
@@ -167,14 +179,18 @@ std::vector<TableRow> causal_rows(const std::vector<ArmSummary>& arms) {
   add("causal tests, of them with a sink", [](const ArmSummary& arm) -> std::string {
     if (arm.causal.empty()) return "-";
     const CausalPoint* first = first_with_sink(arm.causal);
-    const auto formed = std::count_if(arm.causal.begin(), arm.causal.end(), [](const CausalPoint& point) { return point.record.sink_formed; });
-    return std::to_string(arm.causal.size()) + ", " + std::to_string(formed) + (first != nullptr ? " (from step " + std::to_string(first->step) + ")" : "");
+    const auto formed = std::count_if(arm.causal.begin(), arm.causal.end(),
+                                      [](const CausalPoint& point) { return point.record.sink_formed; });
+    return std::to_string(arm.causal.size()) + ", " + std::to_string(formed) +
+           (first != nullptr ? " (from step " + std::to_string(first->step) + ")" : "");
   });
-  for (const auto& [kind, label] : {std::pair{kMlp, "MLP at P0 that removes most"}, std::pair{kAttention, "attention at P0 that removes most"}})
+  for (const auto& [kind, label] :
+       {std::pair{kMlp, "MLP at P0 that removes most"}, std::pair{kAttention, "attention at P0 that removes most"}})
     add(label, [kind = kind](const ArmSummary& arm) {
       return first_to_last(arm, [&](const CausalRecord& record) {
         const CausalTest* most = most_removing(record, kind);
-        return most == nullptr ? std::string("-") : "layer " + std::to_string(*most->layer) + ": " + share_text(most->removed);
+        return most == nullptr ? std::string("-")
+                               : "layer " + std::to_string(*most->layer) + ": " + share_text(most->removed);
       });
     });
   for (const auto& [kind, label] : {std::pair{"transplant", "P0's state written elsewhere moves"},
@@ -200,11 +216,13 @@ std::vector<std::string> causal_notes(const std::vector<ArmSummary>& arms) {
   for (const ArmSummary& arm : arms) {
     if (arm.causal.empty()) continue;
     const CausalRecord& record = arm.causal.back().record;
-    return {"Causal tests edit passes over " + std::to_string(record.sequences) + " sequences of " + record.set + " (T = " +
-            std::to_string(record.length) + ") of the model as it then was. A sink is said to need a layer's output where the whole interval of "
-            "what is gone without it lies above half. Intervals (" + std::to_string(std::llround(100 * record.confidence)) +
-            " %) are over those sequences: how far seeds differ is not in them. Where no sink has formed there is nothing to remove or "
-            "move, and no share is given."};
+    return {"Causal tests edit passes over " + std::to_string(record.sequences) + " sequences of " + record.set +
+            " (T = " + std::to_string(record.length) +
+            ") of the model as it then was. A sink is said to need a layer's output where the whole interval of "
+            "what is gone without it lies above half. Intervals (" +
+            std::to_string(std::llround(100 * record.confidence)) +
+            " %) are over those sequences: how far seeds differ is not in them. Where no sink has formed there is "
+            "nothing to remove or move, and no share is given."};
   }
   return {};
 }
@@ -217,8 +235,8 @@ std::vector<CausalCurve> removed_curves(const std::vector<CausalPoint>& points) 
 }
 
 std::vector<std::string> moved_groups() {
-  return {"transplant", "isolation, first " + std::to_string(CausalOptions{}.isolated_layers) + " layers", "isolation, to the source layer",
-          "isolation, all layers"};
+  return {"transplant", "isolation, first " + std::to_string(CausalOptions{}.isolated_layers) + " layers",
+          "isolation, to the source layer", "isolation, all layers"};
 }
 
 std::vector<CausalCurve> moved_curves(const std::vector<CausalPoint>& points) {
@@ -229,8 +247,11 @@ std::vector<CausalCurve> moved_curves(const std::vector<CausalPoint>& points) {
                                      {kTransplant, "random direction", "dashed", moved("transplant_random_direction")},
                                      {kTransplant, "P0's direction, small", "points", moved("transplant_small")}};
   for (const Group group : {kFirstLayers, kSourceLayers, kAllLayers}) {
-    const auto isolation = [group](const CausalRecord& record) { return find_test(record, "isolate", isolated_layers(record, group)); };
-    curves.push_back({group, "isolated", "line", curve(points, [&](const CausalRecord& record) { return moved_of(isolation(record)); })});
+    const auto isolation = [group](const CausalRecord& record) {
+      return find_test(record, "isolate", isolated_layers(record, group));
+    };
+    curves.push_back({group, "isolated", "line",
+                      curve(points, [&](const CausalRecord& record) { return moved_of(isolation(record)); })});
     Series itself;
     for (const CausalPoint& point : points) {
       const CausalTest* test = point.record.sink_formed ? isolation(point.record) : nullptr;

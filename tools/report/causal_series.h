@@ -34,7 +34,8 @@ std::string causal_sentence(const ArmSummary& arm);
 /// How the tests are to be read; nothing where no arm has any.
 std::vector<std::string> causal_notes(const std::vector<ArmSummary>& arms);
 
-/// A curve over the steps, with its intervals; non-finite where no sink had formed, since shares of it mean nothing then.
+/// A curve over the steps, with its intervals; non-finite where no sink had formed, since shares of it mean nothing
+/// then.
 struct CausalCurve {
   std::size_t group = 0;
   std::string name;

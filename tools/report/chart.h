@@ -20,9 +20,10 @@ std::vector<double> resample_between(std::span<const std::int64_t> steps, std::s
 /// same; a blank for what is not a finite number.
 std::string sparkline(std::span<const double> values);
 
-/// The series as filled columns from 0 up, in lines of at most `width` columns: `rows` of the curve with its scale at the
-/// left, then the first and the last step. `rows` is 3 at least. A dashed line at `mark`, above 0, runs where the curve is below it; a column
-/// whose value is not a finite number holds "?". Widths that leave fewer than 10 columns give 10.
+/// The series as filled columns from 0 up, in lines of at most `width` columns: `rows` of the curve with its scale at
+/// the left, then the first and the last step. `rows` is 3 at least. A dashed line at `mark`, above 0, runs where the
+/// curve is below it; a column whose value is not a finite number holds "?". Widths that leave fewer than 10 columns
+/// give 10.
 std::string block_chart(std::span<const std::int64_t> steps, std::span<const double> values, double mark,
                         std::size_t rows, std::size_t width);
 

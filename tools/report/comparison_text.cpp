@@ -112,8 +112,8 @@ std::string pair_method(const Comparison& comparison) {
   const bool several = std::any_of(comparison.pairs.begin(), comparison.pairs.end(),
                                    [](const ArmPair& p) { return p.seeds.size() > 1; });
   const std::string paired =
-      "Differences are those between the runs of one seed, which share initial weights and, on the same data, its order, "
-      "and their mean over the seeds. ";
+      "Differences are those between the runs of one seed, which share initial weights and, on the same data, its "
+      "order, and their mean over the seeds. ";
   if (!several)
     return paired +
            "With one seed no interval is possible: how much a difference would vary between seeds is not known. Give "

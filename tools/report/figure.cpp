@@ -21,7 +21,8 @@ constexpr double kWidth = 900, kLeft = 64, kRight = 836;  // of the drawing, of 
 constexpr double kTitleHeight = 26, kLegendHeight = 20;
 constexpr double kBandHeight = 8, kBandGap = 3;
 constexpr double kBeside = 3;  // pixels between curves of the same layer, where there is room
-constexpr double kOpening = 0.03;  // of the tokens: the loss falls so far in them that its scale would show nothing else
+// Of the tokens: the loss falls so far in them that its scale would show nothing else.
+constexpr double kOpening = 0.03;
 
 const SvgTheme kTheme = {"#1c1e21", "#555b63", "#e6e8eb"};
 constexpr std::array<std::string_view, 8> kColours = {"#1f6fd6", "#d9541e", "#138a55", "#9a3fc4",
@@ -49,14 +50,18 @@ struct Plot {
 };
 
 std::string stroke_of(const RunStyle& style, double width) {
-  std::string text = svg_attribute("stroke", kColours[style.colour % kColours.size()]) + svg_attribute("stroke-width", tick_label(width));
-  if (const std::string_view dash = kDashes[style.dash % kDashes.size()]; !dash.empty()) text += svg_attribute("stroke-dasharray", dash);
+  std::string text = svg_attribute("stroke", kColours[style.colour % kColours.size()]) +
+                     svg_attribute("stroke-width", tick_label(width));
+  if (const std::string_view dash = kDashes[style.dash % kDashes.size()]; !dash.empty())
+    text += svg_attribute("stroke-dasharray", dash);
   if (style.dash >= kDashes.size()) text += svg_attribute("stroke-opacity", "0.55");  // the dashes begin again
-  return text + svg_attribute("stroke-linejoin", "round") + svg_attribute("stroke-linecap", style.dash == 0 ? "round" : "butt");
+  return text + svg_attribute("stroke-linejoin", "round") +
+         svg_attribute("stroke-linecap", style.dash == 0 ? "round" : "butt");
 }
 
 std::string text_style(std::string_view fill, int size, std::string_view anchor = "start") {
-  return svg_attribute("font-size", std::to_string(size)) + svg_attribute("fill", fill) + svg_attribute("text-anchor", anchor);
+  return svg_attribute("font-size", std::to_string(size)) + svg_attribute("fill", fill) +
+         svg_attribute("text-anchor", anchor);
 }
 
 template <class Get>
@@ -80,7 +85,8 @@ Series validation_curve(const RunData& run) {
 }
 
 Series norm_ratio_curve(const RunData& run, const ArmSummary& arm) {
-  if (!arm.probes.empty()) return of_probes(arm, [](const ProbeRecord& r) { return norm_ratio_peak(r.norm_ratio).ratio; });
+  if (!arm.probes.empty())
+    return of_probes(arm, [](const ProbeRecord& r) { return norm_ratio_peak(r.norm_ratio).ratio; });
   Series series;
   for (const StepRecord& step : run.steps) {
     series.x.push_back(static_cast<double>(step.tokens));
@@ -123,14 +129,18 @@ class Figure {
   Figure(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms)
       : runs_(runs), arms_(arms), styles_(run_styles(runs)) {
     excess_ = plot_of("Sink excess of position 0", 190, runs.size(), [&](std::size_t run) {
-      return of_probes(arms[run], [](const ProbeRecord& r) { return r.sink_excess.empty() ? kMissing : r.sink_excess.front(); });
+      return of_probes(arms[run],
+                       [](const ProbeRecord& r) { return r.sink_excess.empty() ? kMissing : r.sink_excess.front(); });
     });
-    ratio_ = plot_of("Residual norm of position 0 over the others' (R), in the layer where it is largest", 140, runs.size(),
-                     [&](std::size_t run) { return norm_ratio_curve(runs[run], arms[run]); });
+    ratio_ = plot_of("Residual norm of position 0 over the others' (R), in the layer where it is largest", 140,
+                     runs.size(), [&](std::size_t run) { return norm_ratio_curve(runs[run], arms[run]); });
     step_up_ = plot_of("Step-up layer l* (defined where R exceeds 2)", 0, runs.size(), [&](std::size_t run) {
-      return of_probes(arms[run], [](const ProbeRecord& r) { return r.step_up_layer ? static_cast<double>(*r.step_up_layer) : kMissing; });
+      return of_probes(arms[run], [](const ProbeRecord& r) {
+        return r.step_up_layer ? static_cast<double>(*r.step_up_layer) : kMissing;
+      });
     });
-    loss_ = plot_of("Validation loss on common targets (nats)", 160, runs.size(), [&](std::size_t run) { return validation_curve(runs[run]); });
+    loss_ = plot_of("Validation loss on common targets (nats)", 160, runs.size(),
+                    [&](std::size_t run) { return validation_curve(runs[run]); });
     for (const Plot* plot : {&excess_, &ratio_, &step_up_, &loss_})
       for (const Curve& curve : plot->curves) last_token_ = std::max(last_token_, curve.series.x.back());
     scale_plots();
@@ -140,10 +150,12 @@ class Figure {
     std::vector<Plot*> shown;
     for (Plot* plot : {&excess_, &ratio_, &step_up_, &loss_})
       if (!plot->curves.empty()) shown.push_back(plot);
-    if (shown.empty()) throw std::runtime_error("there is nothing to draw: no run holds probe passes, step probes or validation losses");
+    if (shown.empty())
+      throw std::runtime_error("there is nothing to draw: no run holds probe passes, step probes or validation losses");
     lay_out_legend();
     height_ = legend_.back().y + 14;
-    for (const Plot* plot : shown) height_ += kTitleHeight + plot->height + (plot == &excess_ ? bands_height() : 0) + 10;
+    for (const Plot* plot : shown)
+      height_ += kTitleHeight + plot->height + (plot == &excess_ ? bands_height() : 0) + 10;
     height_ += 40;
     SvgDrawing drawing(kWidth, height_);
     drawing.rectangle(0, 0, kWidth, height_, svg_attribute("fill", "#fff"));
@@ -191,7 +203,8 @@ class Figure {
       step_up_.height = std::clamp(row * (high - low + 1.2), 50.0, 170.0);
     }
     values = values_of(loss_, kOpening * last_token_);
-    if (std::none_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); })) values = values_of(loss_, 0);
+    if (std::none_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); }))
+      values = values_of(loss_, 0);
     loss_.range = svg_range(values);
   }
 
@@ -222,7 +235,8 @@ class Figure {
   }
 
   static void draw_title(SvgDrawing& drawing, const Plot& plot, char letter, double y) {
-    drawing.text(kLeft, y, "(" + std::string(1, letter) + ")", text_style(kTheme.ink, 13) + svg_attribute("font-weight", "bold"));
+    drawing.text(kLeft, y, "(" + std::string(1, letter) + ")",
+                 text_style(kTheme.ink, 13) + svg_attribute("font-weight", "bold"));
     drawing.text(kLeft + 24, y, plot.title, text_style(kTheme.ink, 13));
   }
 
@@ -238,35 +252,45 @@ class Figure {
     };
     const auto has_onset = [](const ArmSummary& arm) { return arm.onset.has_value(); };
     if (std::any_of(arms_.begin(), arms_.end(), has_onset))
-      entry("onset", [&] { drawing.circle(x + 5, y - 4, 4, svg_attribute("fill", "#fff") + svg_attribute("stroke", kTheme.ink)); });
+      entry("onset", [&] {
+        drawing.circle(x + 5, y - 4, 4, svg_attribute("fill", "#fff") + svg_attribute("stroke", kTheme.ink));
+      });
     if (std::any_of(arms_.begin(), arms_.end(), [](const ArmSummary& arm) { return !arm.low_rate.empty(); }))
-      entry("learning rate under 1/10", [&] { drawing.rectangle(x, y - 9, 10, 10, svg_attribute("fill", "url(#low-rate)")); });
+      entry("learning rate under 1/10",
+            [&] { drawing.rectangle(x, y - 9, 10, 10, svg_attribute("fill", "url(#low-rate)")); });
     for (auto colour = kPhaseColours.rbegin(); colour != kPhaseColours.rend(); ++colour)
       entry(colour->phase, [&] { drawing.rectangle(x, y - 9, 10, 10, svg_attribute("fill", colour->colour)); });
   }
 
   void draw_bands(SvgDrawing& drawing, double top) const {
     const SvgScale x = x_scale();
-    drawing.raw("<defs><pattern id=\"low-rate\" width=\"5\" height=\"5\" patternUnits=\"userSpaceOnUse\" "
-                "patternTransform=\"rotate(45)\"><path d=\"M0,0V5\" stroke=\"#000\" stroke-opacity=\"0.55\" stroke-width=\"1.5\"/>"
-                "</pattern></defs>\n");
+    drawing.raw(
+        "<defs><pattern id=\"low-rate\" width=\"5\" height=\"5\" patternUnits=\"userSpaceOnUse\" "
+        "patternTransform=\"rotate(45)\"><path d=\"M0,0V5\" stroke=\"#000\" stroke-opacity=\"0.55\" "
+        "stroke-width=\"1.5\"/></pattern></defs>\n");
     for (std::size_t run = 0; run < arms_.size(); ++run) {
       const ArmSummary& arm = arms_[run];
       const double y = top + static_cast<double>(run) * (kBandHeight + kBandGap);
       drawing.line(kLeft - 34, y + kBandHeight / 2, kLeft - 8, y + kBandHeight / 2, stroke_of(styles_[run], 2));
-      drawing.rectangle(kLeft, y, kRight - kLeft, kBandHeight,
-                        svg_attribute("fill", "none") + svg_attribute("stroke", kTheme.grid) + svg_attribute("stroke-width", "0.5"));
+      drawing.rectangle(
+          kLeft, y, kRight - kLeft, kBandHeight,
+          svg_attribute("fill", "none") + svg_attribute("stroke", kTheme.grid) + svg_attribute("stroke-width", "0.5"));
       if (arm.probes.empty()) continue;
       // Beyond the last pass nothing was measured.
       const auto last = static_cast<double>(arm.probes.back()->tokens);
-      const auto at = [&](std::int64_t step) { return x(std::min(static_cast<double>(step) * arm.tokens_per_step, last)); };
+      const auto at = [&](std::int64_t step) {
+        return x(std::min(static_cast<double>(step) * arm.tokens_per_step, last));
+      };
       for (const PhaseSpan& span : arm.phases)
         for (const PhaseColour& colour : kPhaseColours)
           if (colour.phase == span.phase)
-            drawing.rectangle(at(span.from), y, at(span.to) - at(span.from), kBandHeight, svg_attribute("fill", colour.colour),
-                              arm.label + ": " + span.phase + ", steps " + std::to_string(span.from) + " to " + std::to_string(span.to));
+            drawing.rectangle(at(span.from), y, at(span.to) - at(span.from), kBandHeight,
+                              svg_attribute("fill", colour.colour),
+                              arm.label + ": " + span.phase + ", steps " + std::to_string(span.from) + " to " +
+                                  std::to_string(span.to));
       for (const PhaseSpan& span : arm.low_rate)
-        drawing.rectangle(at(span.from), y, at(span.to) - at(span.from), kBandHeight, svg_attribute("fill", "url(#low-rate)"));
+        drawing.rectangle(at(span.from), y, at(span.to) - at(span.from), kBandHeight,
+                          svg_attribute("fill", "url(#low-rate)"));
     }
   }
 
@@ -276,11 +300,13 @@ class Figure {
       if (arm.probes.empty() || std::find(drawn.begin(), drawn.end(), arm.onset_threshold) != drawn.end()) continue;
       drawn.push_back(arm.onset_threshold);
       const double y = panel.y(arm.onset_threshold);
-      drawing.line(panel.left(), y, panel.right(), y, svg_attribute("stroke", kTheme.soft) + svg_attribute("stroke-dasharray", "4 3"));
+      drawing.line(panel.left(), y, panel.right(), y,
+                   svg_attribute("stroke", kTheme.soft) + svg_attribute("stroke-dasharray", "4 3"));
       drawing.text(panel.right() + 6, y + 4, "onset " + tick_label(arm.onset_threshold), text_style(kTheme.soft, 11));
     }
     const double uniform = panel.y(1);
-    const bool hidden = std::any_of(drawn.begin(), drawn.end(), [&](double y) { return std::abs(panel.y(y) - uniform) < 12; });
+    const bool hidden =
+        std::any_of(drawn.begin(), drawn.end(), [&](double y) { return std::abs(panel.y(y) - uniform) < 12; });
     if (!hidden && uniform >= panel.top() && uniform <= panel.bottom())
       drawing.text(panel.right() + 6, uniform + 4, "uniform 1", text_style(kTheme.soft, 11));
   }
@@ -291,14 +317,16 @@ class Figure {
       for (const ProbeRecord* probe : arms_[run].probes)
         if (probe->step == arms_[run].onset->step)
           drawing.circle(panel.x(static_cast<double>(probe->tokens)), panel.y(probe->sink_excess.front()), 4,
-                         svg_attribute("fill", "#fff") + svg_attribute("stroke", kColours[styles_[run].colour % kColours.size()]) +
+                         svg_attribute("fill", "#fff") +
+                             svg_attribute("stroke", kColours[styles_[run].colour % kColours.size()]) +
                              svg_attribute("stroke-width", "1.5"),
                          arms_[run].label + ": onset at step " + std::to_string(probe->step));
     }
   }
 
   void draw_plot(SvgDrawing& drawing, const Plot& plot, std::size_t index, double top, bool lowest) const {
-    const SvgPanel panel = {x_scale(), SvgScale(plot.range.low, plot.range.high, top + plot.height, top, plot.logarithmic)};
+    const SvgPanel panel = {x_scale(),
+                            SvgScale(plot.range.low, plot.range.high, top + plot.height, top, plot.logarithmic)};
     std::vector<double> y_ticks = panel.y.ticks(static_cast<std::size_t>(plot.height / (plot.layers ? 14 : 28)));
     if (plot.layers) std::erase_if(y_ticks, [](double tick) { return std::abs(tick - std::round(tick)) > 1e-6; });
     draw_y_axis(drawing, panel, kTheme, y_ticks);
@@ -317,8 +345,10 @@ class Figure {
     const std::size_t limit = std::min<std::size_t>(400, 2400 / runs_.size());
     for (const Curve& curve : plot.curves) {
       Series points = in_pixels(panel, plot.layers ? as_steps(curve.series) : downsample(curve.series, limit));
-      // Whole numbers would hide each other: curves are drawn beside each other, all nearer to their layer than to the next.
-      const double beside = std::min(kBeside, 0.65 * std::abs(panel.y(1) - panel.y(0)) / static_cast<double>(runs_.size()));
+      // Whole numbers would hide each other: curves are drawn beside each other, all nearer to their layer than to the
+      // next.
+      const double beside =
+          std::min(kBeside, 0.65 * std::abs(panel.y(1) - panel.y(0)) / static_cast<double>(runs_.size()));
       const double offset = beside * (static_cast<double>(curve.run) - static_cast<double>(runs_.size() - 1) / 2);
       if (plot.layers)
         for (double& y : points.y) y -= offset;
@@ -347,16 +377,20 @@ std::vector<RunStyle> run_styles(const std::vector<RunData>& runs) {
   return styles;
 }
 
-std::string figure_svg(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) { return Figure(runs, arms).draw(); }
+std::string figure_svg(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
+  return Figure(runs, arms).draw();
+}
 
 void require_figure_possible(const std::filesystem::path& file) {
-  if (file.extension() != ".svg") throw std::runtime_error("--figure " + file.string() + ": the figure is an SVG; expected a name that ends in .svg");
+  if (file.extension() != ".svg")
+    throw std::runtime_error("--figure " + file.string() + ": the figure is an SVG; expected a name that ends in .svg");
   if (!std::filesystem::exists(std::filesystem::symlink_status(file))) return;
   std::string beginning(4096, '\0');
   std::ifstream in(file, std::ios::binary);
   in.read(beginning.data(), static_cast<std::streamsize>(beginning.size()));
   if (beginning.find("<!-- " + std::string(kMarker) + " -->") == std::string::npos)
-    throw std::runtime_error("--figure " + file.string() + ": exists and is not a figure of this program; choose another name");
+    throw std::runtime_error("--figure " + file.string() +
+                             ": exists and is not a figure of this program; choose another name");
 }
 
 void write_figure(const std::vector<RunData>& runs, const std::filesystem::path& file) {

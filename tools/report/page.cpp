@@ -40,7 +40,8 @@ std::string head_row(const std::string& corner, const std::vector<ArmSummary>& a
   return html + "</tr></thead>";
 }
 
-std::string table_html(const std::string& corner, const std::vector<ArmSummary>& arms, const std::vector<TableRow>& rows) {
+std::string table_html(const std::string& corner, const std::vector<ArmSummary>& arms,
+                       const std::vector<TableRow>& rows) {
   std::string html = "<div class=\"scroll\"><table>" + head_row(corner, arms) + "<tbody>";
   for (const TableRow& row : rows) {
     html += "<tr>" + cell("th", row.label);
@@ -60,7 +61,8 @@ std::string comparability_html(const std::vector<Statement>& statements) {
   if (statements.empty()) return "";
   std::string html = "<section><h2>May the arms be compared?</h2><ul class=\"statements\">";
   for (const Statement& statement : statements)
-    html += std::string("<li class=\"") + (statement.good ? "good" : "bad") + "\">" + escape_html(statement.text) + "</li>";
+    html +=
+        std::string("<li class=\"") + (statement.good ? "good" : "bad") + "\">" + escape_html(statement.text) + "</li>";
   return html + "</ul></section>";
 }
 

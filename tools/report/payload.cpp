@@ -39,7 +39,8 @@ Json numbers(const std::vector<double>& values) {
 
 class Chart {
  public:
-  Chart(const char* id, const char* title, const char* note, const char* y, std::vector<std::string> groups, bool log = false)
+  Chart(const char* id, const char* title, const char* note, const char* y, std::vector<std::string> groups,
+        bool log = false)
       : json_({{"id", id}, {"title", title}, {"note", note}, {"x", "step"}, {"y", y}, {"log", log},
                {"lines", Json::array()}, {"groups", groups}, {"series", Json::array()}}) {}
 
@@ -97,10 +98,13 @@ Series of_probes(const std::vector<const ProbeRecord*>& probes, const std::funct
 }
 
 void add_loss(const std::vector<RunData>& runs, Json& charts) {
-  Chart chart("loss", "Loss", "Nats per target. Common targets are those that every arm predicts: the only losses to "
-              "compare between arms that differ in BOS. Curves are the training loss: the bold one its mean over about "
-              "a fiftieth of the logged steps around each, the faint one that of the step alone (the only curve of a run "
-              "with fewer than 100). Dots are the validation loss.", "loss", {"common targets", "all targets"});
+  Chart chart(
+      "loss", "Loss",
+      "Nats per target. Common targets are those that every arm predicts: the only losses to compare between arms that "
+      "differ in BOS. Curves are the training loss: the bold one its mean over about a fiftieth of the logged steps "
+      "around each, the faint one that of the step alone (the only curve of a run with fewer than 100). Dots are the "
+      "validation loss.",
+      "loss", {"common targets", "all targets"});
   for (std::size_t arm = 0; arm < runs.size(); ++arm) {
     const RunData& run = runs[arm];
     const std::size_t window = std::max<std::size_t>(1, run.steps.size() / 50);
@@ -121,8 +125,10 @@ void add_sink_charts(const std::vector<RunData>& runs, const std::vector<ArmSumm
   Chart excess("excess", "Sink excess", "Mean sink score over what uniform attention would give; 1 is no sink. The "
                "dashed line is the onset threshold; a vertical mark shows where an arm's sink formed.", "times uniform",
                positions);
-  Chart score("score", "Sink score", "Mean attention that later queries pay to the position, over sequences, layers and "
-              "heads: from the probe set, or from training batches where an arm has none.", "mean sink score", positions);
+  Chart score("score", "Sink score",
+              "Mean attention that later queries pay to the position, over sequences, layers and heads: from the probe "
+              "set, or from training batches where an arm has none.",
+              "mean sink score", positions);
   Chart rate("rate", "Sink rate", "Share of (sequence, layer, head) whose sink score is above the threshold.", "share",
              positions);
   for (std::size_t arm = 0; arm < runs.size(); ++arm) {
@@ -130,16 +136,20 @@ void add_sink_charts(const std::vector<RunData>& runs, const std::vector<ArmSumm
     for (std::size_t p = 0; p < kShownPositions; ++p) {
       const std::string& name = positions[p];
       if (summary.probes.empty()) {
-        score.add(arm, p, name, "line", of_steps(runs[arm], [p](const StepRecord& s) { return value_at(s.sink_score, p); }));
-        rate.add(arm, p, name, "line", of_steps(runs[arm], [p](const StepRecord& s) { return value_at(s.sink_rate, p); }));
+        score.add(arm, p, name, "line",
+                  of_steps(runs[arm], [p](const StepRecord& s) { return value_at(s.sink_score, p); }));
+        rate.add(arm, p, name, "line",
+                 of_steps(runs[arm], [p](const StepRecord& s) { return value_at(s.sink_rate, p); }));
         continue;
       }
-      excess.add(arm, p, name, "line", of_probes(summary.probes, [p](const ProbeRecord& r) { return value_at(r.sink_excess, p); }));
+      excess.add(arm, p, name, "line",
+                 of_probes(summary.probes, [p](const ProbeRecord& r) { return value_at(r.sink_excess, p); }));
       score.add(arm, p, name, "line", of_probes(summary.probes, [p](const ProbeRecord& r) {
                   const auto position = static_cast<std::int64_t>(p);
                   return position < r.positions ? mean_sink_score(r, position) : kMissing;
                 }));
-      rate.add(arm, p, name, "line", of_probes(summary.probes, [p](const ProbeRecord& r) { return value_at(r.sink_rate, p); }));
+      rate.add(arm, p, name, "line",
+               of_probes(summary.probes, [p](const ProbeRecord& r) { return value_at(r.sink_rate, p); }));
     }
     if (!summary.probes.empty()) excess.add_line(summary.onset_threshold);
   }
@@ -154,15 +164,17 @@ void add_probe_sets(const std::vector<RunData>& runs, Json& charts) {
     for (const ProbeRecord& probe : run.probes)
       if (std::find(sets.begin(), sets.end(), probe.set) == sets.end()) sets.push_back(probe.set);
   if (sets.size() < 2) return;
-  Chart chart("sets", "Sink excess of position 0 on every probe set", "Natural text with and without BOS, at the training "
-              "length and short, and the controls: random tokens, and one token repeated (the negative control).",
+  Chart chart("sets", "Sink excess of position 0 on every probe set",
+              "Natural text with and without BOS, at the training length and short, and the controls: random tokens, "
+              "and one token repeated (the negative control).",
               "times uniform", sets);
   for (std::size_t arm = 0; arm < runs.size(); ++arm)
     for (std::size_t set = 0; set < sets.size(); ++set) {
       std::vector<const ProbeRecord*> probes;
       for (const ProbeRecord& probe : runs[arm].probes)
         if (probe.set == sets[set]) probes.push_back(&probe);
-      chart.add(arm, set, sets[set], "line", of_probes(probes, [](const ProbeRecord& r) { return value_at(r.sink_excess, 0); }));
+      chart.add(arm, set, sets[set], "line",
+                of_probes(probes, [](const ProbeRecord& r) { return value_at(r.sink_excess, 0); }));
     }
   chart.move_to(charts);
 }
@@ -172,13 +184,16 @@ void add_norms(const std::vector<RunData>& runs, const std::vector<ArmSummary>& 
               "where it is largest. It grows before attention moves.", "ratio", {"over blocks"});
   Chart value("value", "Value drain", "Value norm of position 0 over the others, in the layer where it is smallest.",
               "ratio", {"smallest layer"});
-  Chart layers("layers", "Residual norms by layer", "After each block, at the end of the run (l2, mean over sequences). "
-               "Solid: position 0; dashed: the others.", "norm", {"norm", "P0 / others"}, true);
+  Chart layers("layers", "Residual norms by layer",
+               "After each block, at the end of the run (l2, mean over sequences). Solid: position 0; dashed: the "
+               "others.",
+               "norm", {"norm", "P0 / others"}, true);
   layers.set_x("layer");
   for (std::size_t arm = 0; arm < runs.size(); ++arm) {
     const ArmSummary& summary = arms[arm];
     if (summary.probes.empty())
-      ratio.add(arm, 0, "P0 / others", "line", of_steps(runs[arm], [](const StepRecord& s) { return norm_ratio_peak(s.norm_ratio).ratio; }));
+      ratio.add(arm, 0, "P0 / others", "line",
+                of_steps(runs[arm], [](const StepRecord& s) { return norm_ratio_peak(s.norm_ratio).ratio; }));
     else
       ratio.add(arm, 0, "P0 / others", "line",
                 of_probes(summary.probes, [](const ProbeRecord& r) { return norm_ratio_peak(r.norm_ratio).ratio; }));
@@ -199,24 +214,33 @@ void add_norms(const std::vector<RunData>& runs, const std::vector<ArmSummary>& 
 }
 
 void add_optimization(const std::vector<RunData>& runs, Json& charts) {
-  Chart chart("optimization", "Optimization", "Learning rate; global gradient norm before clipping; tokens a second.", "",
-              {"learning rate", "gradient norm", "tokens per second"});
+  Chart chart("optimization", "Optimization", "Learning rate; global gradient norm before clipping; tokens a second.",
+              "", {"learning rate", "gradient norm", "tokens per second"});
   for (std::size_t arm = 0; arm < runs.size(); ++arm) {
-    chart.add(arm, 0, "learning rate", "line", of_steps(runs[arm], [](const StepRecord& s) { return s.learning_rate; }));
-    chart.add(arm, 1, "gradient norm", "line", of_steps(runs[arm], [](const StepRecord& s) { return s.gradient_norm; }));
-    chart.add(arm, 2, "tokens per second", "line", of_steps(runs[arm], [](const StepRecord& s) { return s.tokens_per_second; }));
+    chart.add(arm, 0, "learning rate", "line",
+              of_steps(runs[arm], [](const StepRecord& s) { return s.learning_rate; }));
+    chart.add(arm, 1, "gradient norm", "line",
+              of_steps(runs[arm], [](const StepRecord& s) { return s.gradient_norm; }));
+    chart.add(arm, 2, "tokens per second", "line",
+              of_steps(runs[arm], [](const StepRecord& s) { return s.tokens_per_second; }));
   }
   chart.move_to(charts);
 }
 
 void add_causal(const std::vector<ArmSummary>& arms, Json& charts) {
-  Chart removed("causal_removed", "What the sink needs", "Causal tests while training: share of the sink at position 0 that is gone without the "
-                "output of one layer's MLP (solid) or attention (dashed) at position 0, of the layer that removes most. Bars: "
-                "intervals over sequences. No value where no sink had formed.", "share removed", {"most removing layer"});
-  Chart moved("causal_moved", "Whether the sink moves", "Causal tests while training: what an edit makes of a sink at another position, in units of the "
-              "sink at 0. Transplant: position 0's state after the source layer (the step-up layer, where there is one before the "
-              "last) written there; dashed a random direction of its norm, dotted its direction at the norm of the others. Isolation: the position sees itself alone in the first layers; dashed what its own "
-              "attention accounts for, at most. Bars: intervals over sequences.", "share moved", moved_groups());
+  Chart removed(
+      "causal_removed", "What the sink needs",
+      "Causal tests while training: share of the sink at position 0 that is gone without the output of one layer's MLP "
+      "(solid) or attention (dashed) at position 0, of the layer that removes most. Bars: intervals over sequences. No "
+      "value where no sink had formed.",
+      "share removed", {"most removing layer"});
+  Chart moved("causal_moved", "Whether the sink moves",
+              "Causal tests while training: what an edit makes of a sink at another position, in units of the sink at "
+              "0. Transplant: position 0's state after the source layer (the step-up layer, where there is one before "
+              "the last) written there; dashed a random direction of its norm, dotted its direction at the norm of the "
+              "others. Isolation: the position sees itself alone in the first layers; dashed what its own attention "
+              "accounts for, at most. Bars: intervals over sequences.",
+              "share moved", moved_groups());
   for (std::size_t arm = 0; arm < arms.size(); ++arm) {
     for (const CausalCurve& c : removed_curves(arms[arm].causal)) removed.add(arm, c.group, c.name, c.style, c.series);
     for (const CausalCurve& c : moved_curves(arms[arm].causal)) moved.add(arm, c.group, c.name, c.style, c.series);
@@ -232,7 +256,8 @@ void add_causal(const std::vector<ArmSummary>& arms, Json& charts) {
 using AddColumn = std::function<void(std::int64_t step, const std::vector<double>& column)>;
 using ColumnsOf = std::function<void(std::size_t arm, const AddColumn& add)>;
 
-Json heatmap(const char* id, const char* title, const char* note, const char* unit, bool log, std::size_t arms, const ColumnsOf& columns_of) {
+Json heatmap(const char* id, const char* title, const char* note, const char* unit, bool log, std::size_t arms,
+             const ColumnsOf& columns_of) {
   Json maps = Json::array();
   double low = std::numeric_limits<double>::infinity(), high = -low;
   for (std::size_t arm = 0; arm < arms; ++arm) {
@@ -266,12 +291,16 @@ Json heatmap(const char* id, const char* title, const char* note, const char* un
 /// little looks so.
 void add_causal_maps(const std::vector<ArmSummary>& arms, Json& result) {
   Json maps = Json::array();
-  const char* note = "Causal tests while training: share of the sink at position 0 that is gone without the output of the layer at position 0; a column "
-                     "is a test and the time before it. Grey: no sink had formed. One colour scale for all arms, MLP and attention.";
+  const char* note =
+      "Causal tests while training: share of the sink at position 0 that is gone without the output of the layer at "
+      "position 0; a column is a test and the time before it. Grey: no sink had formed. One colour scale for all arms, "
+      "MLP and attention.";
   const auto add = [&](const char* id, const char* title, const char* kind) {
-    Json map = heatmap(id, title, note, "share removed", false, arms.size(), [&](std::size_t arm, const AddColumn& add_column) {
-      for (const CausalPoint& point : arms[arm].causal) add_column(point.step, removed_by_layer(point.record, kind));
-    });
+    Json map = heatmap(id, title, note, "share removed", false, arms.size(),
+                       [&](std::size_t arm, const AddColumn& add_column) {
+                         for (const CausalPoint& point : arms[arm].causal)
+                           add_column(point.step, removed_by_layer(point.record, kind));
+                       });
     if (!map.is_null()) maps.push_back(std::move(map));
   };
   add("removed_mlp_map", "What each layer's MLP is to the sink", "knock_out_mlp");
@@ -318,13 +347,14 @@ Json heatmaps(const std::vector<RunData>& runs, const std::vector<ArmSummary>& a
                 }
                 return column;
               }));
-  add(probe_heatmap("ratio_map", "P0 norm ratio by layer", "Residual norm of position 0 over the mean of the others after each "
-              "block; logarithmic colours, one scale for all arms.", "P0 / others", true, runs, arms,
-              [](const StepRecord* step, const ProbeRecord* probe) {
-                std::vector<double> column = probe != nullptr ? probe->norm_ratio : step->norm_ratio;
-                if (!column.empty()) column.erase(column.begin());  // the embedding output
-                return column;
-              }));
+  add(probe_heatmap("ratio_map", "P0 norm ratio by layer",
+                    "Residual norm of position 0 over the mean of the others after each block; logarithmic colours, "
+                    "one scale for all arms.",
+                    "P0 / others", true, runs, arms, [](const StepRecord* step, const ProbeRecord* probe) {
+                      std::vector<double> column = probe != nullptr ? probe->norm_ratio : step->norm_ratio;
+                      if (!column.empty()) column.erase(column.begin());  // the embedding output
+                      return column;
+                    }));
   add_causal_maps(arms, result);
   return result;
 }
@@ -341,7 +371,8 @@ Json events(const std::vector<RunData>& runs) {
   for (std::size_t arm = 0; arm < runs.size(); ++arm)
     for (const EventRecord& event : runs[arm].events) all.emplace_back(arm, &event);
   std::reverse(all.begin(), all.end());
-  std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.second->step > b.second->step; });
+  std::stable_sort(all.begin(), all.end(),
+                   [](const auto& a, const auto& b) { return a.second->step > b.second->step; });
   if (all.size() > kMaximumEvents) all.resize(kMaximumEvents);
   Json result = Json::array();
   for (const auto& [arm, event] : all)

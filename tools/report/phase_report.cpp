@@ -63,8 +63,8 @@ std::string set_text(const PhaseReport& report) {
 }
 
 std::string change_table(const PhaseReport& report) {
-  std::vector<std::vector<std::string>> rows = {{"step", "tokens", "phase", "loss", "excess", "change", "P0 leads", "l*",
-                                                 "C2", "sink rate", "rate < peak/10"}};
+  std::vector<std::vector<std::string>> rows = {
+      {"step", "tokens", "phase", "loss", "excess", "change", "P0 leads", "l*", "C2", "sink rate", "rate < peak/10"}};
   for (const ReplayPass& pass : report.replay.passes) {
     if (!pass.reading.change) continue;
     const PhaseChange& change = *pass.reading.change;
@@ -81,10 +81,12 @@ std::string change_table(const PhaseReport& report) {
 }
 
 std::string onset_text(const PhaseReport& report) {
-  const std::string held = format_number(report.used.onset) + " or more for " + count(report.used.window, "pass") + " in a row";
+  const std::string held =
+      format_number(report.used.onset) + " or more for " + count(report.used.window, "pass") + " in a row";
   if (!report.replay.onset) return "none: the excess has not been " + held;
   const ReplayPass& pass = report.replay.passes[*report.replay.onset];
-  return "step " + std::to_string(pass.input.step) + " (" + format_count(pass.input.tokens) + " tokens): from there the excess is " + held;
+  return "step " + std::to_string(pass.input.step) + " (" + format_count(pass.input.tokens) +
+         " tokens): from there the excess is " + held;
 }
 
 /// The share of the steps so far that a band covers; of a run without steps, all of it.
@@ -104,13 +106,14 @@ std::string bands_text(const PhaseReport& report) {
 std::string end_text(const PhaseReport& report) {
   const ReplayPass& pass = last_pass(report);
   const PhaseReading& reading = pass.reading;
-  std::string text = std::string(name_of(reading.phase)) + " since step " + std::to_string(phase_bands(report.replay).back().from) +
-                     "; excess " + format_number(pass.input.sink_excess.front()) + ", change over the window " +
+  std::string text = std::string(name_of(reading.phase)) + " since step " +
+                     std::to_string(phase_bands(report.replay).back().from) + "; excess " +
+                     format_number(pass.input.sink_excess.front()) + ", change over the window " +
                      (reading.relative_change ? format_change(*reading.relative_change) : "not known yet") +
                      ", position 0 leads " + format_percent(reading.dominant_share) + " of it, l* " +
                      (pass.input.step_up_layer ? std::to_string(*pass.input.step_up_layer) : "undefined") + ", C2 " +
-                     (pass.input.concentration ? format_number(pass.input.concentration) : "undefined") + ", sink rate " +
-                     format_number(pass.input.sink_rate);
+                     (pass.input.concentration ? format_number(pass.input.concentration) : "undefined") +
+                     ", sink rate " + format_number(pass.input.sink_rate);
   if (pass.validation_loss_slope)
     text += ", validation loss " + format_change(*pass.validation_loss_slope) + " over as many evaluations";
   if (learning_rate_is_low(pass.input.learning_rate_fraction))
@@ -123,7 +126,8 @@ std::string wandering_text(const PhaseReport& report) {
   const ReplayPass* highest = highest_pass(report);
   if (highest == nullptr) return text + " No excess in its log is a number.";
   const double excess = highest->input.sink_excess.front();
-  text += " The excess of position 0 was at most " + format_number(excess) + " (step " + std::to_string(highest->input.step) + "), ";
+  text += " The excess of position 0 was at most " + format_number(excess) + " (step " +
+          std::to_string(highest->input.step) + "), ";
   if (excess < report.used.onset) return text + "under the onset of " + format_number(report.used.onset) + ".";
   return text + "but " + count(report.used.confirm, "pass") + " in a row at or above the onset of " +
          format_number(report.used.onset) + ", with position 0 in the lead, were not reached.";
@@ -135,7 +139,8 @@ std::string few_passes_text(const PhaseReport& report) {
 }
 
 std::string check_text(const PhaseReport& report) {
-  if (!report.check) return "not held against the log: the thresholds are not the run's (" + threshold_text(report.own) + ")";
+  if (!report.check)
+    return "not held against the log: the thresholds are not the run's (" + threshold_text(report.own) + ")";
   const ReplayCheck& check = *report.check;
   if (!check.differences.empty()) {
     std::string text = "THE REPLAY DIFFERS FROM THE LOG: ";
@@ -149,7 +154,9 @@ std::string check_text(const PhaseReport& report) {
                                               [](const ReplayPass& pass) { return pass.reading.change.has_value(); });
   std::string text;
   if (!report.events_logged)
-    text = "NOT AGAINST events.jsonl, which is missing or empty, so neither its phase changes nor whether the run has ended are known; against the signals";
+    text =
+        "NOT AGAINST events.jsonl, which is missing or empty, so neither its phase changes nor whether the run has "
+        "ended are known; against the signals";
   else if (check.changes == 0 && replayed > 0)
     text = "the run has not logged the " + count(replayed, "phase change") + " of the replay yet";
   else if (check.changes == 0)
@@ -219,7 +226,8 @@ PhaseReport report_phases(const RunData& run, const Config& config, const PhaseC
   for (const ProbeRecord& probe : run.probes) {
     if (probe.set != report.set) continue;
     if (probe.sink_excess.empty())
-      throw std::runtime_error(log + ": step " + std::to_string(probe.step) + ", set " + report.set + ": sink_excess is missing");
+      throw std::runtime_error(log + ": step " + std::to_string(probe.step) + ", set " + report.set +
+                               ": sink_excess is missing");
     if (probe.step < 0 || probe.step > config.train.steps)
       throw std::runtime_error(log + ": step " + std::to_string(probe.step) + " is not one of the run's " +
                                std::to_string(config.train.steps) + " (train.steps)");
@@ -227,15 +235,17 @@ PhaseReport report_phases(const RunData& run, const Config& config, const PhaseC
     report.sequences = probe.sequences;
   }
   if (report.length == 0)
-    throw std::runtime_error(log + ": holds no pass over " + report.set + ", the set that phases are read from where data.bos is " +
-                             report.bos);
+    throw std::runtime_error(log + ": holds no pass over " + report.set +
+                             ", the set that phases are read from where data.bos is " + report.bos);
   report.planned_steps = config.train.steps;
   report.steps = std::max(run.steps.empty() ? 0 : run.steps.back().step, run.probes.back().step);
-  report.ended = std::any_of(run.events.begin(), run.events.end(), [](const EventRecord& e) { return e.kind == "end"; });
+  report.ended =
+      std::any_of(run.events.begin(), run.events.end(), [](const EventRecord& e) { return e.kind == "end"; });
   report.events_logged = !run.events.empty();
   report.own = config.probes.phase;
   report.used = thresholds;
-  report.replay = replay_phases(run.probes, report.set, run.steps, config.train.schedule, config.train.steps, thresholds);
+  report.replay =
+      replay_phases(run.probes, report.set, run.steps, config.train.schedule, config.train.steps, thresholds);
   if (same_thresholds(report.own, report.used))
     report.check = check_replay(report.replay, run.probes, report.set, run.events);
   return report;

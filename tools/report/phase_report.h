@@ -29,12 +29,12 @@ struct PhaseReport {
 /// Whether two detectors are given the same thresholds.
 bool same_thresholds(const PhaseConfig& a, const PhaseConfig& b);
 
-/// Replays `run`, whose config is `config`, with `thresholds`. Throws std::runtime_error naming the log when it holds no
-/// pass over the set that the phases are read from.
+/// Replays `run`, whose config is `config`, with `thresholds`. Throws std::runtime_error naming the log when it holds
+/// no pass over the set that the phases are read from.
 PhaseReport report_phases(const RunData& run, const Config& config, const PhaseConfig& thresholds);
 
-/// Where the phases are read, the changes as a table, onset, bands, a chart of the excess, and the state at the end; the
-/// chart is at most `width` columns wide.
+/// Where the phases are read, the changes as a table, onset, bands, a chart of the excess, and the state at the end;
+/// the chart is at most `width` columns wide.
 std::string phase_text(const PhaseReport& report, std::size_t width);
 
 /// Everything that the text tells, and every pass.

@@ -64,14 +64,18 @@ Series by_index(const std::vector<double>& values) {
 
 // ---- HTML ------------------------------------------------------------------------------------
 
-std::string element(const std::string& name, std::string_view text) { return "<" + name + ">" + escape_html(text) + "</" + name + ">"; }
+std::string element(const std::string& name, std::string_view text) {
+  return "<" + name + ">" + escape_html(text) + "</" + name + ">";
+}
 
 std::string section(std::string_view title, std::string_view note, const std::string& body) {
-  return "<section>" + element("h2", title) + (note.empty() ? "" : "<p class=\"note\">" + escape_html(note) + "</p>") + body + "</section>\n";
+  return "<section>" + element("h2", title) + (note.empty() ? "" : "<p class=\"note\">" + escape_html(note) + "</p>") +
+         body + "</section>\n";
 }
 
 std::string figure(std::string_view title, std::string_view note, const std::string& body) {
-  return "<div class=\"chart\">" + element("h2", title) + "<p class=\"note\">" + escape_html(note) + "</p>" + body + "</div>\n";
+  return "<div class=\"chart\">" + element("h2", title) + "<p class=\"note\">" + escape_html(note) + "</p>" + body +
+         "</div>\n";
 }
 
 std::string table_html(const ProbeTable& table) {
@@ -80,7 +84,8 @@ std::string table_html(const ProbeTable& table) {
   html += "</tr></thead><tbody>";
   for (std::size_t row = 1; row < table.size(); ++row) {
     html += "<tr>";
-    for (std::size_t column = 0; column < table[row].size(); ++column) html += element(column == 0 ? "th" : "td", table[row][column]);
+    for (std::size_t column = 0; column < table[row].size(); ++column)
+      html += element(column == 0 ? "th" : "td", table[row][column]);
     html += "</tr>";
   }
   return html + "</tbody></table></div>";
@@ -102,16 +107,20 @@ Colour colour_of(double part) {
   return colour;
 }
 
-std::string css(const Colour& colour) { return "rgb(" + shown(colour[0], 0) + "," + shown(colour[1], 0) + "," + shown(colour[2], 0) + ")"; }
+std::string css(const Colour& colour) {
+  return "rgb(" + shown(colour[0], 0) + "," + shown(colour[1], 0) + "," + shown(colour[2], 0) + ")";
+}
 
 std::string scale_html(double high) {
   std::string gradient = "linear-gradient(90deg";
   for (const Colour& stop : kStops) gradient += "," + css(stop);
-  return "<div class=\"scale\"><span>0</span><i style=\"background:" + gradient + ")\"></i><span>" + shown(high, 3) + "</span></div>";
+  return "<div class=\"scale\"><span>0</span><i style=\"background:" + gradient + ")\"></i><span>" + shown(high, 3) +
+         "</span></div>";
 }
 
 /// `values`: a row a layer. Colours go from 0 to the largest value.
-std::string heatmap(const std::string& columns, const std::string& letter, const std::vector<std::vector<double>>& values) {
+std::string heatmap(const std::string& columns, const std::string& letter,
+                    const std::vector<std::vector<double>>& values) {
   double high = 0;
   std::size_t width = 0;
   for (const auto& row : values) {
@@ -121,7 +130,8 @@ std::string heatmap(const std::string& columns, const std::string& letter, const
   }
   const bool dense = width > kReadableColumns;
   const int digits = high < 0.1 ? 3 : 2;
-  std::string html = scale_html(high) + "<div class=\"scroll heat" + (dense ? " dense" : "") + "\"><table><thead><tr><th>layer</th>";
+  std::string html =
+      scale_html(high) + "<div class=\"scroll heat" + (dense ? " dense" : "") + "\"><table><thead><tr><th>layer</th>";
   for (std::size_t c = 0; c < width; ++c)
     html += "<th>" + (dense && c % 8 != 0 ? std::string() : letter + std::to_string(c)) + "</th>";
   html += "</tr></thead><tbody>\n";
@@ -129,7 +139,8 @@ std::string heatmap(const std::string& columns, const std::string& letter, const
     html += "<tr><th>" + std::to_string(l) + "</th>";
     for (std::size_t c = 0; c < values[l].size(); ++c) {
       const double value = values[l][c];
-      const std::string title = "layer " + std::to_string(l) + ", " + columns + " " + std::to_string(c) + ": " + shown(value, 4);
+      const std::string title =
+          "layer " + std::to_string(l) + ", " + columns + " " + std::to_string(c) + ": " + shown(value, 4);
       html += "<td" + svg_attribute("title", title);
       if (std::isfinite(value)) {
         const Colour colour = colour_of(high > 0 ? value / high : 0);
@@ -147,7 +158,8 @@ std::string heatmap(const std::string& columns, const std::string& letter, const
 std::string head_map(const ProbeRecord& set) {
   std::vector<std::vector<double>> values(size(set.layers));
   for (std::size_t l = 0; l < values.size(); ++l)
-    for (std::size_t h = 0; h < size(set.heads); ++h) values[l].push_back(value_at(set.sink_score, (l * size(set.heads) + h) * size(set.positions)));
+    for (std::size_t h = 0; h < size(set.heads); ++h)
+      values[l].push_back(value_at(set.sink_score, (l * size(set.heads) + h) * size(set.positions)));
   return heatmap("head", "H", values);
 }
 
@@ -157,7 +169,8 @@ std::string position_map(const ProbeRecord& set) {
   for (std::size_t l = 0; l < values.size(); ++l)
     for (std::size_t p = 0; p < positions; ++p) {
       std::vector<double> scores;
-      for (std::size_t h = 0; h < heads; ++h) scores.push_back(value_at(set.sink_score, (l * heads + h) * positions + p));
+      for (std::size_t h = 0; h < heads; ++h)
+        scores.push_back(value_at(set.sink_score, (l * heads + h) * positions + p));
       values[l].push_back(mean_of_finite(scores));
     }
   return heatmap("position", "P", values);
@@ -181,14 +194,18 @@ struct LineChart {
 };
 
 std::string stroke(std::string_view colour, double width, double opacity = 1) {
-  return svg_attribute("stroke", colour) + svg_attribute("stroke-width", tick_label(width)) + svg_attribute("stroke-opacity", tick_label(opacity)) +
-         svg_attribute("stroke-linejoin", "round") + svg_attribute("stroke-linecap", "round");
+  return svg_attribute("stroke", colour) + svg_attribute("stroke-width", tick_label(width)) +
+         svg_attribute("stroke-opacity", tick_label(opacity)) + svg_attribute("stroke-linejoin", "round") +
+         svg_attribute("stroke-linecap", "round");
 }
 
-std::string dashed(std::string_view colour) { return svg_attribute("stroke", colour) + svg_attribute("stroke-dasharray", "4 3"); }
+std::string dashed(std::string_view colour) {
+  return svg_attribute("stroke", colour) + svg_attribute("stroke-dasharray", "4 3");
+}
 
 std::string text_style(std::string_view anchor) {
-  return svg_attribute("font-size", "12") + svg_attribute("fill", kPageTheme.soft) + svg_attribute("text-anchor", anchor);
+  return svg_attribute("font-size", "12") + svg_attribute("fill", kPageTheme.soft) +
+         svg_attribute("text-anchor", anchor);
 }
 
 std::string line_chart(const LineChart& chart) {
@@ -207,7 +224,8 @@ std::string line_chart(const LineChart& chart) {
   SvgDrawing drawing(kChartWidth, kChartHeight);
   draw_y_axis(drawing, panel, kPageTheme, panel.y.ticks(6));
   std::vector<double> ticks = panel.x.ticks(10);
-  std::erase_if(ticks, [&](double tick) { return std::abs(tick - std::round(tick)) > 1e-6 || tick < *first || tick > *last; });
+  std::erase_if(ticks,
+                [&](double tick) { return std::abs(tick - std::round(tick)) > 1e-6 || tick < *first || tick > *last; });
   std::vector<std::string> labels;
   for (const double tick : ticks) labels.push_back(tick_label(tick));
   draw_x_axis(drawing, panel, kPageTheme, ticks, labels);
@@ -233,7 +251,8 @@ std::string line_chart(const LineChart& chart) {
   return drawing.finish(chart.label, false);
 }
 
-std::string by_layer_chart(const std::string& label, const std::vector<double>& values, const std::optional<std::int64_t>& step_up) {
+std::string by_layer_chart(const std::string& label, const std::vector<double>& values,
+                           const std::optional<std::int64_t>& step_up) {
   LineChart chart;
   chart.label = label;
   chart.x_label = "layer";
@@ -311,7 +330,8 @@ std::string bar_chart(const std::string& label, const std::vector<BarRow>& rows)
         if (share > high) high = share;
       }
   }
-  const SvgPanel panel = {SvgScale(100 * low, 100 * high, label_width + 14, kChartWidth - 20), SvgScale(0, 1, height, 0)};
+  const SvgPanel panel = {SvgScale(100 * low, 100 * high, label_width + 14, kChartWidth - 20),
+                          SvgScale(0, 1, height, 0)};
   SvgDrawing drawing(kChartWidth, height + 40);
   const std::vector<double> ticks = panel.x.ticks(8);
   std::vector<std::string> labels;
@@ -327,8 +347,8 @@ std::string bar_chart(const std::string& label, const std::vector<BarRow>& rows)
     drawing.text(panel.left() - 8, y + row_height / 2 + 4, row.label, text_style("end"));
     for (const Bar& bar : row.bars) {
       const double zero = panel.x(0), end = panel.x(100 * cut(bar.share.value)), middle = y + kBar / 2;
-      const std::string title = bar.label + ": " + shown(100 * bar.share.value, 0) + " % [" + shown(100 * bar.share.low, 0) + ", " +
-                                shown(100 * bar.share.high, 0) + "]";
+      const std::string title = bar.label + ": " + shown(100 * bar.share.value, 0) + " % [" +
+                                shown(100 * bar.share.low, 0) + ", " + shown(100 * bar.share.high, 0) + "]";
       drawing.rectangle(std::min(zero, end), y + 1, std::abs(end - zero), kBar - 2,
                         svg_attribute("fill", bar.colour) + svg_attribute("fill-opacity", "0.75"), title);
       if (!std::isfinite(end)) drawing.text(zero + 4, middle + 4, "-", text_style("start"));
@@ -364,7 +384,8 @@ std::string removed_chart(const CausalRecord& record) {
       row->bars.push_back({label + ", " + name, colour, test.removed});
     }
   if (rows.empty()) return "<p>-</p>";
-  return key({{"var(--a0)", "MLP"}, {"var(--a1)", "attention"}}) + bar_chart("Share of the sink that each knock-out removes", rows);
+  return key({{"var(--a0)", "MLP"}, {"var(--a1)", "attention"}}) +
+         bar_chart("Share of the sink that each knock-out removes", rows);
 }
 
 std::string moved_chart(const CausalRecord& record) {
@@ -389,15 +410,22 @@ std::string causal_html(const CausalRecord& record) {
   std::string sentences;
   for (const std::string& sentence : causal_reading(record)) sentences += element("p", sentence);
   const std::string p = std::to_string(record.position);
-  std::string html = section("Causal tests",
-                             "On " + record.set + ", T = " + std::to_string(record.length) + ", " + std::to_string(record.sequences) +
-                                 " sequences; intervals: " + shown(100 * record.confidence, 0) + " % bootstrap over sequences, " + std::to_string(record.resamples) + " resamples.",
-                             "<div class=\"reading\">" + sentences + "</div>");
+  std::string html =
+      section("Causal tests",
+              "On " + record.set + ", T = " + std::to_string(record.length) + ", " + std::to_string(record.sequences) +
+                  " sequences; intervals: " + shown(100 * record.confidence, 0) + " % bootstrap over sequences, " +
+                  std::to_string(record.resamples) + " resamples.",
+              "<div class=\"reading\">" + sentences + "</div>");
   if (record.sink_formed)  // shares of a sink that is not there say nothing
     html += "<div class=\"charts\">" +
-            figure("Removed by knock-outs", "One branch's output at position 0 set to zero in one layer: the share of the excess over "
-                   "uniform attention that is gone. Whiskers: the interval. Bars are cut at -50 % and 150 %; the table has the numbers.", removed_chart(record)) +
-            figure("Moved to position " + p, "What appears there, in units of the sink at position 0.", moved_chart(record)) + "</div>";
+            figure("Removed by knock-outs",
+                   "One branch's output at position 0 set to zero in one layer: the share of the excess over "
+                   "uniform attention that is gone. Whiskers: the interval. Bars are cut at -50 % and 150 %; the table "
+                   "has the numbers.",
+                   removed_chart(record)) +
+            figure("Moved to position " + p, "What appears there, in units of the sink at position 0.",
+                   moved_chart(record)) +
+            "</div>";
   return html + section("Causal tests, all numbers", "", table_html(causal_table(record)));
 }
 
@@ -409,31 +437,51 @@ std::string meanings(const ProbeReport& report) {
     for (const auto& [name, meaning] : entries) html += element("dt", name) + element("dd", meaning);
     return html + "</dl>";
   };
-  return section("What the numbers mean", "", list({
-      {"sink score", "The mean attention weight that the queries from a key position on give to it. It falls with T, so compare it only at one T."},
-      {"excess", "The mean sink score over what uniform attention would give at that T and position: 1 is no sink, 2 and more is one."},
-      {"rate", "The share of (sequence, layer, head) with a sink score above " + shown(report.sink_threshold, 2) + "; late: in the layers from " +
-                   std::to_string(report.from_layer) + " on."},
-      {"leads", "The position with the largest mean sink score; under uniform attention that is position 0 too."},
-      {"key mass", "The attention weight that all queries of a sequence together give to a key position; the sum over the positions is T, less what sink logits draw."},
-      {"R, l*, C2", "R: the residual norm of position 0 after a block over the mean norm of the others. l*: the layer in which it grows by the "
-                    "largest factor. C2: the share of the first two layers in that growth, on a log scale. The last two are undefined while R stays below 2."},
-      {"G", "By how much a layer's MLP lengthens the state of position 0, over how much it lengthens the others'."},
-      {"|h|, |attention|, |MLP|", "Norms of the residual stream after the block and of what its two branches add: at position 0, and the mean of the rest."},
-      {"k0/k, v0/v", "Key and value norm of position 0 over the others'. A sink's value is small: attention goes there to do little."},
-      {"max/median |h|", "The largest entry of the residual stream over the median one, with its position and channel: massive activations."},
-      {"stable", "The mean cosine between sequences of the state of position 0: 1 is one direction whatever the text."},
-      {"entropy", "Of the attention weights on keys, in nats, mean over queries."},
-      {"on logit", "Of a model with sink logits (model.attention.sink): the share of attention that goes to the layer's sink logits, mean over heads and queries. It reaches no value."},
-      {"removed, moved", "Excess of position 0 that an edit takes away, and excess that it makes at the other position; both over (excess of position 0 - 1) "
-                         "of the model as it is."}}));
+  return section(
+      "What the numbers mean", "",
+      list({{"sink score",
+             "The mean attention weight that the queries from a key position on give to it. It falls with T, so "
+             "compare it only at one T."},
+            {"excess",
+             "The mean sink score over what uniform attention would give at that T and position: 1 is no sink, 2 and "
+             "more is one."},
+            {"rate", "The share of (sequence, layer, head) with a sink score above " + shown(report.sink_threshold, 2) +
+                         "; late: in the layers from " + std::to_string(report.from_layer) + " on."},
+            {"leads", "The position with the largest mean sink score; under uniform attention that is position 0 too."},
+            {"key mass",
+             "The attention weight that all queries of a sequence together give to a key position; the sum over the "
+             "positions is T, less what sink logits draw."},
+            {"R, l*, C2",
+             "R: the residual norm of position 0 after a block over the mean norm of the others. l*: the layer in "
+             "which it grows by the largest factor. C2: the share of the first two layers in that growth, on a log "
+             "scale. The last two are undefined while R stays below 2."},
+            {"G",
+             "By how much a layer's MLP lengthens the state of position 0, over how much it lengthens the others'."},
+            {"|h|, |attention|, |MLP|",
+             "Norms of the residual stream after the block and of what its two branches add: at position 0, and the "
+             "mean of the rest."},
+            {"k0/k, v0/v",
+             "Key and value norm of position 0 over the others'. A sink's value is small: attention goes there to do "
+             "little."},
+            {"max/median |h|",
+             "The largest entry of the residual stream over the median one, with its position and channel: massive "
+             "activations."},
+            {"stable",
+             "The mean cosine between sequences of the state of position 0: 1 is one direction whatever the text."},
+            {"entropy", "Of the attention weights on keys, in nats, mean over queries."},
+            {"on logit",
+             "Of a model with sink logits (model.attention.sink): the share of attention that goes to the layer's sink "
+             "logits, mean over heads and queries. It reaches no value."},
+            {"removed, moved",
+             "Excess of position 0 that an edit takes away, and excess that it makes at the other position; both over "
+             "(excess of position 0 - 1) of the model as it is."}}));
 }
 
 std::string facts(const ProbeReport& report) {
   std::string text = report.step ? "Step " + std::to_string(*report.step) + ". " : "";
-  text += format_count(report.parameters) + " parameters, " + std::to_string(report.model.layers) + " layers of " + std::to_string(report.model.heads) +
-          " heads. On " + report.device + ", by " + report.build + ". Text: " + report.text + "; sequences chosen by seed " +
-         std::to_string(report.seed) + ".";
+  text += format_count(report.parameters) + " parameters, " + std::to_string(report.model.layers) + " layers of " +
+          std::to_string(report.model.heads) + " heads. On " + report.device + ", by " + report.build +
+          ". Text: " + report.text + "; sequences chosen by seed " + std::to_string(report.seed) + ".";
   return text;
 }
 
@@ -441,25 +489,33 @@ std::string facts(const ProbeReport& report) {
 
 std::string probe_page(const ProbeReport& report) {
   const ProbeRecord& set = report.sets.at(report.shown);
-  const std::string where = set.set + ", T = " + std::to_string(set.length) + ", " + std::to_string(set.sequences) + " sequences";
+  const std::string where =
+      set.set + ", T = " + std::to_string(set.length) + ", " + std::to_string(set.sequences) + " sequences";
   std::vector<double> ratio(set.norm_ratio.begin() + (set.norm_ratio.empty() ? 0 : 1), set.norm_ratio.end());
   const std::string title = escape_html("Attention sinks in " + report.source);
-  std::string html = "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"generator\" content=\"sinkscope probe\">\n"
-                     "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
-                     "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n<title>" +
-                     title + "</title>\n<style>" + std::string(kPageCss) + std::string(kStyle) + "</style>\n</head>\n<body>\n<header><h1>" + title +
-                     "</h1></header>\n<main>\n" + element("p", facts(report)) + "\n";
+  std::string html =
+      "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"generator\" "
+      "content=\"sinkscope probe\">\n"
+      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
+      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
+      "'unsafe-inline'\">\n<title>" +
+      title + "</title>\n<style>" + std::string(kPageCss) + std::string(kStyle) +
+      "</style>\n</head>\n<body>\n<header><h1>" + title + "</h1></header>\n<main>\n" + element("p", facts(report)) +
+      "\n";
   if (report.causal) html += causal_html(*report.causal);
   html += section("Probe sets", "", table_html(probe_set_table(report)));
-  html += "<div class=\"charts\">" +
-          figure("Sink scores of position 0, by layer and head", where + ".", head_map(set)) +
-          figure("Sink scores by layer and position", where + "; mean over heads.", position_map(set)) +
-          figure("Norm ratio R by layer", "Residual norm of position 0 over the others', after each block; " + where + ".",
-                 by_layer_chart("Norm ratio R by layer", ratio, set.step_up_layer)) +
-          figure("MLP amplification G by layer", "Lengthening of position 0 by the MLP over that of the others; " + where + ".",
-                 by_layer_chart("MLP amplification G by layer", set.mlp_amplification, std::nullopt)) +
-          figure("Key mass over key positions", "Bold: mean over layers; faint: each layer; dashed: uniform attention. " + where + ".", key_mass_chart(set)) +
-          "</div>\n";
+  html +=
+      "<div class=\"charts\">" + figure("Sink scores of position 0, by layer and head", where + ".", head_map(set)) +
+      figure("Sink scores by layer and position", where + "; mean over heads.", position_map(set)) +
+      figure("Norm ratio R by layer", "Residual norm of position 0 over the others', after each block; " + where + ".",
+             by_layer_chart("Norm ratio R by layer", ratio, set.step_up_layer)) +
+      figure("MLP amplification G by layer",
+             "Lengthening of position 0 by the MLP over that of the others; " + where + ".",
+             by_layer_chart("MLP amplification G by layer", set.mlp_amplification, std::nullopt)) +
+      figure("Key mass over key positions",
+             "Bold: mean over layers; faint: each layer; dashed: uniform attention. " + where + ".",
+             key_mass_chart(set)) +
+      "</div>\n";
   html += section("By layer", where + ".", table_html(probe_layer_table(report)));
   return html + meanings(report) + "</main>\n</body>\n</html>\n";
 }

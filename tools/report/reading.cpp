@@ -123,8 +123,9 @@ Statement token_statement(const std::vector<ArmSummary>& arms) {
 Statement target_statement(const std::vector<RunData>& runs, const Comparison& comparison) {
   const std::vector<std::string> values = values_of(runs, "data.common_targets");
   if (data_differ(comparison))
-    return {false, "The held-out texts of the arms may differ with their data: losses and probe numbers are then not of the "
-                   "same tokens, and a difference between arms is also one between texts."};
+    return {false,
+            "The held-out texts of the arms may differ with their data: losses and probe numbers are then not of the "
+            "same tokens, and a difference between arms is also one between texts."};
   if (all_equal(values) && values.front() != kAbsent)
     return {true, "Losses on common targets count the same target tokens in every arm (those that each of " +
                       values.front() + " predicts). The plain losses do not, when BOS differs."};
@@ -159,8 +160,8 @@ Statement seed_statement(const std::vector<RunData>& runs, const Comparison& com
   const bool order = !data_differ(comparison);  // the same data order
   if (all_equal(values))
     return {order, std::string("All arms share one seed: initial weights") +
-                       (order ? " and data order" : ", but not the data order, since their data differ") + " (train.seed " +
-                       values.front() + ")."};
+                       (order ? " and data order" : ", but not the data order, since their data differ") +
+                       " (train.seed " + values.front() + ")."};
   std::string by_seeds;
   bool same = true;
   std::vector<std::string> first;
@@ -227,7 +228,8 @@ std::string progress_sentence(const ArmSummary& arm) {
 
 std::string loss_sentence(const ArmSummary& arm) {
   if (arm.bad_losses > 0)
-    return " Its training loss was not finite at " + std::to_string(arm.bad_losses) + (arm.bad_losses == 1 ? " step, first at step " : " steps, first at step ") +
+    return " Its training loss was not finite at " + std::to_string(arm.bad_losses) +
+           (arm.bad_losses == 1 ? " step, first at step " : " steps, first at step ") +
            std::to_string(arm.first_bad_loss) + ".";
   if (arm.validation_loss_common)
     return " Validation loss on common targets: " + format_number(arm.validation_loss_common->first) + " → " +
@@ -248,16 +250,19 @@ std::string sink_sentence(const ArmSummary& arm) {
   // Passes come every so many steps; what is missing at the end is more than that.
   const std::int64_t last = arm.probes.empty() ? arm.steps : arm.probes.back()->step;
   const std::int64_t apart = arm.probes.size() < 2 ? 0 : last - arm.probes[arm.probes.size() - 2]->step;
-  std::string text = last + apart < arm.steps ? " At step " + std::to_string(last) + ", its last probe pass, position 0 draws " : " Position 0 draws ";
-  text += format_number(arm.sink_excess[0]->last) + " times the attention that uniform weights would give it (at first " +
+  std::string text = last + apart < arm.steps
+                         ? " At step " + std::to_string(last) + ", its last probe pass, position 0 draws "
+                         : " Position 0 draws ";
+  text += format_number(arm.sink_excess[0]->last) +
+          " times the attention that uniform weights would give it (at first " +
           format_number(arm.sink_excess[0]->first) + ")";
   if (arm.onset)
     text += ": a sink, formed at step " + std::to_string(arm.onset->step) + " (" + format_count(arm.onset->tokens) +
             " tokens)";
   else if (arm.first_crossing)
     text += ": it first reached the threshold of " + format_number(arm.onset_threshold) + " at step " +
-            std::to_string(arm.first_crossing->step) + ", but has not stayed there for the " + std::to_string(arm.onset_window) +
-            " probes in a row that count as onset";
+            std::to_string(arm.first_crossing->step) + ", but has not stayed there for the " +
+            std::to_string(arm.onset_window) + " probes in a row that count as onset";
   else
     text += ": no sink so far (threshold " + format_number(arm.onset_threshold) + ", highest value " +
             format_number(arm.highest_excess) + ")";
@@ -265,7 +270,8 @@ std::string sink_sentence(const ArmSummary& arm) {
   for (std::size_t p = 1; p < kShownPositions; ++p)
     if (arm.sink_excess[p] && arm.sink_excess[p]->last > arm.sink_excess[0]->last &&
         arm.sink_excess[p]->last >= arm.onset_threshold) {
-      text += " Position " + std::to_string(p) + " leads instead, with " + format_number(arm.sink_excess[p]->last) + ".";
+      text +=
+          " Position " + std::to_string(p) + " leads instead, with " + format_number(arm.sink_excess[p]->last) + ".";
       break;
     }
   if (arm.sink_rate[0])
@@ -392,7 +398,8 @@ std::vector<std::string> reading_notes(const std::vector<RunData>& runs, const s
   notes.push_back("A training loss in the table is that of the first logged step → the mean over the last twentieth of "
                   "them (50 at most); a validation loss that of the first evaluation → that of the last.");
   if (runs.size() < 2)
-    notes.push_back("This is one run with one seed: how much its numbers would differ with another is not known from it.");
+    notes.push_back(
+        "This is one run with one seed: how much its numbers would differ with another is not known from it.");
   else if (all_equal(values_of(runs, "train.seed")))
     notes.push_back("All arms have the same seed, so that how much the numbers differ between seeds is not known: a "
                     "difference between arms that is no larger than that says nothing about what was varied.");

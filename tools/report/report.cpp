@@ -130,7 +130,8 @@ std::string plain_summary(const std::vector<RunData>& runs, const std::optional<
 void require_report_possible(std::size_t runs, const std::filesystem::path& file) {
   if (runs > kMaxPageRuns)
     throw std::runtime_error(file.string() + ": a page shows at most " + std::to_string(kMaxPageRuns) + " runs, not " +
-                             std::to_string(runs) + "; leave it out with --no-html, then compare some of them at a time");
+                             std::to_string(runs) +
+                             "; leave it out with --no-html, then compare some of them at a time");
   require_report_or_nothing(file);
   load_chart_library();
 }

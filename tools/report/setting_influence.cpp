@@ -78,8 +78,8 @@ Influence influence_of(std::string_view key) {
   for (const std::string_view exact :
        {"name", "output", "$schema", "ablation", "train.recompute", "train.cuda_graph", "probes.causal_every"})
     if (key == exact) return Influence::none;
-  for (const std::string_view exact :
-       {"ranks.gpus", "ranks.bucket_megabytes", "ranks.shard", "ranks.shard_optimizer", "ranks.reduce_dtype", "ranks.copy_engines"})
+  for (const std::string_view exact : {"ranks.gpus", "ranks.bucket_megabytes", "ranks.shard", "ranks.shard_optimizer",
+                                       "ranks.reduce_dtype", "ranks.copy_engines"})
     if (key == exact) return Influence::rounding;
   for (const std::string_view section : {"log.", "alerts.", "checkpoint.", "sample.", "ranks.", "ablation."})
     if (key.starts_with(section)) return Influence::none;

@@ -53,7 +53,8 @@ std::vector<std::string> arm_labels(const std::vector<RunData>& runs) {
     labels.push_back(label);
   }
   for (std::size_t i = 0; i < labels.size(); ++i)
-    if (uses[labels[i]] > 1) labels[i] += " (" + std::filesystem::path(runs[i].directory).lexically_normal().string() + ")";
+    if (uses[labels[i]] > 1)
+      labels[i] += " (" + std::filesystem::path(runs[i].directory).lexically_normal().string() + ")";
   std::map<std::string, int> seen;
   for (std::string& label : labels)
     if (const int count = ++seen[label]; count > 1) label += " #" + std::to_string(count);
@@ -259,7 +260,8 @@ void summarize_training(const RunData& run, ArmSummary& arm) {
   arm.train_loss = first_and_tail(steps, arm.tail, [](const StepRecord& s) { return s.loss; });
   arm.train_loss_common = first_and_tail(steps, arm.tail, [](const StepRecord& s) { return s.loss_common; });
   arm.validation_loss = first_and_last_present(steps, [](const StepRecord& s) { return s.validation_loss; });
-  arm.validation_loss_common = first_and_last_present(steps, [](const StepRecord& s) { return s.validation_loss_common; });
+  arm.validation_loss_common =
+      first_and_last_present(steps, [](const StepRecord& s) { return s.validation_loss_common; });
   std::vector<double> speeds;
   std::int64_t before = 0;
   for (const StepRecord& step : steps) {
@@ -268,7 +270,8 @@ void summarize_training(const RunData& run, ArmSummary& arm) {
     }
     if (std::isfinite(step.tokens_per_second)) speeds.push_back(step.tokens_per_second);
     // A logged step stands for those since the one before (log.every).
-    if (std::isfinite(step.step_seconds)) arm.training_seconds += step.step_seconds * static_cast<double>(step.step - before);
+    if (std::isfinite(step.step_seconds))
+      arm.training_seconds += step.step_seconds * static_cast<double>(step.step - before);
     before = step.step;
   }
   if (!speeds.empty()) {

@@ -54,7 +54,8 @@ std::vector<double> linear_ticks(double low, double high, std::size_t about) {
 std::vector<double> logarithmic_ticks(double low, double high, std::size_t about) {
   const auto collect = [&](const std::vector<double>& factors, int stride) {
     std::vector<double> ticks;
-    for (int power = static_cast<int>(std::floor(std::log10(low))); power <= static_cast<int>(std::ceil(std::log10(high))); ++power)
+    for (int power = static_cast<int>(std::floor(std::log10(low)));
+         power <= static_cast<int>(std::ceil(std::log10(high))); ++power)
       for (const double factor : factors) {
         const double value = factor * std::pow(10.0, power);
         if (power % stride == 0 && value >= low * (1 - 1e-9) && value <= high * (1 + 1e-9)) ticks.push_back(value);
@@ -62,7 +63,8 @@ std::vector<double> logarithmic_ticks(double low, double high, std::size_t about
     return ticks;
   };
   // The finest of the usual divisions that is not too dense; within a factor of two not even 1-2-5 has two of them.
-  for (const std::vector<double>& factors : {std::vector<double>{1, 2, 5}, std::vector<double>{1, 3}, std::vector<double>{1}})
+  for (const std::vector<double>& factors :
+       {std::vector<double>{1, 2, 5}, std::vector<double>{1, 3}, std::vector<double>{1}})
     if (const auto ticks = collect(factors, 1); ticks.size() <= about + about / 2)
       return ticks.size() < 2 ? linear_ticks(low, high, about) : ticks;
   int stride = 2;
@@ -75,7 +77,8 @@ std::vector<double> logarithmic_ticks(double low, double high, std::size_t about
 SvgScale::SvgScale(double low, double high, double from, double to, bool logarithmic)
     : low_(low), high_(high), from_(from), to_(to), logarithmic_(logarithmic) {
   if (!finite(low, high, from, to) || !(low < high) || (logarithmic && !(low > 0)))
-    throw std::invalid_argument("a scale from " + format_number(low) + " to " + format_number(high) + " has no room for values");
+    throw std::invalid_argument("a scale from " + format_number(low) + " to " + format_number(high) +
+                                " has no room for values");
 }
 
 double SvgScale::operator()(double value) const {
@@ -125,7 +128,9 @@ std::string tick_label(double value) {
   return text == "-0" ? "0" : text;
 }
 
-double svg_text_width(std::string_view text, double font_size) { return 0.53 * font_size * static_cast<double>(text_width(text)); }
+double svg_text_width(std::string_view text, double font_size) {
+  return 0.53 * font_size * static_cast<double>(text_width(text));
+}
 
 std::string svg_attribute(std::string_view name, std::string_view value) {
   return " " + std::string(name) + "=\"" + content_of(value) + "\"";
@@ -133,23 +138,27 @@ std::string svg_attribute(std::string_view name, std::string_view value) {
 
 void SvgDrawing::line(double x1, double y1, double x2, double y2, std::string_view style) {
   if (!finite(x1, y1, x2, y2)) return;
-  body_ += "<line" + coordinate("x1", x1) + coordinate("y1", y1) + coordinate("x2", x2) + coordinate("y2", y2) + std::string(style) + "/>\n";
+  body_ += "<line" + coordinate("x1", x1) + coordinate("y1", y1) + coordinate("x2", x2) + coordinate("y2", y2) +
+           std::string(style) + "/>\n";
 }
 
-void SvgDrawing::rectangle(double x, double y, double width, double height, std::string_view style, std::string_view title) {
+void SvgDrawing::rectangle(double x, double y, double width, double height, std::string_view style,
+                           std::string_view title) {
   if (!finite(x, y, width, height) || width < 0 || height < 0) return;
-  body_ += "<rect" + coordinate("x", x) + coordinate("y", y) + coordinate("width", width) + coordinate("height", height) +
-           std::string(style) + with_title("rect", title) + "\n";
+  body_ += "<rect" + coordinate("x", x) + coordinate("y", y) + coordinate("width", width) +
+           coordinate("height", height) + std::string(style) + with_title("rect", title) + "\n";
 }
 
 void SvgDrawing::circle(double x, double y, double radius, std::string_view style, std::string_view title) {
   if (!finite(x, y, radius)) return;
-  body_ += "<circle" + coordinate("cx", x) + coordinate("cy", y) + coordinate("r", radius) + std::string(style) + with_title("circle", title) + "\n";
+  body_ += "<circle" + coordinate("cx", x) + coordinate("cy", y) + coordinate("r", radius) + std::string(style) +
+           with_title("circle", title) + "\n";
 }
 
 void SvgDrawing::text(double x, double y, std::string_view content, std::string_view style) {
   if (!finite(x, y)) return;
-  body_ += "<text" + coordinate("x", x) + coordinate("y", y) + std::string(style) + ">" + content_of(content) + "</text>\n";
+  body_ +=
+      "<text" + coordinate("x", x) + coordinate("y", y) + std::string(style) + ">" + content_of(content) + "</text>\n";
 }
 
 void SvgDrawing::path(const Series& points, std::string_view style) {
@@ -186,8 +195,9 @@ void draw_y_axis(SvgDrawing& drawing, const SvgPanel& panel, const SvgTheme& the
   for (const double tick : ticks) {
     const double y = panel.y(tick);
     drawing.line(panel.left(), y, panel.right(), y, svg_attribute("stroke", theme.grid));
-    drawing.text(panel.left() - 7, y + 4, tick_label(tick),
-                 svg_attribute("text-anchor", "end") + svg_attribute("font-size", "12") + svg_attribute("fill", theme.soft));
+    drawing.text(
+        panel.left() - 7, y + 4, tick_label(tick),
+        svg_attribute("text-anchor", "end") + svg_attribute("font-size", "12") + svg_attribute("fill", theme.soft));
   }
 }
 
@@ -200,7 +210,8 @@ void draw_x_axis(SvgDrawing& drawing, const SvgPanel& panel, const SvgTheme& the
     drawing.line(x, panel.bottom(), x, panel.bottom() + 4, stroke);
     if (i < labels.size())
       drawing.text(x, panel.bottom() + 18, labels[i],
-                   svg_attribute("text-anchor", "middle") + svg_attribute("font-size", "12") + svg_attribute("fill", theme.soft));
+                   svg_attribute("text-anchor", "middle") + svg_attribute("font-size", "12") +
+                       svg_attribute("fill", theme.soft));
   }
 }
 

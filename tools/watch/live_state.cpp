@@ -21,8 +21,8 @@ constexpr int kMakingShare = 4;  // a state is kept for so many times its making
 constexpr Sampling kSampling = {.steps = 1000, .passes = 100, .least = std::int64_t{64} << 20};
 constexpr std::size_t kFewestPlaces = 25;
 constexpr const char* kCoarse =
-    "A first look at the logs, which are still being read: the charts show a sample of their records from the first step to "
-    "the last. Phases, onset and numbers follow.";
+    "A first look at the logs, which are still being read: the charts show a sample of their records from the first "
+    "step to the last. Phases, onset and numbers follow.";
 
 Sampling sampling_for(std::size_t runs) {
   const auto share = [runs](std::size_t places) {

@@ -27,9 +27,9 @@ struct Snapshot {
 };
 
 /// One thread looks at the logs, others ask for what is known. A state is put together when it is asked for, and not
-/// more often than its making allows: of very long runs it may be a few times as old as the making takes. Logs that take
-/// long to read are sampled first, so that the charts show all steps at once; until such a log is read to its end nothing
-/// is told that takes all of its records: no phases, no onset, no numbers in tables.
+/// more often than its making allows: of very long runs it may be a few times as old as the making takes. Logs that
+/// take long to read are sampled first, so that the charts show all steps at once; until such a log is read to its end
+/// nothing is told that takes all of its records: no phases, no onset, no numbers in tables.
 class LiveState {
  public:
   explicit LiveState(const std::vector<std::string>& directories);

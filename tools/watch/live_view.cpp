@@ -23,8 +23,9 @@ constexpr std::chrono::milliseconds kViewNap{50};         // between two looks a
 constexpr std::int64_t kViewLookBytes = std::int64_t{64} << 20;
 
 std::string view_of(const RunsFollower& follower, std::size_t rows) {
-  return runs_view(follower.runs(), follower.status(),
-                   {.width = static_cast<std::size_t>(terminal_width()), .rows = rows, .colour = stdout_takes_colour()});
+  return runs_view(
+      follower.runs(), follower.status(),
+      {.width = static_cast<std::size_t>(terminal_width()), .rows = rows, .colour = stdout_takes_colour()});
 }
 
 }  // namespace
@@ -32,9 +33,10 @@ std::string view_of(const RunsFollower& follower, std::size_t rows) {
 void require_run_directory(const std::string& directory, bool now) {
   const std::filesystem::path path = directory;
   std::error_code ignored;
-  const bool nothing_yet = !std::filesystem::exists(path, ignored) ||
-                           (std::filesystem::is_directory(path, ignored) &&
-                            !std::filesystem::exists(path / "config.json", ignored) && hint_of_runs(path, true).empty());
+  const bool nothing_yet =
+      !std::filesystem::exists(path, ignored) ||
+      (std::filesystem::is_directory(path, ignored) && !std::filesystem::exists(path / "config.json", ignored) &&
+       hint_of_runs(path, true).empty());
   if (now || !nothing_yet) open_run(path);
 }
 

@@ -290,7 +290,8 @@ bool RunsFollower::look_at(std::size_t index, std::int64_t limit, Clock::time_po
       changed = read_events(index, limit) || changed;
       changed = read_probes(index, limit) || changed;
       changed = sample_passes(index) || changed;
-      const bool known = followed.probes.unread_bytes() == 0 || (status.sampled_passes && has_text_passes(runs_[index]));
+      const bool known =
+          followed.probes.unread_bytes() == 0 || (status.sampled_passes && has_text_passes(runs_[index]));
       if (known) changed = read_steps(index, limit) || changed;
       changed = sample_steps(index) || changed;
     }

@@ -43,9 +43,9 @@ struct Sampling {
 
 /// Reads each run's config.json, when it has changed, and what was appended to its three logs. Of a record only that is
 /// kept which the summary and the page show, so that memory stays small beside the logs: of a step the lists by layer
-/// where no probe pass has them, of a pass the scores of its first positions, means over heads. Of a log that is sampled
-/// runs() holds the sample and nothing else until the log is read to its end, then all of it: a part read and a part
-/// sampled would be drawn as if most had happened in the first.
+/// where no probe pass has them, of a pass the scores of its first positions, means over heads. Of a log that is
+/// sampled runs() holds the sample and nothing else until the log is read to its end, then all of it: a part read and a
+/// part sampled would be drawn as if most had happened in the first.
 class RunsFollower {
  public:
   using Clock = std::chrono::steady_clock;

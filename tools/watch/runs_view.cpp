@@ -96,7 +96,8 @@ struct Block {
     std::string text = coloured(kBold, name) + first_columns("   " + state_text(), left) + "\n";
     if (!status.problem.empty())
       text += coloured(kRed, first_columns("! " + printable(status.problem), options.width)) + "\n";
-    if (status.unread_bytes > 0) text += line("reading the logs: " + format_count(status.unread_bytes) + " bytes to go");
+    if (status.unread_bytes > 0)
+      text += line("reading the logs: " + format_count(status.unread_bytes) + " bytes to go");
     return text;
   }
 
@@ -129,8 +130,8 @@ struct Block {
     return parts;
   }
 
-  /// The step's own numbers where it has them, else those of the last probe pass. The excess is that of the passes, which
-  /// the phases are read from.
+  /// The step's own numbers where it has them, else those of the last probe pass. The excess is that of the passes,
+  /// which the phases are read from.
   std::vector<std::string> sink() const {
     std::vector<std::string> parts;
     const StepRecord* step = run.steps.empty() || run.steps.back().sink_score.empty() ? nullptr : &run.steps.back();

@@ -15,9 +15,9 @@ struct ViewOptions {
   bool colour = false;
 };
 
-/// What is known of every run: name and state, step, time left, loss, speed, sink, phase; curves of loss and excess over
-/// a band of phases; the last events. Where `rows` are few, events go first, then curves, then whatever is left at the
-/// end. Ends with a newline.
+/// What is known of every run: name and state, step, time left, loss, speed, sink, phase; curves of loss and excess
+/// over a band of phases; the last events. Where `rows` are few, events go first, then curves, then whatever is left at
+/// the end. Ends with a newline.
 std::string runs_view(const std::vector<RunData>& runs, const std::vector<RunStatus>& status,
                       const ViewOptions& options);
 

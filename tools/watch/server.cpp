@@ -30,8 +30,9 @@ std::string http_library() {
 
 void require_http_library() {
   if (http_library().empty())
-    throw std::runtime_error("--serve: this build has no HTTP server; install cpp-httplib (Debian: libcpp-httplib-dev), "
-                             "configure and build again");
+    throw std::runtime_error(
+        "--serve: this build has no HTTP server; install cpp-httplib (Debian: libcpp-httplib-dev), configure and build "
+        "again");
 }
 
 bool is_loopback(std::string_view address) {
@@ -160,7 +161,8 @@ void serve_runs(const std::vector<std::string>& directories, const ServeOptions&
         std::this_thread::sleep_for(state.page_opens() ? kLongBreath : kBreath);
         continue;
       }
-      while (!stop.load() && !ended.load() && std::chrono::steady_clock::now() < next) std::this_thread::sleep_for(kNap);
+      while (!stop.load() && !ended.load() && std::chrono::steady_clock::now() < next)
+        std::this_thread::sleep_for(kNap);
     }
   } catch (...) {
     error = std::current_exception();

@@ -29,8 +29,8 @@ bool is_local_host_header(std::string_view host);
 
 /// Serves the page of the runs until `stop` is true; `tell` gets the page's address once it can be opened. GET and HEAD
 /// of / and /data; what else is asked for is refused. On a loopback address a request whose Host is not this machine is
-/// refused as well. Throws std::runtime_error for what is no run directory, for more runs than a page has, where the address
-/// cannot be listened on, and as live_page_html does.
+/// refused as well. Throws std::runtime_error for what is no run directory, for more runs than a page has, where the
+/// address cannot be listened on, and as live_page_html does.
 void serve_runs(const std::vector<std::string>& directories, const ServeOptions& options, const std::atomic<bool>& stop,
                 const std::function<void(const std::string& url)>& tell);
 

@@ -27,24 +27,28 @@ __device__ void pack_rest(std::uint32_t* p, const float* c) {
 /// Writes c (64, D), each of a thread's two rows times its factor, as bf16 to rows `first_row` on of a matrix in shared
 /// memory whose halves of 64 columns are HalfBytes apart. `warp` is that of the warpgroup.
 template <int D, int HalfBytes>
-__device__ void stage_rows(unsigned char* matrix, const float* c, const float (&factor)[2], int first_row, int warp, int lane) {
+__device__ void stage_rows(unsigned char* matrix, const float* c, const float (&factor)[2], int first_row, int warp,
+                           int lane) {
   const int row = first_row + warp * 16 + lane % 16;
 #pragma unroll
   for (int step = 0; step < D / 16; ++step) {
     std::uint32_t packed[4];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) packed[j] = pack_bf16(c[8 * step + 2 * j] * factor[j % 2], c[8 * step + 2 * j + 1] * factor[j % 2]);
+    for (int j = 0; j < 4; ++j)
+      packed[j] = pack_bf16(c[8 * step + 2 * j] * factor[j % 2], c[8 * step + 2 * j + 1] * factor[j % 2]);
     const int unit = step % 4 * 2 + lane / 16;
     store_matrices(shared_address(matrix + step / 4 * HalfBytes + row * kRowBytes + ((unit ^ row % 8) << 4)), packed);
   }
 }
 
-/// sums (64) = column sums over a warp's rows of an accumulator (64, 64), 32 floats c a thread, times `factor`; of the first `count` of its 16 rows.
+/// sums (64) = column sums over a warp's rows of an accumulator (64, 64), 32 floats c a thread, times `factor`; of the
+/// first `count` of its 16 rows.
 __device__ inline void sum_rows(float* sums, const float* c, float factor, int count, int lane) {
   const bool there[2] = {lane / 4 < count, lane / 4 + 8 < count}, upper = (lane & 16) != 0, odd = (lane & 8) != 0;
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
-    // A thread's columns 2 (l % 4), + 1, and 8 further; then over lanes of other rows, of which each half keeps half of the columns.
+    // A thread's columns 2 (l % 4), + 1, and 8 further; then over lanes of other rows, of which each half keeps half of
+    // the columns.
     float sum[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -65,9 +69,11 @@ __device__ inline void sum_rows(float* sums, const float* c, float factor, int c
 
 /// Begins the store of a warpgroup's rows of such a matrix, `tile_row` on, to row `row` on of a head.
 template <int D, int HalfBytes>
-__device__ void store_rows(const CUtensorMap& map, const unsigned char* matrix, int tile_row, int head, int row, int b) {
+__device__ void store_rows(const CUtensorMap& map, const unsigned char* matrix, int tile_row, int head, int row,
+                           int b) {
 #pragma unroll
-  for (int half = 0; half < D / 64; ++half) store_box(&map, matrix + half * HalfBytes + tile_row * kRowBytes, head, row, half, b);
+  for (int half = 0; half < D / 64; ++half)
+    store_box(&map, matrix + half * HalfBytes + tile_row * kRowBytes, head, row, half, b);
 }
 
 }  // namespace sinkscope::cuda::sm90

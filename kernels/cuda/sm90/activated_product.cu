@@ -1,7 +1,7 @@
-// Matrix products whose epilogue is an activation or its derivative, in bf16 on wgmma and TMA. A persistent block has one warpgroup
-// whose threads fetch, and three that compute tiles of 128 x 128 in turn: while one multiplies, at the full rate of the tensor cores, the
-// others go through their epilogues. An epilogue works in boxes of 64 x 64 in shared memory: what it reads was fetched there ahead, its
-// results take that place, and the copy engine stores them.
+// Matrix products whose epilogue is an activation or its derivative, in bf16 on wgmma and TMA. A persistent block has
+// one warpgroup whose threads fetch, and three that compute tiles of 128 x 128 in turn: while one multiplies, at the
+// full rate of the tensor cores, the others go through their epilogues. An epilogue works in boxes of 64 x 64 in shared
+// memory: what it reads was fetched there ahead, its results take that place, and the copy engine stores them.
 #include <algorithm>
 
 #include "kernels/backend_memory.h"
@@ -29,8 +29,9 @@ static_assert(kGroupRows == kOwnSumRows);
 constexpr int kOfBox = kBoxColumns / 2;             // accumulators of a thread
 constexpr int kFetchRegisters = 32, kComputeRegisters = 160;
 
-/// An epilogue. It goes through a tile in units of 64 rows of 64 columns of the activation. Of a unit a gradient reads a box of z, or of gate and of
-/// up, and writes as many; without a gradient it writes z and its GELU, or gate, up and their SwiGLU.
+/// An epilogue. It goes through a tile in units of 64 rows of 64 columns of the activation. Of a unit a gradient reads
+/// a box of z, or of gate and of up, and writes as many; without a gradient it writes z and its GELU, or gate, up and
+/// their SwiGLU.
 template <Activation A, bool Gradient>
 struct Kind {
   static constexpr bool kGradient = Gradient, kGated = A == Activation::swiglu;
@@ -61,13 +62,14 @@ struct Shared {
   Barrier staged_full[kGroups][kStaged], staged_empty[kGroups][kStaged];
 };
 
-/// Calls f(row, tile of columns) for the block's tiles number `first`, `first` + `step` and so on. Rows of tiles go in groups, whose factor
-/// stays in the L2 cache while columns pass by.
+/// Calls f(row, tile of columns) for the block's tiles number `first`, `first` + `step` and so on. Rows of tiles go in
+/// groups, whose factor stays in the L2 cache while columns pass by.
 template <class F>
 __device__ void for_tiles(const Arguments& args, int first, int step, F&& f) {
   const int count = args.tiles_down * args.tiles, all = static_cast<int>(gridDim.x);
   for (int n = static_cast<int>(blockIdx.x) + first * all; n < count; n += step * all) {
-    const int begin = n / (args.group * args.tiles) * args.group, within = n - begin * args.tiles, width = min(args.group, args.tiles_down - begin);
+    const int begin = n / (args.group * args.tiles) * args.group, within = n - begin * args.tiles,
+              width = min(args.group, args.tiles_down - begin);
     f((begin + within % width) * kRows, within / width);
   }
 }
@@ -95,10 +97,12 @@ __device__ void fetch(Shared& shared, const Arguments& args, const Maps& maps) {
       if constexpr (K::kGradient) {  // summed over rows of the factor: boxes of 64 of them by 64 columns
 #pragma unroll
         for (int i = 0; i < 2; ++i)
-          load_slab_box(columns + i * (kDepth * kRowBytes), &maps.columns, full, column + i * kBoxColumns, block * kDepth, 0);
+          load_slab_box(columns + i * (kDepth * kRowBytes), &maps.columns, full, column + i * kBoxColumns,
+                        block * kDepth, 0);
       } else if constexpr (K::kGated) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) load_slab_box(columns + i * (kColumns / 2 * kRowBytes), &maps.columns, full, block * kDepth, column, i);
+        for (int i = 0; i < 2; ++i)
+          load_slab_box(columns + i * (kColumns / 2 * kRowBytes), &maps.columns, full, block * kDepth, column, i);
       } else {
         load_slab_box(columns, &maps.columns, full, block * kDepth, column, 0);
       }
@@ -119,7 +123,8 @@ __device__ void fetch_staged(Shared& shared, const Arguments& args, const Maps& 
       arrive_expecting(full, K::kRead * kBoxBytes);
 #pragma unroll
       for (int i = 0; i < K::kRead; ++i)
-        load_slab_box(shared.staged[group][place * K::kWritten + i], &maps.z, full, column, row + unit / K::kChunks * kGroupRows, i);
+        load_slab_box(shared.staged[group][place * K::kWritten + i], &maps.z, full, column,
+                      row + unit / K::kChunks * kGroupRows, i);
     }
     ++n;
   });
@@ -139,8 +144,8 @@ __device__ float gelu_derivative(float x) {
   return s + (s - s * s) * slope;
 }
 
-/// What the epilogue does with two columns of a row: a pair of each of its boxes, c being the accumulators of the first factor and `other`
-/// those of the second one of a gated activation.
+/// What the epilogue does with two columns of a row: a pair of each of its boxes, c being the accumulators of the first
+/// factor and `other` those of the second one of a gated activation.
 template <class K>
 struct Step;
 template <>
@@ -190,7 +195,8 @@ template <class K>
 __device__ void compute(Shared& shared, const Arguments& args, const Maps& maps, int group) {
   const auto is_first = [] { return read_thread() % kWarpgroup == 0; };
   float c[kHalves][kColumns / 2];
-  const std::uint64_t a = describe(shared.rows[0]), b = describe(shared.columns[0], K::kGradient ? kDepth * kRowBytes : 16);
+  const std::uint64_t a = describe(shared.rows[0]),
+                      b = describe(shared.columns[0], K::kGradient ? kDepth * kRowBytes : 16);
   const auto release = [&](int stage) {
     if (is_first()) arrive(&shared.empty[stage]);
   };
@@ -212,15 +218,17 @@ __device__ void compute(Shared& shared, const Arguments& args, const Maps& maps,
     for (int block = 0; block < args.depth; ++block, ++used) {
       const Place<kStages> at(used);
       wait(&shared.full[at.stage], at.parity);
-      const std::uint64_t in_stage = static_cast<std::uint64_t>(at.stage), rows = a + in_stage * advance(kRows * kRowBytes);
+      const std::uint64_t in_stage = static_cast<std::uint64_t>(at.stage),
+                          rows = a + in_stage * advance(kRows * kRowBytes);
       const std::uint64_t columns = b + in_stage * advance(kColumns * kRowBytes);
       products_begin();
 #pragma unroll
       for (int step = 0; step < kDepth / 16; ++step)
 #pragma unroll
         for (int half = 0; half < kHalves; ++half)
-          multiply_shared<kColumns, false, K::kGradient>(c[half], rows + advance(half * kBoxBytes + step * 32),
-                                                         columns + advance(K::kGradient ? step * 16 * kRowBytes : step * 32), block + step > 0);
+          multiply_shared<kColumns, false, K::kGradient>(
+              c[half], rows + advance(half * kBoxBytes + step * 32),
+              columns + advance(K::kGradient ? step * 16 * kRowBytes : step * 32), block + step > 0);
       products_commit();
       if (block > 0) {
         products_wait<1>();
@@ -235,7 +243,8 @@ __device__ void compute(Shared& shared, const Arguments& args, const Maps& maps,
     for (int half = 0; half < kHalves; ++half) hold<kColumns / 2>(c[half]);
     release(Place<kStages>(used - 1).stage);
     used += (kGroups - 1) * args.depth;  // those of the others' tiles
-    if (tiles > 0) barrier_wait(kUnitWritten + group, kWarpgroup);  // one thread has seen that the last tile's boxes were read
+    // One thread has seen that the last tile's boxes were read.
+    if (tiles > 0) barrier_wait(kUnitWritten + group, kWarpgroup);
 
 #pragma unroll
     for (int unit = 0; unit < K::kUnits; ++unit) {
@@ -245,7 +254,8 @@ __device__ void compute(Shared& shared, const Arguments& args, const Maps& maps,
       float* own = c[half] + chunk * kOfBox;
       float* other = K::kGated && !K::kGradient ? own + kOfBox : own;
       if constexpr (K::kGradient) wait(&shared.staged_full[group][place], parity_of<K>(tiles, unit));
-      const int thread = read_thread() % kWarpgroup, warp = thread / kWarp, lane = thread % kWarp, staged_row = warp * 16 + lane % 16;
+      const int thread = read_thread() % kWarpgroup, warp = thread / kWarp, lane = thread % kWarp,
+                staged_row = warp * 16 + lane % 16;
 #pragma unroll
       for (int step = 0; step < kBoxColumns / 16; ++step) {
         [[maybe_unused]] std::uint32_t bias[2][2] = {};
@@ -254,11 +264,13 @@ __device__ void compute(Shared& shared, const Arguments& args, const Maps& maps,
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
               const int at = first_column + step * 16 + i % 2 * 8 + lane % 4 * 2;
-              if (i < (K::kGated ? 4 : 2) && at < args.width) bias[i / 2][i % 2] = *reinterpret_cast<const std::uint32_t*>(args.bias + i / 2 * args.width + at);
+              if (i < (K::kGated ? 4 : 2) && at < args.width)
+                bias[i / 2][i % 2] = *reinterpret_cast<const std::uint32_t*>(args.bias + i / 2 * args.width + at);
             }
           }
         }
-        const std::uint32_t address = shared_address(staged + staged_row * kRowBytes + ((step * 2 + lane / 16 ^ staged_row % 8) << 4));
+        const std::uint32_t address =
+            shared_address(staged + staged_row * kRowBytes + ((step * 2 + lane / 16 ^ staged_row % 8) << 4));
         std::uint32_t boxes[K::kWritten][4];
 #pragma unroll
         for (int box = 0; box < K::kRead; ++box) load_matrices(boxes[box], address + box * kBoxBytes);
@@ -303,7 +315,8 @@ __device__ void compute(Shared& shared, const Arguments& args, const Maps& maps,
 #pragma unroll
         for (int box = 0; box < K::kWritten; ++box) {
           const bool out = !K::kGradient && box == K::kWritten - 1;
-          store_slab_box(out ? &maps.out : &maps.z_stored, staged + box * kBoxBytes, first_column, first_row, out ? 0 : box);
+          store_slab_box(out ? &maps.out : &maps.z_stored, staged + box * kBoxBytes, first_column, first_row,
+                         out ? 0 : box);
         }
         commit_stores();
         if (K::kPlaces == 1) wait_for_stores();
@@ -316,7 +329,8 @@ __device__ void compute(Shared& shared, const Arguments& args, const Maps& maps,
 }
 
 template <class K>
-__global__ void __launch_bounds__(kThreads, 1) product_kernel(const __grid_constant__ Maps maps, const __grid_constant__ Arguments args) {
+__global__ void __launch_bounds__(kThreads, 1)
+    product_kernel(const __grid_constant__ Maps maps, const __grid_constant__ Arguments args) {
   extern __shared__ unsigned char memory[];
   auto& shared = aligned<Shared>(memory);
   if (threadIdx.x == 0) {
@@ -355,8 +369,8 @@ CUtensorMap map_matrix(const char* op, const void* data, std::int64_t rows, std:
 }
 
 template <class K>
-void launch(cudaStream_t stream, const char* op, int processors, const Maps& maps, std::int64_t M, std::int64_t F, std::int64_t depth,
-            const void* bias, float* sums) {
+void launch(cudaStream_t stream, const char* op, int processors, const Maps& maps, std::int64_t M, std::int64_t F,
+            std::int64_t depth, const void* bias, float* sums) {
   constexpr int kBytes = sizeof(Shared) + kSlack;
   static_assert(kBytes <= 227 * 1024);
   const std::int64_t down = ceil_div(M, kRows), tiles = ceil_div(F, K::kWidth);
@@ -370,7 +384,8 @@ void launch(cudaStream_t stream, const char* op, int processors, const Maps& map
                        .sums = sums};
   const auto kernel = product_kernel<K>;
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), op);
-  kernel<<<static_cast<unsigned>(std::min<std::int64_t>(processors, down * tiles)), kThreads, kBytes, stream>>>(maps, args);
+  kernel<<<static_cast<unsigned>(std::min<std::int64_t>(processors, down * tiles)), kThreads, kBytes, stream>>>(maps,
+                                                                                                                args);
   check_launch(op);
 }
 
@@ -382,7 +397,8 @@ void multiply(cudaStream_t stream, int processors, const ActivatedProduct& p) {
   Maps maps{};
   maps.rows = map_matrix(kOp, p.x, p.M, p.K, kRows);
   // Of gate and up, one below the other, half a tile's columns each.
-  maps.columns = gated ? map_slabs(kOp, p.weight, 2, p.F, p.K, p.K, p.F * p.K, kColumns / 2) : map_matrix(kOp, p.weight, p.F, p.K, kColumns);
+  maps.columns = gated ? map_slabs(kOp, p.weight, 2, p.F, p.K, p.K, p.F * p.K, kColumns / 2)
+                       : map_matrix(kOp, p.weight, p.F, p.K, kColumns);
   maps.z_stored = map_z(kOp, p.z, p.activation, p.M, p.F);
   maps.out = map_matrix(kOp, p.out, p.M, p.F, kGroupRows);
   const auto run = gated ? launch<Kind<Activation::swiglu, false>> : launch<Kind<Activation::gelu, false>>;
@@ -396,7 +412,8 @@ void multiply(cudaStream_t stream, int processors, const ActivatedGradient& p) {
   maps.columns = map_matrix(kOp, p.weight, p.K, p.F, kDepth);
   maps.z = map_z(kOp, p.z, p.activation, p.M, p.F);
   maps.z_stored = map_z(kOp, p.dz, p.activation, p.M, p.F);
-  const auto run = p.activation == Activation::swiglu ? launch<Kind<Activation::swiglu, true>> : launch<Kind<Activation::gelu, true>>;
+  const auto run = p.activation == Activation::swiglu ? launch<Kind<Activation::swiglu, true>>
+                                                      : launch<Kind<Activation::gelu, true>>;
   run(stream, kOp, processors, maps, p.M, p.F, p.K, nullptr, p.sums);
 }
 

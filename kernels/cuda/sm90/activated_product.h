@@ -1,4 +1,5 @@
-// Matrix products with an activation in their epilogue for compute capability 9.0 (wgmma, TMA), as ../product.cpp launches them. bf16; every pointer aligned to 16 bytes, every number of columns a multiple of 8.
+// Matrix products with an activation in their epilogue for compute capability 9.0 (wgmma, TMA), as ../product.cpp
+// launches them. bf16; every pointer aligned to 16 bytes, every number of columns a multiple of 8.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -26,7 +27,8 @@ struct ActivatedGradient {
   const void *dout, *weight;  // (M, K); (K, F)
   const void* z;              // (M, F), or gate and up (M, 2F)
   void* dz;                   // as z
-  float* sums;                // (ceil(M / kOwnSumRows), F) f32, column sums of so many rows of dz each, or null; with GELU only
+  /// (ceil(M / kOwnSumRows), F) f32, column sums of so many rows of dz each, or null; with GELU only.
+  float* sums;
 };
 void multiply(cudaStream_t stream, int processors, const ActivatedGradient& product);
 

@@ -1,9 +1,9 @@
 // Gradient of causal attention in bf16 on wgmma and TMA in one pass over the scores, five products of a block (after
-// FlashAttention-3, Shah et al. 2024). A block keeps a tile of keys and values and walks the queries. It computes transposed
-// scores, whose accumulators are the left factors of dV and dK as they stand; score gradients go through shared memory for
-// dQ, which tiles of keys add up in fp32 in memory. They do so in turn: for a block of queries the tile at the diagonal
-// comes first, the tile of the first keys last. That is the order in which tiles are taken, so nobody waits long, and the
-// sums are the same to the bit every time.
+// FlashAttention-3, Shah et al. 2024). A block keeps a tile of keys and values and walks the queries. It computes
+// transposed scores, whose accumulators are the left factors of dV and dK as they stand; score gradients go through
+// shared memory for dQ, which tiles of keys add up in fp32 in memory. They do so in turn: for a block of queries the
+// tile at the diagonal comes first, the tile of the first keys last. That is the order in which tiles are taken, so
+// nobody waits long, and the sums are the same to the bit every time.
 #include <cmath>
 
 #include "kernels/cuda/attention_layout.cuh"
@@ -94,7 +94,8 @@ struct KeyTile {
 };
 
 template <class S>
-__device__ void fetch(Shared<S>& shared, const Arguments& args, const CUtensorMap& tile_map, const CUtensorMap& block_map) {
+__device__ void fetch(Shared<S>& shared, const Arguments& args, const CUtensorMap& tile_map,
+                      const CUtensorMap& block_map) {
   const HeadLayout& layout = args.layout;
   int used = 0;
   for (int round = 0;; ++round) {
@@ -128,7 +129,8 @@ __device__ void fetch(Shared<S>& shared, const Arguments& args, const CUtensorMa
 }
 
 template <class S>
-__device__ void fetch_gradients(Shared<S>& shared, const CUtensorMap& gradient_map, int b, int head, int block, int used) {
+__device__ void fetch_gradients(Shared<S>& shared, const CUtensorMap& gradient_map, int b, int head, int block,
+                                int used) {
   const Place<S::kGradientStages> at(used);
   Barrier* full = &shared.gradients_full[at.stage];
   wait(&shared.gradients_empty[at.stage], at.parity ^ 1);
@@ -160,8 +162,8 @@ __device__ void add(Shared<S>& shared, const Arguments& args, int part, int turn
   add_release(args.turns + part, 1);
 }
 
-/// One thread for each `role`: the first ones add dQ of every block to memory, each those in its buffer, the last fetches
-/// output gradients.
+/// One thread for each `role`: the first ones add dQ of every block to memory, each those in its buffer, the last
+/// fetches output gradients.
 template <class S>
 __device__ void follow(Shared<S>& shared, const Arguments& args, const CUtensorMap& gradient_map, int role) {
   const HeadLayout& layout = args.layout;
@@ -181,7 +183,8 @@ __device__ void follow(Shared<S>& shared, const Arguments& args, const CUtensorM
         if (role == kBuffers) {
           fetch_gradients<S>(shared, gradient_map, tile.b, head, block, used);
         } else if (used % kBuffers == role) {
-          add<S>(shared, args, (tile.b * layout.query_heads + head) * args.blocks() + block, block / kGroups - tile.index, used);
+          add<S>(shared, args, (tile.b * layout.query_heads + head) * args.blocks() + block,
+                 block / kGroups - tile.index, used);
         }
   }
 }
@@ -205,7 +208,8 @@ __device__ void transpose_quad(std::uint32_t (&words)[4], int lane) {
 
 /// Writes c (64, D) times `factor` as bf16 rows `stride` apart, the first `count` of them.
 template <int D>
-__device__ void write_rows(bf16* rows, std::int64_t stride, const float* c, float factor, int count, int warp, int lane) {
+__device__ void write_rows(bf16* rows, std::int64_t stride, const float* c, float factor, int count, int warp,
+                           int lane) {
 #pragma unroll
   for (int columns = 0; columns < D / 32; ++columns)
 #pragma unroll
@@ -219,7 +223,8 @@ __device__ void write_rows(bf16* rows, std::int64_t stride, const float* c, floa
       }
       transpose_quad(words, lane);
       if (row < count)
-        *reinterpret_cast<uint4*>(rows + row * stride + columns * 32 + lane % 4 * 8) = make_uint4(words[0], words[1], words[2], words[3]);
+        *reinterpret_cast<uint4*>(rows + row * stride + columns * 32 + lane % 4 * 8) =
+            make_uint4(words[0], words[1], words[2], words[3]);
     }
 }
 
@@ -230,7 +235,8 @@ __device__ void rotate_rows(float* c, const Rotary& rotary, int position, int co
   for (int h = 0; h < 2; ++h) {
     const int row = warp * 16 + lane / 4 + 8 * h;
     if (row >= count) continue;
-    const auto* angles = reinterpret_cast<const float4*>(rotary.angles_at(position + row)) + lane % 4;  // of two columns
+    // Angles of two columns.
+    const auto* angles = reinterpret_cast<const float4*>(rotary.angles_at(position + row)) + lane % 4;
 #pragma unroll
     for (int j = 0; j < D / 16; ++j) {
       const float4 two = angles[4 * j];
@@ -247,7 +253,8 @@ __device__ void rotate_rows(float* c, const Rotary& rotary, int position, int co
 
 /// Column sums of a warp's rows of a block of 64.
 __device__ float* sums_of(float* column_sums, const HeadLayout& layout, int b, int block, int warp) {
-  const std::int64_t part = (std::int64_t{b} * ((layout.length + kRows - 1) / kRows) + block) * (kRows / kRowsOfSum) + warp;
+  const std::int64_t part =
+      (std::int64_t{b} * ((layout.length + kRows - 1) / kRows) + block) * (kRows / kRowsOfSum) + warp;
   return column_sums + part * layout.row_heads() * layout.head_dim;
 }
 
@@ -268,14 +275,15 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
   float own_dq[D == 64 ? kRows / 2 : 1];
   float* dq = D == 64 ? own_dq : dp;  // where registers are short both live in turn
   std::uint32_t p[kRows / 4], ds[kRows / 4];
-  const std::uint64_t queries = describe(shared.queries[0], kMatrixBytes), gradients = describe(shared.gradients[0], kMatrixBytes);
+  const std::uint64_t queries = describe(shared.queries[0], kMatrixBytes),
+                      gradients = describe(shared.gradients[0], kMatrixBytes);
   const std::uint64_t score_gradients = describe(shared.score_gradients[0]);
   constexpr std::uint64_t kStage = advance(S::kHalves * kMatrixBytes), kTile = advance(S::kHalves * kTileBytes);
   const auto release = [&](Barrier* barrier) {
     if (read_thread() % kWarpgroup == 0) arrive(barrier);
   };
-  // The numbers of barriers of a warpgroup, at which the other one arrives: when it has written score gradients, of blocks in
-  // turn, and when it is done with those of a block.
+  // The numbers of barriers of a warpgroup, at which the other one arrives: when it has written score gradients, of
+  // blocks in turn, and when it is done with those of a block.
   constexpr int kWritten = 1, kMayWrite = kWritten + 2 * kGroups;
   const auto tell_other = [&](int barrier) { barrier_arrive(barrier + 1 - group, kGroups * kWarpgroup); };
   const auto wait_for_other = [&](int barrier) { barrier_wait(barrier + group, kGroups * kWarpgroup); };
@@ -291,7 +299,8 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
     const std::uint64_t keys = describe(shared.keys[0][0] + group * kMatrixBytes) + slot.stage * kTile;
     const std::uint64_t values = describe(shared.values[0][0] + group * kMatrixBytes) + slot.stage * kTile;
     // Of all keys of the tile the columns of dQ that this warpgroup computes.
-    const std::uint64_t key_columns = describe(shared.keys[0][0] + (S::kSplit ? group * kTileBytes : 0)) + slot.stage * kTile;
+    const std::uint64_t key_columns =
+        describe(shared.keys[0][0] + (S::kSplit ? group * kTileBytes : 0)) + slot.stage * kTile;
 #pragma unroll
     for (int j = 0; j < D / 2; ++j) dk[j] = dv[j] = 0;
 
@@ -302,13 +311,15 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
       multiply_rows<D>(s, keys, queries + at.stage * kStage);
       products_commit();
     };
-    const auto release_queries = [&] { release(&shared.queries_empty[Place<S::kQueryStages>(used - 1).stage]); };  // of the block before
+    // Those of the block before.
+    const auto release_queries = [&] { release(&shared.queries_empty[Place<S::kQueryStages>(used - 1).stage]); };
     const auto tell_staged = [&](int buffer) {  // of dQ that this warp has written
       fence_async();
       __syncwarp();
       if (read_thread() % kWarp == 0) arrive(&shared.added_full[buffer]);
     };
-    /// Writes the gradients of a block's scores, `ds`, to where dQ takes them from, when both warpgroups are done with the last.
+    /// Writes the gradients of a block's scores, `ds`, to where dQ takes them from, when both warpgroups are done with
+    /// the last.
     const auto share_scores = [&] {
       if constexpr (S::kScoreBuffers == 1) wait_for_other(kMayWrite);
       const int id = read_thread() % kWarpgroup, lane = id % kWarp, row = group * kRows + id / kWarp * 16 + lane % 16;
@@ -326,15 +337,18 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
       products_begin();
 #pragma unroll
       for (int step = 0; step < kTileSteps; ++step)
-        multiply_shared<64, true, true>(dq, scored + advance(step * 16 * kRowBytes), key_columns + advance(step * 16 * kRowBytes), step > 0);
+        multiply_shared<64, true, true>(dq, scored + advance(step * 16 * kRowBytes),
+                                        key_columns + advance(step * 16 * kRowBytes), step > 0);
       products_commit();
     };
     const auto stage_dq = [&](int buffer, std::uint32_t parity) {
       hold<kRows / 2>(dq);
       wait(&shared.added_empty[buffer], parity ^ 1);
-      auto* part = reinterpret_cast<float4*>(shared.query_gradients[buffer][S::kSplit ? group : 0]) + read_thread() % kWarpgroup;
+      auto* part =
+          reinterpret_cast<float4*>(shared.query_gradients[buffer][S::kSplit ? group : 0]) + read_thread() % kWarpgroup;
 #pragma unroll
-      for (int j = 0; j < kRows / 8; ++j) part[j * kWarpgroup] = make_float4(dq[4 * j], dq[4 * j + 1], dq[4 * j + 2], dq[4 * j + 3]);
+      for (int j = 0; j < kRows / 8; ++j)
+        part[j * kWarpgroup] = make_float4(dq[4 * j], dq[4 * j + 1], dq[4 * j + 2], dq[4 * j + 3]);
     };
     int block = 0;  // of those of a head that see the warpgroup's keys
     /// The first block of the second warpgroup, none of whose keys it sees: there is only its part of dQ to compute.
@@ -366,8 +380,8 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
       release_queries();
       release(&shared.gradients_empty[gradient.stage]);
     };
-    /// A block whose scores are done. Unless it is the `first` of the tile, or of a head, the product of dK with the block before
-    /// is on its way, and so may be dQ of that.
+    /// A block whose scores are done. Unless it is the `first` of the tile, or of a head, the product of dK with the
+    /// block before is on its way, and so may be dQ of that.
     const auto next = [&]<bool Last>(bool first) {
       const int stage = Place<S::kQueryStages>(used).stage, buffer = used % kBuffers;
       const Place<S::kGradientStages> gradient(used);
@@ -381,7 +395,8 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
       for (int c = 0; c < kRows / 8; ++c) {
         const float2 pair = *reinterpret_cast<const float2*>(shared.rows[stage].lse + column + c * 8);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) s[4 * c + i] = exp2_approximate(s[4 * c + i] * args.scale_log2 - (i % 2 == 0 ? pair.x : pair.y));
+        for (int i = 0; i < 4; ++i)
+          s[4 * c + i] = exp2_approximate(s[4 * c + i] * args.scale_log2 - (i % 2 == 0 ? pair.x : pair.y));
       }
       if (block == 0) {
         // By how much the thread's first query is ahead of its first key.
@@ -470,7 +485,8 @@ __device__ void differentiate(Shared<S>& shared, const Arguments& args, int grou
     if (args.rotary.half > 0) rotate_rows<D>(dk, args.rotary, first_key, count, warp, lane);
     write_rows<D>(rows, layout.stride(), dk, args.scale, count, warp, lane);
     if (args.column_sums != nullptr && count > 0) {
-      float* sums = sums_of(args.column_sums, layout, done.b, done.first_block() + group, warp) + (layout.query_heads + done.head) * D;
+      float* sums = sums_of(args.column_sums, layout, done.b, done.first_block() + group, warp) +
+                    (layout.query_heads + done.head) * D;
 #pragma unroll
       for (int half = 0; half < S::kHalves; ++half) {
         sum_rows(sums + half * 64, dk + half * 32, args.scale, count - warp * 16, lane);
@@ -512,13 +528,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-/// Block (head, block of queries, b), of which the first is the fastest: RowSums of a block of queries, zero beyond T. Sets its
-/// turn to 0.
+/// Block (head, block of queries, b), of which the first is the fastest: RowSums of a block of queries, zero beyond T.
+/// Sets its turn to 0.
 template <int D>
-__global__ void __launch_bounds__(256) row_kernel(HeadLayout layout, const bf16* out, const bf16* dout, const float* lse,
-                                                  RowSums* rows, int blocks, int* turns) {
+__global__ void __launch_bounds__(256) row_kernel(HeadLayout layout, const bf16* out, const bf16* dout,
+                                                  const float* lse, RowSums* rows, int blocks, int* turns) {
   constexpr int kLanes = D / kVector, kAtATime = 256 / kLanes;
-  const int head = static_cast<int>(blockIdx.x) % layout.query_heads, place = static_cast<int>(blockIdx.x) / layout.query_heads;
+  const int head = static_cast<int>(blockIdx.x) % layout.query_heads,
+            place = static_cast<int>(blockIdx.x) / layout.query_heads;
   const int block = place % blocks, b = place / blocks, lane = static_cast<int>(threadIdx.x) % kLanes;
   const std::int64_t head_of_all = std::int64_t{b} * layout.query_heads + head, at = head_of_all * blocks + block;
   if (threadIdx.x == 0) turns[at] = 0;
@@ -545,12 +562,15 @@ __global__ void __launch_bounds__(256) row_kernel(HeadLayout layout, const bf16*
 
 /// dQ in bf16 from its sums; block (of 64 queries, b*H + h).
 template <int D>
-__global__ void __launch_bounds__(kWarpgroup) dq_kernel(HeadLayout layout, const float* sums, bf16* dqkv, float* column_sums, Rotary rotary,
-                                                         float scale) {
+__global__ void __launch_bounds__(kWarpgroup)
+    dq_kernel(HeadLayout layout, const float* sums, bf16* dqkv, float* column_sums, Rotary rotary, float scale) {
   constexpr int kParts = D / 64;
   const int row = static_cast<int>(blockIdx.x) * kRows, thread = static_cast<int>(threadIdx.x);
-  const int b = static_cast<int>(blockIdx.y) / layout.query_heads, head = static_cast<int>(blockIdx.y) % layout.query_heads;
-  const auto* parts = reinterpret_cast<const float4*>(sums + (std::int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * kParts * kPartFloats) + thread;
+  const int b = static_cast<int>(blockIdx.y) / layout.query_heads,
+            head = static_cast<int>(blockIdx.y) % layout.query_heads;
+  const auto* parts = reinterpret_cast<const float4*>(sums + (std::int64_t{blockIdx.y} * gridDim.x + blockIdx.x) *
+                                                                 kParts * kPartFloats) +
+                      thread;
   float c[D / 2];
 #pragma unroll
   for (int j = 0; j < D / 8; ++j) {
@@ -563,14 +583,16 @@ __global__ void __launch_bounds__(kWarpgroup) dq_kernel(HeadLayout layout, const
   if (column_sums == nullptr) return;
   float* of_block = sums_of(column_sums, layout, b, row / kRows, warp) + head * D;
 #pragma unroll
-  for (int part = 0; part < kParts; ++part) sum_rows(of_block + part * 64, c + part * kRows / 2, scale, count - warp * 16, lane);
+  for (int part = 0; part < kParts; ++part)
+    sum_rows(of_block + part * 64, c + part * kRows / 2, scale, count - warp * 16, lane);
 }
 
 constexpr const char* kOp = "attention_backward";
 
 template <class S>
-void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t B, int processors, const Tensor& qkv, const Tensor& out,
-            const Tensor& dout, const Tensor& lse, int* taken, void* scratch, const Tensor& dqkv, float* column_sums, const Rotary& rotary) {
+void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t B, int processors, const Tensor& qkv,
+            const Tensor& out, const Tensor& dout, const Tensor& lse, int* taken, void* scratch, const Tensor& dqkv,
+            float* column_sums, const Rotary& rotary) {
   constexpr int D = S::D;
   constexpr int kBytes = sizeof(Shared<S>) + kSlack;
   static_assert(kBytes <= 227 * 1024);
@@ -581,8 +603,8 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t B, int p
   auto* turns = reinterpret_cast<int*>(sums + B * H * blocks * kRows * D);
   auto* dq = static_cast<bf16*>(dqkv.data);
   row_kernel<D><<<static_cast<unsigned>(B * blocks * H), 256, 0, stream>>>(
-      layout, static_cast<const bf16*>(out.data), static_cast<const bf16*>(dout.data), static_cast<const float*>(lse.data), rows,
-      static_cast<int>(blocks), turns);
+      layout, static_cast<const bf16*>(out.data), static_cast<const bf16*>(dout.data),
+      static_cast<const float*>(lse.data), rows, static_cast<int>(blocks), turns);
   check_launch(kOp);
   const Arguments args{.layout = layout,
                        .order = TileOrder(B * layout.kv_heads, layout.tiles(kTileRows), T, D, 1),
@@ -601,15 +623,16 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t B, int p
       map_heads(kOp, qkv.data, B, T, R, D, kTileRows, D), map_heads(kOp, qkv.data, B, T, R, D, kRows, D),
       map_heads(kOp, dout.data, B, T, H, D, kRows, D), args);
   check_launch(kOp);
-  dq_kernel<D><<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(B * H)), kWarpgroup, 0, stream>>>(layout, sums, dq, column_sums, rotary, scale);
+  dq_kernel<D><<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(B * H)), kWarpgroup, 0, stream>>>(
+      layout, sums, dq, column_sums, rotary, scale);
   check_launch(kOp);
 }
 
 }  // namespace
 
-void attention_backward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors, const Tensor& qkv,
-                        const Tensor& out, const Tensor& dout, const Tensor& lse, int* taken, void* scratch, const Tensor& dqkv, float* column_sums,
-                        const Rotary& rotary) {
+void attention_backward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors,
+                        const Tensor& qkv, const Tensor& out, const Tensor& dout, const Tensor& lse, int* taken,
+                        void* scratch, const Tensor& dqkv, float* column_sums, const Rotary& rotary) {
   const auto launch_with = [&]<class S>(S) {
     launch<S>(stream, layout, sequences, processors, qkv, out, dout, lse, taken, scratch, dqkv, column_sums, rotary);
   };

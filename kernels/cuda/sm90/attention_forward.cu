@@ -1,8 +1,8 @@
-// Causal attention forward in bf16 on wgmma and TMA (after FlashAttention-3, Shah et al. 2024). A persistent block has one
-// warpgroup whose warps fetch and store, and some that compute, each 64 queries of a tile. They walk the keys downwards:
-// the next scores are computed while the weights of the last ones multiply their values, and the warpgroups take turns at
-// the tensor cores, so that one's exponentials run beside another's products. The first keys come last, when every row's
-// sum is final, and their weights make the sink scores.
+// Causal attention forward in bf16 on wgmma and TMA (after FlashAttention-3, Shah et al. 2024). A persistent block has
+// one warpgroup whose warps fetch and store, and some that compute, each 64 queries of a tile. They walk the keys
+// downwards: the next scores are computed while the weights of the last ones multiply their values, and the warpgroups
+// take turns at the tensor cores, so that one's exponentials run beside another's products. The first keys come last,
+// when every row's sum is final, and their weights make the sink scores.
 #include <bit>
 #include <cmath>
 
@@ -21,7 +21,8 @@ namespace sinkscope::cuda::sm90 {
 namespace {
 
 constexpr int kTiles = 2;  // in shared memory: one and the next
-constexpr int kWatchedTiles = kTiles + 1;  // one more, so that those of a tile may still be read when its queries are released
+// One more, so that those of a tile may still be read when its queries are released.
+constexpr int kWatchedTiles = kTiles + 1;
 
 /// Head dim, warpgroups that compute, keys of a stage, stages.
 template <int Dim, int Computing, int KeyCount, int StageCount>
@@ -35,8 +36,8 @@ struct Shape {
   static constexpr int kPadded = kQueries % kKeys == 0 ? kQueries : kGroupRows;
 };
 
-/// Weights of a warpgroup's rows on the watched keys, sums of a thread's two rows, as the threads hold them: of each warp
-/// eight keys at a time.
+/// Weights of a warpgroup's rows on the watched keys, sums of a thread's two rows, as the threads hold them: of each
+/// warp eight keys at a time.
 using Watched = float2[kWarpgroup / kWarp][kMostWatched / 8][kWarp];
 
 template <class S>
@@ -63,7 +64,8 @@ struct Arguments {
   float unit;  // of sums of weights in fixed point, 2^n
 };
 
-/// The first of a warpgroup's rows of a tile, and the last block of keys that the tile sees: that of its last warpgroup.
+/// The first of a warpgroup's rows of a tile, and the last block of keys that the tile sees: that of its last
+/// warpgroup.
 template <class S>
 __device__ int first_row(const Arguments& args, int tile, int group) {
   return args.first_row + tile * S::kQueries + group * kGroupRows;
@@ -75,7 +77,8 @@ __device__ int last_block(const Arguments& args, int tile) {
 
 /// One thread: copies of every tile's queries, keys and values, in the order in which they are used.
 template <class S>
-__device__ void fetch(Shared<S>& shared, const Arguments& args, const CUtensorMap& query_map, const CUtensorMap& key_map) {
+__device__ void fetch(Shared<S>& shared, const Arguments& args, const CUtensorMap& query_map,
+                      const CUtensorMap& key_map) {
   const HeadLayout& layout = args.layout;
   int used = 0;  // blocks of keys, and of values, by the tiles before
   int place = static_cast<int>(blockIdx.x);
@@ -89,7 +92,8 @@ __device__ void fetch(Shared<S>& shared, const Arguments& args, const CUtensorMa
       return;
     }
     const Tile tile = shared.tile[queries.stage] = args.order[place];
-    const int b = tile.head / layout.query_heads, head = tile.head % layout.query_heads, last = last_block<S>(args, tile.index);
+    const int b = tile.head / layout.query_heads, head = tile.head % layout.query_heads,
+              last = last_block<S>(args, tile.index);
     const auto fetch_keys = [&](int block) {
       const Place<S::kStages> at(used + last - block);
       wait(&shared.keys_empty[at.stage], at.parity ^ 1);
@@ -122,10 +126,10 @@ struct Rows {
   float base[2], sum[2];
 };
 
-/// Scores to weights, exp2 of their distance from the row's base in units of 1 / scale_log2. The base is the largest score
-/// at first, later a new one only when some row of the warp has a score beyond it by kBaseSlack: fp32 and bf16 hold weights of
-/// 2^kBaseSlack as well as those below 1, and rows need no rescaling for what is about as large. Returns whether the base is
-/// new; earlier weights must then be multiplied by `rescale`.
+/// Scores to weights, exp2 of their distance from the row's base in units of 1 / scale_log2. The base is the largest
+/// score at first, later a new one only when some row of the warp has a score beyond it by kBaseSlack: fp32 and bf16
+/// hold weights of 2^kBaseSlack as well as those below 1, and rows need no rescaling for what is about as large.
+/// Returns whether the base is new; earlier weights must then be multiplied by `rescale`.
 constexpr float kBaseSlack = 8;
 template <bool First, int Count>
 __device__ bool weigh(float* s, Rows& rows, float (&rescale)[2], float scale_log2) {
@@ -139,7 +143,8 @@ __device__ bool weigh(float* s, Rows& rows, float (&rescale)[2], float scale_log
   }
   bool moved = First;
   if constexpr (!First) {
-    const bool beyond = (highest[0] - rows.base[0]) * scale_log2 > kBaseSlack || (highest[1] - rows.base[1]) * scale_log2 > kBaseSlack;
+    const bool beyond =
+        (highest[0] - rows.base[0]) * scale_log2 > kBaseSlack || (highest[1] - rows.base[1]) * scale_log2 > kBaseSlack;
     moved = __any_sync(kAllLanes, beyond);
     if (moved) {
 #pragma unroll
@@ -181,12 +186,13 @@ constexpr int kStagedThreads = kWarpgroup + kWarp;
 constexpr int kCountBits = 16;
 constexpr unsigned long long kCount = (1ULL << kCountBits) - 1, kNotFinite = 1ULL << 63;
 
-/// A warp for each warpgroup that computes: stores its outputs and adds up its weights on the watched keys. Who adds the last
-/// ones of a head writes their sink score.
+/// A warp for each warpgroup that computes: stores its outputs and adds up its weights on the watched keys. Who adds
+/// the last ones of a head writes their sink score.
 template <class S>
 __device__ void finish(Shared<S>& shared, const Arguments& args, const CUtensorMap& out_map, int group) {
   const HeadLayout& layout = args.layout;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, length = static_cast<int>(layout.length), keys = args.watch.keys;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, length = static_cast<int>(layout.length),
+            keys = args.watch.keys;
   for (int round = 0;; ++round) {
     const int stage = round % kTiles;
     barrier_wait(staged<S>(round, group), kStagedThreads);
@@ -197,8 +203,8 @@ __device__ void finish(Shared<S>& shared, const Arguments& args, const CUtensorM
     __syncwarp();  // all have read the tile
     if (lane == 0) {
       if (has_rows)
-        store_rows<S::D, S::kQueryBytes>(out_map, shared.queries[stage][0], group * kGroupRows, tile.head % layout.query_heads,
-                                         row, tile.head / layout.query_heads);
+        store_rows<S::D, S::kQueryBytes>(out_map, shared.queries[stage][0], group * kGroupRows,
+                                         tile.head % layout.query_heads, row, tile.head / layout.query_heads);
       commit_stores();
       wait_for_stores();
       arrive(&shared.queries_empty[stage]);
@@ -262,16 +268,19 @@ __device__ void compute(Shared<S>& shared, const Arguments& args, int group) {
 #pragma unroll
     for (int step = 0; step < S::D / 16; ++step)
       multiply_transposed<S::kKeys>(s, queries[step / 4] + tile + advance(step % 4 * 32),
-                          keys[step / 4] + advance(step % 4 * 32) + static_cast<std::uint64_t>(stage) * advance(S::kHalves * S::kKeyBytes),
-                          step > 0);
+                                    keys[step / 4] + advance(step % 4 * 32) +
+                                        static_cast<std::uint64_t>(stage) * advance(S::kHalves * S::kKeyBytes),
+                                    step > 0);
     products_commit();
   };
   const auto add_values = [&](int stage) {
     products_begin();
 #pragma unroll
     for (int step = 0; step < S::kKeys / 16; ++step)
-      multiply<S::D>(out, p + 4 * step, values + advance(step * 16 * kRowBytes) + static_cast<std::uint64_t>(stage) * advance(S::kHalves * S::kKeyBytes),
-               true);
+      multiply<S::D>(out, p + 4 * step,
+                     values + advance(step * 16 * kRowBytes) +
+                         static_cast<std::uint64_t>(stage) * advance(S::kHalves * S::kKeyBytes),
+                     true);
     products_commit();
   };
   const auto release = [&](Barrier* barrier) {
@@ -430,30 +439,32 @@ void launch(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequence
   static_assert(kBytes <= 227 * 1024);
   const float scale = 1.0F / std::sqrt(static_cast<float>(S::D));
   const std::int64_t tiles = layout.tiles(S::kQueries), padded = layout.tiles(S::kPadded) * S::kPadded;
-  const Arguments args{.layout = layout,
-                       .order = TileOrder(sequences * layout.query_heads, tiles, layout.length, S::D, layout.group()),
-                       .first_row = static_cast<int>(padded - tiles * S::kQueries),
-                       .taken = taken,
-                       .sink_logits = reinterpret_cast<const bf16*>(sink_logits.data),
-                       .lse = reinterpret_cast<float*>(lse.data),
-                       .watch = watch,
-                       .scale = scale,
-                       .scale_log2 = scale * kLog2E,
-                       .unit = std::exp2(static_cast<float>(63 - kCountBits - std::bit_width(static_cast<std::uint64_t>(layout.length))))};
-  const CUtensorMap queries = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kQueries, S::D);
+  const auto length_bits = std::bit_width(static_cast<std::uint64_t>(layout.length));
+  const Arguments args{
+      .layout = layout, .order = TileOrder(sequences * layout.query_heads, tiles, layout.length, S::D, layout.group()),
+      .first_row = static_cast<int>(padded - tiles * S::kQueries), .taken = taken,
+      .sink_logits = reinterpret_cast<const bf16*>(sink_logits.data), .lse = reinterpret_cast<float*>(lse.data),
+      .watch = watch, .scale = scale, .scale_log2 = scale * kLog2E,
+      .unit = std::exp2(static_cast<float>(63 - kCountBits - length_bits))};
+  const CUtensorMap queries =
+      map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kQueries, S::D);
   const CUtensorMap keys = map_heads(kOp, qkv.data, sequences, layout.length, layout.row_heads(), S::D, S::kKeys, S::D);
   const CUtensorMap outs = map_heads(kOp, out.data, sequences, layout.length, layout.query_heads, S::D, kGroupRows, 64);
   const auto kernel = forward_kernel<S>;
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), kOp);
-  kernel<<<static_cast<unsigned>(std::min(processors, args.order.count())), S::kThreads, kBytes, stream>>>(queries, keys, outs, args);
+  kernel<<<static_cast<unsigned>(std::min(processors, args.order.count())), S::kThreads, kBytes, stream>>>(
+      queries, keys, outs, args);
   check_launch(kOp);
 }
 
 }  // namespace
 
 void attention_forward(cudaStream_t stream, const HeadLayout& layout, std::int64_t sequences, int processors,
-                       const Tensor& qkv, const Tensor& out, const Tensor& lse, int* taken, const Watch& watch, const Tensor& sink_logits) {
-  const auto launch_with = [&]<class S>(S) { launch<S>(stream, layout, sequences, processors, qkv, out, lse, taken, watch, sink_logits); };
+                       const Tensor& qkv, const Tensor& out, const Tensor& lse, int* taken, const Watch& watch,
+                       const Tensor& sink_logits) {
+  const auto launch_with = [&]<class S>(S) {
+    launch<S>(stream, layout, sequences, processors, qkv, out, lse, taken, watch, sink_logits);
+  };
   if (layout.head_dim == 128) {
     launch_with(Shape<128, 2, 128, 2>());
   } else {

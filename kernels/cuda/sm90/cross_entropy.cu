@@ -1,6 +1,7 @@
-// Softmax cross-entropy that reads logits from memory once. A block keeps a row in shared memory, where the copy engine lays it, and a
-// multiprocessor has two blocks, so that one's row arrives while the other computes. A warp has a stretch of the row for
-// itself, in pieces: as soon as it has read a piece for the last time, the next row's piece may come there.
+// Softmax cross-entropy that reads logits from memory once. A block keeps a row in shared memory, where the copy engine
+// lays it, and a multiprocessor has two blocks, so that one's row arrives while the other computes. A warp has a
+// stretch of the row for itself, in pieces: as soon as it has read a piece for the last time, the next row's piece may
+// come there.
 #include "kernels/cuda/sm90/cross_entropy.h"
 
 #include <algorithm>
@@ -15,14 +16,16 @@ namespace sinkscope::cuda::sm90 {
 namespace {
 
 constexpr int kThreads = 512, kBlocks = 2, kWarps = kThreads / kWarp;
-constexpr int kPieces = 4, kVectors = 4, kPiece = kVectors * kWarp;  // pieces of a stretch, vectors of a piece for each lane, for all
+// Pieces of a stretch; vectors of a piece for each lane, and for all.
+constexpr int kPieces = 4, kVectors = 4, kPiece = kVectors * kWarp;
 static_assert(kWarps <= kWarp && kLongestRow <= std::int64_t{kWarps} * kPieces * kPiece * kVector);
 constexpr std::uint32_t kLowestPair = 0xff80ff80U;  // -infinity, twice
 
 /// The maximum of some logits, and the sum of exponentials of what they are above it.
 struct Softmax {
   float highest, sum;
-  __device__ float offset() const { return highest == -INFINITY ? 0.0F : highest * kLog2E; }  // nothing but -infinity adds nothing, no NaN
+  // Where there is nothing but -infinity, nothing is added, and no NaN.
+  __device__ float offset() const { return highest == -INFINITY ? 0.0F : highest * kLog2E; }
   __device__ void raise(float top) {
     if (top > highest) {
       sum *= exp2_approximate((highest - top) * kLog2E);
@@ -45,8 +48,9 @@ struct Shared {
 };
 
 /// A block takes every gridDim.x-th row; `vectors` of eight columns.
-__global__ void __launch_bounds__(kThreads, kBlocks) cross_entropy_kernel(uint4* logits, const std::int32_t* targets, float* losses, int rows,
-                                                                         int vectors, bool gradient, float scale) {
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    cross_entropy_kernel(uint4* logits, const std::int32_t* targets, float* losses, int rows, int vectors,
+                         bool gradient, float scale) {
   extern __shared__ uint4 row[];
   __shared__ Shared shared;
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -132,11 +136,13 @@ __global__ void __launch_bounds__(kThreads, kBlocks) cross_entropy_kernel(uint4*
         const int v = first + i * kWarp;
         if (v >= end) continue;
         const auto differentiate = [&](std::uint32_t pair) {
-          return pack_bf16(exp2_approximate(low_bf16(pair) * kLog2E - offset), exp2_approximate(high_bf16(pair) * kLog2E - offset));
+          return pack_bf16(exp2_approximate(low_bf16(pair) * kLog2E - offset),
+                           exp2_approximate(high_bf16(pair) * kLog2E - offset));
         };
         out[v] = make_uint4(differentiate(x[i].x), differentiate(x[i].y), differentiate(x[i].z), differentiate(x[i].w));
         if (v == target_vector)
-          reinterpret_cast<bf16*>(out)[target] = __float2bfloat16_rn(exp2_approximate(target_logit * kLog2E - offset) - scale);
+          reinterpret_cast<bf16*>(out)[target] =
+              __float2bfloat16_rn(exp2_approximate(target_logit * kLog2E - offset) - scale);
       }
     }
   }
@@ -144,16 +150,19 @@ __global__ void __launch_bounds__(kThreads, kBlocks) cross_entropy_kernel(uint4*
 
 }  // namespace
 
-void cross_entropy(cudaStream_t stream, int processors, void* logits, const std::int32_t* targets, float* losses, std::int64_t N, std::int64_t V,
-                   bool gradient, float scale) {
+void cross_entropy(cudaStream_t stream, int processors, void* logits, const std::int32_t* targets, float* losses,
+                   std::int64_t N, std::int64_t V, bool gradient, float scale) {
   constexpr const char* kOp = "cross_entropy";
   const int bytes = static_cast<int>(V * static_cast<std::int64_t>(sizeof(bf16)));
   static_assert(kBlocks * (kLongestRow * sizeof(bf16) + sizeof(Shared) + 1024) <= 228 * 1024);
   check_cuda(cudaFuncSetAttribute(cross_entropy_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(kLongestRow * sizeof(bf16))), kOp);  // the same whatever V is
-  check_cuda(cudaFuncSetAttribute(cross_entropy_kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), kOp);
-  cross_entropy_kernel<<<static_cast<unsigned>(std::min<std::int64_t>(N, std::int64_t{processors} * kBlocks)), kThreads, bytes, stream>>>(
-      static_cast<uint4*>(logits), targets, losses, static_cast<int>(N), static_cast<int>(V / kVector), gradient, scale);
+  check_cuda(cudaFuncSetAttribute(cross_entropy_kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                  cudaSharedmemCarveoutMaxShared),
+             kOp);
+  cross_entropy_kernel<<<static_cast<unsigned>(std::min<std::int64_t>(N, std::int64_t{processors} * kBlocks)), kThreads,
+                         bytes, stream>>>(static_cast<uint4*>(logits), targets, losses, static_cast<int>(N),
+                                          static_cast<int>(V / kVector), gradient, scale);
   check_launch(kOp);
 }
 

@@ -13,7 +13,7 @@ constexpr std::int64_t kLongestRow = 57344;
 constexpr std::int64_t kShortestRow = 4096;
 
 /// As CrossEntropy; logits (N, V) aligned to 16 bytes, and a scale that is not negative.
-void cross_entropy(cudaStream_t stream, int processors, void* logits, const std::int32_t* targets, float* losses, std::int64_t N, std::int64_t V,
-                   bool gradient, float scale);
+void cross_entropy(cudaStream_t stream, int processors, void* logits, const std::int32_t* targets, float* losses,
+                   std::int64_t N, std::int64_t V, bool gradient, float scale);
 
 }  // namespace sinkscope::cuda::sm90

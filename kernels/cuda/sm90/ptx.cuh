@@ -38,8 +38,8 @@ __device__ void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(Count));
 }
 
-/// With SINKSCOPE_JITTER (a build option) barriers are reached after random delays, which show what is not ordered: racecheck
-/// follows no barrier in shared memory.
+/// With SINKSCOPE_JITTER (a build option) barriers are reached after random delays, which show what is not ordered:
+/// racecheck follows no barrier in shared memory.
 __device__ inline void jitter() {
 #ifdef SINKSCOPE_JITTER
   unsigned clock, warp;
@@ -86,19 +86,21 @@ __device__ inline void wait(Barrier* barrier, std::uint32_t parity) {
       : "memory");
 }
 
-/// Begins the copy of the box at (0, head, row, 0, b) of a tensor of heads (tensor_map.h) to shared memory, aligned to 1024
-/// bytes; what lies outside becomes zero. `full` gets the bytes.
+/// Begins the copy of the box at (0, head, row, 0, b) of a tensor of heads (tensor_map.h) to shared memory, aligned to
+/// 1024 bytes; what lies outside becomes zero. `full` gets the bytes.
 __device__ inline void load_box(void* box, const CUtensorMap* map, Barrier* full, int head, int row, int b) {
   asm volatile(
-      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %3, %6}], [%2];\n" ::"r"(
-          shared_address(box)), "l"(map), "r"(shared_address(full)), "r"(0), "r"(head), "r"(row), "r"(b)
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %3, "
+      "%6}], [%2];\n" ::"r"(shared_address(box)),
+      "l"(map), "r"(shared_address(full)), "r"(0), "r"(head), "r"(row), "r"(b)
       : "memory");
 }
 /// The same of a tensor of slabs (map_slabs), at (column, row, slab).
 __device__ inline void load_slab_box(void* box, const CUtensorMap* map, Barrier* full, int column, int row, int slab) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];\n" ::"r"(
-          shared_address(box)), "l"(map), "r"(shared_address(full)), "r"(column), "r"(row), "r"(slab)
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
+      "[%2];\n" ::"r"(shared_address(box)),
+      "l"(map), "r"(shared_address(full)), "r"(column), "r"(row), "r"(slab)
       : "memory");
 }
 /// Begins a copy of `bytes`, a multiple of 16, both aligned to 16.
@@ -107,21 +109,25 @@ __device__ inline void load_bytes(void* shared, const void* global, int bytes, B
                    shared_address(shared)), "l"(global), "r"(bytes), "r"(shared_address(full))
                : "memory");
 }
-/// A box from shared memory, at (0, head, row, half, b); what lies outside is not written. A group of stores ends with commit_stores().
+/// A box from shared memory, at (0, head, row, half, b); what lies outside is not written. A group of stores ends with
+/// commit_stores().
 __device__ inline void store_box(const CUtensorMap* map, const void* box, int head, int row, int half, int b) {
   asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.tile.bulk_group [%1, {%2, %3, %4, %5, %6}], [%0];\n" ::"r"(
                    shared_address(box)), "l"(map), "r"(0), "r"(head), "r"(row), "r"(half), "r"(b)
                : "memory");
 }
 __device__ inline void store_slab_box(const CUtensorMap* map, const void* box, int column, int row, int slab) {
-  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%1, {%2, %3, %4}], [%0];\n" ::"r"(shared_address(box)),
+  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%1, {%2, %3, %4}], [%0];\n" ::"r"(
+                   shared_address(box)),
                "l"(map), "r"(column), "r"(row), "r"(slab)
                : "memory");
 }
 __device__ inline void commit_stores() { asm volatile("cp.async.bulk.commit_group;\n" ::: "memory"); }
-/// Begins a copy of `bytes`, a multiple of 16, from shared memory; or adds that many bytes of floats to those in memory.
+/// Begins a copy of `bytes`, a multiple of 16, from shared memory; or adds that many bytes of floats to those in
+/// memory.
 __device__ inline void store_bytes(void* global, const void* shared, int bytes) {
-  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n" ::"l"(global), "r"(shared_address(shared)), "r"(bytes)
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n" ::"l"(global),
+               "r"(shared_address(shared)), "r"(bytes)
                : "memory");
 }
 __device__ inline void add_floats(float* global, const void* shared, int bytes) {
@@ -168,9 +174,9 @@ __device__ inline void store_matrices(std::uint32_t row, const std::uint32_t (&t
                : "memory");
 }
 
-/// A matrix of bf16 in shared memory under a swizzle of 128 bytes, as wgmma takes it: rows of 64 elements, eight rows an
-/// atom of 1024 bytes, to whose multiples it is aligned. Factors whose rows are summed along need no `across`; of those
-/// that are summed over rows it is the distance in bytes from one 64 columns to the next.
+/// A matrix of bf16 in shared memory under a swizzle of 128 bytes, as wgmma takes it: rows of 64 elements, eight rows
+/// an atom of 1024 bytes, to whose multiples it is aligned. Factors whose rows are summed along need no `across`; of
+/// those that are summed over rows it is the distance in bytes from one 64 columns to the next.
 __device__ inline std::uint64_t describe(const void* matrix, int across = 16) {
   const std::uint64_t address = shared_address(matrix), distance = static_cast<std::uint64_t>(across);
   return (address & 0x3ffff) >> 4 | distance >> 4 << 16 | std::uint64_t{1024 >> 4} << 32 | std::uint64_t{1} << 62;
@@ -197,8 +203,9 @@ __device__ void hold(float* registers) {
 // rows 16 w to 16 w + 15; its lane l of columns 8 j + 2 (l % 4) and + 1 c[4 j] and c[4 j + 1] of row l / 4, c[4 j + 2]
 // and c[4 j + 3] of row l / 4 + 8. Without `add` c is overwritten. Products are done after products_commit() and
 // products_wait(); until then nothing else may touch c, or a in registers.
-#define SINKSCOPE_8(c, i) \
-  "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), "+f"(c[i + 7])
+#define SINKSCOPE_8(c, i)                                                                                     \
+  "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), \
+      "+f"(c[i + 7])
 #define SINKSCOPE_32(c, i) SINKSCOPE_8(c, i), SINKSCOPE_8(c, i + 8), SINKSCOPE_8(c, i + 16), SINKSCOPE_8(c, i + 24)
 #define SINKSCOPE_NAMES_32 \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
@@ -212,7 +219,8 @@ template <bool OverA, bool OverB>
 __device__ void multiply_shared_64(float* c, std::uint64_t a, std::uint64_t b, bool add) {
   asm volatile(
       "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_32 "}, %32, %33, add, 1, 1, %35, %36;\n}\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_32
+      "}, %32, %33, add, 1, 1, %35, %36;\n}\n"
       : SINKSCOPE_32(c, 0)
       : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(OverA)), "n"(static_cast<int>(OverB)));
 }
@@ -220,23 +228,26 @@ template <bool OverA, bool OverB>
 __device__ void multiply_shared_128(float* c, std::uint64_t a, std::uint64_t b, bool add) {
   asm volatile(
       "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_64 "}, %64, %65, add, 1, 1, %67, %68;\n}\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_64
+      "}, %64, %65, add, 1, 1, %67, %68;\n}\n"
       : SINKSCOPE_32(c, 0), SINKSCOPE_32(c, 32)
       : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(OverA)), "n"(static_cast<int>(OverB)));
 }
-/// a in registers, as the lanes hold c: rows l / 4, l / 4 + 8 of columns 2 (l % 4), + 1, then both of columns 8 further;
-/// b in shared memory, summed over its rows.
+/// a in registers, as the lanes hold c: rows l / 4, l / 4 + 8 of columns 2 (l % 4), + 1, then both of columns 8
+/// further; b in shared memory, summed over its rows.
 __device__ inline void multiply_64(float* c, const std::uint32_t* a, std::uint64_t b, bool add) {
   asm volatile(
       "{\n.reg .pred add;\nsetp.ne.b32 add, %37, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_32 "}, {%32, %33, %34, %35}, %36, add, 1, 1, 1;\n}\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_32
+      "}, {%32, %33, %34, %35}, %36, add, 1, 1, 1;\n}\n"
       : SINKSCOPE_32(c, 0)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
 }
 __device__ inline void multiply_128(float* c, const std::uint32_t* a, std::uint64_t b, bool add) {
   asm volatile(
       "{\n.reg .pred add;\nsetp.ne.b32 add, %69, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_64 "}, {%64, %65, %66, %67}, %68, add, 1, 1, 1;\n}\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_64
+      "}, {%64, %65, %66, %67}, %68, add, 1, 1, 1;\n}\n"
       : SINKSCOPE_32(c, 0), SINKSCOPE_32(c, 32)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
 }

@@ -25,8 +25,8 @@ __device__ void init(Barrier (&full)[Stages], Barrier (&empty)[Stages], int rele
   }
 }
 
-/// The dynamic shared memory of a block, which has kSlack bytes more, at a multiple of 1024. An offset and not a rounded
-/// address: so the compiler sees that accesses are to shared memory.
+/// The dynamic shared memory of a block, which has kSlack bytes more, at a multiple of 1024. An offset and not a
+/// rounded address: so the compiler sees that accesses are to shared memory.
 constexpr int kSlack = 1024;
 template <class Shared>
 __device__ Shared& aligned(unsigned char* memory) {

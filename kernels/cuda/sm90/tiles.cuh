@@ -11,9 +11,9 @@ struct Tile {
   int index;  // of its tiles
 };
 
-/// Heads go in sections whose keys and values stay in the L2 cache together; of a section the last tiles go first, of all its
-/// heads. Of queries those are the longest, which see the most keys. Of keys they are the shortest, and must go first: each waits
-/// for later tiles of its head.
+/// Heads go in sections whose keys and values stay in the L2 cache together; of a section the last tiles go first, of
+/// all its heads. Of queries those are the longest, which see the most keys. Of keys they are the shortest, and must go
+/// first: each waits for later tiles of its head.
 struct TileOrder {
   int heads, tiles, section;
 
@@ -28,8 +28,8 @@ struct TileOrder {
     const int first = i / (section * tiles) * section, within = i - first * tiles, width = min(section, heads - first);
     return {first + within % width, tiles - 1 - within / width};
   }
-  /// The tile that a block takes after its first, which is that of its own number. `taken` counts them for all blocks, each
-  /// of which counts until there is nothing left: so the one that counts last sets it back to 0.
+  /// The tile that a block takes after its first, which is that of its own number. `taken` counts them for all blocks,
+  /// each of which counts until there is nothing left: so the one that counts last sets it back to 0.
   __device__ int next(int* taken) const {
     const int before = atomicAdd(taken, 1);
     if (before == count() - 1) *taken = 0;
