@@ -37,10 +37,9 @@ struct AblateArguments {
 
 /// The command that goes on with what was begun.
 std::string resume_command(const AblateArguments& arguments) {
-  std::string text = "sinkscope ablate " + arguments.config;
-  for (const std::string& override_text : arguments.overrides) text += " --set '" + override_text + "'";
+  std::string text = "sinkscope ablate " + shell_word(arguments.config) + set_options(arguments.overrides);
   if (arguments.jobs) text += " --jobs " + std::to_string(*arguments.jobs);
-  if (!arguments.devices.empty()) text += " --devices " + arguments.devices;
+  if (!arguments.devices.empty()) text += " --devices " + shell_word(arguments.devices);
   if (arguments.no_html) text += " --no-html";
   return text + " --resume";
 }
@@ -105,6 +104,7 @@ void run(const AblateArguments& arguments) {
   write_ablation_file(folder, {ablation_factors(config), directories});
 
   watch_interrupts();
+  outlive_output();
   const std::vector<ArmOutcome> outcomes = run_arms(planned, options);
   std::string not_done;
   std::size_t missing = 0;

@@ -1,6 +1,9 @@
 #include "tools/arguments.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cctype>
+#include <cstring>
 #include <vector>
 
 #include "engine/config/words.h"
@@ -29,6 +32,12 @@ std::vector<std::string> option_names(const CLI::App& app) {
   return names;
 }
 
+std::string in_shell_quotes(const std::string& text) {
+  std::string quoted = "'";
+  for (const char c : text) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return quoted + "'";
+}
+
 }  // namespace
 
 void add_set_option(CLI::App& command, std::vector<std::string>& overrides, const std::string& description) {
@@ -36,6 +45,17 @@ void add_set_option(CLI::App& command, std::vector<std::string>& overrides, cons
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
+std::string set_options(const std::vector<std::string>& overrides) {
+  std::string text;
+  for (const std::string& override_text : overrides) text += " --set " + in_shell_quotes(override_text);
+  return text;
+}
+
+std::string shell_word(const std::string& text) {
+  const auto is_plain = [](unsigned char c) { return std::isalnum(c) != 0 || std::strchr("_-./=,:+@%", c) != nullptr; };
+  return !text.empty() && std::all_of(text.begin(), text.end(), is_plain) ? text : in_shell_quotes(text);
 }
 
 std::string unknown_word(const CLI::App& app) {

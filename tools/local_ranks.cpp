@@ -49,6 +49,7 @@ int local_ranks(const Config& config, int gpus) {
 
 void run_local_ranks(int ranks, const std::vector<std::string>& arguments) {
   watch_interrupts();
+  outlive_output();
   const std::string port = std::to_string(Listener("127.0.0.1", 0).port());
   std::vector<std::unique_ptr<ChildProcess>> children;
   for (int rank = 0; rank < ranks; ++rank)

@@ -36,12 +36,15 @@ int main(int argc, char** argv) {
     try {
       app.parse(argc, argv);
     } catch (const CLI::Success& done) {
-      return app.exit(done);  // --help, --version
+      const int status = app.exit(done);  // --help, --version
+      sinkscope::expect_output_written();
+      return status;
     } catch (const CLI::ParseError& error) {
       const std::string unknown = sinkscope::unknown_word(app);
       sinkscope::print_error(unknown.empty() ? error.what() : unknown);
       return 1;
     }
+    sinkscope::expect_output_written();
   } catch (const sinkscope::StoppedBySignal& stopped) {
     return 128 + stopped.signal;
   } catch (const sinkscope::ToldElsewhere&) {

@@ -28,6 +28,7 @@ std::atomic<int> interrupt_signal = 0;
 std::atomic<std::int64_t> interrupt_second = -1;  // of the first that was not SIGUSR1
 static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free &&
               std::atomic<std::int64_t>::is_always_lock_free, "set from a signal handler");
+bool outlives_output = false;
 
 /// The first signal asks for a checkpoint, and so do those right behind it: launchers such as `timeout` send one
 /// to the program and one to its process group. A signal that comes two seconds later or more ends the program. SIGUSR1
@@ -63,6 +64,15 @@ void watch_interrupts() {
   struct sigaction hangup {};
   if (sigaction(SIGHUP, nullptr, &hangup) != 0 || hangup.sa_handler != SIG_IGN) std::signal(SIGHUP, on_signal);
   std::signal(SIGUSR1, on_signal);
+}
+
+void outlive_output() {
+  std::signal(SIGPIPE, SIG_IGN);
+  outlives_output = true;
+}
+
+void expect_output_written() {
+  if (!outlives_output && !std::cout.flush()) throw std::runtime_error("standard output: cannot write");
 }
 
 int interrupting_signal() { return interrupt_signal.load(); }

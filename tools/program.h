@@ -22,6 +22,10 @@ std::string build_description();
 /// the program at once, where SIGUSR1 does not count. A SIGHUP that was ignored before, as under nohup, stays so.
 const std::atomic<bool>& interrupted();
 void watch_interrupts();
+/// From here on the program outlives who reads its standard output: a pipe without a reader does not end it.
+void outlive_output();
+/// Throws std::runtime_error where standard output could not be written, unless the program was to outlive that.
+void expect_output_written();
 /// The signal that did; 0 before.
 int interrupting_signal();
 

@@ -37,6 +37,7 @@ struct TrainArguments {
 /// This process as one rank, or alone.
 void train_as_rank(const TrainArguments& arguments, const Config& config, World& world) {
   watch_interrupts();
+  outlive_output();
   TrainOptions options;
   options.resume = arguments.resume;
   options.build = build_description();
@@ -58,8 +59,8 @@ void train_as_rank(const TrainArguments& arguments, const Config& config, World&
     std::cout << "\nstopped after step " << result.steps;
     if (std::getenv(kArmVariable) == nullptr) {  // whoever trains arms tells how all of them go on
       if (world.size() > 1) std::cout << " (" << world.size() << " ranks; start as many again, or any other number)";
-      std::cout << "; go on with: sinkscope train " << arguments.config;
-      for (const std::string& text : arguments.overrides) std::cout << " --set '" << text << "'";
+      std::cout << "; go on with: sinkscope train " << shell_word(arguments.config) << set_options(arguments.overrides);
+      if (arguments.gpus) std::cout << " --gpus " << *arguments.gpus;
       std::cout << " --resume";
     }
     std::cout << std::endl;
@@ -104,6 +105,7 @@ void run(const TrainArguments& arguments) {
   if (alone > 1) {
     std::vector<std::string> words = {"train", arguments.config};
     for (const std::string& text : arguments.overrides) words.insert(words.end(), {"--set", text});
+    if (arguments.gpus) words.insert(words.end(), {"--gpus", std::to_string(*arguments.gpus)});
     if (arguments.resume) words.emplace_back("--resume");
     run_local_ranks(alone, words);
     return;

@@ -1,8 +1,11 @@
 #include "engine/checkpoint/checkpoint.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
+#include <system_error>
 #include <utility>
 
 #include "engine/checkpoint/model_files.h"
@@ -25,6 +28,7 @@ using Json = nlohmann::ordered_json;
 constexpr std::string_view kFormat = "sinkscope-checkpoint-1";
 constexpr std::string_view kManifest = "manifest.json";
 constexpr std::string_view kFolderPrefix = "step_";
+constexpr std::string_view kPartial = "partial", kRemoved = "removed";  // in the names of hidden folders
 constexpr std::size_t kMinDigits = 8;
 constexpr std::size_t kMaxDigits = 18;
 
@@ -39,18 +43,23 @@ std::string hidden_name(const std::string& name, std::string_view state) {
   return hidden.append(name).append(".").append(state);
 }
 
+/// Of a checkpoint folder's name.
+std::optional<std::int64_t> step_of(const std::string& name) {
+  if (!name.starts_with(kFolderPrefix)) return std::nullopt;
+  const std::string digits = name.substr(kFolderPrefix.size());
+  if (digits.size() < kMinDigits || digits.size() > kMaxDigits ||
+      digits.find_first_not_of("0123456789") != std::string::npos)
+    return std::nullopt;
+  return std::stoll(digits);
+}
+
 /// Checkpoint folders by step, oldest first; anything else in the folder is not looked at.
 std::vector<std::pair<std::int64_t, std::filesystem::path>> list_checkpoints(const std::filesystem::path& checkpoints) {
   std::vector<std::pair<std::int64_t, std::filesystem::path>> found;
   if (!std::filesystem::is_directory(checkpoints)) return found;
   for (const auto& entry : std::filesystem::directory_iterator(checkpoints)) {
-    const std::string name = entry.path().filename().string();
-    if (name.compare(0, kFolderPrefix.size(), kFolderPrefix) != 0 || !entry.is_directory()) continue;
-    const std::string digits = name.substr(kFolderPrefix.size());
-    if (digits.size() < kMinDigits || digits.size() > kMaxDigits ||
-        digits.find_first_not_of("0123456789") != std::string::npos)
-      continue;
-    found.emplace_back(std::stoll(digits), entry.path());
+    const auto step = step_of(entry.path().filename().string());
+    if (step && entry.is_directory()) found.emplace_back(*step, entry.path());
   }
   std::sort(found.begin(), found.end());
   return found;
@@ -117,7 +126,7 @@ void read_moments(const std::filesystem::path& path, const ModelConfig& model, s
   }
   if (file.names().size() == expected) return;
   for (const std::string& name : file.names())
-    if (name.size() < 2 || !layout.contains(name.substr(2)))
+    if (!(name.starts_with("m.") || name.starts_with("v.")) || !layout.contains(name.substr(2)))
       refuse(path, "tensor " + name + " is unexpected: the model as configured has none of this name");
 }
 
@@ -163,24 +172,47 @@ std::int64_t integer_at(const Json& json, const char* key, std::int64_t minimum,
   return value.get<std::int64_t>();
 }
 
-/// Removes a folder so that a crash on the way leaves no half of it under its own name.
-void remove_checkpoint(const std::filesystem::path& folder) {
-  const std::filesystem::path doomed = folder.parent_path() / hidden_name(folder.filename().string(), "removed");
-  std::error_code error;
-  std::filesystem::remove_all(doomed, error);
-  if (!error) std::filesystem::rename(folder, doomed, error);
-  if (!error) std::filesystem::remove_all(doomed, error);
-  if (error) refuse(folder, "cannot remove: " + error.message());
+std::ptrdiff_t entries_in(const std::filesystem::path& folder) {
+  std::error_code ignored;
+  return std::distance(std::filesystem::directory_iterator(folder, ignored), std::filesystem::directory_iterator());
 }
 
-void prune(const std::filesystem::path& checkpoints, const std::filesystem::path& newest, std::int64_t keep) {
+/// Removes a folder so that a crash on the way leaves no half of it under its own name. One of which nothing can be
+/// removed keeps that.
+std::error_code remove_checkpoint(const std::filesystem::path& folder) {
+  const std::filesystem::path doomed = folder.parent_path() / hidden_name(folder.filename().string(), kRemoved);
+  std::error_code error, ignored;
+  std::filesystem::remove_all(doomed, error);
+  if (!error) std::filesystem::rename(folder, doomed, error);
+  if (error) return error;
+  const std::ptrdiff_t entries = entries_in(doomed);
+  std::filesystem::remove_all(doomed, error);
+  if (error && entries_in(doomed) == entries) std::filesystem::rename(doomed, folder, ignored);
+  return error;
+}
+
+/// Removes what killed processes left of any step. What cannot be removed does no harm.
+void remove_leftovers(const std::filesystem::path& checkpoints) {
+  std::vector<std::filesystem::path> left;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(checkpoints, ignored)) {
+    const std::string name = entry.path().filename().string(), checkpoint = entry.path().stem().string().substr(1);
+    for (const std::string_view state : {kPartial, kRemoved})
+      if (step_of(checkpoint) && name == hidden_name(checkpoint, state)) left.push_back(entry.path());
+  }
+  for (const std::filesystem::path& folder : left) std::filesystem::remove_all(folder, ignored);
+}
+
+void prune(const std::filesystem::path& checkpoints, const std::filesystem::path& newest, std::int64_t keep,
+           std::vector<std::string>* left) {
   if (keep <= 0) return;
   auto found = list_checkpoints(checkpoints);
   auto surplus = static_cast<std::int64_t>(found.size()) - keep;
   for (const auto& [step, folder] : found) {
     if (surplus <= 0) return;
     if (folder.filename() == newest.filename()) continue;
-    remove_checkpoint(folder);
+    const std::error_code error = remove_checkpoint(folder);
+    if (error && left != nullptr) left->push_back(folder.string() + ": cannot remove: " + error.message());
     --surplus;
   }
 }
@@ -188,7 +220,7 @@ void prune(const std::filesystem::path& checkpoints, const std::filesystem::path
 }  // namespace
 
 std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, const CheckpointData& data,
-                                      std::int64_t keep) {
+                                      std::int64_t keep, std::vector<std::string>* left) {
   if (data.step < 0) throw std::invalid_argument("checkpoint step " + std::to_string(data.step) + " is negative");
   if (!Json::accept(data.state)) throw std::invalid_argument("the loop's state is no valid JSON");
   check_flat_size(data.model, data.parameters.size(), "parameters");
@@ -198,8 +230,9 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, 
     check_flat_size(data.model, data.second_moment.size(), "second moment");
   }
   if (make_folders(checkpoints)) sync_folder(std::filesystem::absolute(checkpoints).parent_path());
+  remove_leftovers(checkpoints);
   const std::filesystem::path target = checkpoints / folder_name(data.step);
-  StagingFolder staging(checkpoints / hidden_name(folder_name(data.step), "partial"));
+  StagingFolder staging(checkpoints / hidden_name(folder_name(data.step), kPartial));
   FileDigests digests = write_model_files(staging.path(), data, architecture_of(data.model));
   if (moments) digests["optimizer.safetensors"] = write_moments(staging.path() / "optimizer.safetensors", data);
   digests["state.json"] = write_new_file(staging.path() / "state.json", data.state);
@@ -220,7 +253,7 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, 
     manifest["files"][name] = {{"size", digest.size}, {"xxh3_128", digest.xxh3_128}};
   write_new_file(staging.path() / kManifest, manifest_text(manifest));
   staging.commit(target);
-  prune(checkpoints, target, keep);
+  prune(checkpoints, target, keep, left);
   return target;
 }
 

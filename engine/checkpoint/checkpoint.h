@@ -29,13 +29,15 @@ struct CheckpointData {
 
 /// Writes `checkpoints/step_XXXXXXXX` (8 digits or more): a temporary folder beside it, every file
 /// and the folder fsynced, manifest.json with the XXH3-128 and size of every file written last,
-/// then renamed. Then removes the oldest ones beyond `keep` (0: none). Returns the folder. Throws
-/// std::runtime_error naming the file; nothing that existed before is touched in that case. A folder
-/// of the same step is replaced in one step. Throws std::invalid_argument for arrays that are not of
-/// the layout's flat size and for a state that is no JSON.
+/// then renamed. Then removes the oldest ones beyond `keep` (0: none); those that cannot be removed
+/// are told in `left` as "folder: reason". Returns the folder. Throws std::runtime_error naming the
+/// file; no checkpoint that existed before is touched in that case. A folder of the same step is
+/// replaced in one step. What killed processes left is removed first: one process saves at a time.
+/// Throws std::invalid_argument for arrays that are not of the layout's flat size and for a state
+/// that is no JSON.
 /// A model that no Hugging Face architecture expresses is saved too, under the engine's own names.
 std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, const CheckpointData& data,
-                                      std::int64_t keep);
+                                      std::int64_t keep, std::vector<std::string>* left = nullptr);
 
 /// The newest folder whose manifest verifies, or nothing. Folders that do not verify are reported
 /// in `rejected` as "folder: reason".

@@ -344,7 +344,8 @@ void read_rmsnorm_family(const ConfigReader& reader, const ReadClass& read, Mode
     model.head_dim =
         divided_head_dim(reader, model, "hidden_size", "num_attention_heads", " unless \"head_dim\" is given");
   if (model.head_dim % 2 != 0) reader.fail("\"head_dim\" (" + std::to_string(model.head_dim) + ") must be even");
-  const auto [key, fraction] = reader.agreed({"partial_rotary_factor", "rope_parameters.partial_rotary_factor"}, 1.0);
+  const auto [key, fraction] = reader.agreed(
+      {"partial_rotary_factor", "rope_scaling.partial_rotary_factor", "rope_parameters.partial_rotary_factor"}, 1.0);
   if (fraction != 1.0) reader.unsupported(key, fraction, "1.0");
 }
 

@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "engine/data/text_source.h"
+#include "engine/data/utf8.h"
 #include "engine/data/vocabulary.h"
 #include "engine/files/rename.h"
 #include "engine/files/replacement.h"
@@ -139,12 +140,19 @@ void train_sentencepiece(const SentencepieceTraining& options) {
                     [&](std::string_view document) {
                       while (!document.empty()) {
                         std::size_t end = std::min(document.find('\n'), document.size());
-                        if (end > kLongestLine) {  // cut at a space; without one the line is no prose
+                        std::size_t separator = 1;
+                        if (end > kLongestLine) {  // cut at a space, or between characters where there is none
                           const std::size_t space = document.rfind(' ', kLongestLine);
-                          if (space != std::string_view::npos && space > 0) end = space;
+                          if (space != std::string_view::npos && space > 0) {
+                            end = space;
+                          } else {
+                            end = kLongestLine;
+                            while (!begins_character(document, end)) --end;
+                            separator = 0;
+                          }
                         }
                         if (end > 0) lines.emplace_back(document.substr(0, end));
-                        document.remove_prefix(std::min(end + 1, document.size()));
+                        document.remove_prefix(std::min(end + separator, document.size()));
                       }
                       return true;
                     });

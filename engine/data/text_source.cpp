@@ -6,6 +6,7 @@
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <stdexcept>
 
 #include "engine/config/json_text.h"
@@ -175,6 +176,10 @@ std::vector<std::filesystem::path> list_text_files(const std::vector<std::filesy
     std::sort(found.begin(), found.end());
     files.insert(files.end(), found.begin(), found.end());
   }
+  std::set<std::filesystem::path> seen;
+  for (const auto& file : files)
+    if (!seen.insert(std::filesystem::canonical(file)).second)
+      throw std::runtime_error(file.string() + ": is among the inputs twice; expected each file once");
   return files;
 }
 

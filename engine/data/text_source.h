@@ -18,7 +18,8 @@ struct TextOptions {
 bool is_text_file(const std::filesystem::path& file);
 
 /// The files that `inputs` name, folders searched recursively and sorted by path. Throws
-/// std::runtime_error naming an input that is missing, of another kind, or a folder without texts.
+/// std::runtime_error naming an input that is missing, of another kind, or a folder without texts, and a file that
+/// they name twice.
 std::vector<std::filesystem::path> list_text_files(const std::vector<std::filesystem::path>& inputs);
 
 /// Calls `use` with each document that is not empty, in order, until it returns false. The line

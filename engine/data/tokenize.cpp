@@ -1,7 +1,9 @@
 #include <xxhash.h>
 
 #include <cmath>
+#include <set>
 #include <stdexcept>
+#include <vector>
 
 #include "engine/data/dataset.h"
 #include "engine/data/manifest.h"
@@ -121,16 +123,28 @@ void check(const TokenizeOptions& options) {
     throw std::runtime_error("tokenize: give a validation fraction or validation files, not both");
 }
 
+/// No text may be trained on and held out.
+void expect_apart(const std::vector<std::filesystem::path>& files,
+                  const std::vector<std::filesystem::path>& validation_files) {
+  std::set<std::filesystem::path> trained;
+  for (const auto& file : files) trained.insert(std::filesystem::canonical(file));
+  for (const auto& file : validation_files)
+    if (trained.count(std::filesystem::canonical(file)) > 0)
+      throw std::runtime_error(file.string() + ": is among the inputs and among the validation files; expected it in "
+                               "one of them, since held-out text must not be trained on");
+}
+
 }  // namespace
 
 TokenizeSummary tokenize(const TokenizeOptions& options) {
   check(options);
   PendingFolder folder(options.output);  // refuses an existing output before any work
+  const auto files = list_text_files(options.inputs);
+  const auto validation_files = list_text_files(options.validation_inputs);
+  expect_apart(files, validation_files);
   const auto tokenizer = make_tokenizer(options, folder.path());
   if (tokenizer->eos_id() < 0)
     throw std::runtime_error(options.tokenizer.string() + ": the tokenizer has no EOS token to end documents with");
-  const auto files = list_text_files(options.inputs);
-  const auto validation_files = list_text_files(options.validation_inputs);
   const TextOptions text{options.text_key, options.document_separator};
 
   Writer writer(options, *tokenizer, folder.path());

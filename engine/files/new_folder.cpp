@@ -75,11 +75,8 @@ void StagingFolder::commit(const std::filesystem::path& target) {
   }
   committed_ = true;
   sync_folder(target.parent_path());
-  if (exchanged) {
-    std::error_code error;
-    std::filesystem::remove_all(path_, error);
-    if (error) throw_system_error(path_, "remove", error.value());
-  }
+  std::error_code ignored;
+  if (exchanged) std::filesystem::remove_all(path_, ignored);
 }
 
 FolderLock::FolderLock(const std::filesystem::path& folder)

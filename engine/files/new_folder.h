@@ -19,7 +19,7 @@ class StagingFolder {
 
   const std::filesystem::path& path() const { return path_; }
   /// Fsyncs the folder and renames it to `target`, whose folder is fsynced too. A folder that stands
-  /// at `target` is exchanged for it in one step and then removed.
+  /// at `target` is exchanged for it in one step and then removed, as far as that is possible.
   void commit(const std::filesystem::path& target);
 
  private:

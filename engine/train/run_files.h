@@ -36,16 +36,16 @@ struct ChangedSetting {
 };
 
 /// Throws std::runtime_error unless config.json in the directory describes the same run, naming the first key that
-/// differs. log.*, alerts.*, checkpoint.*, sample.*, ranks.*, train.recompute, probes.causal_every, threads, output and
-/// ablation may differ; returns those of them that do, but for ablation. A key that is newer than the run counts as
-/// having had its default.
+/// differs. log.*, alerts.*, checkpoint.*, sample.*, ranks.*, train.recompute, train.cuda_graph, probes.causal_every,
+/// threads, output and ablation may differ; returns those of them that do, but for ablation. A key that is newer than
+/// the run counts as having had its default.
 std::vector<ChangedSetting> check_run_config(const std::filesystem::path& run_directory, const Config& config,
                                              const std::string& dataset_fingerprint);
 
-/// The events logged so far; none where there is no log yet.
 /// Where two configs, as JSON text, differ first: "train.seed is 2, not 1".
 std::string config_difference(const std::string& config, const std::string& other);
 
+/// The events logged so far; none where there is no log yet.
 std::vector<EventRecord> logged_events(const std::filesystem::path& run_directory);
 
 /// Whether one of them tells that the training came to its end.

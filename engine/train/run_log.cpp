@@ -1,5 +1,7 @@
 #include "engine/train/run_log.h"
 
+#include <spdlog/spdlog.h>
+
 #include <utility>
 
 namespace sinkscope {
@@ -28,17 +30,17 @@ void RunLog::open(std::optional<std::int64_t> resume_step, bool probes) {
 
 void RunLog::step(const StepRecord& record, bool logged) {
   if (logged) logs_->write(record);
-  if (console_) console_->write(record);
+  tell(record);
 }
 
 void RunLog::probe(const ProbeRecord& record) {
   logs_->write(record);
-  if (console_) console_->write(record);
+  tell(record);
 }
 
 void RunLog::event(const EventRecord& record, bool told) {
   logs_->write(record);
-  if (console_ && told) console_->write(record);
+  if (told) tell(record);
 }
 
 void RunLog::event(std::int64_t step, const std::string& kind, const std::string& message,
@@ -67,8 +69,20 @@ void RunLog::finish_command(std::int64_t step) {
   report_command(step);
 }
 
-void RunLog::end_console() {
-  if (console_) console_->flush(false);
+void RunLog::end_console(std::int64_t step) {
+  on_console(step, [](MetricSink& console) { console.flush(false); });
+}
+
+void RunLog::on_console(std::int64_t step, const std::function<void(MetricSink&)>& work) {
+  if (!console_) return;
+  try {
+    work(*console_);
+  } catch (const std::exception& error) {
+    console_.reset();
+    const std::string message = std::string(error.what()) + "; the run goes on without a console";
+    spdlog::warn("{}", message);
+    event(step, "warning", message, nlohmann::ordered_json::object());
+  }
 }
 
 }  // namespace sinkscope

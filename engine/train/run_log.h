@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -44,9 +45,16 @@ class RunLog {
   void finish_command(std::int64_t step);
 
   void flush() { logs_->flush(true); }
-  void end_console();
+  void end_console(std::int64_t step);
 
  private:
+  template <class Record>
+  void tell(const Record& record) {
+    on_console(record.step, [&](MetricSink& console) { console.write(record); });
+  }
+  /// A console that cannot be written, since a terminal hung up or a reader ended, is done without from then on.
+  void on_console(std::int64_t step, const std::function<void(MetricSink&)>& work);
+
   const Config& config_;
   std::filesystem::path directory_;
   std::int64_t tokens_per_step_;

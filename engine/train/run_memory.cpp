@@ -7,6 +7,7 @@
 #include "engine/optim/adamw.h"
 #include "engine/probes/causal.h"
 #include "engine/probes/probe_pass.h"
+#include "engine/train/batch_share.h"
 #include "engine/train/format.h"
 #include "engine/train/gradient_sums.h"
 #include "engine/train/rank_parameters.h"
@@ -201,17 +202,25 @@ std::int64_t largest_micro_batch(const Config& config, std::span<const ProbeSet>
 }
 
 void expect_fit(const Config& config, std::span<const ProbeSet> sets, const Backend& backend, std::size_t available) {
-  const std::vector<MemoryLine> lines = run_memory(config, sets, backend);
+  const Config own = config_of_rank(config, backend.ranks);
+  const std::vector<MemoryLine> lines = run_memory(own, sets, backend);
   if (total_bytes(lines) <= available) return;
-  const std::int64_t largest = largest_micro_batch(config, sets, backend, available);
+  const std::int64_t largest = largest_micro_batch(own, sets, backend, available);
   std::string table = memory_table(lines);
   table.pop_back();  // the newline
+  // A rank of several may have less in a pass than train.micro_batch, which is only the most.
+  const bool alone = backend.ranks == 1;
+  const std::string what =
+      "a train.micro_batch of " + std::to_string(config.train.micro_batch) +
+      (alone ? "" : ", in passes of " + std::to_string(own.train.micro_batch) + " sequences on each of " +
+                        std::to_string(backend.ranks) + " ranks,");
+  const std::string fits =
+      std::string("the largest that fits ") + (alone ? "" : "with any train.gradient_accumulation ") + "is ";
   throw ConfigError(
-      config.name + ": " +
-      format("a train.micro_batch of %lld takes %.0f MiB of %s, and %.0f MiB are free; ",
-             static_cast<long long>(config.train.micro_batch), mebibytes(total_bytes(lines)),
+      config.name + ": " + what +
+      format(" takes %.0f MiB of %s, and %.0f MiB are free; ", mebibytes(total_bytes(lines)),
              backend.device == Device::cuda ? "device memory" : "this machine's memory", mebibytes(available)) +
-      (largest > 0 ? "the largest that fits is " + std::to_string(largest) : "not even 1 fits") + "\n" + table);
+      (largest > 0 ? fits + std::to_string(largest) : "not even 1 fits") + "\n" + table);
 }
 
 }  // namespace sinkscope

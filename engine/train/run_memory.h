@@ -57,7 +57,8 @@ std::string memory_table(std::span<const MemoryLine> lines);
 std::int64_t largest_micro_batch(const Config& config, std::span<const ProbeSet> sets, const Backend& backend,
                                  std::size_t available);
 
-/// Throws ConfigError with the table and the largest micro-batch unless the run takes at most `available` bytes.
+/// Throws ConfigError with the table and the largest micro-batch unless the run takes at most `available` bytes on each
+/// of the backend's ranks. The config is that of all ranks.
 void expect_fit(const Config& config, std::span<const ProbeSet> sets, const Backend& backend, std::size_t available);
 
 }  // namespace sinkscope

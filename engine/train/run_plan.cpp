@@ -37,7 +37,7 @@ std::unique_ptr<Ops> ops_of(const Config& config, int local_rank, bool computes)
 
 void expect_fit_of(const Ops& ops, const Config& config, std::span<const ProbeSet> sets, int ranks, bool one_host) {
   if (const auto available = ops.memory_available())
-    expect_fit(config_of_rank(config, ranks), sets, backend_of(config, ranks, one_host), *available);
+    expect_fit(config, sets, backend_of(config, ranks, one_host), *available);
 }
 
 }  // namespace

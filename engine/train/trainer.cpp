@@ -195,7 +195,7 @@ TrainResult Run::execute() {
     if (step == steps) end(step);
   }
   const bool finished = step == steps;
-  if (finished) log_.end_console();
+  if (finished) log_.end_console(step);
   log_.flush();
   lock_.reset();  // nothing more is written: whoever sees a rank end may resume
   world_.set_limit(config_.ranks.start_timeout);
@@ -524,12 +524,15 @@ void Run::save(std::int64_t step) {
   if (probe_pass_) state_.phase_detector = phases_.state();
   state_.alerts = alerts_.state();
   data.state = to_text(state_);
+  std::vector<std::string> left;
   try {
-    save_checkpoint(directory_ / "checkpoints", data, config_.checkpoint.keep);
+    save_checkpoint(directory_ / "checkpoints", data, config_.checkpoint.keep, &left);
   } catch (const std::exception& error) {
     log_.event(step, "warning", std::string("checkpoint ") + name + " was not saved: " + error.what(), Json::object());
     throw;
   }
+  for (const std::string& reason : left)
+    log_.event(step, "warning", "an old checkpoint stays: " + reason, Json::object());
 }
 
 /// After the last checkpoint is saved.

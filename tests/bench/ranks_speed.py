@@ -11,6 +11,7 @@ that many times one GPU's tokens/s.
 """
 import argparse
 import concurrent.futures
+import itertools
 import json
 import os
 import pathlib
@@ -33,6 +34,7 @@ MODELS = {
                              "vocab_size": 32000}),
 }
 
+RUNS = itertools.count()  # of this call: each has a folder of its own
 # Settings of the config's `ranks`.
 WAYS = {"none": {"shard": "none"}, "optimizer": {"shard": "optimizer"}, "gradients": {"shard": "gradients"}, "parameters": {"shard": "parameters"},
         "bf16": {"shard": "none", "reduce_dtype": "bf16"}, "optimizer-bf16": {"shard": "optimizer", "reduce_dtype": "bf16"},
@@ -50,7 +52,7 @@ def tokenize(program, folder):
 def train(program, folder, model, ranks, steps, gpu=None, **settings):
     """Tokens a second; settings of the config's `ranks`; on that GPU alone where one is given."""
     sequences, length, shape = MODELS[model]
-    name = "-".join([model, str(ranks), *map(str, settings.values())] + ([] if gpu is None else [f"gpu{gpu}"]))
+    name = f"{model}-{next(RUNS)}"
     config = folder / f"{name}.json"
     config.write_text(json.dumps({
         "name": name, "output": str(folder / "runs"), "model": shape,
@@ -70,7 +72,7 @@ def train(program, folder, model, ranks, steps, gpu=None, **settings):
         ended = run.poll() is not None
         lines = log.read_text().split("\n")[:-1] if log.exists() else []  # of the last one a part may be there
         if ended and len(lines) < steps - 1:
-            sys.exit(f"ranks_speed.py: {name} ended with {run.returncode}:\n{errors.read_text()[-3000:]}")
+            sys.exit(f"ranks_speed.py: {ranks} of {model}, {settings}: ended with {run.returncode}:\n{errors.read_text()[-3000:]}")
         time.sleep(0.2)
     try:
         os.killpg(run.pid, signal.SIGKILL)

@@ -146,8 +146,9 @@ def main():
                 for line in trace.read_text().splitlines():
                     start, end, stream, blocks, _, name = line.split("\t", 5)
                     rows.append((int(start), int(end), int(stream), int(blocks), name))
-            if any("adamw" in row[4] for row in rows):
-                report(rank, rows, arguments.kernels if rank == 0 else 0)
+            if not any("adamw" in row[4] for row in rows):
+                sys.exit(f"timeline.py: the trace of rank {rank} holds no step; is {library} built against this driver's CUPTI?")
+            report(rank, rows, arguments.kernels if rank == 0 else 0)
 
 
 if __name__ == "__main__":

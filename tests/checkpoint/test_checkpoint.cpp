@@ -207,9 +207,55 @@ TEST_CASE("a process killed while saving leaves the earlier checkpoint newest, a
   CHECK(WIFSIGNALED(status));
   CHECK(names_in(folder.path()) == std::vector<std::string>{".step_00000002.partial", "step_00000001"});
   CHECK(newest_checkpoint(folder.path())->filename() == "step_00000001");
-  save_checkpoint(folder.path(), data, 0);
+  // Of whatever step; what is of another kind stays.
+  for (const char* other : {".step_00000009.removed", ".step_00000009.kept", ".step_9.removed"})
+    std::filesystem::create_directory(folder.path() / other);
+  save_checkpoint(folder.path(), checkpoint_data(model, arrays, 3), 0);
+  CHECK(names_in(folder.path()) ==
+        std::vector<std::string>{".step_00000009.kept", ".step_9.removed", "step_00000001", "step_00000003"});
+  CHECK(newest_checkpoint(folder.path())->filename() == "step_00000003");
+}
+
+TEST_CASE("a surplus checkpoint that cannot be removed is told of, and stays whole; the new one is saved") {
+  const TemporaryFolder folder;
+  const ModelConfig model = small_model(ModelPreset::llama);
+  const Arrays arrays(model);
+  const uid_t user = ::geteuid(), nobody = 65534;
+  std::filesystem::permissions(folder.path(), std::filesystem::perms::all);
+  if (user == 0 && ::seteuid(nobody) != 0) return;  // root may remove anything
+  const auto old = save_checkpoint(folder.path(), checkpoint_data(model, arrays, 1), 1);
+  std::filesystem::permissions(old, std::filesystem::perms::owner_write, std::filesystem::perm_options::remove);
+  std::vector<std::string> left;
+  const auto saved = save_checkpoint(folder.path(), checkpoint_data(model, arrays, 2), 1, &left);
+  std::filesystem::permissions(old, std::filesystem::perms::owner_all);
+  CHECK(::seteuid(user) == 0);
+  CHECK(left == std::vector<std::string>{old.string() + ": cannot remove: Permission denied"});
   CHECK(names_in(folder.path()) == std::vector<std::string>{"step_00000001", "step_00000002"});
-  CHECK(newest_checkpoint(folder.path())->filename() == "step_00000002");
+  verify_checkpoint(old);
+  verify_checkpoint(saved);
+}
+
+TEST_CASE("moments of a name that is no parameter's are refused") {
+  const TemporaryFolder folder;
+  const ModelConfig model = small_model(ModelPreset::llama);
+  Arrays arrays(model);
+  const auto saved = save_checkpoint(folder.path(), checkpoint_data(model, arrays, 1), 0);
+  // A tensor more, of no elements, whose name is a parameter's but for the kind of moment.
+  const std::filesystem::path file = saved / "optimizer.safetensors";
+  const std::string content = read_file(file);
+  const std::size_t header = static_cast<unsigned char>(content[0]) + 256U * static_cast<unsigned char>(content[1]);
+  const std::string bytes = std::to_string(content.size() - 8 - header);
+  const std::string more = R"(,"x.embed.token.weight":{"dtype":"F32","shape":[0],"data_offsets":[)" + bytes + "," +
+                           bytes + "]}}";
+  const std::size_t end = content.rfind('}', 8 + header);
+  std::string json = content.substr(8, end - 8) + more;
+  json.resize((json.size() + 7) / 8 * 8, ' ');
+  std::string length(8, '\0');
+  for (std::size_t i = 0; i < 8; ++i) length[i] = static_cast<char>(json.size() >> (8 * i) & 0xff);
+  write_file(file, length + json + content.substr(8 + header));
+  CHECK(message_of(saved, [&] { load_checkpoint(saved, model, arrays.parameters, arrays.first, arrays.second); }) ==
+        "@/optimizer.safetensors: tensor x.embed.token.weight is unexpected: the model as configured has none of this "
+        "name");
 }
 
 TEST_CASE("a checkpoint of another model is refused with the field named") {

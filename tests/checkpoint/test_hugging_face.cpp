@@ -465,6 +465,9 @@ TEST_CASE("a config.json that says what the decoder cannot do is refused with th
           "@/config.json: \"rope_theta\" (10000.0) and \"rope_parameters.rope_theta\" (500.0) differ");
     CHECK(problem("\"use_cache\": true", "\"rope_parameters\": {\"partial_rotary_factor\": 0.5}") ==
           "@/config.json: \"rope_parameters.partial_rotary_factor\": the number 0.5 is not supported, expected 1.0");
+    CHECK(problem("\"use_cache\": true",
+                  "\"rope_scaling\": {\"rope_type\": \"default\", \"partial_rotary_factor\": 0.5}") ==
+          "@/config.json: \"rope_scaling.partial_rotary_factor\": the number 0.5 is not supported, expected 1.0");
     CHECK(problem("\"use_cache\": true", "\"quantization_config\": {\"bits\": 4}") ==
           "@/config.json: \"quantization_config\": an object is not supported, expected null");
     const std::string biases = ": the decoder has biases in the output projection and the MLP or in neither";

@@ -13,8 +13,11 @@ namespace {
 double difference(const std::vector<double>& a, const std::vector<double>& b) {
   if (a.size() != b.size()) return INFINITY;
   double largest = 0;
-  for (std::size_t i = 0; i < a.size(); ++i)
-    largest = std::max(largest, std::abs(a[i] - b[i]) / (1e-3 + std::abs(b[i])));
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (std::isnan(a[i]) && std::isnan(b[i])) continue;
+    const double apart = std::abs(a[i] - b[i]) / (1e-3 + std::abs(b[i]));
+    if (!(apart <= largest)) largest = std::isnan(apart) ? INFINITY : apart;
+  }
   return largest;
 }
 
@@ -40,8 +43,9 @@ double step_difference(const std::filesystem::path& a, const std::filesystem::pa
                         difference(x.gradient_norm_mlp, y.gradient_norm_mlp), difference(x.entropy, y.entropy),
                         difference(x.key_mass, y.key_mass)});
     // Shares of (sequence, layer, head): one that stands at the threshold may fall on either side.
+    if (x.sink_rate.size() != y.sink_rate.size()) return INFINITY;
     for (std::size_t k = 0; k < x.sink_rate.size(); ++k)
-      if (std::abs(x.sink_rate[k] - y.sink_rate[k]) > 1.5 / (8 * 3 * 2)) return INFINITY;
+      if (!(std::abs(x.sink_rate[k] - y.sink_rate[k]) <= 1.5 / (8 * 3 * 2))) return INFINITY;
   }
   return largest;
 }

@@ -327,6 +327,15 @@ TEST_CASE("tokenizing refuses bad input and leaves nothing behind") {
   CHECK(message(changed) == (folder / "empty.txt").string() + ": the inputs hold no text to train on");
   changed.inputs = {};
   CHECK(message(changed) == "tokenize: no input files");
+  changed.inputs = {folder / "text.txt", folder / "bad.txt", folder / "taken/../text.txt"};
+  CHECK(message(changed) ==
+        (folder / "taken/../text.txt").string() + ": is among the inputs twice; expected each file once");
+  changed.inputs = {folder.path()};
+  changed.validation_inputs = {folder / "text.txt"};
+  CHECK(message(changed) ==
+        (folder / "text.txt").string() + ": is among the inputs and among the validation files; expected it in one of "
+                                         "them, since held-out text must not be trained on");
+  changed.validation_inputs = {};
   changed.inputs = {folder / "text.txt", folder / "bad.txt"};
   CHECK(message(changed) == (folder / "bad.txt").string() + ": line 2: not valid UTF-8 at byte 1 of the line");
   changed = options;

@@ -11,6 +11,8 @@
 #include <chrono>
 #include <cstdio>
 #include <stdexcept>
+#include <thread>
+#include <utility>
 
 namespace sinkscope::test {
 
@@ -29,7 +31,7 @@ Terminal::~Terminal() {
     kill(process_, SIGKILL);
     waitpid(process_, nullptr, 0);
   }
-  close(terminal_);
+  if (terminal_ >= 0) close(terminal_);
 }
 
 bool Terminal::wait_for(const std::vector<std::string>& parts) {
@@ -46,12 +48,17 @@ void Terminal::press_control_c() {
   if (write(terminal_, "\x03", 1) != 1) throw std::runtime_error("the terminal is gone");
 }
 
+void Terminal::hang_up() { close(std::exchange(terminal_, -1)); }
+
 int Terminal::status() {
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-  while (read())
+  while (terminal_ >= 0 && read())
     if (std::chrono::steady_clock::now() > end) return -1;
   int status = 0;
-  waitpid(process_, &status, 0);
+  while (waitpid(process_, &status, WNOHANG) == 0) {
+    if (std::chrono::steady_clock::now() > end) return -1;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
   status_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return *status_;
 }

@@ -22,6 +22,8 @@ class Terminal {
   /// Reads until all parts were printed or it has ended; false when that takes more than a minute.
   bool wait_for(const std::vector<std::string>& parts);
   void press_control_c();
+  /// As when its window is closed: nothing is read from it any more.
+  void hang_up();
   /// Of its end; 128 + n by signal n, -1 when that takes more than a minute.
   int status();
   const std::string& output() const { return output_; }

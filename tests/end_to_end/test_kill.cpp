@@ -100,12 +100,16 @@ TEST_CASE("tokenize that is killed leaves nothing in sight, and the same command
 TEST_CASE("an interrupt saves a checkpoint, and says how to go on") {
   const Workplace place;
   // The shell waits for the first logged step, then sends SIGINT; a run this long does not end by itself.
+  place.write("my config.json", place.read("config.json"));
   const test::Outcome outcome = place.run(
-      "train config.json --set name=stopped --set train.steps=100000 & program=$!; "
+      "train 'my config.json' --set name=stopped --set train.steps=100000 --set \"sample.prompt=don't\" --gpus 1 & "
+      "program=$!; "
       "for i in $(seq 600); do [ -s runs/stopped/metrics.jsonl ] && break; sleep 0.1; done; "
       "kill -INT $program; wait $program");
   INFO(outcome.output);
-  CHECK(test::contains(outcome.output, "--resume"));
+  CHECK(test::contains(outcome.output,
+                       "; go on with: sinkscope train 'my config.json' --set 'name=stopped' --set "
+                       "'train.steps=100000' --set 'sample.prompt=don'\\''t' --gpus 1 --resume\n"));
   CHECK(!std::filesystem::is_empty(place.path() / "runs/stopped/checkpoints"));
 }
 

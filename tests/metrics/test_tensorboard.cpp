@@ -288,7 +288,7 @@ TEST_CASE("A resume drops later steps and a torn end, and goes on in a file of i
   std::string broken = torn;
   broken.back() = static_cast<char>(broken.back() ^ 1);
   for (const std::string& end : {std::string(), torn.substr(0, 5), torn.substr(0, 14), torn.substr(0, torn.size() - 1),
-                                 broken, std::string(40, '\0')}) {
+                                 broken, std::string(40, '\0'), torn.substr(0, 14) + std::string(400, '\0')}) {
     INFO("torn end of " << end.size() << " bytes");
     for (const auto& old : event_files(folder.path())) std::filesystem::remove(old);
     write_file(file, whole + end);
@@ -328,6 +328,11 @@ TEST_CASE("A file that needs no change is left alone, and a damaged one is named
     CHECK(read_file(file) == damaged);
     CHECK(event_files(folder.path()).size() == 1);  // no temporary file is left
   }
+  // Zeros from within a record on are a torn end where nothing follows them, and only there.
+  const std::string torn = to_record(summary_event(0.0, 4, Summary{})).substr(0, 14) + std::string(400, '\0');
+  write_file(file, whole + torn + to_record(summary_event(0.0, 5, Summary{})));
+  CHECK(contains(message_of([&] { make_tensorboard_sink(folder.path(), 1); }),
+                 file.string() + ": byte " + std::to_string(whole.size()) + ": "));
 }
 
 TEST_CASE("A resumed run's pictures keep to the cadence of the run") {

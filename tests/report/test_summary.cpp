@@ -171,6 +171,16 @@ TEST_CASE("the table holds the numbers of the logs") {
   REQUIRE(value_of(rows, "mean sink score P1", 0) == "0.0200 → 0.0200");
   REQUIRE(value_of(rows, "sink rate P0 (share above 0.3000)", 0) == "0.2500 → 0.2500");
   REQUIRE(value_of(rows, "sink rate P0, layers >= 1 (share above 0.3000)", 0) == "0.5000 → 0.5000");
+  // Settings that are not those of all runs stand with each one's values.
+  std::vector<ArmSummary> apart = arms;
+  apart[1].sink_threshold = 0.5;
+  apart[1].late_layers_from = 2;
+  apart[1].sink_rate[0] = apart[1].sink_rate_late = arms[0].sink_rate[0];
+  const std::vector<TableRow> differing = summary_rows(apart);
+  REQUIRE(value_of(differing, "sink rate P0 (share above a threshold)", 0) == "0.2500 → 0.2500 (above 0.3000)");
+  REQUIRE(value_of(differing, "sink rate P0 (share above a threshold)", 1) == "0.2500 → 0.2500 (above 0.5000)");
+  REQUIRE(value_of(differing, "sink rate P0, late layers (share above a threshold)", 1) ==
+          "0.2500 → 0.2500 (above 0.5000) (layers >= 2)");
   REQUIRE(value_of(rows, "sink excess P0, relative change over the window", 0) == "+12.50 %");
   REQUIRE(value_of(rows, "validation loss, relative change over the window", 1) == "-10.00 %");
   REQUIRE(value_of(rows, "largest P0 norm ratio, last", 0) == "4.000 (layer 1)");

@@ -288,6 +288,21 @@ TEST_CASE("the largest micro-batch that fits is the largest, also where probe se
   }
 }
 
+TEST_CASE("of several ranks, a batch that does not fit is told as the config has it") {
+  const Config config = small({"train.micro_batch=40", "train.gradient_accumulation=2"});
+  const auto message = [&](std::size_t available, const Backend& backend) {
+    return test::message_of([&] { expect_fit(config, set_extents(config), backend, available); });
+  };
+  Backend four = kGpu;
+  four.ranks = 4;
+  const std::size_t available = total(config, 13, four);
+  CHECK(message(total(config, 20, four), four).empty());
+  const std::string refusal = message(available, four);
+  CHECK(test::contains(refusal, "a train.micro_batch of 40, in passes of 20 sequences on each of 4 ranks, takes "));
+  CHECK(test::contains(refusal, " are free; the largest that fits with any train.gradient_accumulation is 13\n"));
+  CHECK(test::contains(message(total(config, 13, kGpu), kGpu), " of 40 takes "));
+}
+
 TEST_CASE("a batch that does not fit is refused with the table and the largest that does") {
   const Config config = shipped("gpt2-124m", {"train.micro_batch=64", "device=cuda"}, 50257);
   const std::size_t needed = total(config, 64, kGpu);

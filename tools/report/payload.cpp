@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -23,9 +24,10 @@ constexpr std::size_t kMaximumColumns = 400;   // of one map
 constexpr std::size_t kMaximumEvents = 200;
 constexpr std::size_t kMessageColumns = 400;   // that are shown of an event's message
 
-/// Six significant digits: what a chart can show, at half the bytes.
+/// Six significant digits: what a chart can show, at half the bytes. Whole numbers, such as steps, as they are.
 Json json_number(double value) {
   if (!std::isfinite(value)) return nullptr;
+  if (std::abs(value) < 1e15 && value == std::floor(value)) return static_cast<std::int64_t>(value);
   char text[32];
   std::snprintf(text, sizeof text, "%.6g", value);
   return std::strtod(text, nullptr);

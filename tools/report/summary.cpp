@@ -395,13 +395,27 @@ std::vector<TableRow> summary_rows(const std::vector<ArmSummary>& arms) {
     add("sink excess P" + std::to_string(p), [p](const ArmSummary& a) { return first_to_last(a.sink_excess[p]); });
   for (std::size_t p = 0; p < kShownPositions; ++p)
     add("mean sink score P" + std::to_string(p), [p](const ArmSummary& a) { return first_to_last(a.sink_score[p]); });
-  const std::string threshold = arms.empty() ? "" : " above " + format_number(arms.front().sink_threshold);
+  // Settings in a row's label where they are those of all runs, else in its cells.
+  const auto all_have = [&](auto member) {
+    return std::all_of(arms.begin(), arms.end(),
+                       [&](const ArmSummary& a) { return a.*member == arms.front().*member; });
+  };
+  const auto with = [](const std::string& rate, bool one, const std::string& setting) {
+    return one || rate == "-" ? rate : rate + " (" + setting + ")";
+  };
+  const auto above = [](const ArmSummary& a) { return "above " + format_number(a.sink_threshold); };
+  const auto from = [](const ArmSummary& a) { return "layers >= " + std::to_string(a.late_layers_from); };
+  const bool one_threshold = all_have(&ArmSummary::sink_threshold), one_layer = all_have(&ArmSummary::late_layers_from);
+  const std::string share =
+      one_threshold && !arms.empty() ? " (share " + above(arms.front()) + ")" : " (share above a threshold)";
+  const std::string late = one_layer && !arms.empty() ? from(arms.front()) : "late layers";
   for (std::size_t p = 0; p < kShownPositions; ++p)
-    add("sink rate P" + std::to_string(p) + " (share" + threshold + ")",
-        [p](const ArmSummary& a) { return first_to_last(a.sink_rate[p]); });
-  const std::string late = arms.empty() ? "" : std::to_string(arms.front().late_layers_from);
-  add("sink rate P0, layers >= " + late + " (share" + threshold + ")",
-      [](const ArmSummary& a) { return first_to_last(a.sink_rate_late); });
+    add("sink rate P" + std::to_string(p) + share, [&, p](const ArmSummary& a) {
+      return with(first_to_last(a.sink_rate[p]), one_threshold, above(a));
+    });
+  add("sink rate P0, " + late + share, [&](const ArmSummary& a) {
+    return with(with(first_to_last(a.sink_rate_late), one_threshold, above(a)), one_layer, from(a));
+  });
   add("largest P0 norm ratio, first", [](const ArmSummary& a) { return peak_text(a.norm_ratio_first); });
   add("largest P0 norm ratio, last", [](const ArmSummary& a) { return peak_text(a.norm_ratio); });
   add("step-up layer l*", [](const ArmSummary& a) {
