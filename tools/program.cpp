@@ -72,7 +72,8 @@ void outlive_output() {
 }
 
 void expect_output_written() {
-  if (!outlives_output && !std::cout.flush()) throw std::runtime_error("standard output: cannot write");
+  const bool written = std::cout.flush() && std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+  if (!written && !outlives_output) throw std::runtime_error("standard output: cannot write");
 }
 
 int interrupting_signal() { return interrupt_signal.load(); }

@@ -213,7 +213,7 @@ class ConsoleSink final : public MetricSink {
 
   void finish_output() {
     output_.flush();
-    if (!output_) throw std::runtime_error(output_name_ + ": cannot write");
+    if (!output_) throw OutputLost(output_name_ + ": cannot write");
   }
 
   ConsoleOptions options_;

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,11 @@ struct TensorBoardOptions {
 std::unique_ptr<MetricSink> make_tensorboard_sink(const std::filesystem::path& run_directory,
                                                   std::optional<std::int64_t> resume_step,
                                                   const TensorBoardOptions& options = {});
+
+/// Thrown by a console whose output cannot be written.
+struct OutputLost : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 /// A live line when `terminal`, plain lines every `line_every` steps otherwise: step, loss, mean sink score of position
 /// 0, tokens per second, time left, Sink_0, phase, MFU, gradient norm, l*, validation loss, largest P0 norm ratio, as

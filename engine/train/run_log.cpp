@@ -77,7 +77,7 @@ void RunLog::on_console(std::int64_t step, const std::function<void(MetricSink&)
   if (!console_) return;
   try {
     work(*console_);
-  } catch (const std::exception& error) {
+  } catch (const OutputLost& error) {
     console_.reset();
     const std::string message = std::string(error.what()) + "; the run goes on without a console";
     spdlog::warn("{}", message);

@@ -112,9 +112,11 @@ void check_attention(const std::vector<Shape>& shapes, std::span<const DType> ty
     int turn = 0;
     for (const Shape s : shapes)
       for (const auto& [spread, with_logits] : with_and_without(spreads)) {
-        // In turn dqkv is what it is, rotated back in all channels of a head, in some, and in all.
+        // In turn dqkv is what it is, rotated back in all channels of a head, in some, and in all; each in turn with
+        // each of the cases, of which there may be four.
         std::optional<Rotation> rotation;
-        const int kind = turn++ % 4;
+        const int kind = (turn + turn / 4) % 4;
+        ++turn;
         if (s.D % 2 == 0 && kind > 0)
           rotation = Rotation{
               .width = kind == 2 ? std::max<std::int64_t>(s.D / 4 * 2, 2) : 0, .theta = 100.0, .first_index = kind / 2};
