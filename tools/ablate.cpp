@@ -70,10 +70,13 @@ void compare_arms(const std::vector<std::filesystem::path>& directories, const A
   std::vector<RunData> runs;
   for (const std::filesystem::path& directory : directories) runs.push_back(load_run(directory));
   const std::vector<AblationFactor> factors = common_ablation(directories).value();
-  std::cout << "\n" << summary_table(runs) << "\n" << plain_summary(runs, factors) << std::flush;
-  if (arguments.no_html) return;
-  write_report(runs, page, factors);
-  std::cout << "\nreport: " << page.string() << std::endl;
+  if (!arguments.no_html) write_report(runs, page, factors);
+  std::cout << "\n" << summary_table(runs) << "\n" << plain_summary(runs, factors);
+  if (!arguments.no_html) std::cout << "\nreport: " << page.string() << "\n";
+  if (std::cout.flush()) return;
+  std::string command = "sinkscope compare";
+  for (const std::filesystem::path& directory : directories) command += " " + shell_word(directory.string());
+  throw std::runtime_error("standard output: cannot write; the comparison is that of: " + command);
 }
 
 void run(const AblateArguments& arguments) {
@@ -114,7 +117,7 @@ void run(const AblateArguments& arguments) {
     ++missing;
   }
   if (interrupted().load() && missing > 0) {
-    std::cout << "\nstopped; go on with: " << resume_command(arguments) << std::endl;
+    print_line("\nstopped; go on with: " + resume_command(arguments));
     end_stopped();
   }
   std::vector<std::filesystem::path> done;

@@ -76,6 +76,10 @@ void expect_output_written() {
   if (!written && !outlives_output) throw std::runtime_error("standard output: cannot write");
 }
 
+void print_line(const std::string& line) {
+  if (!(std::cout << line << std::endl)) std::cerr << line << std::endl;
+}
+
 int interrupting_signal() { return interrupt_signal.load(); }
 
 void end_stopped() {

@@ -26,6 +26,8 @@ void watch_interrupts();
 void outlive_output();
 /// Throws std::runtime_error where standard output could not be written, unless the program was to outlive that.
 void expect_output_written();
+/// Prints a line on standard output, or on stderr where that cannot be written.
+void print_line(const std::string& line);
 /// The signal that did; 0 before.
 int interrupting_signal();
 

@@ -56,17 +56,18 @@ void train_as_rank(const TrainArguments& arguments, const Config& config, World&
   }
   tell_finished(result);
   if (!result.finished) {
-    std::cout << "\nstopped after step " << result.steps;
+    std::string line = "\nstopped after step " + std::to_string(result.steps);
     if (std::getenv(kArmVariable) == nullptr) {  // whoever trains arms tells how all of them go on
-      if (world.size() > 1) std::cout << " (" << world.size() << " ranks; start as many again, or any other number)";
-      std::cout << "; go on with: sinkscope train " << shell_word(arguments.config) << set_options(arguments.overrides);
-      if (arguments.gpus) std::cout << " --gpus " << *arguments.gpus;
-      std::cout << " --resume";
+      if (world.size() > 1)
+        line += " (" + std::to_string(world.size()) + " ranks; start as many again, or any other number)";
+      line += "; go on with: sinkscope train " + shell_word(arguments.config) + set_options(arguments.overrides);
+      if (arguments.gpus) line += " --gpus " + std::to_string(*arguments.gpus);
+      line += " --resume";
     }
-    std::cout << std::endl;
+    print_line(line);
     end_stopped();
   }
-  std::cout << "run: " << result.run_directory.string() << std::endl;
+  print_line("run: " + result.run_directory.string());
 }
 
 /// Of a plan, for which GPUs that are asked for need not be here.

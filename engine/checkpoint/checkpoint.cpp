@@ -1,9 +1,8 @@
 #include "engine/checkpoint/checkpoint.h"
 
 #include <algorithm>
-#include <cstddef>
-#include <iterator>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <stdexcept>
 #include <system_error>
 #include <utility>
@@ -172,9 +171,16 @@ std::int64_t integer_at(const Json& json, const char* key, std::int64_t minimum,
   return value.get<std::int64_t>();
 }
 
-std::ptrdiff_t entries_in(const std::filesystem::path& folder) {
+std::set<std::filesystem::path> entries_in(const std::filesystem::path& folder) {
+  std::set<std::filesystem::path> entries;
   std::error_code ignored;
-  return std::distance(std::filesystem::directory_iterator(folder, ignored), std::filesystem::directory_iterator());
+  for (std::filesystem::directory_iterator entry(folder, ignored), end; entry != end; entry.increment(ignored))
+    entries.insert(entry->path());
+  return entries;
+}
+
+void tell_left(std::vector<std::string>* left, const std::filesystem::path& folder, const std::error_code& error) {
+  if (left != nullptr) left->push_back(folder.string() + ": cannot remove: " + error.message());
 }
 
 /// Removes a folder so that a crash on the way leaves no half of it under its own name. One of which nothing can be
@@ -185,7 +191,7 @@ std::error_code remove_checkpoint(const std::filesystem::path& folder) {
   std::filesystem::remove_all(doomed, error);
   if (!error) std::filesystem::rename(folder, doomed, error);
   if (error) return error;
-  const std::ptrdiff_t entries = entries_in(doomed);
+  const std::set<std::filesystem::path> entries = entries_in(doomed);
   std::filesystem::remove_all(doomed, error);
   if (error && entries_in(doomed) == entries) std::filesystem::rename(doomed, folder, ignored);
   return error;
@@ -193,14 +199,12 @@ std::error_code remove_checkpoint(const std::filesystem::path& folder) {
 
 /// Removes what killed processes left of any step. What cannot be removed does no harm.
 void remove_leftovers(const std::filesystem::path& checkpoints) {
-  std::vector<std::filesystem::path> left;
   std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(checkpoints, ignored)) {
-    const std::string name = entry.path().filename().string(), checkpoint = entry.path().stem().string().substr(1);
+  for (const std::filesystem::path& folder : entries_in(checkpoints)) {
+    const std::string name = folder.filename().string(), checkpoint = folder.stem().string().substr(1);
     for (const std::string_view state : {kPartial, kRemoved})
-      if (step_of(checkpoint) && name == hidden_name(checkpoint, state)) left.push_back(entry.path());
+      if (step_of(checkpoint) && name == hidden_name(checkpoint, state)) std::filesystem::remove_all(folder, ignored);
   }
-  for (const std::filesystem::path& folder : left) std::filesystem::remove_all(folder, ignored);
 }
 
 void prune(const std::filesystem::path& checkpoints, const std::filesystem::path& newest, std::int64_t keep,
@@ -212,7 +216,7 @@ void prune(const std::filesystem::path& checkpoints, const std::filesystem::path
     if (surplus <= 0) return;
     if (folder.filename() == newest.filename()) continue;
     const std::error_code error = remove_checkpoint(folder);
-    if (error && left != nullptr) left->push_back(folder.string() + ": cannot remove: " + error.message());
+    if (error) tell_left(left, folder, error);
     --surplus;
   }
 }
@@ -252,7 +256,7 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, 
   for (const auto& [name, digest] : digests)
     manifest["files"][name] = {{"size", digest.size}, {"xxh3_128", digest.xxh3_128}};
   write_new_file(staging.path() / kManifest, manifest_text(manifest));
-  staging.commit(target);
+  if (const std::error_code error = staging.commit(target)) tell_left(left, staging.path(), error);
   prune(checkpoints, target, keep, left);
   return target;
 }

@@ -62,7 +62,7 @@ StagingFolder::~StagingFolder() {
   if (!committed_) std::filesystem::remove_all(path_, ignored);
 }
 
-void StagingFolder::commit(const std::filesystem::path& target) {
+std::error_code StagingFolder::commit(const std::filesystem::path& target) {
   sync_folder(path_);
   bool exchanged = false;
   if (::rename(path_.c_str(), target.c_str()) != 0) {
@@ -75,8 +75,9 @@ void StagingFolder::commit(const std::filesystem::path& target) {
   }
   committed_ = true;
   sync_folder(target.parent_path());
-  std::error_code ignored;
-  if (exchanged) std::filesystem::remove_all(path_, ignored);
+  std::error_code error;
+  if (exchanged) std::filesystem::remove_all(path_, error);
+  return error;
 }
 
 FolderLock::FolderLock(const std::filesystem::path& folder)

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <system_error>
 
 namespace sinkscope {
 
@@ -19,8 +20,8 @@ class StagingFolder {
 
   const std::filesystem::path& path() const { return path_; }
   /// Fsyncs the folder and renames it to `target`, whose folder is fsynced too. A folder that stands
-  /// at `target` is exchanged for it in one step and then removed, as far as that is possible.
-  void commit(const std::filesystem::path& target);
+  /// at `target` is exchanged for it in one step and then removed; returns why it cannot be.
+  std::error_code commit(const std::filesystem::path& target);
 
  private:
   std::filesystem::path path_;

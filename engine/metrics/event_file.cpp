@@ -193,7 +193,7 @@ void drop_later_events(const std::filesystem::path& path, std::int64_t last_step
   const auto damaged = [&](const std::string& what) {
     throw std::runtime_error(path.string() + ": byte " + std::to_string(at) + ": " + what);
   };
-  // What a power cut leaves of pages that were not written.
+  // What a power cut leaves of pages that were not written, which begin anywhere.
   const auto only_zeros_follow = [&] {
     char byte = 0;
     while (file.get(byte))
@@ -206,16 +206,15 @@ void drop_later_events(const std::filesystem::path& path, std::int64_t last_step
     const std::string header(read(kHeaderBytes));
     const std::string_view length_bytes = std::string_view(header).substr(0, 8);
     if (read_little_endian(std::string_view(header).substr(8)) != masked_crc32c(length_bytes)) {
-      if (header.find_first_not_of('\0') == std::string::npos && only_zeros_follow()) break;
+      if (header.back() == '\0' && only_zeros_follow()) break;
       damaged("the record's length does not match its checksum");
     }
     const std::uint64_t length = read_little_endian(length_bytes);
     if (length > rest - kHeaderBytes || rest - kHeaderBytes - length < kFooterBytes) break;
     const std::string record = header + std::string(read(length + kFooterBytes));
     const std::string_view data = std::string_view(record).substr(kHeaderBytes, length);
-    const std::uint64_t checksum = read_little_endian(std::string_view(record).substr(kHeaderBytes + length));
-    if (checksum != masked_crc32c(data)) {
-      if (record.size() == rest || (checksum == 0 && only_zeros_follow())) break;
+    if (read_little_endian(std::string_view(record).substr(kHeaderBytes + length)) != masked_crc32c(data)) {
+      if (record.size() == rest || (record.back() == '\0' && only_zeros_follow())) break;
       damaged("the record does not match its checksum");
     }
     std::int64_t step = 0;

@@ -59,6 +59,7 @@ TEST_CASE("a run whose output nobody reads still saves a checkpoint when it is s
         before);
     INFO(outcome.output);
     CHECK(outcome.status == 143);
+    CHECK(contains(outcome.output, "; go on with: sinkscope train config.json "));
     CHECK(newest_checkpoint(place.path() / "runs/alone/checkpoints"));
   }
 }
@@ -81,14 +82,16 @@ TEST_CASE("a run whose terminal hangs up saves a checkpoint") {
   CHECK(told(run) == 1);
 }
 
-TEST_CASE("an ablation goes on when nobody reads its output") {
+TEST_CASE("an ablation goes on when nobody reads its output, and says how to print its comparison") {
   const Workplace place;
   for (const auto& [before, output] : kNobody) {
     INFO(output);
     std::filesystem::remove_all(place.path() / "runs");
     const Outcome outcome = place.run("ablate config.json --no-html " + output, before);
     INFO(outcome.output);
-    CHECK(outcome.status == 0);
+    CHECK(outcome.status == 1);
+    CHECK(contains(outcome.output, "standard output: cannot write; the comparison is that of: sinkscope compare "
+                                   "runs/small/bos-sequence runs/small/bos-none\n"));
     for (const char* arm : {"bos-sequence", "bos-none"})
       CHECK(has_ended(logged_events(place.path() / "runs/small" / arm)));
   }

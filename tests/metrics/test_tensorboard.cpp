@@ -287,8 +287,10 @@ TEST_CASE("A resume drops later steps and a torn end, and goes on in a file of i
   const std::string torn = to_record(summary_event(0.0, 10, Summary{}));
   std::string broken = torn;
   broken.back() = static_cast<char>(broken.back() ^ 1);
-  for (const std::string& end : {std::string(), torn.substr(0, 5), torn.substr(0, 14), torn.substr(0, torn.size() - 1),
-                                 broken, std::string(40, '\0'), torn.substr(0, 14) + std::string(400, '\0')}) {
+  std::vector<std::string> ends = {"", torn.substr(0, 5), torn.substr(0, 14), torn.substr(0, torn.size() - 1), broken};
+  for (std::size_t written = 0; written < torn.size(); ++written)
+    ends.push_back(torn.substr(0, written) + std::string(400, '\0'));
+  for (const std::string& end : ends) {
     INFO("torn end of " << end.size() << " bytes");
     for (const auto& old : event_files(folder.path())) std::filesystem::remove(old);
     write_file(file, whole + end);
