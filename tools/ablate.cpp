@@ -70,10 +70,15 @@ void compare_arms(const std::vector<std::filesystem::path>& directories, const A
   std::vector<RunData> runs;
   for (const std::filesystem::path& directory : directories) runs.push_back(load_run(directory));
   const std::vector<AblationFactor> factors = common_ablation(directories).value();
-  if (!arguments.no_html) write_report(runs, page, factors);
-  std::cout << "\n" << summary_table(runs) << "\n" << plain_summary(runs, factors);
-  if (!arguments.no_html) std::cout << "\nreport: " << page.string() << "\n";
-  if (std::cout.flush()) return;
+  std::cout << "\n" << summary_table(runs) << "\n" << plain_summary(runs, factors) << std::flush;
+  if (arguments.no_html) return;
+  write_report(runs, page, factors);
+  std::cout << "\nreport: " << page.string() << std::endl;
+}
+
+/// Throws std::runtime_error where the comparison could not be printed.
+void expect_printed(const std::vector<std::filesystem::path>& directories) {
+  if (std::cout) return;
   std::string command = "sinkscope compare";
   for (const std::filesystem::path& directory : directories) command += " " + shell_word(directory.string());
   throw std::runtime_error("standard output: cannot write; the comparison is that of: " + command);
@@ -127,6 +132,7 @@ void run(const AblateArguments& arguments) {
   if (missing > 0)
     throw std::runtime_error(std::to_string(missing) + " of " + std::to_string(arms.size()) +
                              " arms are not done; go on with: " + resume_command(arguments) + not_done);
+  expect_printed(done);
 }
 
 }  // namespace

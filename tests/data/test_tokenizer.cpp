@@ -159,16 +159,17 @@ TEST_CASE("a trained sentencepiece model gives back the text, twice the same") {
   train("least.model", least);
   train("most.model", most);
   CHECK_FALSE(std::filesystem::exists(folder / "c.model"));
-  // A long line without a space is cut between characters, and none of it is left out: most of these come only once.
-  std::string dense;
-  for (int i = 0; i < 1500; ++i) {
-    const int code = 0x4e00 + i % 1400;
-    dense += static_cast<char>(0xe0 | code >> 12);
-    dense += static_cast<char>(0x80 | (code >> 6 & 0x3f));
-    dense += static_cast<char>(0x80 | (code & 0x3f));
+  // A long line without a space is cut between characters, and none of it is left out: not what stands at the cut, behind
+  // 3999 bytes.
+  const std::string water = "\xe6\xb0\xb4", fire = "\xe7\x81\xab";
+  for (int line = 0; line < 20; ++line) {
+    for (int i = 0; i < 1500; ++i) text += i == 1333 ? fire : water;
+    text += "\n";
   }
-  write_file(folder / "text.txt", text + dense);
-  CHECK(refusal(1).find(" " + std::to_string(least - 259 + 1400) + " characters") != std::string::npos);
+  write_file(folder / "text.txt", text);
+  train("dense.model", 300);
+  for (const std::string& character : {water, fire})  // a piece of its own, not its three bytes
+    CHECK(open_tokenizer(folder / "dense.model")->encode(character).size() < 3);
   write_file(folder / "bad.model", "not a model");
   CHECK(message_of([&] { open_tokenizer(folder / "bad.model"); }).find("bad.model: sentencepiece: ") !=
         std::string::npos);
