@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <iterator>
@@ -57,6 +58,12 @@ FileSizeLimit::~FileSizeLimit() {
   ::setrlimit(RLIMIT_FSIZE, &limit);
   ::signal(SIGXFSZ, handler_);
 }
+
+Unprivileged::Unprivileged() : user_(::geteuid()) { static_cast<void>(user_ == 0 && ::seteuid(65534) == 0); }
+
+Unprivileged::~Unprivileged() { static_cast<void>(::seteuid(user_) == 0); }
+
+bool Unprivileged::holds() const { return ::geteuid() != 0; }
 
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 

@@ -43,6 +43,20 @@ class FileSizeLimit {
   void (*handler_)(int) = nullptr;
 };
 
+/// Root is another user while it lives, where there is one: root may write to anything.
+class Unprivileged {
+ public:
+  Unprivileged();
+  ~Unprivileged();
+  Unprivileged(const Unprivileged&) = delete;
+  Unprivileged& operator=(const Unprivileged&) = delete;
+  /// False where root has remained root.
+  bool holds() const;
+
+ private:
+  unsigned user_ = 0;
+};
+
 bool contains(const std::string& text, const std::string& part);
 
 /// The message of the exception that `action` throws; empty when it throws none.

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstring>
 #include <stdexcept>
+#include <string>
 
 #include "engine/files/system_error.h"
 
@@ -87,7 +88,10 @@ ChildProcess::~ChildProcess() {
 std::optional<ChildEnd> ChildProcess::ended() {
   if (end_) return end_;
   int status = 0;
-  if (waitpid(process_, &status, WNOHANG) != process_) return std::nullopt;
+  const pid_t ended = waitpid(process_, &status, WNOHANG);
+  if (ended < 0 && errno != EINTR)
+    throw std::runtime_error("cannot wait for process " + std::to_string(process_) + ": " + std::strerror(errno));
+  if (ended != process_) return std::nullopt;
   end_ = WIFSIGNALED(status) ? ChildEnd{128 + WTERMSIG(status), true} : ChildEnd{WEXITSTATUS(status), false};
   return end_;
 }

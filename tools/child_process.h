@@ -35,7 +35,7 @@ class ChildProcess {
   ChildProcess(const ChildProcess&) = delete;
   ChildProcess& operator=(const ChildProcess&) = delete;
 
-  /// How it ended, or nothing while it runs.
+  /// How it ended, or nothing while it runs. Throws std::runtime_error where that cannot be known.
   std::optional<ChildEnd> ended();
   void send(int signal) const;
 

@@ -41,9 +41,9 @@ ModelConfig read_header(const std::filesystem::path& file, const MappedFile& con
                                              {"n_kv_heads", header[4], 1024}, {"seq_len", header[6], 1 << 20}})
     if (value < 1 || value > maximum)
       refuse(file, std::string(name) + " is " + std::to_string(value) + ", expected 1 to " + std::to_string(maximum));
-  if (std::abs(vocab_size) < 2 || std::abs(vocab_size) > 1 << 24)
+  if (std::abs(vocab_size) < 3 || std::abs(vocab_size) > 1 << 24)
     refuse(file, "vocab_size is " + std::to_string(vocab_size) +
-                     ", expected 2 to 16777216, or that below 0 for an untied head");
+                     ", expected 3, of which the last is EOS, to 16777216, or that below 0 for an untied head");
   ModelConfig model;
   model.preset = ModelPreset::llama;
   model.channels = header[0];

@@ -1,5 +1,6 @@
 // sinkscope: pretraining with attention-sink probes, from the command line.
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <exception>
 #include <new>
 #include <spdlog/sinks/stdout_color_sinks.h>
@@ -12,6 +13,7 @@
 #include "tools/program.h"
 
 int main(int argc, char** argv) {
+  std::signal(SIGCHLD, SIG_DFL);  // where the parent's is ignored, which exec leaves so, no child could be waited for
   try {
     const auto log = spdlog::stderr_color_st("sinkscope");
     log->set_pattern("%n: %^%l%$: %v");

@@ -199,7 +199,8 @@ std::string AlertCommand::run(const Job& job) {
   std::string killed;
   for (;;) {
     const pid_t ended = waitpid(child, &status, WNOHANG);
-    if (ended == child || (ended < 0 && errno != EINTR)) break;
+    if (ended < 0 && errno != EINTR) return "cannot be waited for: " + reason(errno);
+    if (ended == child) break;
     std::unique_lock lock(mutex_);
     changed_.wait_for(lock, kLook, [&] { return ending_; });
     if (ending_)

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <spdlog/spdlog.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -26,6 +27,7 @@ namespace {
 class Turn {
  public:
   explicit Turn(const std::filesystem::path& path) : file_(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
+    if (file_ < 0 && errno == EACCES) file_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);  // another user's
     if (file_ < 0) throw_system_error(path, "open", errno);
     int status = 0;
     while ((status = flock(file_, LOCK_EX)) != 0 && errno == EINTR) {
@@ -77,6 +79,14 @@ void ProductRecord::expect_writable() const {
   const std::filesystem::path folder = file_.parent_path();
   make_folders(folder);
   if (access(folder.c_str(), W_OK | X_OK) != 0) throw_system_error(folder, "write to", errno);
+  // In a sticky folder, such as /tmp, only a file's owner may replace it.
+  struct stat around {}, recorded {};
+  if (stat(folder.c_str(), &around) != 0) throw_system_error(folder, "read", errno);
+  const uid_t user = geteuid();
+  if ((around.st_mode & S_ISVTX) != 0 && user != 0 && user != around.st_uid && stat(file_.c_str(), &recorded) == 0 &&
+      user != recorded.st_uid)
+    throw_system_error(file_, "replace", EPERM);
+  const Turn turn(lock_of(file_));
 }
 
 std::size_t ProductRecord::size() const { return read(file_).size(); }

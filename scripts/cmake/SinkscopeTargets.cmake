@@ -47,7 +47,12 @@ function(sinkscope_test name)
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE sinkscope_flags sinkscope_catch ${ARG_DEPENDS})
   target_compile_definitions(${name} PRIVATE ${ARG_DEFINITIONS})
-  catch_discover_tests(${name} TEST_PREFIX "${name}: "
+  # A name that no longer finds its case, as one with a semicolon in it, fails; Catch2 v3 sees to that itself.
+  set(extra "")
+  if(Catch2_VERSION VERSION_LESS 3)
+    set(extra EXTRA_ARGS -w NoTests)
+  endif()
+  catch_discover_tests(${name} TEST_PREFIX "${name}: " ${extra}
     # Waiting threads sleep: tests that run side by side would spin each other's time away.
     PROPERTIES TIMEOUT ${ARG_TIMEOUT} SKIP_RETURN_CODE 77 ENVIRONMENT "OMP_WAIT_POLICY=passive" LABELS "${ARG_LABELS}")
 endfunction()

@@ -216,25 +216,13 @@ TEST_CASE("a process killed while saving leaves the earlier checkpoint newest, a
   CHECK(newest_checkpoint(folder.path())->filename() == "step_00000003");
 }
 
-/// Root is another user while it lives, where there is one.
-class Unprivileged {
- public:
-  Unprivileged() { static_cast<void>(user_ == 0 && ::seteuid(65534) == 0); }
-  ~Unprivileged() { static_cast<void>(::seteuid(user_) == 0); }
-  Unprivileged(const Unprivileged&) = delete;
-  Unprivileged& operator=(const Unprivileged&) = delete;
-
- private:
-  uid_t user_ = ::geteuid();
-};
-
-TEST_CASE("a surplus checkpoint that cannot be removed is told of, and stays whole; the new one is saved") {
+TEST_CASE("a surplus checkpoint that cannot be removed is told of and stays whole, and the new one is saved") {
   const TemporaryFolder folder;
   const ModelConfig model = small_model(ModelPreset::llama);
   const Arrays arrays(model);
   std::filesystem::permissions(folder.path(), std::filesystem::perms::all);
-  const Unprivileged user;
-  if (::geteuid() == 0) {
+  const test::Unprivileged user;
+  if (!user.holds()) {
     WARN("not tested: root may remove anything");
     return;
   }

@@ -159,8 +159,8 @@ TEST_CASE("a trained sentencepiece model gives back the text, twice the same") {
   train("least.model", least);
   train("most.model", most);
   CHECK_FALSE(std::filesystem::exists(folder / "c.model"));
-  // A long line without a space is cut between characters, and none of it is left out: not what stands at the cut, behind
-  // 3999 bytes.
+  // A long line without a space is cut between characters, and none of it is left out: not what stands at the cut,
+  // behind 3999 bytes.
   const std::string water = "\xe6\xb0\xb4", fire = "\xe7\x81\xab";
   for (int line = 0; line < 20; ++line) {
     for (int i = 0; i < 1500; ++i) text += i == 1333 ? fire : water;

@@ -236,6 +236,14 @@ TEST_CASE("an arm that fails holds up no other, and is named") {
   }
 }
 
+TEST_CASE("an ablation hears of its arms' ends where whoever started it ignores those of its children") {
+  const Workplace place;
+  const Outcome outcome =
+      place.run("ablate config.json --no-html --set train.steps=5", "timeout 60 env --ignore-signal=CHLD");
+  INFO(outcome.output);
+  CHECK(outcome.status == 0);
+}
+
 TEST_CASE("a signal to an ablation stops all its arms in order, and it goes on from there") {
   const Workplace place;
   const std::string wait_for_both =

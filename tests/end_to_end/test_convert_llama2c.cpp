@@ -405,8 +405,11 @@ TEST_CASE("llama2.c files that are not whole or not what they say are refused, a
   refused("bad.bin", "bad.bin: is a llama2.c checkpoint of version 20, expected version 0, without magic");
   changed(2, 0);
   refused("bad.bin", "bad.bin: n_layers is 0, expected 1 to 1024");
-  changed(5, -1);
-  refused("bad.bin", "bad.bin: vocab_size is -1, expected 2 to 16777216, or that below 0 for an untied head");
+  for (const int size : {-1, 2}) {
+    changed(5, size);
+    refused("bad.bin", "bad.bin: vocab_size is " + std::to_string(size) +
+                           ", expected 3, of which the last is EOS, to 16777216, or that below 0 for an untied head");
+  }
   changed(3, 24);
   refused("bad.bin", "bad.bin: dim is 24, expected heads of an even size: a multiple of twice n_heads (24)");
   changed(4, 4);

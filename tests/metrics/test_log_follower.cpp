@@ -270,7 +270,7 @@ TEST_CASE("what was sampled is void when the log is replaced or cut back before 
   }
 }
 
-TEST_CASE("a reader's exception leaves the log at the next line; what cannot be read is named") {
+TEST_CASE("a reader's exception leaves the log at the next line, and what cannot be read is named") {
   const TemporaryFolder folder;
   const auto path = folder / "metrics.jsonl";
   write_file(path, "bad\ngood\n");

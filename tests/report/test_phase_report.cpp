@@ -149,7 +149,7 @@ TEST_CASE("a run with fewer passes than a window says so") {
   CHECK(contains(text, "change over the window not known yet"));
 }
 
-TEST_CASE("a report under other thresholds is not held against the log; under the run's it is") {
+TEST_CASE("a report under other thresholds is not held against the log, under the run's it is") {
   const Config config = config_of("sequence");
   PhaseConfig other = config.probes.phase;
   other.onset = 1.8;

@@ -61,6 +61,14 @@ TEST_CASE("ticks are round and lie in the range") {
   check_ticks(SvgScale(0.5, 2000, 0, 1, true).ticks(4), {1, 10, 100, 1000});
   check_ticks(SvgScale(1e-6, 1e6, 0, 1, true).ticks(4), {1e-6, 1e-3, 1, 1e3, 1e6});
   check_ticks(SvgScale(2.2, 3.8, 0, 1, true).ticks(4), {2.5, 3, 3.5});
+  // Of a range that is a rounding or two wide there are few ticks, and an end of them.
+  for (int roundings = 1; roundings <= 4; ++roundings) {
+    double high = 4.1234;
+    for (int i = 0; i < roundings; ++i) high = std::nextafter(high, 5);
+    CHECK(SvgScale(4.1234, high, 0, 1).ticks(5).size() <= 24);
+    const SvgRange range = svg_range({4.1234, high});
+    CHECK(SvgScale(range.low, range.high, 0, 1).ticks(5).size() >= 2);
+  }
   CHECK(tick_label(0.1 + 0.2) == "0.3");
   CHECK(tick_label(-0.0) == "0");
   CHECK(tick_label(200) == "200");

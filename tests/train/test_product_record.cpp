@@ -170,6 +170,29 @@ TEST_CASE("a record that cannot be kept is an error of the folder, after which n
   CHECK(ProductRecord(folder.path() / "cache" / "products.json").size() == 1);
 }
 
+TEST_CASE("another user's record is added to, and one that could not be replaced is refused before anything is timed") {
+  if (::geteuid() != 0) {
+    WARN("not tested: only root has files of two users");
+    return;
+  }
+  const test::TemporaryFolder folder;
+  const std::filesystem::path file = folder / "products.json";
+  CHECK(opened(file).choose("one", [] { return "a"; }) == "a");
+  const auto all = std::filesystem::perms::all, sticky = std::filesystem::perms::sticky_bit;
+  std::filesystem::permissions(folder.path(), all | sticky);
+  {
+    const test::Unprivileged user;
+    REQUIRE(user.holds());
+    CHECK(error_of([&] { opened(file); }) == file.string() + ": cannot replace: Operation not permitted");
+  }
+  std::filesystem::permissions(folder.path(), all);
+  const test::Unprivileged user;
+  ProductRecord record = opened(file);  // whose lock only root may write to
+  CHECK(record.choose("one", [] { return "b"; }) == "a");
+  CHECK(record.choose("two", [] { return "b"; }) == "b");
+  CHECK(record.size() == 2);
+}
+
 TEST_CASE("the record lies where the first variable says that is set") {
   const Variables variables;
   unsetenv("SINKSCOPE_CACHE");

@@ -228,7 +228,7 @@ TEST_CASE("resuming a finished run changes nothing") {
   for (std::size_t i = 0; i < kLogs.size(); ++i) CHECK(test::read_file(run / kLogs[i]) == before[i]);
 }
 
-TEST_CASE("a run whose checkpoints are gone is refused, and its logs stay; one that never saved any begins again") {
+TEST_CASE("a run whose checkpoints are gone is refused, and its logs stay, and one that never saved any begins anew") {
   TemporaryFolder folder;
   test::make_dataset(folder.path());
   const auto check_refused = [&](const Config& config, const std::string& reached, const std::string& saved) {

@@ -113,7 +113,7 @@ TEST_CASE("a run is picked up when it appears, grows with its logs and ends with
   CHECK(follower.runs()[0].events.empty());
 }
 
-TEST_CASE("a malformed line is named and left out; a resume that cuts it off clears it") {
+TEST_CASE("a malformed line is named and left out, and a resume that cuts it off clears it") {
   const TemporaryFolder folder;
   const auto place = folder / "bad";
   test::write_run(place, {"bad", "none", 5, 0.0, false, false, 0, 1});
@@ -124,6 +124,16 @@ TEST_CASE("a malformed line is named and left out; a resume that cuts it off cle
   CHECK(follower.runs()[0].steps.size() == 5);
   make_jsonl_sink(place, 5);
   CHECK(follower.look(kAll, kBegin));
+  CHECK(follower.status()[0].problem.empty());
+
+  // Extents whose product is beyond 64 bits.
+  std::ofstream(place / "probes.jsonl", std::ios::app)
+      << R"({"step":5,"tokens":5,"set":"natural","heads":4294967296,"positions":4294967296,"sink_score":[1,2]})"
+      << "\n";
+  follower.look(kAll, kBegin);
+  CHECK(contains(follower.status()[0].problem, "key 'sink_score': 2 numbers, expected a multiple of heads"));
+  make_jsonl_sink(place, 4);
+  follower.look(kAll, kBegin);
   CHECK(follower.status()[0].problem.empty());
 
   test::write_file(place / "config.json", "{");

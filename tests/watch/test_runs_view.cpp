@@ -76,7 +76,7 @@ TEST_CASE("a run's block tells how far it is, how fast, and what its sink does")
   CHECK_FALSE(contains(text, "\x1b"));
 }
 
-TEST_CASE("without passes the excess is that of the training batches; without probes there is none") {
+TEST_CASE("without passes the excess is that of the training batches, and without probes there is none") {
   Place place;
   place.add({"batches", "none", 50, 0.01, false, true, 0, 1}, training());
   const std::string text = place.view({.width = 120});

@@ -25,11 +25,16 @@ TEST_CASE("a Host header is this machine's name, with or without a port, and no 
                            "localhost:80@evil", "::1", "[::1", "[::1]x", "[::2]", ":80", "localhost:8x",
                            "127.0.0.2.example", "a localhost"})
     CHECK_FALSE(is_local_host_header(host));
+  // The address that it listens on, where that is this machine's alone.
+  CHECK(is_local_host_header("127.0.0.2:8000", "127.0.0.2"));
+  CHECK_FALSE(is_local_host_header("127.0.0.3", "127.0.0.2"));
+  CHECK_FALSE(is_local_host_header("192.168.1.2", "192.168.1.2"));
 }
 
 TEST_CASE("loopback addresses are told from those that others reach") {
   for (const char* address : {"127.0.0.1", "127.8.9.10", "::1", "localhost"}) CHECK(is_loopback(address));
-  for (const char* address : {"0.0.0.0", "::", "192.168.1.2", "example.org", ""}) CHECK_FALSE(is_loopback(address));
+  for (const char* address : {"0.0.0.0", "::", "192.168.1.2", "example.org", "127.0.0.1.evil.example", "127.1", ""})
+    CHECK_FALSE(is_loopback(address));
 }
 
 TEST_CASE("a state has a new name when, and only when, the runs have something new") {

@@ -47,7 +47,13 @@ std::vector<double> linear_ticks(double low, double high, std::size_t about) {
   const double step = round_step((high - low) / static_cast<double>(std::max<std::size_t>(about, 1)));
   std::vector<double> ticks;
   const double slack = 1e-9 * (high - low);
-  for (double i = std::ceil((low - slack) / step); i * step <= high + slack; ++i) ticks.push_back(i * step);
+  const double first = std::ceil((low - slack) / step);
+  // Where a step is less than a rounding of the values, all of them may be one number.
+  for (std::size_t i = 0; i < 4 * about + 4; ++i) {
+    const double tick = (first + static_cast<double>(i)) * step;
+    if (tick > high + slack) break;
+    if (ticks.empty() || tick > ticks.back()) ticks.push_back(tick);
+  }
   return ticks;
 }
 
@@ -108,7 +114,9 @@ SvgRange svg_range(const std::vector<double>& values, bool logarithmic) {
     const double room = std::max(1.05, std::pow(high / low, 0.05));
     return {low / room, high * room};
   }
-  const double room = high > low ? 0.05 * (high - low) : std::max(0.05 * std::abs(high), 0.5);
+  // Values that differ by little more than a rounding get room for ticks that differ.
+  const double room = high > low ? std::max(0.05 * (high - low), 1e-9 * std::max(std::abs(low), std::abs(high)))
+                                 : std::max(0.05 * std::abs(high), 0.5);
   return {low - room, high + room};
 }
 

@@ -7,6 +7,8 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <stdexcept>
+#include <string>
 #include <string_view>
 #include <thread>
 #include <utility>
@@ -117,6 +119,16 @@ StepRecord slim_step(std::string_view line, bool layers) {
 void average_heads(ProbeRecord& record) {
   const auto heads = static_cast<std::size_t>(std::max<std::int64_t>(record.heads, 1));
   const auto positions = static_cast<std::size_t>(std::max<std::int64_t>(record.positions, 1));
+  const std::size_t scores = record.sink_score.size();
+  if (scores > 0 && (heads > scores || positions > scores / heads || scores % (heads * positions) != 0))
+    throw std::runtime_error("key 'sink_score': " + std::to_string(scores) +
+                             " numbers, expected a multiple of heads (" + std::to_string(heads) +
+                             ") times positions (" + std::to_string(positions) + ")");
+  if (scores == 0) {
+    record.heads = 1;
+    record.positions = 0;
+    return;
+  }
   const std::size_t shown = std::min(positions, kShownPositions);
   const std::size_t layers = record.sink_score.size() / (heads * positions);
   std::vector<double> means(layers * shown, 0.0);

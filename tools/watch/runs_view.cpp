@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <span>
 #include <utility>
@@ -107,7 +108,7 @@ struct Block {
     if (arm.planned_steps > 0) {
       text += " of " + std::to_string(arm.planned_steps);
       const double share = static_cast<double>(arm.steps) / static_cast<double>(arm.planned_steps);
-      text += " (" + std::to_string(static_cast<int>(100 * share)) + " %)";
+      text += " (" + std::to_string(static_cast<std::int64_t>(std::min(100 * share, 1e9))) + " %)";
     }
     parts.push_back(text);
     if (arm.tokens > 0) parts.push_back(format_count(arm.tokens) + " tokens");

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #ifdef SINKSCOPE_HTTPLIB
+#include <arpa/inet.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -36,17 +37,19 @@ void require_http_library() {
 }
 
 bool is_loopback(std::string_view address) {
-  return address == "localhost" || address == "::1" || address.starts_with("127.");
+  in_addr number{};  // in network order
+  if (inet_pton(AF_INET, std::string(address).c_str(), &number) == 1) return ntohl(number.s_addr) >> 24 == 127;
+  return address == "localhost" || address == "::1";
 }
 
-bool is_local_host_header(std::string_view host) {
+bool is_local_host_header(std::string_view host, std::string_view address) {
   const std::size_t name_end = host.starts_with('[') ? host.find(']') + 1 : std::min(host.find(':'), host.size());
   const std::string_view port = host.substr(name_end);
   if (!port.empty() && port.front() != ':') return false;
   if (port.find_first_not_of("0123456789", 1) != std::string_view::npos) return false;
   std::string name(host.substr(0, name_end));
   for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return name == "localhost" || name == "127.0.0.1" || name == "[::1]";
+  return name == "localhost" || name == "127.0.0.1" || name == "[::1]" || (is_loopback(address) && name == address);
 }
 
 #ifdef SINKSCOPE_HTTPLIB
@@ -65,7 +68,7 @@ void answer(httplib::Response& response, int status, const std::string& text) {
 }
 
 /// Limits, and the rules that hold for every request.
-void set_rules(httplib::Server& server, bool local_only) {
+void set_rules(httplib::Server& server, const std::string& address) {
   server.new_task_queue = [] { return new httplib::ThreadPool(kConnections); };
   server.set_payload_max_length(0);
   server.set_tcp_nodelay(true);
@@ -80,7 +83,8 @@ void set_rules(httplib::Server& server, bool local_only) {
                               {"Cross-Origin-Resource-Policy", "same-origin"},
                               {"Cross-Origin-Opener-Policy", "same-origin"},
                               {"X-Frame-Options", "DENY"}});
-  server.set_pre_routing_handler([local_only](const httplib::Request& request, httplib::Response& response) {
+  server.set_pre_routing_handler([address, local_only = is_loopback(address)](const httplib::Request& request,
+                                                                              httplib::Response& response) {
     using Result = httplib::Server::HandlerResponse;
     if (request.method != "GET" && request.method != "HEAD") {
       response.set_header("Allow", "GET, HEAD");
@@ -88,7 +92,7 @@ void set_rules(httplib::Server& server, bool local_only) {
       return Result::Handled;
     }
     const bool local =
-        request.get_header_value_count("Host") == 1 && is_local_host_header(request.get_header_value("Host"));
+        request.get_header_value_count("Host") == 1 && is_local_host_header(request.get_header_value("Host"), address);
     if (local_only && !local) {
       answer(response, 403, "this server answers only to localhost, 127.0.0.1 and [::1]");
       return Result::Handled;
@@ -136,7 +140,7 @@ void serve_runs(const std::vector<std::string>& directories, const ServeOptions&
   LiveState state(directories);
 
   BoundedServer server{RequestLimits{}};
-  set_rules(server, is_loopback(options.address));
+  set_rules(server, options.address);
   set_pages(server, state);
   errno = 0;
   int port = options.port;

@@ -23,9 +23,9 @@ void require_http_library();
 /// Whether only programs of this machine reach an address: 127.0.0.0/8, ::1 or localhost.
 bool is_loopback(std::string_view address);
 
-/// Whether a Host header names this machine, with or without a port. A page of another site whose name was made to lead
-/// here (DNS rebinding) carries its own name in it.
-bool is_local_host_header(std::string_view host);
+/// Whether a Host header names this machine or the address, a loopback one, with or without a port. A page of another
+/// site whose name was made to lead here (DNS rebinding) carries its own name in it.
+bool is_local_host_header(std::string_view host, std::string_view address = "127.0.0.1");
 
 /// Serves the page of the runs until `stop` is true; `tell` gets the page's address once it can be opened. GET and HEAD
 /// of / and /data; what else is asked for is refused. On a loopback address a request whose Host is not this machine is
