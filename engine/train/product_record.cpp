@@ -23,12 +23,18 @@
 namespace sinkscope {
 namespace {
 
-/// Holds the lock beside the record; waits for who has it.
+/// The file beside the record whose lock is a turn; it may be another user's.
+int open_lock(const std::filesystem::path& path) {
+  int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (file < 0 && errno == EACCES) file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) throw_system_error(path, "open", errno);
+  return file;
+}
+
+/// Holds the lock; waits for who has it.
 class Turn {
  public:
-  explicit Turn(const std::filesystem::path& path) : file_(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
-    if (file_ < 0 && errno == EACCES) file_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);  // another user's
-    if (file_ < 0) throw_system_error(path, "open", errno);
+  explicit Turn(const std::filesystem::path& path) : file_(open_lock(path)) {
     int status = 0;
     while ((status = flock(file_, LOCK_EX)) != 0 && errno == EINTR) {
     }
@@ -86,7 +92,7 @@ void ProductRecord::expect_writable() const {
   if ((around.st_mode & S_ISVTX) != 0 && user != 0 && user != around.st_uid && stat(file_.c_str(), &recorded) == 0 &&
       user != recorded.st_uid)
     throw_system_error(file_, "replace", EPERM);
-  const Turn turn(lock_of(file_));
+  close(open_lock(lock_of(file_)));
 }
 
 std::size_t ProductRecord::size() const { return read(file_).size(); }

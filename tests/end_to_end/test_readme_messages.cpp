@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -115,18 +116,18 @@ TEST_CASE("the messages that the README's troubleshooting quotes are those of th
   const std::string until_training =
       "program=$!; for i in $(seq 600); do [ -s runs/busy/metrics.jsonl ] && break; sleep 0.1; done; ";
 #ifdef SINKSCOPE_SENTENCEPIECE
-  const std::string pieces =
+  const std::optional<std::string> pieces =
       "sinkscope tokenize text.txt --output data/none --train-sentencepiece 30000; "
       "sinkscope tokenize text.txt --output data/none --train-sentencepiece 200";
 #else
-  const std::string pieces;
+  const std::optional<std::string> pieces;
 #endif
   REQUIRE(
       contains(provoked(place,
                         "sinkscope tokenize text.txt --output data/mine --tokenizer byte --validation-fraction 0.2 && "
                         "sinkscope train configs/mine.json && sinkscope export runs/mine --output export/mine"),
                "exported step 60"));
-  std::vector<std::string> outputs;
+  std::vector<std::optional<std::string>> outputs;  // none where this build cannot
   const auto sh = [&](const std::string& script) { outputs.push_back(provoked(place, script)); };
   const std::string train = "sinkscope train configs/mine.json";
 
@@ -145,7 +146,11 @@ TEST_CASE("the messages that the README's troubleshooting quotes are those of th
   sh(train + " --set name=none --set data.path=data/yours");
   sh("sinkscope tokenize text.txt --output data/whole --tokenizer byte; " + train + " --set model.vocab_size=100; " +
      train + " --set train.sequence_length=20000; " + train + " --set data.path=data/whole");
-  sh(pieces);
+  if (pieces) {
+    sh(*pieces);
+  } else {
+    outputs.emplace_back();
+  }
   sh(train + " --set model.layer=3");
   sh(flip + train + " --resume");
   sh("rm runs/mine/checkpoints/*/model.safetensors; " + train + " --resume");
@@ -175,12 +180,12 @@ TEST_CASE("the messages that the README's troubleshooting quotes are those of th
     INFO("the README quotes:\n" << fence.body);
     CHECK(fence.language.empty());
     REQUIRE(next < outputs.size());
-    const std::string& output = outputs[next++];
-    if (output.empty()) continue;  // this build cannot
-    INFO("the program prints:\n" << output);
+    const std::optional<std::string>& output = outputs[next++];
+    if (!output) continue;
+    INFO("the program prints:\n" << *output);
     for (const std::string& quotation : lines_of(fence.body)) {
       INFO(quotation);
-      const std::vector<std::string> lines = lines_of(output);
+      const std::vector<std::string> lines = lines_of(*output);
       CHECK(std::any_of(lines.begin(), lines.end(), [&](const std::string& line) { return quotes(quotation, line); }));
     }
   }

@@ -123,7 +123,7 @@ TEST_CASE("a product on record waits for nobody, not even for who is timing anot
   const std::filesystem::path file = folder.path() / "products.json";
   ProductRecord record = opened(file);
   CHECK(record.choose("one", [] { return std::string("1a"); }) == "1a");
-  CHECK(record.choose("two", [&] { return ProductRecord(file).choose("one", never); }) == "1a");  // under the lock
+  CHECK(record.choose("two", [&] { return opened(file).choose("one", never); }) == "1a");  // under the lock
 }
 
 TEST_CASE("timing that names no algorithm is not put on record") {

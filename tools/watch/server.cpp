@@ -1,11 +1,13 @@
 #include "tools/watch/server.h"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
 #include <cctype>
 #include <stdexcept>
+#include <string>
 
 #ifdef SINKSCOPE_HTTPLIB
-#include <arpa/inet.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -38,7 +40,7 @@ void require_http_library() {
 
 bool is_loopback(std::string_view address) {
   in_addr number{};  // in network order
-  if (inet_pton(AF_INET, std::string(address).c_str(), &number) == 1) return ntohl(number.s_addr) >> 24 == 127;
+  if (inet_aton(std::string(address).c_str(), &number) != 0) return ntohl(number.s_addr) >> 24 == 127;
   return address == "localhost" || address == "::1";
 }
 
