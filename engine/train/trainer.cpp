@@ -5,36 +5,20 @@
 #include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
-#include <spdlog/spdlog.h>
 #include <stdexcept>
 #include <utility>
 
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/comm/world.h"
 #include "engine/config/load.h"
-#include "engine/data/dataset.h"
-#include "engine/data/tokenizer.h"
-#include "engine/files/new_folder.h"
 #include "engine/metrics/gpu_peak.h"
-#include "engine/optim/adamw.h"
 #include "engine/optim/schedule.h"
-#include "engine/probes/causal.h"
-#include "engine/probes/phases.h"
-#include "engine/probes/probe_pass.h"
 #include "engine/probes/probe_sets.h"
 #include "engine/probes/step_probe.h"
-#include "engine/train/alerts.h"
-#include "engine/train/batch_share.h"
-#include "engine/train/gradient_sums.h"
 #include "engine/train/non_finite.h"
-#include "engine/train/rank_parameters.h"
 #include "engine/train/rank_sums.h"
-#include "engine/train/rank_weights.h"
-#include "engine/train/run_files.h"
-#include "engine/train/run_lock.h"
-#include "engine/train/run_log.h"
+#include "engine/train/run.h"
 #include "engine/train/text_sampler.h"
-#include "engine/train/training_batches.h"
 
 namespace sinkscope {
 namespace {
@@ -44,79 +28,7 @@ using Json = nlohmann::ordered_json;
 /// True on every `every`-th step; never for 0.
 bool due(std::int64_t step, std::int64_t every) { return every > 0 && step % every == 0; }
 
-class Run {
- public:
-  Run(const Config& config, TrainOptions options, World& world);
-  /// What NCCL still has under way after an error is given up before memory that it may use is waited for and released.
-  ~Run() { ranks_.reset(); }
-  Run(const Run&) = delete;
-  Run& operator=(const Run&) = delete;
-  TrainResult execute();
-
- private:
-  void connect();
-  void share_state();
-  bool works_for_all(std::int64_t step) const;
-  bool probes_after(std::int64_t step) const;
-  void begin();
-  void resume();
-  void load(const std::filesystem::path& checkpoint);
-  void initialize();
-  void announce() const;
-  void start(const std::string& how);
-  void write_config() const;
-
-  StepRecord training_step(std::int64_t step);
-  void evaluate(StepRecord& record);
-  void probe(std::int64_t step, double loss);
-  void test_causes(std::int64_t step);
-  void sample(std::int64_t step);
-  void save(std::int64_t step);
-  void end(std::int64_t step);
-  std::string tensor_not_finite(const std::optional<Batch>& suspect);
-  void expect_finite(std::int64_t step, const std::string& what, std::span<const float> values);
-  std::runtime_error tell_not_finite(std::int64_t step, const std::string& what, double value,
-                                     const std::string& tensor);
-  [[noreturn]] void stop_not_finite(std::int64_t step, const std::string& what, double value,
-                                    const std::string& tensor);
-
-  bool told_to_stop() const { return options_.stop != nullptr && options_.stop->load(); }
-  std::int64_t tokens_after(std::int64_t step) const { return step * tokens_per_step_; }
-  std::string device() const;
-
-  World& world_;
-  TrainOptions options_;
-  Dataset dataset_;
-  Config config_;
-  BatchShare share_;
-  std::filesystem::path directory_;
-  std::optional<RunLock> lock_;
-  std::vector<ProbeSet> probe_sets_;
-  std::unique_ptr<Ops> ops_;
-  Decoder decoder_;
-  AdamW optimizer_;
-  std::unique_ptr<Communicator> ranks_;
-  std::optional<GradientSums> gradients_;
-  std::optional<RankParameters> parameters_;
-  std::optional<RankWeights> weights_;
-  BatchQueue batches_;
-  std::optional<Windows> validation_windows_;
-  std::optional<ProbePass> probe_pass_;
-  std::optional<CausalTests> causal_tests_;
-  PhaseDetector phases_;
-  AlertDetector alerts_;
-  std::unique_ptr<Tokenizer> tokenizer_;
-  LoopState state_;
-  std::int64_t tokens_per_step_ = 0;
-  RunLog log_;
-  double flops_per_token_ = 0;
-  std::optional<double> peak_flops_;  // of the GPU, where it is known
-
-  bool stops_ = false;    // any rank was told to, as of the last step's message
-  HostWeights begun_;  // on rank 0, what the run begins with or goes on from, until share_state()
-
-  std::vector<float> losses_;  // on the host, of a batch
-};
+}  // namespace
 
 Run::Run(const Config& config, TrainOptions options, World& world)
     : world_(world),
@@ -236,109 +148,6 @@ bool Run::works_for_all(std::int64_t step) const {
 /// Whether a probe pass follows the step, which then measures its own batch as well.
 bool Run::probes_after(std::int64_t step) const {
   return has_probe_passes(config_.probes) && (due(step, config_.probes.every) || step == config_.train.steps);
-}
-
-std::string Run::device() const {
-  return device_description(config_, *ops_) + (world_.size() == 1 ? "" : ", " + ranks_->description());
-}
-
-void Run::begin() {
-  if (std::filesystem::exists(directory_ / "config.json"))
-    throw std::runtime_error(
-        directory_.string() +
-        ": holds a run already; resume it with --resume, or give another name with --set name=...");
-  make_folders(directory_);
-  lock_.emplace(directory_);
-  if (std::filesystem::exists(directory_ / "config.json"))  // another process was faster
-    throw std::runtime_error(directory_.string() + ": holds a run already");
-  initialize();
-  write_config();
-  log_.open(std::nullopt, probe_pass_.has_value());
-  announce();
-  start("begins");
-}
-
-void Run::write_config() const {
-  write_run_config(directory_, config_,
-                   {.build = options_.build,
-                    .device = device(),
-                    .dataset_fingerprint = dataset_.fingerprint,
-                    .parameters = decoder_.layout().parameter_count()});
-}
-
-void Run::resume() {
-  const std::vector<ChangedSetting> changed = check_run_config(directory_, config_, dataset_.fingerprint);
-  lock_.emplace(directory_, std::chrono::seconds(3));  // a launcher does not wait for the processes that it kills
-  std::vector<std::string> rejected;
-  const auto checkpoint = newest_checkpoint(directory_ / "checkpoints", &rejected);
-  if (!checkpoint && !rejected.empty()) {
-    std::string reasons;
-    for (const std::string& reason : rejected) reasons += "\n  " + reason;
-    throw std::runtime_error((directory_ / "checkpoints").string() +
-                             ": no checkpoint can be continued from; the run is left as it is:" + reasons);
-  }
-  if (!log_.has_console())  // which the event tells below
-    for (const std::string& reason : rejected) spdlog::warn("checkpoint left aside: {}", reason);
-  if (!checkpoint) {  // stopped before the first checkpoint: begin anew, in the same place
-    expect_none_saved(directory_);
-    initialize();
-    if (!changed.empty()) write_config();
-    log_.open(-1, probe_pass_.has_value());
-    announce();
-    start("begins again: there was no checkpoint to resume");
-    return;
-  }
-  load(*checkpoint);
-  log_.open(state_.step, probe_pass_.has_value());
-  if (state_.step >= config_.train.steps) {
-    if (!has_ended(logged_events(directory_))) end(state_.step);  // killed right after the last checkpoint
-    return;
-  }
-  announce();
-  Json data = {{"checkpoint", checkpoint->filename().string()}, {"device", device()}};
-  for (const ChangedSetting& setting : changed)
-    data["changed"][setting.key] = {{"before", Json::parse(setting.before)}, {"now", Json::parse(setting.now)}};
-  log_.event(state_.step, "resume", "resumed from " + checkpoint->filename().string(), data);
-  for (const std::string& reason : rejected)
-    log_.event(state_.step, "warning", "checkpoint left aside: " + reason, Json::object());
-}
-
-void Run::announce() const {
-  if (!options_.announce) return;
-  RunPlan plan = plan_of(config_, dataset_, probe_sets_, world_.size(), world_.on_one_host());
-  plan.device = device();
-  options_.announce(plan);
-}
-
-/// What stands in the logs before the first step.
-void Run::start(const std::string& how) {
-  log_.event(0, "start", "training of " + std::to_string(decoder_.layout().parameter_count()) + " parameters " + how,
-        {{"parameters", decoder_.layout().parameter_count()},
-         {"device", device()},
-         {"train_tokens", dataset_.train->size()},
-         {"tokens_per_step", tokens_per_step_}});
-  if (!dataset_.validation)
-    log_.event(0, "warning", "the dataset has no validation data: validation losses are not measured", Json::object());
-}
-
-void Run::initialize() {
-  begun_.parameters.resize(static_cast<std::size_t>(decoder_.layout().flat_size()));
-  initialize_parameters(decoder_.layout(), static_cast<std::uint64_t>(config_.train.seed), begun_.parameters);
-}
-
-void Run::load(const std::filesystem::path& checkpoint) {
-  const auto size = static_cast<std::size_t>(decoder_.layout().flat_size());
-  begun_ = {std::vector<float>(size), std::vector<float>(size), std::vector<float>(size)};
-  const std::string text =
-      load_checkpoint(checkpoint, config_.model, begun_.parameters, begun_.first_moment, begun_.second_moment);
-  const std::string origin = (checkpoint / "state.json").string();
-  state_ = loop_state_from_text(text, origin);
-  if (state_.step > config_.train.steps)
-    throw std::runtime_error(origin + ": step " + std::to_string(state_.step) + " is beyond train.steps = " +
-                             std::to_string(config_.train.steps));
-  if (decoder_.options().fp8) check_fp8(state_.fp8, config_.model.layers, origin);
-  if (probe_pass_) phases_.restore(state_.phase_detector);
-  if (!state_.alerts.empty()) alerts_.restore(state_.alerts);
 }
 
 /// One optimizer step: forward, loss and backward of this rank's sequences, sums over the ranks, then clipping and
@@ -587,8 +396,6 @@ void Run::stop_not_finite(std::int64_t step, const std::string& what, double val
   if (!world_.leads()) throw ToldElsewhere();
   throw error;
 }
-
-}  // namespace
 
 TrainResult train(const Config& config, TrainOptions options) {
   World alone;
