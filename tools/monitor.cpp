@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/comm/socket.h"
 #include "engine/files/replacement.h"
 #include "engine/train/run_files.h"
 #include "tools/commands.h"

@@ -80,6 +80,12 @@ Socket try_connect(const addrinfo& address, Deadline deadline, std::string& why)
 
 }  // namespace
 
+bool is_loopback(const std::string& address) {
+  in_addr number{};  // in network order
+  if (inet_aton(address.c_str(), &number) != 0) return ntohl(number.s_addr) >> 24 == 127;
+  return address == "localhost" || address == "::1";
+}
+
 Socket& Socket::operator=(Socket&& other) noexcept {
   std::swap(file_, other.file_);
   std::swap(kept_, other.kept_);

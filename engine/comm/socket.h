@@ -10,6 +10,9 @@
 
 namespace sinkscope {
 
+/// Whether only programs of this machine reach an address: 127.0.0.0/8, ::1 or localhost.
+bool is_loopback(const std::string& address);
+
 using Deadline = std::chrono::steady_clock::time_point;
 
 /// A connection, closed with the object. Messages are a kind and text of any bytes, at most 16 MiB.

@@ -50,10 +50,6 @@ std::vector<std::string> split(const std::string& joined) {
   return texts;
 }
 
-bool is_loopback(const std::string& address) {
-  return address == "localhost" || address == "::1" || address.starts_with("127.");
-}
-
 std::string random_token() {
   std::random_device device;
   return std::to_string(device()) + "-" + std::to_string(device());

@@ -25,6 +25,13 @@ struct Pair {
   Socket left, right;
 };
 
+TEST_CASE("loopback addresses are told from those that others reach") {
+  for (const char* address : {"127.0.0.1", "127.8.9.10", "127.1", "::1", "localhost"}) CHECK(is_loopback(address));
+  for (const char* address :
+       {"0.0.0.0", "::", "192.168.1.2", "example.org", "127.0.0.1.evil.example", "127.evil.example", ""})
+    CHECK_FALSE(is_loopback(address));
+}
+
 TEST_CASE("what came with the last message goes along when a connection is moved") {
   Pair pair;
   for (const char kind : {'a', 'b', 'c'}) REQUIRE(pair.left.send({kind, "text"}, in(5)));

@@ -1,11 +1,11 @@
 #include "tools/watch/server.h"
 
-#include <arpa/inet.h>
-
 #include <algorithm>
 #include <cctype>
 #include <stdexcept>
 #include <string>
+
+#include "engine/comm/socket.h"
 
 #ifdef SINKSCOPE_HTTPLIB
 #include <sys/socket.h>
@@ -38,12 +38,6 @@ void require_http_library() {
         "again");
 }
 
-bool is_loopback(std::string_view address) {
-  in_addr number{};  // in network order
-  if (inet_aton(std::string(address).c_str(), &number) != 0) return ntohl(number.s_addr) >> 24 == 127;
-  return address == "localhost" || address == "::1";
-}
-
 bool is_local_host_header(std::string_view host, std::string_view address) {
   const std::size_t name_end = host.starts_with('[') ? host.find(']') + 1 : std::min(host.find(':'), host.size());
   const std::string_view port = host.substr(name_end);
@@ -51,7 +45,7 @@ bool is_local_host_header(std::string_view host, std::string_view address) {
   if (port.find_first_not_of("0123456789", 1) != std::string_view::npos) return false;
   std::string name(host.substr(0, name_end));
   for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return name == "localhost" || name == "127.0.0.1" || name == "[::1]" || (is_loopback(address) && name == address);
+  return name == "localhost" || name == "127.0.0.1" || name == "[::1]" || (name == address && is_loopback(name));
 }
 
 #ifdef SINKSCOPE_HTTPLIB

@@ -20,9 +20,6 @@ std::string http_library();
 /// Throws std::runtime_error that says what is missing in a build without the HTTP library.
 void require_http_library();
 
-/// Whether only programs of this machine reach an address: 127.0.0.0/8, ::1 or localhost.
-bool is_loopback(std::string_view address);
-
 /// Whether a Host header names this machine or the address, a loopback one, with or without a port. A page of another
 /// site whose name was made to lead here (DNS rebinding) carries its own name in it.
 bool is_local_host_header(std::string_view host, std::string_view address = "127.0.0.1");
