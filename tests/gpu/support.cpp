@@ -92,14 +92,14 @@ Both<double> Backends::double_output(std::initializer_list<std::int64_t> extents
   return make<double>(extents, nullptr, DType::f64);
 }
 
-std::vector<std::byte> Backends::bytes(const Tensor& tensor) {
-  std::vector<std::byte> out(tensor.bytes());
+Bytes Backends::bytes(const Tensor& tensor) {
+  Bytes out(tensor.bytes());
   gpu_->copy_to_host(out.data(), tensor);
   return out;
 }
 
 Doubles Backends::read(const Tensor& tensor) {
-  const std::vector<std::byte> raw = bytes(tensor);
+  const Bytes raw = bytes(tensor);
   Doubles out(static_cast<std::size_t>(tensor.size()));
   for (std::size_t i = 0; i < out.size(); ++i) {
     const std::byte* at = raw.data() + i * size_of(tensor.dtype);

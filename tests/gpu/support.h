@@ -2,7 +2,9 @@
 // on the relative difference that each compute dtype allows.
 #pragma once
 
+#include <cstddef>
 #include <memory>
+#include <ostream>
 #include <set>
 #include <string>
 #include <vector>
@@ -22,6 +24,12 @@ struct Both {
   Tensor gpu;
 };
 using BothFloats = Both<float>;
+
+/// What an array holds. A check that fails tells its size: Catch2 would print large ones for many minutes.
+struct Bytes : std::vector<std::byte> {
+  using std::vector<std::byte>::vector;
+};
+inline std::ostream& operator<<(std::ostream& out, const Bytes& bytes) { return out << bytes.size() << " bytes"; }
 
 /// Both backends, one compute dtype of the GPU.
 class Backends {
@@ -54,7 +62,7 @@ class Backends {
     return relative_error(read(both.gpu), both.cpu.doubles());
   }
   /// The GPU's bytes.
-  std::vector<std::byte> bytes(const Tensor& tensor);
+  Bytes bytes(const Tensor& tensor);
   void spoil(const Tensor& tensor);
 
   Tensor device_array(std::initializer_list<std::int64_t> extents, DType dtype);

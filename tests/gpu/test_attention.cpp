@@ -233,7 +233,7 @@ void check_statistics(const std::vector<Shape>& shapes, std::span<const DType> t
               Approx(static_cast<double>(s.T) * (1 - on_logits[static_cast<std::size_t>(i)])).epsilon(1e-5));
       std::vector<const BothFloats*> outputs = {&sink, &mass, &argmax, &entropy, &keys, &first, &rest};
       if (with_logits) outputs.push_back(&logit_mass);
-      std::vector<std::vector<std::byte>> bits;
+      std::vector<Bytes> bits;
       for (const auto* output : outputs) bits.push_back(both.bytes(output->gpu));
       for (const auto* output : outputs) both.spoil(output->gpu);
       run(both.gpu(), kGpu);

@@ -194,7 +194,7 @@ TEST_CASE("gradient norms, clipping and AdamW on the GPU agree with the CPU", "[
     Doubles broken(kSize, 0.5);
     broken[70000] = std::numeric_limits<double>::infinity();
     const auto infinite = both.single({kSize}, broken);
-    const std::vector<std::byte> before = both.bytes(param.gpu);
+    const Bytes before = both.bytes(param.gpu);
     both.gpu().sum_of_squares({.x = infinite.gpu, .segments = segments, .sums = sums.gpu});
     both.gpu().clip_scale({.sums = sums.gpu, .max_norm = 1, .out = clip.gpu});
     both.gpu().adamw_step({.param = param.gpu, .grad = infinite.gpu,

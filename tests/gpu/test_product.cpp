@@ -191,7 +191,7 @@ void check_own_kernel(const std::vector<Shape>& shapes) {
       for (const BothFloats* result : results) CHECK(both.difference(*result) < 4e-3);
       CHECK(both.difference(sums) < 4e-3);
 
-      std::vector<std::vector<std::byte>> first;
+      std::vector<Bytes> first;
       for (const BothFloats* result : results) {
         first.push_back(both.bytes(result->gpu));
         both.spoil(result->gpu);

@@ -30,7 +30,7 @@ TEST_CASE("what travels in bf16 is rounded, and added up in rank order, as on th
           const Tensor sent = both.device_array({n + shift}, DType::bf16).rows(shift, n);
           both.spoil(sent);
           cuda::to_wire(stream, sent.data, x.as<float>(), n);
-          const std::vector<std::byte> bytes = both.bytes(sent);
+          const Bytes bytes = both.bytes(sent);
           const auto host = [&](std::int64_t i) { return static_cast<float>(own.cpu[shift + i]); };
           for (std::int64_t i = 0; i < n; ++i) {
             std::uint16_t found = 0;
@@ -103,10 +103,10 @@ TEST_CASE(
             const auto x = both.single({n + shift}, random.normals(n + shift, 100.0));
             const Tensor rows = both.device_array({ranks * pitch + shift}, wire).rows(shift, ranks * pitch);
             both.spoil(rows);
-            const std::vector<std::byte> before = both.bytes(rows);
+            const Bytes before = both.bytes(rows);
             cuda::pack_parts(stream, {.data = rows.data, .dtype = wire, .pitch = pitch, .ranks = ranks, .mine = mine},
                              x.gpu.rows(shift, n).as<float>(), n, part);
-            const std::vector<std::byte> after = both.bytes(rows);
+            const Bytes after = both.bytes(rows);
             const std::size_t size = size_of(wire);
             for (int rank = 0; rank < ranks; ++rank)
               for (std::int64_t i = 0; i < pitch; ++i) {
@@ -123,10 +123,10 @@ TEST_CASE(
               }
             const Tensor back = both.device_array({n + shift + 8}, wire);
             both.spoil(back);
-            const std::vector<std::byte> spoilt = both.bytes(back);
+            const Bytes spoilt = both.bytes(back);
             cuda::unpack_parts(stream, back.rows(shift, n).data, n, part,
                                {.data = rows.data, .dtype = wire, .pitch = pitch, .ranks = ranks, .mine = mine});
-            const std::vector<std::byte> unpacked = both.bytes(back);
+            const Bytes unpacked = both.bytes(back);
             for (std::int64_t i = 0; i < n + shift + 8; ++i) {
               const std::int64_t element = i - shift, rank = element / part;
               const bool inside = element >= 0 && element < n;

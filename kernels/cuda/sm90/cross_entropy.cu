@@ -74,7 +74,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     const int next = r + static_cast<int>(gridDim.x), target = targets[r];
     // Of this warp's, or -1: beyond its stretch a row may not have come yet, or be the next one already.
     const int target_vector = target / kVector >= begin && target / kVector < end ? target / kVector : -1;
+    // Loads that were begun may not have been served yet when a copy begun after them arrives: without the fence one
+    // gradient in a million or so was that of the next row's logit.
     const auto release = [&](int piece) {
+      fence_async();
       __syncwarp();
       if (lane == 0) fetch(next, piece);
     };

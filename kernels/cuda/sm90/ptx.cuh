@@ -145,7 +145,8 @@ __device__ inline void wait_for_stores_done() { asm volatile("cp.async.bulk.wait
 __device__ inline void prefetch(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];\n" ::"l"(map) : "memory");
 }
-/// Between ordinary writes to shared memory and the copy engine or wgmma that read it.
+/// Between ordinary accesses of shared memory and the copy engine or wgmma: before these read what was written, and
+/// before the copy engine overwrites what was read into registers that nothing has used yet.
 __device__ inline void fence_async() { asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory"); }
 
 /// Between accesses of global memory by ordinary instructions and by the copy engine.
