@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,7 @@ class ForwardingOps : public Ops {
   }
   void copy(const Tensor& dst, const Tensor& src) override { inner_.copy(dst, src); }
   void zero(const Tensor& dst) override { inner_.zero(dst); }
+  void zero_each(std::span<const Tensor> arrays) override { inner_.zero_each(arrays); }
   void convert(const Tensor& dst, const Tensor& src) override { inner_.convert(dst, src); }
   void synchronize() override { inner_.synchronize(); }
 

@@ -425,6 +425,7 @@ class Ops {
   [[nodiscard]] virtual std::function<void()> copy_to_host_later(void* dst, const Tensor& src) = 0;
   virtual void copy(const Tensor& dst, const Tensor& src) = 0;  // same dtype and size
   virtual void zero(const Tensor& dst) = 0;
+  virtual void zero_each(std::span<const Tensor> arrays) = 0;  // (n) f32 each, small ones together
   virtual void convert(const Tensor& dst, const Tensor& src) = 0;  // between f32 and real, same size
   virtual void synchronize() = 0;
 

@@ -83,9 +83,10 @@ void Decoder::zero_added(std::int64_t section) {
 
 /// Between the products of a part of the flat array, whose gradients these are.
 void Decoder::State::zero_added(const Tensor& gradients, const Section& part) const {
-  std::int64_t from = 0;  // of what is not zeroed yet
+  std::vector<Tensor> between;
+  std::int64_t from = 0;  // of what is not among them yet
   const auto zero_to = [&](std::int64_t end) {
-    if (end > from) ops.zero(gradients.rows(from, end - from));
+    if (end > from) between.push_back(gradients.rows(from, end - from));
   };
   for (const ParameterSpec& spec : layout.specs()) {
     if (spec.offset < part.begin || spec.offset >= part.begin + part.size || !is_product(spec)) continue;
@@ -93,6 +94,7 @@ void Decoder::State::zero_added(const Tensor& gradients, const Section& part) co
     from = spec.offset - part.begin + spec.size;
   }
   zero_to(gradients.size());
+  ops.zero_each(between);
 }
 
 /// Whether a pass gives the whole gradient by one product, before anything else is added to it.

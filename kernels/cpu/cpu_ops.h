@@ -31,6 +31,7 @@ class CpuOps final : public Ops {
   std::function<void()> copy_to_host_later(void* dst, const Tensor& src) override;
   void copy(const Tensor& dst, const Tensor& src) override;
   void zero(const Tensor& dst) override;
+  void zero_each(std::span<const Tensor> arrays) override;
   void convert(const Tensor& dst, const Tensor& src) override { copy(dst, src); }
   void synchronize() override {}
 

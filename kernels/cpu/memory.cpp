@@ -124,4 +124,11 @@ void CpuOps::zero(const Tensor& dst) {
   });
 }
 
+void CpuOps::zero_each(std::span<const Tensor> arrays) {
+  for (const Tensor& array : arrays) {
+    Check("zero_each").shape("arrays", array, DType::f32, {array.size()});
+    zero(array);
+  }
+}
+
 }  // namespace sinkscope

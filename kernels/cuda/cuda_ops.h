@@ -59,6 +59,7 @@ class CudaOps final : public Ops {
   std::function<void()> copy_to_host_later(void* dst, const Tensor& src) override;
   void copy(const Tensor& dst, const Tensor& src) override;
   void zero(const Tensor& dst) override;
+  void zero_each(std::span<const Tensor> arrays) override;
   void convert(const Tensor& dst, const Tensor& src) override;
   void synchronize() override;
 

@@ -26,6 +26,22 @@ __global__ void convert_kernel(To* dst, const From* src, std::int64_t size) {
 
 constexpr std::size_t kAlignment = 256;
 
+/// Arrays that a launch of zero_kernel sets to zero, a row of blocks each.
+struct ZeroArrays {
+  static constexpr int kMost = 128;
+  float* at[kMost];
+  std::int32_t size[kMost];
+};
+constexpr int kZeroThreads = 256, kZeroBlocks = 8;  // blocks of an array
+constexpr std::int64_t kLongestZeroed = 1 << 20;    // elements; more are a memset of their own, at the rate of memory
+
+__global__ void __launch_bounds__(kZeroThreads) zero_kernel(const __grid_constant__ ZeroArrays arrays) {
+  float* array = arrays.at[blockIdx.y];
+  const int size = arrays.size[blockIdx.y], stride = kZeroBlocks * kZeroThreads;
+  for (int i = static_cast<int>(blockIdx.x) * kZeroThreads + static_cast<int>(threadIdx.x); i < size; i += stride)
+    array[i] = 0.0F;
+}
+
 }  // namespace
 }  // namespace cuda
 
@@ -233,6 +249,28 @@ void CudaOps::zero(const Tensor& dst) {
   if (dst.bytes() == 0) return;
   Check("zero").that(static_cast<bool>(dst), "dst", "is not given");
   check_cuda(cudaMemsetAsync(dst.data, 0, dst.bytes(), stream_), "zero");
+}
+
+void CudaOps::zero_each(std::span<const Tensor> arrays) {
+  cuda::ZeroArrays some;
+  unsigned count = 0;
+  const auto launch = [&] {
+    if (count == 0) return;
+    cuda::zero_kernel<<<dim3(cuda::kZeroBlocks, count), cuda::kZeroThreads, 0, stream_>>>(some);
+    check_launch("zero_each");
+    count = 0;
+  };
+  for (const Tensor& array : arrays) {
+    Check("zero_each").shape("arrays", array, DType::f32, {array.size()});
+    if (array.size() > cuda::kLongestZeroed) {
+      zero(array);
+    } else if (array.size() > 0) {
+      some.at[count] = cuda::pointer<float>(array);
+      some.size[count++] = static_cast<std::int32_t>(array.size());
+      if (count == cuda::ZeroArrays::kMost) launch();
+    }
+  }
+  launch();
 }
 
 void CudaOps::convert(const Tensor& dst, const Tensor& src) {

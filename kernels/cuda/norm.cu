@@ -1,5 +1,4 @@
-// Residual add and LayerNorm or RMSNorm. A row is held in registers by one warp (C <= 1024) or one
-// block; longer rows are read again from memory.
+// Residual add and LayerNorm or RMSNorm. A row is held in registers by one warp or by several.
 #include <algorithm>
 
 #include "kernels/check.h"
@@ -7,6 +6,7 @@
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/partial_sums.cuh"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/vec.cuh"
 
@@ -43,13 +43,32 @@ struct BackwardArgs {
   std::int64_t rows, channels;
 };
 
-/// Sum over the threads that share a row: Group of them, a warp or the whole block.
-template <int Group>
-__device__ float row_sum(float x) {
-  if constexpr (Group == kWarp)
-    return warp_sum(x);
-  else
-    return block_sum<Group>(x);
+/// Sums over the Group threads that share a row, one or several warps of a block of Threads, given to all of them.
+/// `parts`: shared memory, which may be written to again behind the barrier of another call.
+template <int Group, int Threads, int Count>
+__device__ void add_up_row(float (&x)[Count], float (&parts)[Count][Threads / kWarp]) {
+#pragma unroll
+  for (float& sum : x) sum = warp_sum(sum);
+  if constexpr (Group > kWarp) {
+    const int warp = static_cast<int>(threadIdx.x) / kWarp, group = static_cast<int>(threadIdx.x) / Group;
+    if (threadIdx.x % kWarp == 0)
+#pragma unroll
+      for (int i = 0; i < Count; ++i) parts[i][warp] = x[i];
+    if constexpr (Group == Threads) {
+      __syncthreads();
+    } else {
+#pragma unroll
+      for (int i = 0; i < Threads / Group; ++i)  // by number: of barriers that are not known a block takes all
+        if (i == group) named_barrier(1 + i, Group);
+    }
+#pragma unroll
+    for (int i = 0; i < Count; ++i) {
+      const float* first = parts[i] + group * (Group / kWarp);
+      x[i] = first[0];
+#pragma unroll
+      for (int j = 1; j < Group / kWarp; ++j) x[i] += first[j];
+    }
+  }
 }
 
 /// Thread's first column of its v-th vector.
@@ -58,24 +77,36 @@ __device__ std::int64_t column_of(int v) {
   return (std::int64_t{v} * Group + threadIdx.x % Group) * kVector;
 }
 
+/// Threads of a block of forward_kernel.
+template <int Group>
+constexpr int kForwardThreads = Group == kWarp ? 256 : Group;
+
 /// One row per group of Group threads, Vectors x 8 of its elements in each thread's registers.
 template <class T, int Group, int Vectors, bool Aligned, bool LayerNorm>
-__global__ void forward_kernel(ForwardArgs<T> args) {
-  const int groups = static_cast<int>(blockDim.x) / Group;
-  const std::int64_t row = std::int64_t{blockIdx.x} * groups + threadIdx.x / Group;
-  if (row >= args.rows) return;  // whole groups leave: with Group == blockDim.x whole blocks
+__global__ void __launch_bounds__(kForwardThreads<Group>) forward_kernel(ForwardArgs<T> args) {
+  constexpr int kThreads = kForwardThreads<Group>;
+  constexpr int kSums = LayerNorm ? 2 : 1;
+  __shared__ float parts[kSums][kThreads / kWarp], deviation_parts[1][kThreads / kWarp];
+  const std::int64_t row = std::int64_t{blockIdx.x} * (kThreads / Group) + threadIdx.x / Group;
+  if (row >= args.rows) return;  // whole groups, for which alone others do not wait
   const std::int64_t C = args.channels, at = row * C;
   const auto channels = static_cast<float>(C);
   const T *x_row = args.x_row(row), *delta_row = args.delta == nullptr ? nullptr : args.delta_row(row);
   float x[Vectors][kVector];
-  float total = 0, squares = 0;
+  Packed<T> deltas[Vectors];  // all loaded before the first store, which they might follow otherwise
 #pragma unroll
   for (int v = 0; v < Vectors; ++v) {
     const std::int64_t c = column_of<Group>(v);
     load_some<Aligned>(x_row + c, C - c, x[v]);
+    if (delta_row != nullptr) deltas[v] = load_packed<Aligned>(delta_row + c, C - c);
+  }
+  float sums[kSums] = {};  // of squares, of elements
+#pragma unroll
+  for (int v = 0; v < Vectors; ++v) {
+    const std::int64_t c = column_of<Group>(v);
     if (delta_row != nullptr) {
       float delta[kVector];
-      load_some<Aligned>(delta_row + c, C - c, delta);
+      unpack(deltas[v], delta);
 #pragma unroll
       // What is normalised is what is stored: the sum rounded to the compute dtype.
       for (int i = 0; i < kVector; ++i) x[v][i] = to_float(from_float<T>(x[v][i] + delta[i]));
@@ -83,23 +114,25 @@ __global__ void forward_kernel(ForwardArgs<T> args) {
     if (args.sum != nullptr) store_some<Aligned>(args.sum + at + c, C - c, x[v]);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
-      total += x[v][i];
-      squares += x[v][i] * x[v][i];
+      sums[0] += x[v][i] * x[v][i];
+      if constexpr (LayerNorm) sums[1] += x[v][i];
     }
   }
-  squares = row_sum<Group>(squares);
+  add_up_row<Group, kThreads>(sums, parts);
+  const float squares = sums[0];
   float mean = 0, variance = squares / channels;
   if constexpr (LayerNorm) {
-    mean = row_sum<Group>(total) / channels;
-    float deviations = 0;
+    mean = sums[1] / channels;
+    float deviations[1] = {0};
 #pragma unroll
     for (int v = 0; v < Vectors; ++v) {
       const std::int64_t c = column_of<Group>(v);
 #pragma unroll
       for (int i = 0; i < kVector; ++i)
-        if (c + i < C) deviations += (x[v][i] - mean) * (x[v][i] - mean);
+        if (c + i < C) deviations[0] += (x[v][i] - mean) * (x[v][i] - mean);
     }
-    variance = row_sum<Group>(deviations) / channels;
+    add_up_row<Group, kThreads>(deviations, deviation_parts);
+    variance = deviations[0] / channels;
   }
   const float rstd = 1.0F / sqrtf(variance + args.eps);
 #pragma unroll
@@ -126,17 +159,26 @@ __global__ void forward_kernel(ForwardArgs<T> args) {
 
 constexpr int kPartials = 3;  // of a block: dweight, dbias, column sums of dx
 
-/// Threads of a block of backward_kernel: few where a warp holds a row, so that many warps fit beside their registers.
+/// Threads of a block of backward_kernel: few where they need many registers, so that many warps fit beside these; else
+/// many, since every block leaves partial sums. How many blocks a multiprocessor takes at most.
+template <int Group, bool LayerNorm>
+constexpr int kBackwardThreads = Group == kWarp ? 128 : Group == 128 ? (LayerNorm ? 384 : 512) : Group;
 template <int Group>
-constexpr int kBackwardThreads = Group == kWarp ? 128 : Group;
+constexpr int kBackwardBlocks = Group == 128 ? 2 : 4;
+/// How many it must have registers for.
+template <int Group, int Vectors>
+constexpr int kLeastBlocks = Group == 128 ? 2 : Group > kWarp && Vectors == 1 ? 3 : 1;
 
 /// Rows row0, row0 + stride, ... of each group; the parameters' gradients of a group stay in its
 /// registers and are added up over the block's groups, in order, at the end. A row stays packed in registers, and
 /// what is computed of it is computed twice: wider, it would leave room for half the warps.
 template <class T, int Group, int Vectors, bool Aligned, bool LayerNorm, bool DxSums>
-__global__ void __launch_bounds__(kBackwardThreads<Group>) backward_kernel(BackwardArgs<T> args) {
+__global__ void __launch_bounds__(kBackwardThreads<Group, LayerNorm>, kLeastBlocks<Group, Vectors>)
+    backward_kernel(BackwardArgs<T> args) {
   extern __shared__ float shared[];  // (groups, C)
-  constexpr int kGroups = kBackwardThreads<Group> / Group;
+  constexpr int kThreads = kBackwardThreads<Group, LayerNorm>, kGroups = kThreads / Group, kOfRow = LayerNorm ? 2 : 1;
+  __shared__ float parts[2][kOfRow][kThreads / kWarp];  // of rows in turn
+  int turn = 0;
   const int group = static_cast<int>(threadIdx.x) / Group;
   const std::int64_t C = args.channels, stride = std::int64_t{gridDim.x} * kGroups;
   const auto channels = static_cast<float>(C);
@@ -162,24 +204,25 @@ __global__ void __launch_bounds__(kBackwardThreads<Group>) backward_kernel(Backw
 #pragma unroll
       for (int i = 0; i < kVector; ++i) f(i, dout[i], (x[i] - mean) * rstd, dout[i] * weight[i]);
     };
-    float sum_scaled = 0, sum_product = 0;
+    float sums[kOfRow] = {};  // of scaled gradients times x hat, and of these alone
 #pragma unroll
     for (int v = 0; v < Vectors; ++v)
       each(v, [&](int i, float dout, float normal, float scaled) {
-        sum_scaled += scaled;
-        sum_product += scaled * normal;
+        sums[0] += scaled * normal;
+        if constexpr (LayerNorm) sums[1] += scaled;
         dweight[v][i] += dout * normal;
         dbias[v][i] += dout;
       });
-    sum_product = row_sum<Group>(sum_product) / channels;
-    if constexpr (LayerNorm) sum_scaled = row_sum<Group>(sum_scaled) / channels;
+    add_up_row<Group, kThreads>(sums, parts[turn]);
+    turn ^= 1;
+    const float sum_product = sums[0] / channels, sum_scaled = LayerNorm ? sums[kOfRow - 1] / channels : 0.0F;
 #pragma unroll
     for (int v = 0; v < Vectors; ++v) {
       const std::int64_t c = column_of<Group>(v);
       float dx[kVector];
       unpack(dxs[v], dx);
       each(v, [&](int i, float, float normal, float scaled) {
-        dx[i] += rstd * (scaled - normal * sum_product - (LayerNorm ? sum_scaled : 0.0F));
+        dx[i] += rstd * (scaled - normal * sum_product - sum_scaled);
         if constexpr (DxSums) dx_sums[v][i] += dx[i];
       });
       store_some<Aligned>(args.dx + at + c, C - c, dx);
@@ -207,7 +250,7 @@ __global__ void __launch_bounds__(kBackwardThreads<Group>) backward_kernel(Backw
 }
 
 /// Calls f<Group, Vectors, Aligned> with the smallest register tile that holds a row of C elements.
-template <class F>
+template <bool Backward, class F>
 void with_tile(std::int64_t C, bool aligned, F&& f) {
   const auto call = [&]<int Group, int Vectors>() {
     if (aligned)
@@ -218,14 +261,13 @@ void with_tile(std::int64_t C, bool aligned, F&& f) {
   if (C <= 256) return call.template operator()<kWarp, 1>();
   if (C <= 512) return call.template operator()<kWarp, 2>();
   if (C <= 768) return call.template operator()<kWarp, 3>();
-  if (C <= 1024) return call.template operator()<kWarp, 4>();
+  if (C <= 1024) return call.template operator()<Backward ? 128 : kWarp, Backward ? 1 : 4>();
   if (C <= 2048) return call.template operator()<256, 1>();
   if (C <= 4096) return call.template operator()<256, 2>();
   return call.template operator()<256, 4>();
 }
 
 constexpr std::int64_t kMaxChannels = 8192;
-constexpr int kThreads = 256;
 
 }  // namespace
 }  // namespace cuda
@@ -263,12 +305,13 @@ void CudaOps::norm_rows(const Check& check, const NormForward& args, const Embed
       a.tokens = cuda::pointer<const std::int32_t>(lookup->tokens), a.length = lookup->tokens.extent(1);
     }
     const bool aligned = cuda::vector_rows(C, a.x, a.delta, a.sum, a.weight, a.bias, a.out);
-    cuda::with_tile(C, aligned, [&]<int Group, int Vectors, bool Aligned>() {
-      const unsigned blocks = cuda::grid_of(N, cuda::kThreads / Group, N);
+    cuda::with_tile<false>(C, aligned, [&]<int Group, int Vectors, bool Aligned>() {
+      constexpr int kThreads = cuda::kForwardThreads<Group>;
+      const unsigned blocks = cuda::grid_of(N, kThreads / Group, N);
       if (layernorm)
-        cuda::forward_kernel<T, Group, Vectors, Aligned, true><<<blocks, cuda::kThreads, 0, stream_>>>(a);
+        cuda::forward_kernel<T, Group, Vectors, Aligned, true><<<blocks, kThreads, 0, stream_>>>(a);
       else
-        cuda::forward_kernel<T, Group, Vectors, Aligned, false><<<blocks, cuda::kThreads, 0, stream_>>>(a);
+        cuda::forward_kernel<T, Group, Vectors, Aligned, false><<<blocks, kThreads, 0, stream_>>>(a);
     });
   });
   check_launch(lookup != nullptr ? "embedding_forward" : "norm_forward");
@@ -298,22 +341,23 @@ void CudaOps::norm_backward(const NormBackward& args) {
                             cuda::pointer<const float>(args.rstd), cuda::pointer<T>(args.dx), nullptr, N, C};
     const bool aligned = cuda::vector_rows(C, a.x, a.dout, a.weight, a.dx);
     unsigned blocks = 0;
-    cuda::with_tile(C, aligned, [&]<int Group, int Vectors, bool Aligned>() {
-      constexpr int kThreads = cuda::kBackwardThreads<Group>, kGroups = kThreads / Group;
-      const auto shared = static_cast<std::size_t>(kGroups * C) * sizeof(float);  // at most 32 KiB
-      const auto launch = [&](auto* kernel) {
+    cuda::with_tile<true>(C, aligned, [&]<int Group, int Vectors, bool Aligned>() {
+      const auto launch = [&]<bool LayerNorm>(auto* kernel) {
+        constexpr int kThreads = cuda::kBackwardThreads<Group, LayerNorm>, kGroups = kThreads / Group;
+        const auto shared = static_cast<std::size_t>(kGroups * C) * sizeof(float);  // at most 32 KiB
         int fitting = 0;  // blocks on a multiprocessor
         check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&fitting, kernel, kThreads, shared), "norm_backward");
-        blocks = cuda::grid_of(N, kGroups, std::int64_t{std::clamp(fitting, 1, 4)} * properties_.multiProcessorCount);
+        const std::int64_t together = std::clamp(fitting, 1, cuda::kBackwardBlocks<Group>);
+        blocks = cuda::grid_of(N, kGroups, together * properties_.multiProcessorCount);
         a.partials = scratch_of<float>(std::int64_t{blocks} * cuda::kPartials * C);
         kernel<<<blocks, kThreads, shared, stream_>>>(a);
       };
       if (fused_sums)
-        launch(cuda::backward_kernel<T, Group, Vectors, Aligned, true, true>);
+        launch.template operator()<true>(cuda::backward_kernel<T, Group, Vectors, Aligned, true, true>);
       else if (layernorm)
-        launch(cuda::backward_kernel<T, Group, Vectors, Aligned, true, false>);
+        launch.template operator()<true>(cuda::backward_kernel<T, Group, Vectors, Aligned, true, false>);
       else
-        launch(cuda::backward_kernel<T, Group, Vectors, Aligned, false, false>);
+        launch.template operator()<false>(cuda::backward_kernel<T, Group, Vectors, Aligned, false, false>);
       check_launch("norm_backward");
       cuda::add_partials<cuda::kPartials>(stream_,
                                           {{cuda::pointer<float>(args.dweight), cuda::pointer<float>(args.dbias),

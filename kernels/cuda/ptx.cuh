@@ -24,6 +24,11 @@ __device__ inline void copy_4_async(std::uint32_t shared, const void* global, bo
 /// Waits for the copies that this thread began; __syncthreads() then shows everybody's.
 __device__ inline void copy_wait() { asm volatile("cp.async.wait_all;\n" ::: "memory"); }
 
+/// A barrier of this block for `threads` threads of it, whole warps, numbered 1 to 15.
+__device__ inline void named_barrier(int number, int threads) {
+  asm volatile("bar.sync %0, %1;\n" ::"r"(number), "r"(threads) : "memory");
+}
+
 /// Four 8 x 8 tiles of bf16; lane l names row l % 8 of tile l / 8 (16 bytes, 16-byte aligned). Lane l gets
 /// elements 2 (l % 4), + 1 of row l / 4 of each; transposed: of column l / 4.
 __device__ inline void load_matrices(std::uint32_t (&tiles)[4], std::uint32_t row) {

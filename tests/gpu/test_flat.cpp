@@ -353,3 +353,27 @@ TEST_CASE("copies and conversions on the GPU keep or round every element", "[san
   both.gpu().zero(back);
   CHECK(both.read(back) == Doubles(1001, 0.0));
 }
+
+TEST_CASE("many arrays on the GPU become zeros, and nothing between them", "[sanitize]") {
+  Backends both(DType::bf16);
+  // More than a launch takes, one longer than a launch takes, and none.
+  std::vector<std::int64_t> sizes = {0, 1, 3, 2048, 2049, (1 << 20) + 5};
+  for (std::int64_t i = 0; i < 300; ++i) sizes.push_back(i % 7 * 11 + 1);
+  std::int64_t all = 0;
+  for (const std::int64_t size : sizes) all += size + 1;
+  const Doubles ones(static_cast<std::size_t>(all), 1.0);
+  const auto found = both.single({all}, ones);
+  std::vector<Tensor> arrays;
+  Doubles expected = ones;
+  std::int64_t at = 0;
+  for (const std::int64_t size : sizes) {
+    arrays.push_back(found.gpu.rows(at, size));
+    std::fill_n(expected.begin() + at, size, 0.0);
+    at += size + 1;
+  }
+  both.gpu().zero_each(arrays);
+  CHECK((both.read(found.gpu) == expected));
+  both.gpu().zero_each({});
+  CHECK_THROWS_WITH(both.gpu().zero_each(std::vector{both.device_array({3}, DType::bf16)}),
+                    "zero_each: arrays is (3) bf16, expected (3) f32");
+}

@@ -207,13 +207,14 @@ void check_own_kernel(const std::vector<Shape>& shapes) {
 }  // namespace
 
 // One tile and less, rows and columns that fill no tile, one stage of factors and many; several tiles for every
-// warpgroup, of the forward kernels and, in the last two, of the gradients.
+// warpgroup, of the forward kernels and, in the last three, of the gradients, at last in wide tiles.
 TEST_CASE("products of our own kernel with activations agree with the CPU") {
   check_own_kernel(
-      {{200, 200, 1040}, {1000, 1544, 528}, {3000, 136, 2064}, {16, 4104, 32}, {6400, 2064, 64}, {3200, 2064, 144}});
+      {{200, 200, 1040}, {1000, 1544, 528}, {3000, 136, 2064}, {16, 4104, 32}, {6400, 2064, 64}, {3200, 2064, 144},
+       {6400, 2064, 2064}});
 }
 TEST_CASE("products of our own kernel with activations agree with the CPU at small shapes", "[sanitize]") {
-  check_own_kernel({{1, 8, 16}, {128, 64, 256}, {129, 72, 272}});
+  check_own_kernel({{1, 8, 16}, {128, 64, 256}, {129, 72, 272}, {130, 72, 2064}});
 }
 
 TEST_CASE("a record that names a library's algorithm for SwiGLU, which no library has in a product, is an error") {

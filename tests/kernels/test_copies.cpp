@@ -30,6 +30,18 @@ TEST_CASE("a copy to the host that is waited for later holds what was there when
   CHECK_THROWS_AS(ops->copy_to_host_later(nullptr, tensor), std::invalid_argument);
 }
 
+TEST_CASE("arrays become zeros together, and nothing between them") {
+  const auto ops = make_cpu_ops(2);
+  std::vector<float> values(9, 1.0F);
+  const Tensor all(values.data(), DType::f32, {9});
+  ops->zero_each(std::vector{all.rows(1, 3), all.rows(4, 0), all.rows(5, 2)});
+  CHECK(values == std::vector<float>{1, 0, 0, 0, 1, 0, 0, 1, 1});
+  std::vector<std::int32_t> others(2, 1);
+  CHECK_THROWS_WITH(ops->zero_each(std::vector{Tensor(others.data(), DType::i32, {2})}),
+                    "zero_each: arrays is (2) i32, expected (2) f32");
+  CHECK(others.front() == 1);
+}
+
 TEST_CASE("bf16 is the nearest, of two the even one, and comes back as it was") {
   for (std::uint32_t bits = 0; bits < 1U << 16; ++bits) {
     const float value = std::bit_cast<float>(bits << 16);

@@ -41,6 +41,10 @@ class CountingOps final : public ForwardingOps {
     ++zeros;
     inner_.zero(dst);
   }
+  void zero_each(std::span<const Tensor> arrays) override {
+    ++zeros;
+    inner_.zero_each(arrays);
+  }
   void embedding_forward(const EmbeddingForward& args) override {
     count("embedding_forward");
     inner_.embedding_forward(args);

@@ -45,7 +45,6 @@ void TimedOps::begin(const Decoder& decoder) {
     for (const LinearWeight& weight : kLinearWeights)
       if (spec.name.ends_with(weight.parameter))
         linear_maps_[parameters.rows(spec.offset, spec.size).data] = {weight.name, weight.stage};
-  gradients_ = decoder.gradients();
   calls_.clear();
   timing_ = true;
 }
@@ -107,13 +106,19 @@ void TimedOps::copy(const Tensor& dst, const Tensor& src) {
 
 void TimedOps::zero(const Tensor& dst) {
   timed([&]() -> TimedCall {
-    const auto* first = static_cast<const std::byte*>(gradients_.data);
-    if (dst.data >= first && dst.data < first + gradients_.bytes())  // between those that products write
-      return {.stage = Stage::optimizer, .name = "zero gradients", .bytes = d(dst.bytes())};
     if (dst.dtype == DType::f64) return {.stage = Stage::probes, .name = "zero step sums", .bytes = d(dst.bytes())};
     if (dst.rank == 1) return {.stage = Stage::optimizer, .name = "zero amax of FP8", .bytes = d(dst.bytes())};
     return {.stage = Stage::norms, .name = "zero residual gradient", .kernels = {"zero residual gradient"}};
   }, [&] { inner_.zero(dst); });
+}
+
+/// Gradients between those that products write.
+void TimedOps::zero_each(std::span<const Tensor> arrays) {
+  timed([&] {
+    std::size_t bytes = 0;
+    for (const Tensor& array : arrays) bytes += array.bytes();
+    return TimedCall{.stage = Stage::optimizer, .name = "zero gradients", .bytes = d(bytes)};
+  }, [&] { inner_.zero_each(arrays); });
 }
 
 void TimedOps::convert(const Tensor& dst, const Tensor& src) {

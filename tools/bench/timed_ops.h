@@ -43,6 +43,7 @@ class TimedOps final : public ForwardingOps {
   std::function<void()> copy_to_host_later(void* dst, const Tensor& src) override;
   void copy(const Tensor& dst, const Tensor& src) override;
   void zero(const Tensor& dst) override;
+  void zero_each(std::span<const Tensor> arrays) override;
   void convert(const Tensor& dst, const Tensor& src) override;
 
   void embedding_forward(const EmbeddingForward& args) override;
@@ -89,7 +90,6 @@ class TimedOps final : public ForwardingOps {
   bool timing_ = false;
   std::vector<TimedCall> calls_;
   std::map<const void*, LinearMap> linear_maps_;  // by the weight's place
-  Tensor gradients_;
   int depth_ = 0, recompute_depth_ = 0;  // of the open ranges, and of the one that computes again; 0: none
 };
 

@@ -53,7 +53,7 @@ __device__ inline void jitter() {
 // Barriers of this block for `threads` threads of it, numbered 1 to 15: wait for all, or only tell that one came.
 __device__ inline void barrier_wait(int number, int threads) {
   jitter();
-  asm volatile("bar.sync %0, %1;\n" ::"r"(number), "r"(threads) : "memory");
+  named_barrier(number, threads);
 }
 __device__ inline void barrier_arrive(int number, int threads) {
   jitter();
@@ -76,6 +76,26 @@ __device__ inline void arrive_expecting(Barrier* barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(shared_address(barrier)), "r"(bytes)
                : "memory");
 }
+// Blocks of a cluster. All threads of all its blocks wait for each other; an arrival at another block's barrier, whose
+// place is the same as in this one, orders nothing but what has been waited for (a release for the whole cluster takes
+// hundreds of clocks).
+__device__ inline int cluster_rank() {
+  int rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;\n" : "=r"(rank));
+  return rank;
+}
+__device__ inline void cluster_wait() {
+  jitter();
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;\n" ::: "memory");
+}
+__device__ inline void arrive_at(Barrier* barrier, int rank) {
+  jitter();
+  asm volatile(
+      "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n}\n" ::"r"(shared_address(barrier)), "r"(rank)
+      : "memory");
+}
+
 /// Waits until the phase of this parity has ended; the phase before the first has parity 1.
 __device__ inline void wait(Barrier* barrier, std::uint32_t parity) {
   jitter();
@@ -101,6 +121,15 @@ __device__ inline void load_slab_box(void* box, const CUtensorMap* map, Barrier*
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
       "[%2];\n" ::"r"(shared_address(box)),
       "l"(map), "r"(shared_address(full)), "r"(column), "r"(row), "r"(slab)
+      : "memory");
+}
+/// The same to the same place of every block of the cluster whose bit is set; the barrier of each gets the bytes.
+__device__ inline void load_slab_box(void* box, const CUtensorMap* map, Barrier* full, int column, int row, int slab,
+                                     std::uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, "
+      "{%3, %4, %5}], [%2], %6;\n" ::"r"(shared_address(box)),
+      "l"(map), "r"(shared_address(full)), "r"(column), "r"(row), "r"(slab), "h"(blocks)
       : "memory");
 }
 /// Begins a copy of `bytes`, a multiple of 16, both aligned to 16.
@@ -214,6 +243,9 @@ __device__ void hold(float* registers) {
 #define SINKSCOPE_NAMES_64 \
   SINKSCOPE_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define SINKSCOPE_NAMES_96 \
+  SINKSCOPE_NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 
 // Both factors in shared memory; those that are summed over their rows instead of along them are named.
 template <bool OverA, bool OverB>
@@ -234,6 +266,15 @@ __device__ void multiply_shared_128(float* c, std::uint64_t a, std::uint64_t b, 
       : SINKSCOPE_32(c, 0), SINKSCOPE_32(c, 32)
       : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(OverA)), "n"(static_cast<int>(OverB)));
 }
+template <bool OverA, bool OverB>
+__device__ void multiply_shared_192(float* c, std::uint64_t a, std::uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred add;\nsetp.ne.b32 add, %98, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 {" SINKSCOPE_NAMES_96
+      "}, %96, %97, add, 1, 1, %99, %100;\n}\n"
+      : SINKSCOPE_32(c, 0), SINKSCOPE_32(c, 32), SINKSCOPE_32(c, 64)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(OverA)), "n"(static_cast<int>(OverB)));
+}
 /// a in registers, as the lanes hold c: rows l / 4, l / 4 + 8 of columns 2 (l % 4), + 1, then both of columns 8
 /// further; b in shared memory, summed over its rows.
 __device__ inline void multiply_64(float* c, const std::uint32_t* a, std::uint64_t b, bool add) {
@@ -252,14 +293,16 @@ __device__ inline void multiply_128(float* c, const std::uint32_t* a, std::uint6
       : SINKSCOPE_32(c, 0), SINKSCOPE_32(c, 32)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
 }
-/// The same by the number of columns of c, 64 or 128.
+/// The same by the number of columns of c: 64, 128, and with both factors in shared memory 192.
 template <int N, bool OverA, bool OverB>
 __device__ void multiply_shared(float* c, std::uint64_t a, std::uint64_t b, bool add) {
-  static_assert(N == 64 || N == 128);
+  static_assert(N == 64 || N == 128 || N == 192);
   if constexpr (N == 64) {
     multiply_shared_64<OverA, OverB>(c, a, b, add);
-  } else {
+  } else if constexpr (N == 128) {
     multiply_shared_128<OverA, OverB>(c, a, b, add);
+  } else {
+    multiply_shared_192<OverA, OverB>(c, a, b, add);
   }
 }
 template <int N>
@@ -279,5 +322,6 @@ __device__ void multiply(float* c, const std::uint32_t* a, std::uint64_t b, bool
 #undef SINKSCOPE_32
 #undef SINKSCOPE_NAMES_32
 #undef SINKSCOPE_NAMES_64
+#undef SINKSCOPE_NAMES_96
 
 }  // namespace sinkscope::cuda::sm90

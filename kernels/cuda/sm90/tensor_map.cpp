@@ -27,7 +27,7 @@ constexpr std::int64_t kBytes = 2, kHalf = 64;
 
 cuuint64_t u64(std::int64_t n) { return static_cast<cuuint64_t>(n); }
 
-/// Of bf16, under a swizzle of 128 bytes.
+/// Of bf16, under a swizzle of as many bytes as a row of the box has, 64 or 128.
 template <std::size_t Rank>
 CUtensorMap encode(const char* op, const void* data, const std::array<cuuint64_t, Rank>& extents,
                    const std::array<cuuint64_t, Rank - 1>& strides, const std::array<cuuint32_t, Rank>& box) {
@@ -37,7 +37,8 @@ CUtensorMap encode(const char* op, const void* data, const std::array<cuuint64_t
   CUtensorMap map;
   const CUresult status =
       encode_tiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, Rank, const_cast<void*>(data), extents.data(),
-                   strides.data(), box.data(), steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                   strides.data(), box.data(), steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE,
+                   box[0] == kHalf ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS) {
     std::string shape;
@@ -58,10 +59,10 @@ CUtensorMap map_heads(const char* op, const void* data, std::int64_t B, std::int
 }
 
 CUtensorMap map_slabs(const char* op, const void* data, std::int64_t slabs, std::int64_t rows, std::int64_t columns,
-                      std::int64_t row_stride, std::int64_t slab_stride, int box_rows) {
+                      std::int64_t row_stride, std::int64_t slab_stride, int box_rows, int box_columns) {
   return encode<3>(op, data, {u64(columns), u64(rows), u64(slabs)},
                    {u64(row_stride * kBytes), u64(slab_stride * kBytes)},
-                   {kHalf, static_cast<cuuint32_t>(box_rows), 1});
+                   {static_cast<cuuint32_t>(box_columns), static_cast<cuuint32_t>(box_rows), 1});
 }
 
 }  // namespace sinkscope::cuda::sm90

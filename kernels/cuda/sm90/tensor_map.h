@@ -15,9 +15,10 @@ CUtensorMap map_heads(const char* op, const void* data, std::int64_t B, std::int
                       int rows, std::int64_t columns);
 
 /// Of `slabs` matrices of (rows, columns) bf16 whose rows are `row_stride` and which are `slab_stride` elements apart,
-/// in boxes of `box_rows` rows of 64 columns of one, in shared memory as above. The coordinates of a box are (column,
-/// row, slab). Columns and strides are multiples of 8, `data` is aligned to 16 bytes.
+/// in boxes of `box_rows` rows of 64 columns of one, in shared memory as above, or of 32, where rows of 64 bytes are
+/// under a swizzle of 64. The coordinates of a box are (column, row, slab). Columns and strides are multiples of 8,
+/// `data` is aligned to 16 bytes.
 CUtensorMap map_slabs(const char* op, const void* data, std::int64_t slabs, std::int64_t rows, std::int64_t columns,
-                      std::int64_t row_stride, std::int64_t slab_stride, int box_rows);
+                      std::int64_t row_stride, std::int64_t slab_stride, int box_rows, int box_columns = 64);
 
 }  // namespace sinkscope::cuda::sm90
