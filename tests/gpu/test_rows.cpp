@@ -22,8 +22,9 @@ struct Extents {
 // Below, at and above a vector, a warp's row and a block's row; odd widths take the unaligned path.
 const std::vector<Extents> kRows = {{1, 1},    {3, 7},     {37, 129},  {300, 64},  {50, 256},  {9, 257},   {67, 768},
                              {5, 1000}, {700, 512}, {13, 1025}, {21, 2048}, {3, 4096},  {2, 8192},  {2, 5001},
-                             // More rows than blocks and groups: they take several each in the backward pass.
-                             {4000, 64}, {600, 1100}};
+                             // More rows than blocks and groups: they take several each in the backward pass, not all
+                             // as many, held by one warp, by four and by eight.
+                             {4000, 64}, {4001, 64}, {600, 1100}, {2501, 1001}, {2501, 1024}, {1601, 1100}};
 // Both sides of the width of every tile of registers, aligned and not.
 const std::vector<Extents> kSmallRows = {{1, 1},    {11, 7},   {5, 256},  {2, 257},  {3, 512},
                                          {2, 513},  {2, 768},  {2, 769},  {3, 1024}, {2, 1025},
@@ -407,6 +408,34 @@ void check_odd_logits(std::int64_t rounds, std::initializer_list<float> scales) 
 TEST_CASE("norms on the GPU agree with the CPU") { check_norms(kRows); }
 TEST_CASE("norms on the GPU agree with the CPU at small shapes", "[sanitize]") { check_norms(kSmallRows); }
 
+TEST_CASE("the gradients of norms on the GPU are the same bits every time") {
+  for (const DType real : kComputeTypes)
+    for (const NormKind kind : {NormKind::layernorm, NormKind::rmsnorm})
+      for (const auto [n, c] : std::initializer_list<Extents>{{4001, 64}, {2501, 1024}, {1601, 1100}}) {
+        const bool layernorm = kind == NormKind::layernorm;
+        Backends both(real);
+        Random random(12);
+        INFO(both.name() << " layernorm " << layernorm << ", " << n << " x " << c);
+        const auto x = both.input({n, c}, random.normals(n * c)), dout = both.input({n, c}, random.normals(n * c)),
+                   weight = both.input({c}, random.normals(c));
+        const auto mean = both.single({n}, random.normals(n)), rstd = both.single({n}, random.normals(n));
+        const Doubles before = random.normals(n * c), sums = random.normals(c);
+        std::vector<Bytes> first;
+        for (int run = 0; run < 3; ++run) {
+          const auto dx = both.input({n, c}, before);
+          const auto dweight = both.single({c}, sums), dbias = both.single({c}, sums), dx_sums = both.single({c}, sums);
+          both.gpu().norm_backward({.kind = kind, .x = x.gpu, .dout = dout.gpu, .weight = weight.gpu,
+                                    .mean = layernorm ? mean.gpu : Tensor{}, .rstd = rstd.gpu, .dx = dx.gpu,
+                                    .dweight = dweight.gpu, .dbias = layernorm ? dbias.gpu : Tensor{},
+                                    .dx_sums = dx_sums.gpu});
+          std::vector<Bytes> found;
+          for (const BothFloats* result : {&dx, &dweight, &dbias, &dx_sums}) found.push_back(both.bytes(result->gpu));
+          if (run == 0) first = found;
+          CHECK(found == first);
+        }
+      }
+}
+
 // D below, at and above the width of a group of 8, 16 and 32 lanes, and some that are no whole vectors.
 TEST_CASE("QK-norm on the GPU agrees with the CPU") {
   // The last: more rows than blocks and warps, which take several each in the backward pass.
@@ -512,7 +541,7 @@ TEST_CASE("gradients of cross-entropy on the GPU are the same bits while the log
   Random random(18);
   const auto logits = both.input({n, v}, random.normals(n * v));
   Tokens wanted = random.tokens(n, v);
-  for (std::int64_t row = 1; row < n; row += 3) wanted[static_cast<std::size_t>(row)] = -1;
+  for (std::int64_t row = 1; row < n; row += 5) wanted[static_cast<std::size_t>(row)] = -1;  // of every block some
   const auto targets = both.integers({n}, wanted);
   const auto losses = both.single_output({n});
   const Bytes values = both.bytes(logits.gpu);
