@@ -58,7 +58,8 @@ __device__ void add_up_row(float (&x)[Count], float (&parts)[Count][Threads / kW
       __syncthreads();
     } else {
 #pragma unroll
-      for (int i = 0; i < Threads / Group; ++i)  // by number: of barriers that are not known a block takes all
+      // By constants: a block whose numbers of barriers the compiler does not know takes all 16, and fewer blocks fit.
+      for (int i = 0; i < Threads / Group; ++i)
         if (i == group) named_barrier(1 + i, Group);
     }
 #pragma unroll

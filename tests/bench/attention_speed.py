@@ -11,6 +11,7 @@ take 1 % of the forward pass or more. Needs torch with a GPU.
 import argparse
 import json
 import pathlib
+import shutil
 import statistics
 import subprocess
 import sys
@@ -47,7 +48,10 @@ def main():
     parser.add_argument("--lengths", type=int, nargs="+", default=list(torch_attention.LENGTHS))
     parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
-    program = str(pathlib.Path(arguments.program).resolve())
+    found = shutil.which(arguments.program)  # a path, or a name in PATH
+    if found is None:
+        parser.error(f"SINKSCOPE: there is no program {arguments.program}")
+    program = str(pathlib.Path(found).resolve())
     lines, rows, passed = [], [], True
     with tempfile.TemporaryDirectory(prefix="attention_speed.") as place:
         for D in (64, 128):

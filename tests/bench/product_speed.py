@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import pathlib
+import shutil
 import statistics
 import subprocess
 import sys
@@ -66,7 +67,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
-    program = str(pathlib.Path(arguments.program).resolve())
+    found = shutil.which(arguments.program)  # a path, or a name in PATH
+    if found is None:
+        parser.error(f"SINKSCOPE: there is no program {arguments.program}")
+    program = str(pathlib.Path(found).resolve())
     rows = []
     with tempfile.TemporaryDirectory(prefix="product_speed.") as place:
         folder = pathlib.Path(place)

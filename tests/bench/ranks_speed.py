@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import pathlib
+import shutil
 import signal
 import statistics
 import subprocess
@@ -106,7 +107,10 @@ def main():
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--torch", action="store_true")
     arguments = parser.parse_args()
-    program = str(pathlib.Path(arguments.program).resolve())
+    found = shutil.which(arguments.program)  # a path, or a name in PATH
+    if found is None:
+        parser.error(f"SINKSCOPE: there is no program {arguments.program}")
+    program = str(pathlib.Path(found).resolve())
     rows, passed = [], True
 
     def row(name, ranks, rate, one):

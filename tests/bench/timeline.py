@@ -13,6 +13,7 @@ import collections
 import json
 import os
 import pathlib
+import shutil
 import statistics
 import subprocess
 import sys
@@ -118,7 +119,10 @@ def main():
     parser.add_argument("--kernels", type=int, default=20, help="rows of the table of rank 0, default 20")
     parser.add_argument("--library", help="kernel_trace.cpp, built")
     arguments = parser.parse_args()
-    program = str(pathlib.Path(arguments.program).resolve())
+    found = shutil.which(arguments.program)  # a path, or a name in PATH
+    if found is None:
+        parser.error(f"SINKSCOPE: there is no program {arguments.program}")
+    program = str(pathlib.Path(found).resolve())
     sequences, tokens, shape = MODELS[arguments.model]
     if arguments.layers:
         shape = {**shape, "layers": arguments.layers}

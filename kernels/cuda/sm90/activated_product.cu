@@ -41,7 +41,6 @@ struct Kind {
   // Rows of a box of the columns' factor.
   static constexpr int kFetched = (Gradient ? kDepth : kColumns) / kCluster;
   static constexpr int kWidth = kGated && !Gradient ? kColumns / 2 : kColumns;  // of the activation, in a tile
-  static_assert(Gradient || Wide);  // gate and up are fetched by a block each
   static constexpr int kRead = !Gradient ? 0 : kGated ? 2 : 1, kWritten = Gradient ? kRead : kGated ? 3 : 2;
   static constexpr int kBoxColumns = kGated && !Gradient ? 32 : 64, kBoxRowBytes = kBoxColumns * 2;
   static constexpr int kBoxBytes = kGroupRows * kBoxRowBytes, kBoxes = kStagedBytes / kBoxBytes;
@@ -51,6 +50,7 @@ struct Kind {
   static constexpr bool kSums = kGradient && !kGated;  // they take a box
   static constexpr int kPlaces = (kBoxes - (kSums ? 1 : 0)) / kWritten;  // of units in shared memory
   static_assert(kWidth % kBoxColumns == 0 && kPlaces >= 2 && kPlaces <= kUnits);
+  static_assert(Gradient || !kGated || kCluster == 2);  // gate and up are fetched by a block each
 };
 
 struct Arguments {
@@ -398,6 +398,10 @@ __global__ void __launch_bounds__(K::kThreads, 1)
 /// Bytes of a group of rows' factor that stay in the L2 cache.
 constexpr std::int64_t kCached = 8 << 20;
 
+/// Gradients that sum over fewer have narrow tiles: their epilogues, which read as well, have the time of two products
+/// instead of one, and need it where those are short (measured at 768, 1024 and 2048: tests/bench/NOTES.md).
+constexpr std::int64_t kWideDepth = 2048;
+
 /// z (M, F), or gate and up beside each other (M, 2F), in boxes of an epilogue.
 CUtensorMap map_z(const char* op, const void* z, Activation activation, std::int64_t M, std::int64_t F,
                   int box_columns) {
@@ -472,8 +476,7 @@ void multiply(cudaStream_t stream, int processors, const ActivatedGradient& p) {
     maps.z_stored = map_z(kOp, p.dz, p.activation, p.M, p.F, K::kBoxColumns);
     launch<K>(stream, kOp, processors, maps, p.M, p.F, p.K, nullptr, p.sums);
   };
-  // Epilogues of narrow tiles have twice the time of a product, which they need where that is short.
-  const bool wide = p.K >= 2048, gated = p.activation == Activation::swiglu;
+  const bool wide = p.K >= kWideDepth, gated = p.activation == Activation::swiglu;
   if (gated && wide)
     run(Kind<Activation::swiglu, true, true>{});
   else if (gated)

@@ -76,18 +76,19 @@ __device__ inline void arrive_expecting(Barrier* barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(shared_address(barrier)), "r"(bytes)
                : "memory");
 }
-// Blocks of a cluster. All threads of all its blocks wait for each other; an arrival at another block's barrier, whose
-// place is the same as in this one, orders nothing but what has been waited for (a release for the whole cluster takes
-// hundreds of clocks).
+/// Which block of its cluster this is.
 __device__ inline int cluster_rank() {
   int rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;\n" : "=r"(rank));
   return rank;
 }
+/// Waits for all threads of all blocks of the cluster.
 __device__ inline void cluster_wait() {
   jitter();
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;\n" ::: "memory");
 }
+/// Arrives at the barrier in this place of the cluster's block `rank`. It orders nothing but what has been waited for,
+/// such as the reads of products: a release for the whole cluster takes hundreds of clocks.
 __device__ inline void arrive_at(Barrier* barrier, int rank) {
   jitter();
   asm volatile(
