@@ -1,20 +1,16 @@
 // Training on several GPUs of this machine, started by the program itself, against training on one.
 #include <signal.h>
-#include <unistd.h>
 
-#include <algorithm>
-#include <chrono>
-#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "engine/metrics/sinks.h"
 #include "kernels/ops.h"
 #include "tests/catch.h"
+#include "tests/comm/gpu_runs.h"
 #include "tests/comm/mpirun.h"
 #include "tests/comm/run_difference.h"
 
@@ -22,18 +18,10 @@ namespace sinkscope {
 namespace {
 
 namespace fs = std::filesystem;
+using test::loss_difference;
 using test::Outcome;
+using test::train_small;
 using test::Workplace;
-
-const std::string kStep = " --set device=cuda --set train.micro_batch=2 --set train.gradient_accumulation=4"
-                          " --set train.optimizer.learning_rate=0.003 --set model.channels=64 --set model.hidden=96";
-
-fs::path train(const Workplace& place, const std::string& name, const std::string& more) {
-  const Outcome outcome = place.run("train config.json --set train.steps=100 --set name=" + name + kStep + more);
-  INFO(outcome.output);
-  REQUIRE(outcome.status == 0);
-  return place.path() / "runs" / name;
-}
 
 /// Numbers of GPUs to train on: 2, and 4 and 8 where there are so many.
 std::vector<int> counts() {
@@ -45,25 +33,14 @@ std::vector<int> counts() {
 
 std::string on(int gpus) { return " --gpus " + std::to_string(gpus); }
 
-/// The largest relative difference of two runs' losses, which is what bf16 leaves comparable: other sums of gradients
-/// round weights to other neighbours.
-double loss_difference(const fs::path& a, const fs::path& b) {
-  const auto first = read_step_records(a), second = read_step_records(b);
-  REQUIRE(first.size() == second.size());
-  double most = 0;
-  for (std::size_t i = 0; i < first.size(); ++i)
-    most = std::max(most, std::abs(first[i].loss - second[i].loss) / second[i].loss);
-  return most;
-}
-
 void check_steps(const std::string& precision) {
   const Workplace place;
   const std::string as = " --set precision=" + precision;
-  const fs::path one = train(place, precision + "-one", as + on(1));
+  const fs::path one = train_small(place, precision + "-one", as + on(1));
   for (const int count : counts()) {
     INFO(precision << " on " << count);
     const std::string name = precision + "-" + std::to_string(count);
-    const fs::path some = train(place, name, as + on(count));
+    const fs::path some = train_small(place, name, as + on(count));
     const auto check = [&](const fs::path& run) {
       if (precision == "fp32")
         CHECK(test::step_difference(run, one) < 2e-4);
@@ -71,11 +48,7 @@ void check_steps(const std::string& precision) {
         CHECK(loss_difference(run, one) < 2e-2);
     };
     const auto check_again = [&](const fs::path& run, const std::string& more) {
-      const fs::path again = train(place, run.filename().string() + "-again", as + on(count) + more);
-      CHECK(test::timeless_lines(again / "metrics.jsonl") == test::timeless_lines(run / "metrics.jsonl"));
-      for (const char* file : {"model.safetensors", "optimizer.safetensors"})
-        CHECK(test::read_file(again / "checkpoints/step_00000100" / file) ==
-              test::read_file(run / "checkpoints/step_00000100" / file));
+      test::check_same_bits(train_small(place, run.filename().string() + "-again", as + on(count) + more), run);
     };
     check(some);
     check_again(some, "");
@@ -83,11 +56,11 @@ void check_steps(const std::string& precision) {
       INFO(shard);
       // A section has several blocks.
       const std::string more = " --set ranks.bucket_megabytes=0.02 --set ranks.shard=" + shard;
-      const fs::path run = train(place, name + shard, as + on(count) + more);
+      const fs::path run = train_small(place, name + shard, as + on(count) + more);
       check(run);
       if (shard != "optimizer") check_again(run, more);
       const std::string rounded = more + " --set ranks.reduce_dtype=bf16";
-      const fs::path wire = train(place, name + shard + "-wire", as + on(count) + rounded);
+      const fs::path wire = train_small(place, name + shard + "-wire", as + on(count) + rounded);
       // Gradient norms are up to 0.055 apart after 100 steps of this.
       const double rounding = loss_difference(wire, run);
       CHECK(rounding > 0);
@@ -95,7 +68,7 @@ void check_steps(const std::string& precision) {
       if (shard == "gradients") check_again(wire, rounded);
       if (precision == "bf16" || shard == "none" || shard == "parameters") continue;
       const std::string kernels = more + " --set ranks.copy_engines=false";
-      check(train(place, name + shard + "-kernels", as + on(count) + kernels));
+      check(train_small(place, name + shard + "-kernels", as + on(count) + kernels));
     }
     const std::string config = test::read_file(some / "config.json");
     CHECK(test::contains(config, ", " + std::to_string(count) + " ranks, NCCL "));
@@ -123,12 +96,8 @@ TEST_CASE(
   const std::string program = moved == nullptr ? SINKSCOPE_RANK_CHECKS : moved, way = GENERATE("copies", "kernels");
   for (const int count : counts()) {
     INFO(way << " on " << count);
-    const std::string port = std::to_string(20000 + getpid() % 20000);
     const Outcome outcome =
-        place.run("--version", "for rank in $(seq 0 " + std::to_string(count - 1) +
-                                   "); do RANK=$rank LOCAL_RANK=$rank WORLD_SIZE=" + std::to_string(count) +
-                                   " MASTER_ADDR=127.0.0.1 MASTER_PORT=" + port + " " + program + " " + way +
-                                   " & ranks=\"$ranks $!\"; done; for rank in $ranks; do wait $rank || exit; done; ");
+        place.run("--version", test::as_ranks(count) + program + " " + way + " || exit; ");
     INFO(outcome.output);
     CHECK(outcome.status == 0);
     CHECK(test::contains(outcome.output, std::to_string(count) + " ranks agree"));
@@ -138,11 +107,11 @@ TEST_CASE(
 TEST_CASE("FP8 products on several GPUs are scaled by the magnitudes of all, the same to the bit again") {
   const Workplace place;
   const std::string as = " --set precision=fp8 --set train.steps=40";
-  const fs::path one = train(place, "one", as + on(1));
+  const fs::path one = train_small(place, "one", as + on(1));
   for (const std::string shard : {"optimizer", "parameters"}) {
     INFO(shard);
     const std::string more = as + on(2) + " --set ranks.shard=" + shard;
-    const fs::path two = train(place, "two-" + shard, more), again = train(place, "again-" + shard, more);
+    const fs::path two = train_small(place, "two-" + shard, more), again = train_small(place, "again-" + shard, more);
     CHECK(loss_difference(two, one) < 2e-2);
     CHECK(test::timeless_lines(again / "metrics.jsonl") == test::timeless_lines(two / "metrics.jsonl"));
   }
@@ -151,10 +120,10 @@ TEST_CASE("FP8 products on several GPUs are scaled by the magnitudes of all, the
 TEST_CASE("a checkpoint of all GPUs goes on on two and on one") {
   const Workplace place;
   const std::string as = " --set precision=fp32 --set checkpoint.every=50";
-  const fs::path one = train(place, "one", as + on(1)), all = train(place, "all", as + on(counts().back()));
+  const fs::path one = train_small(place, "one", as + on(1)), all = train_small(place, "all", as + on(counts().back()));
   for (const int count : {2, 1}) {
     fs::remove_all(all / "checkpoints/step_00000100");
-    train(place, "all", as + on(count) + " --resume");
+    train_small(place, "all", as + on(count) + " --resume");
     INFO(count);
     CHECK(test::step_difference(all, one) < 2e-4);
   }
@@ -166,10 +135,10 @@ TEST_CASE("what rank 0 does for all is the same on GPUs that keep all of the par
       on(counts().back()) +
       " --set precision=fp32 --set train.steps=20 --set probes.every=10 --set probes.causal_every=10 --set "
       "sample.every=5 --set sample.tokens=12 --set evaluation.every=4 --set evaluation.batches=3";
-  const fs::path whole = train(place, "whole", as + " --set ranks.shard=none");
+  const fs::path whole = train_small(place, "whole", as + " --set ranks.shard=none");
   const std::string shard = GENERATE("optimizer", "parameters");
   INFO(shard);
-  const fs::path parts = train(place, shard, as + " --set ranks.shard=" + shard);
+  const fs::path parts = train_small(place, shard, as + " --set ranks.shard=" + shard);
   CHECK(test::step_difference(parts, whole) < 2e-4);
   CHECK(test::probe_difference(parts, whole) < 2e-4);
   const std::vector<EventRecord> expected = read_event_records(whole), found = read_event_records(parts);
@@ -186,24 +155,7 @@ TEST_CASE("what rank 0 does for all is the same on GPUs that keep all of the par
 
 /// A long run on two GPUs, to whose rank 1 something is done once it is under way.
 Outcome disturbed(const Workplace& place, const std::string& more, const std::function<void(pid_t)>& action) {
-  Outcome outcome;
-  std::jthread runner([&] {
-    outcome = place.run(
-        "train config.json --gpus 2 --set name=long --set train.steps=100000 --set log.tensorboard=false --set "
-        "ranks.timeout=10 --set probes.every=0 --set checkpoint.every=20" +
-        kStep + more);
-  });
-  const fs::path log = place.path() / "runs/long/metrics.jsonl";
-  const auto ended = [&] { return test::process_with(place.path(), "RANK=0") == 0; };
-  for (int i = 0;
-       i < 1200 && !(i > 300 && ended()) && (!fs::exists(log) || read_step_records(log.parent_path()).size() < 30); ++i)
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  const pid_t victim = test::process_with(place.path(), "RANK=1");
-  if (victim != 0) action(victim);
-  runner.join();
-  INFO(outcome.output);
-  REQUIRE(victim != 0);
-  return outcome;
+  return test::disturb_small(place, "--gpus 2" + more, "", 30, action);
 }
 
 TEST_CASE("a signal to one rank stops both with a checkpoint") {

@@ -28,7 +28,7 @@ const std::string kStep = " --set threads=1 --set train.micro_batch=2 --set trai
 
 TEST_CASE("every call between ranks gives the sums of all, in rank order") {
   const Workplace place;
-  for (const int ranks : {2, 3, 4}) {
+  for (const int ranks : {2, 3, 4, 8}) {
     const Outcome outcome = place.run("--version", test::mpirun(ranks) + " " SINKSCOPE_RANK_CHECKS " &&");
     INFO(outcome.output);
     CHECK(outcome.status == 0);
@@ -36,7 +36,7 @@ TEST_CASE("every call between ranks gives the sums of all, in rank order") {
   }
 }
 
-TEST_CASE("a run of 100 steps is that of one rank on 2 and on 4, and to the bit that of as many ranks again") {
+TEST_CASE("a run of 100 steps is that of one rank on 2, 4 and 8, and to the bit that of as many ranks again") {
   const Workplace place;
   const auto train = [&](int ranks, const std::string& name) {
     const Outcome outcome =
@@ -46,11 +46,12 @@ TEST_CASE("a run of 100 steps is that of one rank on 2 and on 4, and to the bit 
     CHECK(test::contains(outcome.output, "run: runs/" + name));
     return place.path() / "runs" / name;
   };
-  const fs::path one = train(1, "one"), two = train(2, "two"), four = train(4, "four"), again = train(4, "again");
+  const fs::path one = train(1, "one"), two = train(2, "two"), four = train(4, "four"), again = train(4, "again"),
+                 eight = train(8, "eight");
   const std::vector<StepRecord> steps = read_step_records(one);
   REQUIRE(steps.size() == 100);
   for (const StepRecord& record : steps) CHECK(record.key_mass.empty() == (record.step % 10 != 0));
-  for (const fs::path& run : {two, four}) {
+  for (const fs::path& run : {two, four, eight}) {
     INFO(run);
     CHECK(step_difference(run, one) < 5e-5);
     CHECK(step_difference(run, one) > 0);  // sums in another order
@@ -80,7 +81,7 @@ TEST_CASE("ranks whose share is less than a micro-batch, or no multiple of it, c
     CHECK(step_difference(train(4, step), train(1, step)) < 5e-5);
 }
 
-TEST_CASE("a checkpoint of 4 ranks goes on on 2 and on 1, and a signal to one rank stops all") {
+TEST_CASE("a checkpoint of 8 ranks goes on on 2 and on 1, and a signal to one rank stops all") {
   const Workplace place;
   const std::string begin = "train config.json --set checkpoint.every=0 --set name=",
                     step = kStep + " --set train.steps=60";
@@ -89,11 +90,11 @@ TEST_CASE("a checkpoint of 4 ranks goes on on 2 and on 1, and a signal to one ra
     return [rank](const std::vector<pid_t>& processes) { kill(processes[static_cast<std::size_t>(rank)], SIGTERM); };
   };
   const std::string metrics = "runs/parts/metrics.jsonl";
-  Outcome outcome = test::run_ranks_until(place, 4, begin + "parts" + step, metrics, 5, stop(2));
+  Outcome outcome = test::run_ranks_until(place, 8, begin + "parts" + step, metrics, 5, stop(2));
   INFO(outcome.output);
   CHECK(outcome.status == 143);
   CHECK(test::contains(
-      outcome.output, " (4 ranks; start as many again, or any other number); go on with: sinkscope train config.json"));
+      outcome.output, " (8 ranks; start as many again, or any other number); go on with: sinkscope train config.json"));
   CHECK_FALSE(test::contains(outcome.output, "\x1b["));  // plain lines, though Open MPI gives rank 0 a terminal
   const std::size_t first_stop = read_step_records(place.path() / "runs/parts").size();
   CHECK(first_stop < 60);
