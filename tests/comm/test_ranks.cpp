@@ -28,7 +28,7 @@ const std::string kStep = " --set threads=1 --set train.micro_batch=2 --set trai
 
 TEST_CASE("every call between ranks gives the sums of all, in rank order") {
   const Workplace place;
-  for (const int ranks : {2, 3, 4, 8}) {
+  for (const int ranks : {2, 3, 4}) {
     const Outcome outcome = place.run("--version", test::mpirun(ranks) + " " SINKSCOPE_RANK_CHECKS " &&");
     INFO(outcome.output);
     CHECK(outcome.status == 0);
@@ -36,7 +36,7 @@ TEST_CASE("every call between ranks gives the sums of all, in rank order") {
   }
 }
 
-TEST_CASE("a run of 100 steps is that of one rank on 2, 4 and 8, and to the bit that of as many ranks again") {
+TEST_CASE("a run of 100 steps is that of one rank on 2 and on 4, and to the bit that of as many ranks again") {
   const Workplace place;
   const auto train = [&](int ranks, const std::string& name) {
     const Outcome outcome =
@@ -46,12 +46,11 @@ TEST_CASE("a run of 100 steps is that of one rank on 2, 4 and 8, and to the bit 
     CHECK(test::contains(outcome.output, "run: runs/" + name));
     return place.path() / "runs" / name;
   };
-  const fs::path one = train(1, "one"), two = train(2, "two"), four = train(4, "four"), again = train(4, "again"),
-                 eight = train(8, "eight");
+  const fs::path one = train(1, "one"), two = train(2, "two"), four = train(4, "four"), again = train(4, "again");
   const std::vector<StepRecord> steps = read_step_records(one);
   REQUIRE(steps.size() == 100);
   for (const StepRecord& record : steps) CHECK(record.key_mass.empty() == (record.step % 10 != 0));
-  for (const fs::path& run : {two, four, eight}) {
+  for (const fs::path& run : {two, four}) {
     INFO(run);
     CHECK(step_difference(run, one) < 5e-5);
     CHECK(step_difference(run, one) > 0);  // sums in another order
@@ -76,9 +75,15 @@ TEST_CASE("ranks whose share is less than a micro-batch, or no multiple of it, c
     REQUIRE(outcome.status == 0);
     return place.path() / "runs" / name;
   };
-  for (const std::string step :
-       {" --set train.micro_batch=8", " --set train.micro_batch=3 --set train.gradient_accumulation=4"})
-    CHECK(step_difference(train(4, step), train(1, step)) < 5e-5);
+  const auto check = [&](const std::string& step, const std::vector<int>& counts) {
+    const fs::path whole = train(1, step);
+    for (const int ranks : counts) {
+      INFO(ranks << step);
+      CHECK(step_difference(train(ranks, step), whole) < 5e-5);
+    }
+  };
+  check(" --set train.micro_batch=8", {4, 8});
+  check(" --set train.micro_batch=3 --set train.gradient_accumulation=4", {4, 6});
 }
 
 TEST_CASE("a checkpoint of 8 ranks goes on on 2 and on 1, and a signal to one rank stops all") {
