@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# scripts/gpu_check.sh's stages of several GPUs and of Nsight Systems, with stand-ins for what they run.
+# scripts/gpu_check.sh's stages of several GPUs, of ranks that share one, of the sanitizers and of Nsight Systems, with stand-ins for what they run.
 #   test_gpu_check.sh SOURCE_DIR
 set -euo pipefail
 
@@ -37,8 +37,27 @@ row pass "All tests passed .$place/build/tools/sinkscope." || fail "they run the
 stand_in "$place/build/tests/comm/test_gpus" 'echo "test cases: 3 | 1 failed"; exit 3'
 check && fail "one that fails is a failure"
 row FAIL "test cases: 3 . 1 failed" || fail "its row says so"
-stage=nsys
 
+stage=shared
+check || fail "a build without NCCL does not fail"
+row none "the build has no test_shared_gpu" || fail "its row says so"
+stand_in "$place/build/tests/comm/test_shared_gpu" 'echo "All tests passed ($SINKSCOPE_RANK_CHECKS)"'
+check || fail "ranks that share a GPU are a pass"
+row pass "All tests passed .$place/build/tests/comm/rank_checks." || fail "they run the build's program"
+stand_in "$place/build/tests/comm/test_shared_gpu" 'echo "test cases: 7 | 2 failed"; exit 1'
+check && fail "one that fails is a failure"
+row FAIL "test cases: 7 . 2 failed" || fail "its row says so"
+
+stage=sanitize
+stand_in "$place/bin/compute-sanitizer" 'printf "%s\n" "tests ${@: -1}" "All tests passed" "ERROR SUMMARY: 0 errors"'
+stand_in "$place/build/tests/gpu/test_gpu" 'exit 3'
+check || fail "sanitizers that find nothing are a pass"
+stage=racecheck
+row pass "ERROR SUMMARY: 0 errors" || fail "racecheck has a row"
+grep -qxF "tests [sanitize]~[cluster]" "$place/logs/racecheck.log" || fail "racecheck leaves clusters out"
+grep -qxF "tests [sanitize]" "$place/logs/memcheck.log" || fail "memcheck does not"
+
+stage=nsys
 stand_in "$place/build/tools/sinkscope" 'test -f "$2" && echo "$*" > given && echo "tokens  1 /s"'
 check || fail "a machine without nsys does not fail"
 row none "there is no nsys" || fail "its row says so"

@@ -216,7 +216,7 @@ TEST_CASE("products of our own kernel with activations agree with the CPU") {
       {{200, 200, 1040}, {1000, 1544, 528}, {3000, 136, 2064}, {16, 4104, 32}, {6400, 2064, 64}, {3200, 2064, 144},
        {6400, 2064, 2064}, {100, 136, 2096}, {257, 72, 2048}});
 }
-TEST_CASE("products of our own kernel with activations agree with the CPU at small shapes", "[sanitize]") {
+TEST_CASE("products of our own kernel with activations agree with the CPU at small shapes", "[sanitize][cluster]") {
   check_own_kernel({{1, 8, 16}, {128, 64, 256}, {129, 72, 272}, {130, 72, 2064}});
 }
 
