@@ -77,6 +77,35 @@ TEST_CASE("what runs of one seed share on other data is not claimed") {
   CHECK_FALSE(single.statement("share one seed: initial weights, but not the data order").good);
 }
 
+TEST_CASE("runs that went on in another way than they began are named with what changed, and from where") {
+  TemporaryFolder folder;
+  const std::string device = R"({"run": {"device": "fp32, four cores, 4 ranks"}})";
+  Compared result(folder, {run_of("a", 1, 0.0, device), run_of("b", 1, 0.2, device), run_of("c", 1, 0.3, device)});
+  const auto tells = [&] {
+    const std::vector<Statement> all = result.statements();
+    return std::any_of(all.begin(), all.end(), [](const Statement& s) { return contains(s.text, "Runs went on in"); });
+  };
+  const auto resume = [&](std::size_t run, std::int64_t step, const std::string& on, const std::string& changed) {
+    const std::string data = R"({"checkpoint": "c", "device": "fp32, four cores, )" + on + R"( ranks", "changed": {)" +
+                             changed + "}}";
+    result.runs[run].events.push_back({step, 1000 * step, "resume", "resumed", data});
+  };
+  resume(0, 10, "4", "");
+  resume(0, 20, "4", R"("checkpoint.every": {"before": 5, "now": 6})");
+  result.runs[0].events.push_back({30, 30000, "resume", "resumed", R"({"checkpoint": "c"})"});
+  CHECK_FALSE(tells());  // they change no number
+  resume(1, 40, "2", R"("ranks.shard": {"before": "optimizer", "now": "none"}, "threads": {"before": 0, "now": 2})");
+  resume(1, 50, "2", R"("ranks.shard": {"before": "optimizer", "now": "none"}, "threads": {"before": 0, "now": 2})");
+  resume(1, 60, "4", "");
+  resume(2, 70, "8", "");
+  REQUIRE(tells());
+  const Statement statement = result.statement("Runs went on in");
+  CHECK_FALSE(statement.good);
+  CHECK(contains(statement.text, "than they began (b: ranks.shard \"none\", threads 2 and run.device \"fp32, four "
+                                 "cores, 2 ranks\" from step 40 and as it began from step 60; c: run.device \"fp32, "
+                                 "four cores, 8 ranks\" from step 70): from there on"));
+}
+
 TEST_CASE("Student's t has its tabulated quantiles") {
   // Abramowitz & Stegun, table 26.10.
   for (const auto& [freedom, quantile] : {std::pair<std::int64_t, double>(1, 12.706),

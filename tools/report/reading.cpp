@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <string_view>
 
 #include "tools/report/comparison.h"
@@ -12,6 +13,8 @@
 
 namespace sinkscope {
 namespace {
+
+using Json = nlohmann::ordered_json;
 
 const char* const kAbsent = "(absent)";
 
@@ -145,6 +148,43 @@ std::vector<std::string> rounding_keys(const Comparison& comparison) {
   for (const SettingDifference& setting : comparison.settings)
     if (setting.influence == Influence::rounding) keys.push_back(setting.key);
   return keys;
+}
+
+/// How a run computed after its resumes where that is not how it began: "ranks.shard "none" and 2 threads of ... from
+/// step 50"; nothing where it always did, or does not tell.
+std::string computed_otherwise(const RunData& run) {
+  const std::string began = find_setting(run, "run.device").value_or("");
+  std::vector<std::string> changes;
+  std::string last;
+  for (const EventRecord& event : run.events) {
+    if (event.kind != "resume") continue;
+    const Json data = Json::parse(event.data, nullptr, false);
+    if (!data.is_object()) continue;
+    std::vector<std::string> terms;
+    if (const auto changed = data.find("changed"); changed != data.end() && changed->is_object())
+      for (const auto& [key, values] : changed->items())
+        if (influence_of(key) == Influence::rounding && values.is_object() && values.contains("now"))
+          terms.push_back(key + " " + values["now"].dump());
+    if (const auto device = data.find("device"); device != data.end() && !began.empty() && device->dump() != began)
+      terms.push_back("run.device " + device->dump());
+    const std::string text = listed(terms);
+    if (text != last)
+      changes.push_back((terms.empty() ? "as it began" : text) + " from step " + std::to_string(event.step));
+    last = text;
+  }
+  return listed(changes);
+}
+
+/// Nothing where every run computed in one way from its first step to its last.
+std::optional<Statement> resume_statement(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms) {
+  std::string text;
+  for (std::size_t i = 0; i < runs.size(); ++i)
+    if (const std::string how = computed_otherwise(runs[i]); !how.empty())
+      text += (text.empty() ? "" : "; ") + arms[i].label + ": " + how;
+  if (text.empty()) return std::nullopt;
+  return Statement{false, "Runs went on in another way than they began (" + text +
+                              "): from there on their numbers are rounded differently, so that they drift from what "
+                              "they would have been as with another seed, if not further."};
 }
 
 Statement seed_statement(const std::vector<RunData>& runs, const Comparison& comparison) {
@@ -362,6 +402,7 @@ std::vector<Statement> comparability(const std::vector<RunData>& runs, const std
     result.push_back({false, "Not all runs were computed in one way (" + listed(keys) +
                                  " below): numbers are rounded differently, so that "
                                  "runs drift apart as with another seed, if not further."});
+  if (std::optional<Statement> resumed = resume_statement(runs, arms)) result.push_back(std::move(*resumed));
   return result;
 }
 
