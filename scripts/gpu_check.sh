@@ -154,7 +154,7 @@ ranks_stage() {
   figures=$({ grep -oE '^All tests passed.*|^test cases:.*|^skipped:.*' "$log" || tail -n 1 "$log"; } | paste -sd ' ')
   case $status in
     0) row "$stage" pass $((SECONDS - begin)) "$figures" ;;
-    77) row "$stage" none 0 "$figures" ;;
+    77) if [[ $stage == several ]]; then row "$stage" none 0 "$figures"; else row "$stage" FAIL 0 "$figures"; fi ;;
     *) row "$stage" FAIL $((SECONDS - begin)) "$figures; see $log" ;;
   esac
 }
@@ -170,6 +170,7 @@ stage_several() {
 
 # Eight ranks that share one GPU.
 stage_shared() {
+  program shared tools/sinkscope || return
   if [[ ! -x $build/tests/comm/test_shared_gpu ]]; then
     row shared none 0 "the build has no test_shared_gpu, which needs NCCL"
     return
@@ -192,7 +193,7 @@ stage_sanitize() {
   local -A excluded=([initcheck]="--kernel-name-exclude kernel_substring=9dq_kernel --kernel-name-exclude kernel_substring=add_partials_kernelILi1E"
                      [racecheck]="--kernel-name-exclude kernel_substring=4sm90")
   local filter=${SANITIZE_FILTER:-[sanitize]}
-  local -A filters=([racecheck]=$filter~[cluster])
+  local -A filters=([racecheck]="~[cluster]${filter//,/,~[cluster]}")
   for tool in memcheck racecheck initcheck synccheck; do
     (
       begin=$SECONDS

@@ -37,10 +37,11 @@ function(sinkscope_library name)
   target_link_libraries(${name} PUBLIC sinkscope_flags ${ARG_DEPENDS})
 endfunction()
 
-# sinkscope_test(NAME SOURCES a.cpp ... DEPENDS lib ... [LABELS l ...] [TIMEOUT seconds]): one Catch2 program; every
-# test case becomes a ctest; an exit status of 77 says that it was skipped.
+# sinkscope_test(NAME SOURCES a.cpp ... DEPENDS lib ... [LABELS l ...] [TIMEOUT seconds] [LOCK name]): one Catch2
+# program; every test case becomes a ctest; an exit status of 77 says that it was skipped. Those of one LOCK, such as
+# ranks that wait for one another for seconds at most, run one at a time.
 function(sinkscope_test name)
-  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPENDS;LABELS;DEFINITIONS" ${ARGN})
+  cmake_parse_arguments(ARG "" "TIMEOUT;LOCK" "SOURCES;DEPENDS;LABELS;DEFINITIONS" ${ARGN})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 600)
   endif()
@@ -52,9 +53,14 @@ function(sinkscope_test name)
   if(Catch2_VERSION VERSION_LESS 3)
     set(extra EXTRA_ARGS -w NoTests)
   endif()
+  set(lock "")
+  if(ARG_LOCK)
+    set(lock RESOURCE_LOCK "${ARG_LOCK}")
+  endif()
   catch_discover_tests(${name} TEST_PREFIX "${name}: " ${extra}
     # Waiting threads sleep: tests that run side by side would spin each other's time away.
-    PROPERTIES TIMEOUT ${ARG_TIMEOUT} SKIP_RETURN_CODE 77 ENVIRONMENT "OMP_WAIT_POLICY=passive" LABELS "${ARG_LABELS}")
+    PROPERTIES TIMEOUT ${ARG_TIMEOUT} SKIP_RETURN_CODE 77 ENVIRONMENT "OMP_WAIT_POLICY=passive" LABELS "${ARG_LABELS}"
+      ${lock})
 endfunction()
 
 if(SINKSCOPE_CUDA)

@@ -20,7 +20,7 @@ std::string as_ranks(int ranks, bool shared) {
   const std::string size = std::to_string(ranks), port = std::to_string(Listener("127.0.0.1", 0).port());
   std::string text = "export WORLD_SIZE=" + size + " MASTER_ADDR=127.0.0.1 MASTER_PORT=" + port + "; ";
   if (shared) text += "export NCCL_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1 NCCL_NVLS_ENABLE=0; ";
-  text += "each() { for rank in $(seq 0 " + std::to_string(ranks - 1) + "); do RANK=$rank ";
+  text += "processes=; each() { for rank in $(seq 0 " + std::to_string(ranks - 1) + "); do RANK=$rank ";
   text += shared ? "LOCAL_RANK=0 NCCL_HOSTID=rank-$rank" : "LOCAL_RANK=$rank";
   return text +
          " \"$@\" & processes=\"$processes $!\"; done; status=0; for process in $processes; do wait $process || "

@@ -39,6 +39,9 @@ check && fail "one that fails is a failure"
 row FAIL "test cases: 3 . 1 failed" || fail "its row says so"
 
 stage=shared
+check && fail "without a build it does not fail"
+row FAIL "there is no $place/build/tools/sinkscope" || fail "its row says so"
+stand_in "$place/build/tools/sinkscope" 'exit 0'
 check || fail "a build without NCCL does not fail"
 row none "the build has no test_shared_gpu" || fail "its row says so"
 stand_in "$place/build/tests/comm/test_shared_gpu" 'echo "All tests passed ($SINKSCOPE_RANK_CHECKS)"'
@@ -47,6 +50,10 @@ row pass "All tests passed .$place/build/tests/comm/rank_checks." || fail "they 
 stand_in "$place/build/tests/comm/test_shared_gpu" 'echo "test cases: 7 | 2 failed"; exit 1'
 check && fail "one that fails is a failure"
 row FAIL "test cases: 7 . 2 failed" || fail "its row says so"
+stand_in "$place/build/tests/comm/test_shared_gpu" 'echo "skipped: no GPU" >&2; exit 77'
+check && fail "without a GPU it does not fail"
+row FAIL "skipped: no GPU" || fail "its row says so"
+rm "$place/build/tools/sinkscope"
 
 stage=sanitize
 stand_in "$place/bin/compute-sanitizer" 'printf "%s\n" "tests ${@: -1}" "All tests passed" "ERROR SUMMARY: 0 errors"'
@@ -54,7 +61,7 @@ stand_in "$place/build/tests/gpu/test_gpu" 'exit 3'
 check || fail "sanitizers that find nothing are a pass"
 stage=racecheck
 row pass "ERROR SUMMARY: 0 errors" || fail "racecheck has a row"
-grep -qxF "tests [sanitize]~[cluster]" "$place/logs/racecheck.log" || fail "racecheck leaves clusters out"
+grep -qxF "tests ~[cluster][sanitize]" "$place/logs/racecheck.log" || fail "racecheck leaves clusters out"
 grep -qxF "tests [sanitize]" "$place/logs/memcheck.log" || fail "memcheck does not"
 
 stage=nsys
