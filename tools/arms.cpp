@@ -92,13 +92,13 @@ std::string last_words(const fs::path& log) {
   return {};
 }
 
-/// Who else holds the run directory; nothing when it is free.
+/// Who else holds the run directory; nothing when it is free. Throws where that cannot be found out.
 std::optional<std::string> in_use(const fs::path& directory) {
   if (!fs::exists(directory / "lock")) return std::nullopt;
   try {
     const RunLock lock(directory);
-  } catch (const std::runtime_error& error) {
-    return error.what();
+  } catch (const RunInUse& held) {
+    return held.what();
   }
   return std::nullopt;
 }
@@ -117,6 +117,7 @@ class Runner {
       outcomes_[i].state = ArmState::done;
       if (!one_at_a_time()) tell_done(i);
     }
+    together_ = std::clamp(static_cast<int>(waiting_.size()), 1, static_cast<int>(options_.jobs));
     while (true) {
       reap();
       if (interrupted().load() && !stopping_) pass_on();
@@ -173,9 +174,15 @@ class Runner {
     }
   }
 
-  /// Whether no other process trains there; true as well, with a failure as outcome, once that has taken too long.
+  /// Whether no other process trains there; true as well, with a failure as outcome, where that cannot be found out,
+  /// and once it has taken too long.
   bool may_start(std::size_t arm) {
-    const std::optional<std::string> holder = in_use(arms_[arm].directory);
+    std::optional<std::string> holder;
+    try {
+      holder = in_use(arms_[arm].directory);
+    } catch (const std::exception& error) {
+      fail(arm, error.what());
+    }
     if (!holder) return true;
     if (held_since_.empty()) held_since_.resize(arms_.size());
     if (!held_since_[arm]) {
@@ -205,7 +212,7 @@ class Runner {
         child.environment.emplace_back("CUDA_VISIBLE_DEVICES", gpu);
         where = " on GPU " + gpu;
       } else if (!planned.on_gpu && !one_at_a_time() && planned.config.threads == 0) {
-        const std::string threads = std::to_string(std::max<std::int64_t>(1, omp_get_max_threads() / options_.jobs));
+        const std::string threads = std::to_string(std::max(1, omp_get_max_threads() / together_));
         child.environment.emplace_back("OMP_NUM_THREADS", threads);
         where = " with " + threads + (threads == "1" ? " thread" : " threads");
       }
@@ -294,6 +301,7 @@ class Runner {
   std::vector<std::size_t> waiting_;
   std::vector<std::optional<Clock::time_point>> held_since_;  // by an arm; empty until one is held
   std::size_t told_ = 0;
+  int together_ = 1;  // arms that run at a time, as many as there are to do
   bool stopping_ = false;
   const bool terminal_ = is_terminal(STDOUT_FILENO);
   bool status_shown_ = false;

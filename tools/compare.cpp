@@ -1,4 +1,5 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -69,7 +70,13 @@ void compare(const CompareOptions& options) {
   std::optional<PendingFile> json;
   if (!options.json.empty()) json.emplace(options.json);  // refuses an existing file before any work
   std::vector<RunData> runs;
-  for (const std::string& run : options.runs) runs.push_back(load_run(run));
+  std::vector<fs::path> places;
+  for (const std::string& run : options.runs) {
+    runs.push_back(load_run(run));
+    places.push_back(fs::canonical(run));
+    if (std::find(places.begin(), places.end() - 1, places.back()) != places.end() - 1)
+      throw std::runtime_error(run + ": the run is given twice");
+  }
   const std::optional<std::vector<AblationFactor>> factors = varied(options);
   std::cout << summary_table(runs) << "\n" << plain_summary(runs, factors) << std::flush;
   if (json) {

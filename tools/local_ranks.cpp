@@ -90,6 +90,9 @@ void run_local_ranks(int ranks, const std::vector<std::string>& arguments) {
     std::this_thread::sleep_for(kRankPoll);
   }
   if (!failed) return;
+  // One that was still starting dies of what stops the others in order.
+  if (failed->killed && interrupted().load() && failed->status - 128 == interrupting_signal())
+    throw StoppedBySignal{interrupting_signal()};
   if (failed->killed)
     throw std::runtime_error("rank " + std::to_string(failed_rank) + " of " + std::to_string(ranks) +
                              " was ended by signal " + std::to_string(failed->status - 128));

@@ -14,6 +14,7 @@
 
 int main(int argc, char** argv) {
   std::signal(SIGCHLD, SIG_DFL);  // where the parent's is ignored, which exec leaves so, no child could be waited for
+  std::signal(SIGXFSZ, SIG_IGN);  // a file at its size limit (ulimit -f) is an error of write then, told as a full disk
   try {
     const auto log = spdlog::stderr_color_st("sinkscope");
     log->set_pattern("%n: %^%l%$: %v");

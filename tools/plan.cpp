@@ -59,6 +59,11 @@ void print_sizes(const RunPlan& plan) {
 void print_plan(const RunPlan& plan) {
   std::cout << to_json(plan.config).dump(2) << "\n\n" << std::flush;
   print_sizes(plan);
+  if (const std::filesystem::path directory = run_directory(plan.config);
+      std::filesystem::exists(directory / "config.json"))
+    std::cout << "\n"
+              << directory.string() << " holds a run already: --resume goes on with it, --set name=... begins another"
+              << std::endl;
 }
 
 void print_start(const RunPlan& plan) {

@@ -39,7 +39,7 @@ struct ProbeArguments {
   std::string output;
   std::vector<std::string> text;
   std::string dataset, tokenizer;
-  std::int64_t length = 0;         // 0: that of training, else 512 or what the model takes
+  std::optional<std::int64_t> length;  // else that of training, else 512 or what the model takes
   std::int64_t sequences = 32;
   // Not given: as the run had them, else the defaults of a config.
   std::optional<std::int64_t> short_length, positions, from_layer;
@@ -47,7 +47,7 @@ struct ProbeArguments {
   std::int64_t seed = 1;
   std::string device = "auto", precision = "auto";
   std::int64_t threads = 0;
-  std::int64_t batch = 0;          // sequences at once; 0: as many as make 8192 tokens
+  std::optional<std::int64_t> batch;  // sequences at once; else as many as make 8192 tokens
   bool causal = false;
   std::string causal_set;
   CausalOptions tests;
@@ -132,10 +132,10 @@ TextSource choose_text(const ProbeArguments& arguments, const ModelSource& model
 std::int64_t choose_length(const ProbeArguments& arguments, const ModelSource& model,
                            const std::optional<Config>& run) {
   const std::int64_t most = model.model.max_sequence_length;
-  if (arguments.length > most)
-    throw std::runtime_error("--length " + std::to_string(arguments.length) + " is beyond the model's " +
+  if (arguments.length.value_or(0) > most)
+    throw std::runtime_error("--length " + std::to_string(*arguments.length) + " is beyond the model's " +
                              std::to_string(most) + " positions");
-  if (arguments.length > 0) return arguments.length;
+  if (arguments.length) return *arguments.length;
   return std::min(run ? run->train.sequence_length : kDefaultLength, most);
 }
 
@@ -206,12 +206,12 @@ void at_least(const char* flag, std::int64_t value, std::int64_t least) {
 }
 
 void check_arguments(const ProbeArguments& a) {
-  at_least("--length", a.length == 0 ? 3 : a.length, 3);
+  at_least("--length", a.length.value_or(3), 3);
   at_least("--short-length", a.short_length.value_or(3), 3);
   at_least("--sequences", a.sequences, a.causal ? 2 : 1);
   at_least("--positions", a.positions.value_or(1), 1);
   at_least("--from-layer", a.from_layer.value_or(0), 0);
-  at_least("--batch", a.batch, 0);
+  at_least("--batch", a.batch.value_or(1), 1);
   at_least("--position", a.tests.position, 1);
   at_least("--isolated-layers", a.tests.isolated_layers, 1);
   at_least("--rotary-shift", a.rotary_shift.value_or(1), 1);
@@ -219,7 +219,7 @@ void check_arguments(const ProbeArguments& a) {
   at_least("--seed", a.seed, 0);
   at_least("--resamples", a.tests.resamples, 100);
   if (const double eps = a.threshold.value_or(0); !(eps >= 0 && eps <= 1))
-    throw std::runtime_error("--threshold must lie in 0..1");
+    throw std::runtime_error("--threshold " + std::to_string(eps) + ": expected 0 to 1");
   if (!a.text.empty() && !a.dataset.empty()) throw std::runtime_error("--text and --dataset exclude each other");
 }
 
@@ -273,11 +273,16 @@ void probe(const ProbeArguments& arguments) {
   options.seed = static_cast<std::uint64_t>(arguments.seed);
   const std::vector<ProbeSet> sets = text.stream ? build_probe_sets(*text.stream, options) : build_made_sets(options);
 
+  const auto expect_within = [&](const char* flag, std::int64_t value, std::int64_t most) {
+    if (value > most)
+      throw std::runtime_error(std::string(flag) + " " + std::to_string(value) + ": expected at most " +
+                               std::to_string(most) + ", of the " + std::to_string(options.short_length) +
+                               " tokens of the shortest sequences");
+  };
+  expect_within("--positions", probes.positions, options.short_length);
+  if (arguments.causal) expect_within("--position", arguments.tests.position, options.short_length - 1);
   const std::int64_t watched = std::max(probes.positions, arguments.causal ? arguments.tests.position + 1 : 0);
-  if (watched > options.short_length)
-    throw std::runtime_error("--positions and --position must lie below the shortest sequence, " +
-                             std::to_string(options.short_length));
-  const std::int64_t batch = arguments.batch > 0 ? arguments.batch : std::max<std::int64_t>(1, 8192 / length);
+  const std::int64_t batch = arguments.batch.value_or(std::max<std::int64_t>(1, 8192 / length));
   config.train.micro_batch = std::min(batch, arguments.sequences);
   const std::unique_ptr<Ops> ops = make_ops(config);
   DecoderOptions decoder_limits = decoder_options(config);
@@ -347,7 +352,8 @@ void add_probe_command(CLI::App& app) {
       ->required()
       ->type_name("FOLDER");
   command->add_option("-o,--output", a->output, "folder to create (default: probe-NAME)")->type_name("DIR");
-  command->add_option("--text", a->text, "held-out text file or folder, as `tokenize` takes it; may be repeated")
+  CLI::Option* text =
+      command->add_option("--text", a->text, "held-out text file or folder, as `tokenize` takes it; may be repeated")
       ->type_name("FILE")
       ->allow_extra_args(false)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
@@ -356,7 +362,8 @@ void add_probe_command(CLI::App& app) {
                    "dataset folder, of which the validation shards are read (default: the run's)")
       ->type_name("DIR");
   command->add_option("--tokenizer", a->tokenizer, "for --text, as `tokenize` takes it (default: the model's own)")
-      ->type_name("PATH");
+      ->type_name("PATH")
+      ->needs(text);
   command->add_option(
       "--length", a->length,
       "tokens of a sequence, T (default: that of the run's training, else 512 or what the model takes)");
@@ -373,15 +380,18 @@ void add_probe_command(CLI::App& app) {
   command->add_option("--precision", a->precision, "auto, fp32 or bf16");
   command->add_option("--threads", a->threads, "CPU threads, default all");
   command->add_option("--batch", a->batch, "sequences that go through at once (default: 8192 tokens)");
-  command->add_flag("--causal", a->causal,
-                    "knock out, transplant, isolate, shift: what the sink needs and whether it moves");
-  command->add_option("--causal-set", a->causal_set,
-                      "probe set of the causal tests (default: natural_short, or natural_short_bos of a run with BOS)");
-  command->add_option("--position", a->tests.position, "p, where a second sink is to be made, default 4");
-  command->add_option("--isolated-layers", a->tests.isolated_layers,
-                      "layers in which p attends to itself alone, default 2");
-  command->add_option("--rotary-shift", a->rotary_shift, "rotary index of position 0 in the control, default 16");
-  command->add_option("--resamples", a->tests.resamples, "of the bootstrap, default 2000");
+  CLI::Option* causal =
+      command->add_flag("--causal", a->causal,
+                        "knock out, transplant, isolate, shift: what the sink needs and whether it moves");
+  const auto add_of_causal = [&](const char* flag, auto& value, const char* help) {
+    command->add_option(flag, value, help)->needs(causal);
+  };
+  add_of_causal("--causal-set", a->causal_set,
+                "probe set of the causal tests (default: natural_short, or natural_short_bos of a run with BOS)");
+  add_of_causal("--position", a->tests.position, "p, where a second sink is to be made, default 4");
+  add_of_causal("--isolated-layers", a->tests.isolated_layers, "layers in which p attends to itself alone, default 2");
+  add_of_causal("--rotary-shift", a->rotary_shift, "rotary index of position 0 in the control, default 16");
+  add_of_causal("--resamples", a->tests.resamples, "of the bootstrap, default 2000");
   command->callback([a] { probe(*a); });
 }
 

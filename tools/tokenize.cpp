@@ -32,12 +32,15 @@ void add_tokenize_command(CLI::App& app) {
                     ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20));
   tokenizer->excludes(train);
   command->add_option("--validation-fraction", options.validation_fraction,
-                      "Share of the documents (of the text when they are few) held out for validation");
+                      "Share of the documents (of the text when they are few) held out for validation")
+      ->check(CLI::Range(0.0, 1.0));
   command->add_option("--validation", options.validation_inputs, "Validation texts instead of a fraction");
   command->add_option("--text-key", options.text_key, "Key of the text in .jsonl")->capture_default_str();
   command->add_option("--document-separator", options.document_separator,
                       "Line between documents in .txt; empty: one document a file")->capture_default_str();
-  command->add_option("--shard-tokens", options.shard_tokens, "Tokens a shard")->capture_default_str();
+  command->add_option("--shard-tokens", options.shard_tokens, "Tokens a shard")
+      ->capture_default_str()
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40));
   command->callback([shared, tokenizer, train] {
     if (tokenizer->count() + train->count() == 0)
       throw CLI::RequiredError("--tokenizer or --train-sentencepiece");

@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
+#include <optional>
 #include <random>
 #include <sstream>
 #include <stdexcept>
@@ -48,6 +50,13 @@ std::vector<std::string> split(const std::string& joined) {
     at = colon + 1 + size;
   }
   return texts;
+}
+
+std::optional<int> whole_number(const std::string& text) {
+  int number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return number;
 }
 
 std::string random_token() {
@@ -144,10 +153,13 @@ void World::meet_at(const std::vector<std::string>& addresses, Listener* listene
       if (socket->receive(message, soon) != Socket::Received::message || message.kind != kHello) continue;
       const std::vector<std::string> words = words_of(message.text);
       if (words.size() != 5 || words[0] != token) continue;
+      const std::optional<int> rank = whole_number(words[1]);
+      if (!rank || *rank < 1) continue;
       if (words[2] != std::to_string(size_))
         throw std::runtime_error("rank " + words[1] + " on " + words[3] + " is one of " + words[2] +
                                  " ranks, rank 0 on " + host_name() + " one of " + std::to_string(size_));
-      Socket& place = sockets_[std::stoul(words[1]) - 1];
+      if (*rank >= size_) continue;
+      Socket& place = sockets_[static_cast<std::size_t>(*rank - 1)];
       if (place) throw std::runtime_error("two processes are rank " + words[1] + ", one of them on " + words[3]);
       place = std::move(*socket);
       ++met;

@@ -32,9 +32,9 @@ RunLock::RunLock(const std::filesystem::path& directory, std::chrono::millisecon
     close(file_);
     if (reason != EWOULDBLOCK) throw_system_error(path, "lock", reason);
     const std::string number(holder, size > 0 ? static_cast<std::size_t>(size) : 0);
-    throw std::runtime_error(directory.string() + ": is in use by " +
-                             (number.empty() ? "another process" : "process " + number.substr(0, number.find('\n'))) +
-                             "; wait for it to end, or stop it");
+    throw RunInUse(directory.string() + ": is in use by " +
+                   (number.empty() ? "another process" : "process " + number.substr(0, number.find('\n'))) +
+                   "; wait for it to end, or stop it");
   }
   const std::string number = std::to_string(getpid()) + "\n";
   if (ftruncate(file_, 0) != 0 || pwrite(file_, number.data(), number.size(), 0) < 0) {

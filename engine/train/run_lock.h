@@ -4,12 +4,18 @@
 #include <chrono>
 #include <filesystem>
 #include <optional>
+#include <stdexcept>
 
 namespace sinkscope {
 
+/// Another process holds the lock: "DIRECTORY: is in use by process N".
+struct RunInUse : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 /// Holds DIRECTORY/lock, an advisory lock (flock) that the kernel takes back when the process ends,
-/// however it ends; the file holds the process number. Throws std::runtime_error "DIRECTORY: is in use
-/// by process N" when another holds it, and still does after `patience`.
+/// however it ends; the file holds the process number. Throws RunInUse when another holds it, and still does after
+/// `patience`, and std::runtime_error naming the file where it cannot be opened, locked or written.
 class RunLock {
  public:
   explicit RunLock(const std::filesystem::path& directory, std::chrono::milliseconds patience = {});

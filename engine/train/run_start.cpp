@@ -15,6 +15,19 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+/// Throws std::runtime_error where a run in this directory would lie in a part of another run that is pruned, or where
+/// an ablation's arms lie.
+void expect_own_place(const std::filesystem::path& directory) {
+  const auto refuse = [&](const std::string& why) {
+    throw std::runtime_error(directory.string() + ": " + why + "; give another name with --set name=...");
+  };
+  if (std::filesystem::exists(directory / "ablation.json")) refuse("holds the arms of an ablation");
+  for (std::filesystem::path part = directory; part.has_relative_path(); part = part.parent_path())
+    if (const std::string name = part.filename().string();
+        (name == "checkpoints" || name == "tensorboard") && std::filesystem::exists(part.parent_path() / "config.json"))
+      refuse("lies in the " + name + " of the run " + part.parent_path().string());
+}
+
 }  // namespace
 
 std::string Run::device() const {
@@ -26,6 +39,7 @@ void Run::begin() {
     throw std::runtime_error(
         directory_.string() +
         ": holds a run already; resume it with --resume, or give another name with --set name=...");
+  expect_own_place(directory_);
   make_folders(directory_);
   lock_.emplace(directory_);
   if (std::filesystem::exists(directory_ / "config.json"))  // another process was faster

@@ -1,9 +1,12 @@
 #include <chrono>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
 
+#include "engine/comm/launch.h"
 #include "engine/comm/socket.h"
+#include "engine/comm/world.h"
 #include "tests/catch.h"
 #include "tests/files.h"
 
@@ -88,6 +91,27 @@ TEST_CASE("a port that is taken, and one where nobody listens, are told") {
   std::string why;
   CHECK_FALSE(connect_to({"127.0.0.1"}, port, in(0.1), why).has_value());
   CHECK(why == "Connection refused");
+}
+
+TEST_CASE("who greets rank 0 as no rank of the run is sent away, and the ranks meet") {
+  const int port = Listener("127.0.0.1", 0).port();
+  Launch launch{.launcher = "torchrun", .size = 2, .master_address = "127.0.0.1", .master_port = port};
+  std::string name;
+  std::jthread leader([&, launch] { name = World(launch, {.start = 20}).name(); });
+  for (const char* rank : {"99999999999", "abc", "", "-1", "0", "2", "7", "1x"}) {
+    std::string why;
+    std::optional<Socket> stranger = connect_to({"127.0.0.1"}, port, in(10), why);
+    INFO(rank << why);
+    REQUIRE(stranger);
+    REQUIRE(stranger->send({'h', "sinkscope\n" + std::string(rank) + "\n2\nhost\n5\n"}, in(5)));
+    Socket::Message message;
+    CHECK(stranger->receive(message, in(5)) == Socket::Received::gone);
+  }
+  launch.rank = launch.local_rank = 1;
+  const World rank(launch, {.start = 20});
+  leader.join();
+  CHECK(rank.size() == 2);
+  CHECK(name == "rank 0 on " + host_name());
 }
 
 }  // namespace

@@ -102,6 +102,8 @@ TEST_CASE("ablate trains every arm and compares them") {
     refused("compare runs", "runs" + no_run + "it holds no config.json");
     const std::string checkpoint = "runs/small/bos-none/checkpoints/step_00000060";
     refused("compare " + checkpoint, checkpoint + no_run + "its config.json is that of a model, not of a run");
+    refused("compare runs/small/bos-none runs/small/bos-sequence runs/small/bos-none/",
+            "runs/small/bos-none/: the run is given twice");
     refused("compare nowhere", "nowhere" + no_run + "there is no such folder");
     refused("export runs/small --output export", "runs/small" + no_checkpoint + one);
     refused("probe-dump runs/small --output dump.json",
@@ -209,6 +211,7 @@ TEST_CASE("on the CPU arms at a time share the threads that a config leaves open
     return config.substr(end - 3, 3);
   };
   CHECK(threads_of("shared --set threads=0 --jobs 2") == ", 3");
+  CHECK(threads_of("few --set threads=0 --jobs 5") == ", 3");  // two arms
   CHECK(threads_of("one --set threads=0") == ", 6");
   CHECK(threads_of("own --set threads=2 --jobs 2") == ", 2");
 }
@@ -312,6 +315,15 @@ TEST_CASE("one arm after another stops at a signal, and an arm in use is waited 
   CHECK(waited.status == 0);
   CHECK(contains(waited.output, "arm 2 of 2: used/bos-none waits: runs/used/bos-none: is in use by another process"));
   CHECK(contains(waited.output, "May the arms be compared?"));
+
+  const std::filesystem::path arm = place.path() / "runs/used/bos-none";
+  for (const char* file : {"lock", "events.jsonl"}) std::filesystem::remove(arm / file);
+  std::filesystem::create_directory(arm / "lock");
+  const Outcome broken = place.run("ablate config.json --no-html --set name=used --resume", "timeout 20");
+  INFO(broken.output);
+  CHECK(broken.status == 1);
+  CHECK_FALSE(contains(broken.output, " waits: "));
+  CHECK(contains(broken.output, "used/bos-none has failed: runs/used/bos-none/lock: cannot open: Is a directory"));
 }
 
 TEST_CASE("every arm of the shipped grids can be planned") {
@@ -349,6 +361,10 @@ TEST_CASE("a dry run prints the plan and writes nothing") {
   for (const char* part : {"\"micro_batch\": 4", "parameters", "activations", "optimizer", "FLOP"})
     CHECK(contains(outcome.output, part));
   CHECK(!std::filesystem::exists(place.path() / "runs"));
+  CHECK_FALSE(contains(outcome.output, "holds a run already"));
+  place.write("runs/small/config.json", "{}");
+  CHECK(contains(place.run("train config.json --dry-run").output,
+                 "runs/small holds a run already: --resume goes on with it, --set name=... begins another"));
 }
 
 TEST_CASE("a dry run plans for GPUs that are not here") {

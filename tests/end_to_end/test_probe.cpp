@@ -245,7 +245,16 @@ TEST_CASE("probe refuses by name what does not fit, and leaves nothing behind") 
   refused("runs/small --causal --causal-set natral --position 2 --short-length 12",
           "--causal-set natral: there is no such probe set, expected one of natural, ");
   refused("runs/small --causal --position 12 --short-length 12",
-          "--positions and --position must lie below the shortest sequence, 12");
+          "--position 12: expected at most 11, of the 12 tokens of the shortest sequences");
+  refused("runs/small --positions 900", "--positions 900: expected at most ");
+  refused("runs/small --threshold 2", "--threshold 2.000000: expected 0 to 1");
+  for (const char* flag : {"--causal-set random", "--position 2", "--isolated-layers 2", "--rotary-shift 2",
+                           "--resamples 200"})
+    refused(std::string("runs/small ") + flag, std::string(flag).substr(0, std::string(flag).find(' ')) +
+                                                   " requires --causal");
+  refused("runs/small --tokenizer byte", "--tokenizer requires --text");
+  refused("runs/small --length 0", "--length 0: expected at least 3");
+  refused("runs/small --batch 0", "--batch 0: expected at least 1");
   refused("runs/small --sequences 1 --causal", "--sequences 1: expected at least 2");
   refused("runs/small --from-layer 99", "--from-layer 99: the model has 3 layers, counted from 0");
   refused("runs/small --causal --position 2 --rotary-shift 16",

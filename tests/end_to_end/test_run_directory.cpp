@@ -257,6 +257,23 @@ TEST_CASE("a run whose checkpoints were deleted is refused, and its logs stay") 
   CHECK(place.read("runs/small/metrics.jsonl") == before);
 }
 
+TEST_CASE("a run is not begun where another one's checkpoints or an ablation's arms are") {
+  const Workplace place;
+  REQUIRE(place.run("train config.json --set train.steps=12").status == 0);
+  place.write("runs/grid/ablation.json", "{}");
+  const auto refused = [&](const std::string& name, const std::string& why) {
+    const test::Outcome outcome = place.run("train config.json --set name=" + name);
+    INFO(outcome.output);
+    CHECK(outcome.status == 1);
+    CHECK(contains(outcome.output, "runs/" + name + ": " + why + "; give another name with --set name=..."));
+    CHECK(!std::filesystem::exists(place.path() / "runs" / name / "config.json"));
+  };
+  refused("grid", "holds the arms of an ablation");
+  refused("small/checkpoints", "lies in the checkpoints of the run runs/small");
+  refused("small/checkpoints/step_00000007/other", "lies in the checkpoints of the run runs/small");
+  CHECK(place.run("train config.json --set train.steps=12 --set name=grid/checkpoints").status == 0);  // of no run
+}
+
 TEST_CASE("a report replaces an older report and no other file") {
   const Workplace place;
   REQUIRE(place.run("train config.json --set train.steps=12").status == 0);

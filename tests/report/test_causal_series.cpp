@@ -200,6 +200,13 @@ TEST_CASE("what the intervals leave open is not claimed") {
   const std::vector<RunData> runs = {run};
   CHECK(contains(plain_summary(runs), "Causal tests edit passes over 5 sequences of natural_short_bos (T = 64)"));
   CHECK(contains(plain_summary(runs), "Intervals (95 %) are over those sequences"));
+  RunData other = example(folder, "other", {"other"});
+  CausalRecord short_set = record_of(0.55);
+  short_set.set = "natural_short";
+  log(other, 40, short_set);
+  CHECK(contains(plain_summary({run, other, run}),
+                 "passes over 5 sequences of natural_short_bos (T = 64) [" + run.name));
+  CHECK(contains(plain_summary({run, other, run}), "]; 5 sequences of natural_short (T = 64) [other] of the model"));
 }
 
 TEST_CASE("without causal tests no row, sentence, note, chart or map speaks of them") {

@@ -204,6 +204,9 @@ TEST_CASE("the table holds the numbers of the logs") {
   const std::string text = plain_summary(runs);
   REQUIRE(contains(text, "strongest in bos (2.000 times uniform) and weakest in none (1.000)"));
   REQUIRE(contains(text, "formed at step 50"));
+  const std::string flat = plain_summary(
+      std::vector<RunData>{example(folder, "flat", {"sweep/flat", "none", 100, 0.001}), runs[1]});
+  REQUIRE(contains(flat, "No arm has a sink: position 0 draws most in flat (1.100 times uniform) and least in none"));
   REQUIRE(contains(text, "no sink so far"));
   REQUIRE(contains(text, "From step 91 the learning rate of bos"));
   REQUIRE(contains(text, "20.00 / 10.00"));

@@ -213,18 +213,32 @@ std::string causal_sentence(const ArmSummary& arm) {
 }
 
 std::vector<std::string> causal_notes(const std::vector<ArmSummary>& arms) {
+  const CausalRecord* first = nullptr;
+  std::vector<std::string> passes, labels;  // of which arms each is
   for (const ArmSummary& arm : arms) {
     if (arm.causal.empty()) continue;
     const CausalRecord& record = arm.causal.back().record;
-    return {"Causal tests edit passes over " + std::to_string(record.sequences) + " sequences of " + record.set +
-            " (T = " + std::to_string(record.length) +
-            ") of the model as it then was. A sink is said to need a layer's output where the whole interval of "
-            "what is gone without it lies above half. Intervals (" +
-            std::to_string(std::llround(100 * record.confidence)) +
-            " %) are over those sequences: how far seeds differ is not in them. Where no sink has formed there is "
-            "nothing to remove or move, and no share is given."};
+    if (first == nullptr) first = &record;
+    const std::string text = std::to_string(record.sequences) + " sequences of " + record.set +
+                             " (T = " + std::to_string(record.length) + ")";
+    const auto known = std::find(passes.begin(), passes.end(), text);
+    if (known == passes.end()) {
+      passes.push_back(text);
+      labels.push_back(arm.label);
+    } else {
+      labels[static_cast<std::size_t>(known - passes.begin())] += ", " + arm.label;
+    }
   }
-  return {};
+  if (first == nullptr) return {};
+  std::string over;
+  for (std::size_t i = 0; i < passes.size(); ++i)
+    over += (i == 0 ? "" : "; ") + passes[i] + (passes.size() > 1 ? " [" + labels[i] + "]" : "");
+  return {"Causal tests edit passes over " + over +
+          " of the model as it then was. A sink is said to need a layer's output where the whole interval of "
+          "what is gone without it lies above half. Intervals (" +
+          std::to_string(std::llround(100 * first->confidence)) +
+          " %) are over those sequences: how far seeds differ is not in them. Where no sink has formed there is "
+          "nothing to remove or move, and no share is given."};
 }
 
 std::vector<CausalCurve> removed_curves(const std::vector<CausalPoint>& points) {

@@ -183,7 +183,7 @@ void add_probe_sets(const std::vector<RunData>& runs, Json& charts) {
 
 void add_norms(const std::vector<RunData>& runs, const std::vector<ArmSummary>& arms, Json& charts) {
   Chart ratio("ratio", "Largest P0 norm ratio", "Residual norm of position 0 over the mean of the others, in the block "
-              "where it is largest. It grows before attention moves.", "ratio", {"over blocks"});
+              "where it is largest. It often grows before attention moves.", "ratio", {"over blocks"});
   Chart value("value", "Value drain", "Value norm of position 0 over the others, in the layer where it is smallest.",
               "ratio", {"smallest layer"});
   Chart layers("layers", "Residual norms by layer",

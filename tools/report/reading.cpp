@@ -329,7 +329,9 @@ std::string norm_sentence(const ArmSummary& arm) {
   else if (!arm.probes.empty())
     text += ", with l* undefined";
   if (arm.value_ratio && arm.value_ratio_layer)
-    text += "; its value norm falls to " + format_number(arm.value_ratio) + " of the others' (" +
+    text += (*arm.value_ratio < 1 ? "; its value norm falls to " + format_number(arm.value_ratio) + " of the others' ("
+                                  : "; its value norm is nowhere below the others', at least " +
+                                        format_number(arm.value_ratio) + " times them (") +
             layer_text(*arm.value_ratio_layer) + ")";
   return text + ".";
 }
@@ -352,9 +354,11 @@ std::string contrast(const std::vector<ArmSummary>& arms) {
     if (lowest == nullptr || arm.sink_excess[0]->last < lowest->sink_excess[0]->last) lowest = &arm;
   }
   if (highest == nullptr || highest == lowest) return "";
-  std::string text = "The sink at position 0 is strongest in " + highest->label + " (" +
-                     format_number(highest->sink_excess[0]->last) + " times uniform) and weakest in " + lowest->label +
-                     " (" + format_number(lowest->sink_excess[0]->last) + ")";
+  const bool sinks = highest->sink_excess[0]->last >= highest->onset_threshold;
+  std::string text = sinks ? "The sink at position 0 is strongest in " : "No arm has a sink: position 0 draws most in ";
+  text += highest->label + " (" + format_number(highest->sink_excess[0]->last) + " times uniform) and " +
+          (sinks ? "weakest in " : "least in ") + lowest->label + " (" + format_number(lowest->sink_excess[0]->last) +
+          ")";
   if (highest->norm_ratio && lowest->norm_ratio)
     text += "; the largest norm ratios of position 0 are " + format_number(highest->norm_ratio->ratio) + " and " +
             format_number(lowest->norm_ratio->ratio);
