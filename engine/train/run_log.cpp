@@ -28,6 +28,13 @@ void RunLog::open(std::optional<std::int64_t> resume_step, bool probes) {
   open_ = true;
 }
 
+void RunLog::recall_probes() {
+  if (!console_ || !open_) return;
+  const std::vector<ProbeRecord> records = read_probe_records(directory_);
+  for (const ProbeRecord& record : records)
+    if (record.step == records.back().step) tell(record);
+}
+
 void RunLog::step(const StepRecord& record, bool logged) {
   if (logged) logs_->write(record);
   tell(record);

@@ -29,6 +29,8 @@ class RunLog {
   /// is before the first. `probes`: the run has probe passes. Throws std::runtime_error naming the file.
   void open(std::optional<std::int64_t> resume_step, bool probes);
   bool has_console() const { return console_ != nullptr; }
+  /// Shows the console of a resumed run what the last probe pass in the logs found.
+  void recall_probes();
 
   /// To the console always, to the logs where they are to have this step.
   void step(const StepRecord& record, bool logged);

@@ -83,6 +83,7 @@ void Run::resume() {
   }
   load(*checkpoint);
   log_.open(state_.step, probe_pass_.has_value());
+  log_.recall_probes();
   if (state_.step >= config_.train.steps) {
     if (!has_ended(logged_events(directory_))) end(state_.step);  // killed right after the last checkpoint
     return;

@@ -257,6 +257,30 @@ TEST_CASE("a run whose checkpoints were deleted is refused, and its logs stay") 
   CHECK(place.read("runs/small/metrics.jsonl") == before);
 }
 
+TEST_CASE("the lines of a resumed run have the phase and the l* of the last probe pass before it") {
+  const Workplace place;
+  const std::string train = "train config.json --set probes.every=40 --set log.console_every=1";
+  const auto line_of_step_50 = [&](const std::string& more) {
+    const test::Outcome outcome = place.run(train + more);
+    INFO(outcome.output);
+    REQUIRE(outcome.status == 0);
+    const std::size_t begin = outcome.output.find("  step 50/60");
+    REQUIRE(begin != std::string::npos);
+    return outcome.output.substr(begin, outcome.output.find('\n', begin) - begin);
+  };
+  const auto told = [](const std::string& line) {  // "... wandering  gradient 1.29  l* 0 ..."
+    std::string found;
+    for (const char* part : {"  wandering", "  transition", "  stable", "  l* -", "  l* 0", "  l* 1", "  l* 2"})
+      if (contains(line, part)) found += part;
+    return found;
+  };
+  const std::string whole = line_of_step_50("");
+  CHECK(contains(told(whole), "l* "));
+  for (const char* later : {"step_00000056", "step_00000060"})
+    std::filesystem::remove_all(place.path() / "runs/small/checkpoints" / later);
+  CHECK(told(line_of_step_50(" --resume")) == told(whole));
+}
+
 TEST_CASE("a run is not begun where another one's checkpoints or an ablation's arms are") {
   const Workplace place;
   REQUIRE(place.run("train config.json --set train.steps=12").status == 0);
