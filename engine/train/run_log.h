@@ -38,6 +38,8 @@ class RunLog {
   void probe(const ProbeRecord& record);
   /// `told`: on the console as well.
   void event(const EventRecord& record, bool told = true);
+  /// On the console alone, of one that was not told.
+  void tell_event(const EventRecord& record) { tell(record); }
   void event(std::int64_t step, const std::string& kind, const std::string& message,
              const nlohmann::ordered_json& data);
   void alert(const std::vector<Alert>& alerts);

@@ -305,9 +305,9 @@ void Run::sample(std::int64_t step) {
   log_.event(step, "sample", text, {{"prompt", config_.sample.prompt}, {"temperature", config_.sample.temperature}});
 }
 
-/// Logs first, then the checkpoint: what a resume finds in the logs reaches at least as far. The
-/// event stands before the save, so that it is there exactly once after a resume from it. Nothing is
-/// written of a model that is not finite: it would push out the last checkpoint that is.
+/// Logs first, then the checkpoint: what a resume finds in the logs reaches at least as far. The event stands there
+/// before the save, so that it is there exactly once after a resume from it; the console hears of it behind the save.
+/// Nothing is written of a model that is not finite: it would push out the last checkpoint that is.
 void Run::save(std::int64_t step) {
   const StageRange range(*ops_, "checkpoint");
   HostWeights buffers;
@@ -328,7 +328,12 @@ void Run::save(std::int64_t step) {
 
   char name[32];
   std::snprintf(name, sizeof name, "step_%08lld", static_cast<long long>(step));
-  log_.event(step, "checkpoint", std::string("checkpoint ") + name, {{"checkpoint", name}});
+  const EventRecord saved{.step = step,
+                          .tokens = step * tokens_per_step_,
+                          .kind = "checkpoint",
+                          .message = std::string("checkpoint ") + name,
+                          .data = Json{{"checkpoint", name}}.dump()};
+  log_.event(saved, false);
   log_.flush();
   if (probe_pass_) state_.phase_detector = phases_.state();
   state_.alerts = alerts_.state();
@@ -337,9 +342,13 @@ void Run::save(std::int64_t step) {
   try {
     save_checkpoint(directory_ / "checkpoints", data, config_.checkpoint.keep, &left);
   } catch (const std::exception& error) {
-    log_.event(step, "warning", std::string("checkpoint ") + name + " was not saved: " + error.what(), Json::object());
+    try {
+      log_.event(step, "warning", saved.message + " was not saved: " + error.what(), Json::object());
+    } catch (const std::exception&) {  // the log has no room either
+    }
     throw;
   }
+  log_.tell_event(saved);
   for (const std::string& reason : left)
     log_.event(step, "warning", "an old checkpoint stays: " + reason, Json::object());
 }

@@ -211,6 +211,7 @@ TEST_CASE("what cannot be written is named, and a checkpoint that is not saved i
   CHECK(contains(outcome.output, "sinkscope: error: runs/blocked/checkpoints: cannot make the folder: "));
   CHECK(contains(place.read("runs/blocked/events.jsonl"),
                  "checkpoint step_00000007 was not saved: runs/blocked/checkpoints: cannot make the folder: "));
+  CHECK_FALSE(contains(outcome.output, "checkpoint: checkpoint step_00000007"));
 }
 
 TEST_CASE("a run without its steps is not compared") {
