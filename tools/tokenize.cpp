@@ -10,9 +10,10 @@ namespace {
 
 void run(const TokenizeOptions& options) {
   const TokenizeSummary summary = tokenize(options);
-  std::printf("%s: %lld documents, %lld bytes, %lld training tokens, %lld validation tokens\n",
-              options.output.c_str(), static_cast<long long>(summary.documents), static_cast<long long>(summary.bytes),
-              static_cast<long long>(summary.train_tokens), static_cast<long long>(summary.validation_tokens));
+  std::printf("%s: %lld %s, %lld bytes, %lld training tokens, %lld validation tokens\n", options.output.c_str(),
+              static_cast<long long>(summary.documents), summary.documents == 1 ? "document" : "documents",
+              static_cast<long long>(summary.bytes), static_cast<long long>(summary.train_tokens),
+              static_cast<long long>(summary.validation_tokens));
 }
 
 }  // namespace

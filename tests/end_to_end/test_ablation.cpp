@@ -97,7 +97,8 @@ TEST_CASE("ablate trains every arm and compares them") {
     const std::string runs = "; folders in it are runs, among them bos-none: give runs/small/*/";
     const std::string one = "; folders in it are runs, among them bos-none: give runs/small/bos-none";
     place.write("runs/small/report.html", "");
-    refused("compare runs/small/*", "runs/small/ablation.json" + no_run + "it is a file");
+    refused("compare runs/small/*", "runs/small/ablation.json" + no_run +
+                                        "it is a file; the runs beside it are runs/small/*/");
     refused("compare runs/small", "runs/small" + no_run + "it holds no config.json" + runs);
     refused("compare runs", "runs" + no_run + "it holds no config.json");
     const std::string checkpoint = "runs/small/bos-none/checkpoints/step_00000060";

@@ -56,7 +56,7 @@ const std::vector<Run> kRuns = {
     {"export PATH=$PWD/build/cpu/tools:$PATH", How::plain, {}, "", "", {}},
     {"sinkscope tokenize TEXT --output data/mine --train-sentencepiece 1024 --validation-fraction 0.05",
      How::plain,
-     {"data/mine: ", " documents, ", " bytes, ", " training tokens, ", " validation tokens"},
+     {"data/mine: ", " document", " bytes, ", " training tokens, ", " validation tokens"},
      "test -s data/mine/dataset.json",
      "",
      {}},

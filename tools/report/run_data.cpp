@@ -63,7 +63,11 @@ RunData open_run(const fs::path& directory, bool several) {
     throw std::runtime_error(directory.string() + ": not a run directory (with config.json, metrics.jsonl): " + reason);
   };
   if (!fs::exists(directory)) fail("there is no such folder");
-  if (!fs::is_directory(directory)) fail("it is a file");
+  if (!fs::is_directory(directory)) {
+    const fs::path place = directory.parent_path();
+    const bool beside = several && !hint_of_runs(place, several).empty();  // "runs/grid/*"
+    fail("it is a file" + (beside ? "; the runs beside it are " + (place / "*/").string() : std::string()));
+  }
   const fs::path config_file = directory / "config.json";
   if (!fs::exists(config_file)) fail("it holds no config.json" + hint_of_runs(directory, several));
   RunData run;
