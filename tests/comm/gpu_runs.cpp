@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <thread>
+#include <vector>
 
 #include "engine/comm/socket.h"
 #include "engine/metrics/sinks.h"
 #include "tests/catch.h"
 #include "tests/comm/mpirun.h"
+#include "tests/comm/run_difference.h"
 
 namespace sinkscope::test {
 
@@ -58,6 +61,35 @@ Outcome disturb_small(const Workplace& place, const std::string& options, const 
   INFO(outcome.output);
   REQUIRE(victim != 0);
   return outcome;
+}
+
+const std::string kWorkForAll =
+    " --set train.steps=20 --set probes.every=10 --set probes.causal_every=10 --set sample.every=5 --set "
+    "sample.tokens=12 --set evaluation.every=4 --set evaluation.batches=3";
+
+void check_work_for_all(const std::filesystem::path& run, const std::filesystem::path& whole) {
+  CHECK(step_difference(run, whole) < 2e-4);
+  CHECK(probe_difference(run, whole) < 2e-4);
+  const std::vector<EventRecord> expected = read_event_records(whole), found = read_event_records(run);
+  REQUIRE(found.size() == expected.size());
+  int samples = 0;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    CHECK(found[i].kind == expected[i].kind);
+    if (found[i].kind != "sample") continue;
+    ++samples;
+    CHECK(found[i].message == expected[i].message);
+  }
+  CHECK(samples == 4);
+}
+
+void check_communicator(const Workplace& place, int ranks, const std::string& way, bool shared) {
+  const char* moved = std::getenv("SINKSCOPE_RANK_CHECKS");
+  const std::string program = moved == nullptr ? SINKSCOPE_RANK_CHECKS : moved;
+  INFO(way << " on " << ranks);
+  const Outcome outcome = place.run("--version", as_ranks(ranks, shared) + program + " " + way + " || exit; ");
+  INFO(outcome.output);
+  CHECK(outcome.status == 0);
+  CHECK(contains(outcome.output, std::to_string(ranks) + " ranks agree"));
 }
 
 double loss_difference(const std::filesystem::path& a, const std::filesystem::path& b) {

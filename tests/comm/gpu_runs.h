@@ -29,6 +29,14 @@ std::filesystem::path train_small(const Workplace& place, const std::string& nam
 Outcome disturb_small(const Workplace& place, const std::string& options, const std::string& before, std::size_t steps,
                       const std::function<void(pid_t)>& action);
 
+/// Options with which rank 0 of a run of 20 steps probes, tests causes and writes 4 samples, and all evaluate.
+extern const std::string kWorkForAll;
+/// Fails the test unless two such runs measured and wrote the same, within 2e-4.
+void check_work_for_all(const std::filesystem::path& run, const std::filesystem::path& whole);
+
+/// Runs the checks of a Communicator on so many ranks, `shared` as above, by "copies" or by "kernels".
+void check_communicator(const Workplace& place, int ranks, const std::string& way, bool shared = false);
+
 /// The largest relative difference of two runs' losses, which is what bf16 leaves comparable: other sums of gradients
 /// round weights to other neighbours.
 double loss_difference(const std::filesystem::path& a, const std::filesystem::path& b);

@@ -1,7 +1,6 @@
 // Training on several GPUs of this machine, started by the program itself, against training on one.
 #include <signal.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -92,16 +91,8 @@ TEST_CASE(
     "what several GPUs sum and share is right at every size, by copy engines and by NCCL's kernels, to the bit where "
     "the order is told") {
   const Workplace place;
-  const char* moved = std::getenv("SINKSCOPE_RANK_CHECKS");
-  const std::string program = moved == nullptr ? SINKSCOPE_RANK_CHECKS : moved, way = GENERATE("copies", "kernels");
-  for (const int count : counts()) {
-    INFO(way << " on " << count);
-    const Outcome outcome =
-        place.run("--version", test::as_ranks(count) + program + " " + way + " || exit; ");
-    INFO(outcome.output);
-    CHECK(outcome.status == 0);
-    CHECK(test::contains(outcome.output, std::to_string(count) + " ranks agree"));
-  }
+  const std::string way = GENERATE("copies", "kernels");
+  for (const int count : counts()) test::check_communicator(place, count, way);
 }
 
 TEST_CASE("FP8 products on several GPUs are scaled by the magnitudes of all, the same to the bit again") {
@@ -131,26 +122,11 @@ TEST_CASE("a checkpoint of all GPUs goes on on two and on one") {
 
 TEST_CASE("what rank 0 does for all is the same on GPUs that keep all of the parameters, and most of them elsewhere") {
   const Workplace place;
-  const std::string as =
-      on(counts().back()) +
-      " --set precision=fp32 --set train.steps=20 --set probes.every=10 --set probes.causal_every=10 --set "
-      "sample.every=5 --set sample.tokens=12 --set evaluation.every=4 --set evaluation.batches=3";
+  const std::string as = on(counts().back()) + " --set precision=fp32" + test::kWorkForAll;
   const fs::path whole = train_small(place, "whole", as + " --set ranks.shard=none");
   const std::string shard = GENERATE("optimizer", "parameters");
   INFO(shard);
-  const fs::path parts = train_small(place, shard, as + " --set ranks.shard=" + shard);
-  CHECK(test::step_difference(parts, whole) < 2e-4);
-  CHECK(test::probe_difference(parts, whole) < 2e-4);
-  const std::vector<EventRecord> expected = read_event_records(whole), found = read_event_records(parts);
-  REQUIRE(found.size() == expected.size());
-  int samples = 0;
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    CHECK(found[i].kind == expected[i].kind);
-    if (found[i].kind != "sample") continue;
-    ++samples;
-    CHECK(found[i].message == expected[i].message);
-  }
-  CHECK(samples == 4);
+  test::check_work_for_all(train_small(place, shard, as + " --set ranks.shard=" + shard), whole);
 }
 
 /// A long run on two GPUs, to whose rank 1 something is done once it is under way.

@@ -2,7 +2,6 @@
 #include <signal.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <thread>
@@ -99,34 +98,15 @@ TEST_CASE("a checkpoint of eight ranks goes on on two and on one, and one of one
 
 TEST_CASE("what eight ranks sum and share is right at every size, and what three do") {
   const Workplace place;
-  const char* moved = std::getenv("SINKSCOPE_RANK_CHECKS");
-  const std::string program = moved == nullptr ? SINKSCOPE_RANK_CHECKS : moved, way = GENERATE("copies", "kernels");
-  for (const int ranks : {3, kRanks}) {
-    INFO(way << " on " << ranks);
-    const Outcome outcome = place.run("--version", as_ranks(ranks, true) + program + " " + way + " || exit; ");
-    INFO(outcome.output);
-    CHECK(outcome.status == 0);
-    CHECK(test::contains(outcome.output, std::to_string(ranks) + " ranks agree"));
-  }
+  const std::string way = GENERATE("copies", "kernels");
+  for (const int ranks : {3, kRanks}) test::check_communicator(place, ranks, way, true);
 }
 
 TEST_CASE("what rank 0 does for eight is the same where most of the parameters are elsewhere") {
   const Workplace place;
-  const std::string as =
-      " --set precision=fp32 --set train.steps=20 --set probes.every=10 --set probes.causal_every=10 --set "
-      "sample.every=5 --set sample.tokens=12 --set evaluation.every=4 --set evaluation.batches=3 --set ranks.shard=";
+  const std::string as = " --set precision=fp32" + test::kWorkForAll + " --set ranks.shard=";
   const fs::path whole = train_on(kRanks, place, "whole", as + "none");
-  const fs::path parts = train_on(kRanks, place, "parts", as + "parameters");
-  CHECK(test::step_difference(parts, whole) < 2e-4);
-  CHECK(test::probe_difference(parts, whole) < 2e-4);
-  const auto samples = [](const fs::path& run) {
-    std::vector<std::string> texts;
-    for (const EventRecord& event : read_event_records(run))
-      if (event.kind == "sample") texts.push_back(event.message);
-    return texts;
-  };
-  CHECK(samples(parts).size() == 4);
-  CHECK(samples(parts) == samples(whole));
+  test::check_work_for_all(train_on(kRanks, place, "parts", as + "parameters"), whole);
 }
 
 TEST_CASE("one of eight ranks that is killed or hangs ends all of them, by name, and they go on") {

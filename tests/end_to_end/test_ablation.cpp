@@ -99,6 +99,7 @@ TEST_CASE("ablate trains every arm and compares them") {
     place.write("runs/small/report.html", "");
     refused("compare runs/small/*", "runs/small/ablation.json" + no_run +
                                         "it is a file; the runs beside it are runs/small/*/");
+    refused("train config.json", "runs/small: holds the arms of an ablation; give another name with --set name=...");
     refused("compare runs/small", "runs/small" + no_run + "it holds no config.json" + runs);
     refused("compare runs", "runs" + no_run + "it holds no config.json");
     const std::string checkpoint = "runs/small/bos-none/checkpoints/step_00000060";

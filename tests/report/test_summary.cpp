@@ -203,6 +203,11 @@ TEST_CASE("the table holds the numbers of the logs") {
   REQUIRE(contains(table, "3.990 → 3.020"));
   const std::string text = plain_summary(runs);
   REQUIRE(contains(text, "strongest in bos (2.000 times uniform) and weakest in none (1.000)"));
+  REQUIRE(contains(text, "; its value norm falls to 0.2500 of the others' (layer 1)"));
+  RunData drained = runs[0];
+  for (ProbeRecord& record : drained.probes) record.value_norm_first = {1.5, 1.25};
+  REQUIRE(contains(plain_summary({drained}),
+                   "; its value norm is nowhere below the others', at least 1.250 times them (layer 1)."));
   REQUIRE(contains(text, "formed at step 50"));
   const std::string flat = plain_summary(
       std::vector<RunData>{example(folder, "flat", {"sweep/flat", "none", 100, 0.001}), runs[1]});
